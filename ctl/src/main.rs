@@ -1,0 +1,2 @@
+//! twinpathctl.
+fn main() {}

@@ -1,0 +1,299 @@
+//! What travels to the peer: one record per change of one entry, and the markers around a slot's resync.
+//!
+//! Born when a worker takes an entry off its dirty list at the end of a turn; carried by a ring to an event
+//! thread, framed, sent, decoded by the peer's event thread, steered to the worker that owns the slot there,
+//! applied, and acknowledged only then. Everything here is portable once an event thread has exchanged the
+//! local VRF index for the VRF's name: no index, pointer or clock time of one node means anything to another.
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::{Addr, FlowKey, VrfId};
+
+/// Reign of one active node over one VRF. Unique per node: `counter * 256 + node id`. 0 means none yet.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Term(pub u64);
+
+impl Term {
+    /// No reign seen yet: a process that has just booted.
+    pub const NONE: Self = Self(0);
+
+    /// The lowest term of `node` above this one.
+    #[must_use]
+    pub const fn next_of(self, node: u8) -> Self {
+        Self((((self.0 >> 8) + 1) << 8) | node as u64)
+    }
+
+    /// Node id of the owner.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low byte is the node id")]
+    pub const fn node(self) -> u8 {
+        self.0 as u8
+    }
+}
+
+/// When an entry last changed in its slot: gap-free counter under the term that wrote it. Zero: never emitted.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// Term of the writer.
+    pub term: Term,
+    /// Counter of the slot at emission.
+    pub counter: u64,
+}
+
+/// A slot of a VRF.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotRef {
+    /// VRF, by local index.
+    pub vrf: VrfId,
+    /// Slot number, below the VRF's slot count.
+    pub slot: u16,
+}
+
+/// Replicated class of a conntrack's protocol state. A change of class is sent at once; changes inside a
+/// class aren't sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Class {
+    /// Handshake not finished, or traffic one way only.
+    Opening = 0,
+    /// Both ends have spoken.
+    Established = 1,
+    /// A FIN or RST was seen.
+    Closing = 2,
+}
+
+impl Class {
+    /// From its wire value.
+    #[must_use]
+    pub const fn from_u8(v: u8) -> Option<Self> {
+        match v {
+            0 => Some(Self::Opening),
+            1 => Some(Self::Established),
+            2 => Some(Self::Closing),
+            _ => None,
+        }
+    }
+}
+
+/// The NAT part of a conntrack: which port block its external port comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NatPart {
+    /// Identity of the grant of the port block; survives failover and is the one in the log.
+    pub grant: u64,
+    /// Whether the external port belongs to an endpoint-independent mapping of the inside endpoint.
+    pub mapping: bool,
+}
+
+/// Full state of a conntrack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutRecord {
+    /// Original direction as its packets arrive.
+    pub original: FlowKey,
+    /// Reply direction as its packets arrive.
+    pub reply: FlowKey,
+    /// Source NAT, if any.
+    pub nat: Option<NatPart>,
+    /// Replicated class.
+    pub class: Class,
+    /// Remaining lifetime in seconds, from the moment of encoding.
+    pub lifetime_s: u32,
+    /// Version of the entry.
+    pub version: Version,
+}
+
+/// Change of class of a known conntrack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRecord {
+    /// Original direction: names the conntrack.
+    pub original: FlowKey,
+    /// New class.
+    pub class: Class,
+    /// Remaining lifetime in seconds.
+    pub lifetime_s: u32,
+    /// New version of the entry.
+    pub version: Version,
+}
+
+/// The conntrack is alive; no version, so that shedding refreshes never looks like divergence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefreshRecord {
+    /// Original direction: names the conntrack.
+    pub original: FlowKey,
+    /// Remaining lifetime in seconds.
+    pub lifetime_s: u32,
+}
+
+/// The conntrack is gone, and with it its share of the mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelRecord {
+    /// Original direction: names the conntrack.
+    pub original: FlowKey,
+    /// Version of the removal.
+    pub version: Version,
+}
+
+/// A port block granted to (or, when `held` is false, released by) a subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRecord {
+    /// Identity of the grant.
+    pub grant: u64,
+    /// Inside address that owns the block.
+    pub subscriber: Addr,
+    /// Public address.
+    pub address: Addr,
+    /// First port of the block.
+    pub port_first: u16,
+    /// Granted or released.
+    pub held: bool,
+    /// Version of the change.
+    pub version: Version,
+}
+
+/// One change of one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delta {
+    /// Created, or resent whole.
+    Put(PutRecord),
+    /// Class changed.
+    State(StateRecord),
+    /// Still alive.
+    Refresh(RefreshRecord),
+    /// Removed.
+    Del(DelRecord),
+    /// Port block granted or released.
+    Block(BlockRecord),
+}
+
+/// One lane's connection: peer, lane number at the sender, and the incarnation that fences old bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LaneTag {
+    /// Peer, by local index.
+    pub peer: u8,
+    /// Lane number at its sender.
+    pub lane: u8,
+    /// Random or growing number of this connection; bytes of an older one change nothing.
+    pub incarnation: u32,
+}
+
+/// End of a slot's resync: what was emitted between begin and end plus what was live already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotEnd {
+    /// Generation of the resync.
+    pub generation: u32,
+    /// Entries (conntracks and blocks) of the slot that the peer must hold now.
+    pub count: u32,
+    /// Sum of their digests.
+    pub digest: u64,
+    /// Version of the slot at this point of the lane.
+    pub version: Version,
+}
+
+/// From a worker to the event thread of the slot's lane. One FIFO per worker and event thread.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ToEvent {
+    /// The walk of a slot starts: everything after this on the slot belongs to `generation`.
+    SlotBegin {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it goes to.
+        lane: LaneTag,
+        /// Generation of the resync.
+        generation: u32,
+        /// Version of the slot.
+        version: Version,
+    },
+    /// A record. Live ones (`only` is none) go to every lane whose begin for the slot has passed;
+    /// those of a walk go to one lane.
+    Record {
+        /// Slot.
+        at: SlotRef,
+        /// The lane of a walk.
+        only: Option<LaneTag>,
+        /// The change.
+        delta: Delta,
+    },
+    /// The walk is complete.
+    SlotEnd {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it goes to.
+        lane: LaneTag,
+        /// What must be there.
+        end: SlotEnd,
+    },
+    /// Answer of a receiving worker: the slot's generation is complete, unstamped entries were swept.
+    SlotVerified {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Generation.
+        generation: u32,
+        /// Entries refused for a cause.
+        refused: u32,
+    },
+    /// Answer of a receiving worker: the generation did not add up; nothing was swept; send it again.
+    SlotFailed {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Generation.
+        generation: u32,
+    },
+    /// The slot lost changes it could not queue; it needs a resync on every lane it streams to.
+    SlotDirty {
+        /// Slot.
+        at: SlotRef,
+    },
+}
+
+/// From an event thread to a worker. One FIFO per event thread and worker.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ToWorker {
+    /// Sender side: walk the slot and stream it to this lane from now on.
+    SendSlot {
+        /// Slot.
+        at: SlotRef,
+        /// Lane to stream to.
+        lane: LaneTag,
+        /// Generation to use.
+        generation: u32,
+    },
+    /// Sender side: the lane is gone (or its VRF changed direction); stop streaming the slot to it.
+    StopSlot {
+        /// Slot.
+        at: SlotRef,
+        /// Lane that is gone.
+        lane: LaneTag,
+    },
+    /// Receiver side: a generation begins.
+    SlotBegin {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Generation of the resync.
+        generation: u32,
+        /// Sender's version of the slot.
+        version: Version,
+    },
+    /// Receiver side: a record.
+    Record {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// The change.
+        delta: Delta,
+    },
+    /// Receiver side: a generation ends.
+    SlotEnd {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// What must be there.
+        end: SlotEnd,
+    },
+}

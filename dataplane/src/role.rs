@@ -1,0 +1,77 @@
+//! The one word per VRF that says whether this node is active: written by the role machine, read by each
+//! worker once per burst. A take-over is the store to it, whatever the size of the tables.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::delta::Term;
+use crate::flow::VrfId;
+
+/// What this node is for a VRF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Role {
+    /// Booted, and not yet told by its peers (or their silence) what it may do.
+    Fault = 0,
+    /// Standby: applies what the active sends, forwards nothing.
+    Backup = 1,
+    /// Active: forwards, owns ageing and allocation.
+    Master = 2,
+    /// No HA group: always active, nothing is replicated.
+    Alone = 3,
+}
+
+impl Role {
+    /// Whether user traffic is forwarded.
+    #[must_use]
+    pub const fn is_active(self) -> bool {
+        matches!(self, Self::Master | Self::Alone)
+    }
+}
+
+/// Roles and terms of all VRFs.
+#[derive(Debug)]
+pub struct Roles {
+    words: Vec<AtomicU64>,
+}
+
+impl Roles {
+    /// All VRFs in [`Role::Fault`] with no term.
+    #[must_use]
+    pub fn new(vrfs: usize) -> Self {
+        Self { words: (0..vrfs).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Role and term of a VRF as of now.
+    #[must_use]
+    pub fn get(&self, vrf: VrfId) -> (Role, Term) {
+        let Some(word) = self.words.get(vrf.index()) else { return (Role::Fault, Term::NONE) };
+        let word = word.load(Ordering::Acquire);
+        let role = match word & 3 {
+            0 => Role::Fault,
+            1 => Role::Backup,
+            2 => Role::Master,
+            _ => Role::Alone,
+        };
+        (role, Term(word >> 2))
+    }
+
+    /// The role flip.
+    pub fn set(&self, vrf: VrfId, role: Role, term: Term) {
+        if let Some(word) = self.words.get(vrf.index()) {
+            word.store((term.0 << 2) | role as u64, Ordering::Release);
+        }
+    }
+
+    /// Number of VRFs.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Whether there is no VRF.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+}

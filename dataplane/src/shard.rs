@@ -1,0 +1,61 @@
+//! Who owns a packet: shard address, slot, worker, lane.
+//!
+//! The shard function is total and depends only on the configured inside prefixes, which both nodes must share:
+//! a subscriber's conntracks, blocks and mappings get one slot, so one worker and one lane, without atomics.
+//! `slot = H(shard address) mod S` is the same on both nodes; slot to worker and slot to lane are local.
+
+use crate::flow::Addr;
+
+/// Finalizer of the splitmix64 generator: every input bit changes every output bit with probability one half.
+#[must_use]
+pub const fn mix64(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Hash of an address that both nodes share (sync/PROTOCOL.md, section "Slots").
+#[must_use]
+pub fn address_hash(address: &Addr) -> u64 {
+    let (high, low) = address.halves();
+    mix64(mix64(high ^ 0x7477_696e_7061_7468).wrapping_add(low))
+}
+
+/// Slot of a flow whose subscriber is known.
+#[must_use]
+pub fn slot_of_address(address: &Addr, slots: u16) -> u16 {
+    reduce(address_hash(address), slots)
+}
+
+/// Slot of a flow between two addresses of which both or neither are inside: symmetric in both.
+#[must_use]
+pub fn slot_of_pair(a: &Addr, b: &Addr, slots: u16) -> u16 {
+    reduce(mix64(address_hash(a).wrapping_add(address_hash(b))), slots)
+}
+
+/// Slot of a flow, given which of its ends are inside.
+#[must_use]
+pub fn slot_of(src: &Addr, src_inside: bool, dst: &Addr, dst_inside: bool, slots: u16) -> u16 {
+    match (src_inside, dst_inside) {
+        (true, false) => slot_of_address(src, slots),
+        (false, true) => slot_of_address(dst, slots),
+        _ => slot_of_pair(src, dst, slots),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a remainder below 65,536")]
+const fn reduce(hash: u64, slots: u16) -> u16 {
+    (hash % slots as u64) as u16
+}
+
+/// Worker of a slot among `workers`.
+#[must_use]
+pub const fn worker_of(slot: u16, workers: u16) -> u16 {
+    slot % workers
+}
+
+/// Lane (and event thread) of a slot: independent of its worker, so that every worker feeds every lane.
+#[must_use]
+pub const fn lane_of(slot: u16, workers: u16, lanes: u16) -> u16 {
+    (slot / workers) % lanes
+}

@@ -1,0 +1,129 @@
+//! How a stage ends: the packet goes on, goes to the kernel, or is dropped for a reason that has a counter.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a packet was dropped. Each reason is a counter of the worker that dropped it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Drop { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Drop {
+            /// Every reason, in counter order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name used by counters, metrics and ctl.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// One line that tells an operator what happened.
+            #[must_use]
+            pub const fn doc(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Frame shorter than the headers it announces.
+    Truncated = "truncated",
+    /// Multi-segment or larger than the buffer of one packet.
+    Oversized = "oversized",
+    /// Ethernet source is multicast, or our own address came back.
+    BadMac = "bad-mac",
+    /// More than two VLAN tags, or tags that no interface has.
+    UnknownVlan = "unknown-vlan",
+    /// Frame for another station's MAC address.
+    OtherHost = "other-host",
+    /// Ethertype that is neither IP, ARP nor for the kernel.
+    UnknownEthertype = "unknown-ethertype",
+    /// IP version, header length or total length contradict one another.
+    BadIpHeader = "bad-ip-header",
+    /// IPv4 header checksum is wrong.
+    BadIpChecksum = "bad-ip-checksum",
+    /// TCP, UDP or ICMP checksum is wrong.
+    BadL4Checksum = "bad-l4-checksum",
+    /// Source or destination address that may not appear in a forwarded packet (RFC 1812 5.3.7, RFC 4291 2.5).
+    BadAddress = "bad-address",
+    /// Extension headers too many, too long, or out of place.
+    BadExtensionHeader = "bad-extension-header",
+    /// IPv4 source routing (RFC 7126 4.3, 4.4).
+    SourceRoute = "source-route",
+    /// TCP, UDP or ICMP header shorter or longer than the packet, or fields that contradict one another.
+    BadL4Header = "bad-l4-header",
+    /// TCP flags that no sane stack sends.
+    BadTcpFlags = "bad-tcp-flags",
+    /// Fragment: not reassembled by this version.
+    Fragment = "fragment",
+    /// Protocol that cannot be translated, in a direction that needs translation.
+    UnsupportedProtocol = "unsupported-protocol",
+    /// This node is not active for the VRF, and the packet matches a synced conntrack.
+    StandbyMatched = "standby-matched",
+    /// This node is not active for the VRF, and the packet matches nothing.
+    StandbyUnmatched = "standby-unmatched",
+    /// A firewall rule says drop.
+    RuleDrop = "rule-drop",
+    /// A firewall rule says reject; the answer is counted apart.
+    RuleReject = "rule-reject",
+    /// No rule matched and the default policy is drop.
+    DefaultDrop = "default-drop",
+    /// TCP packet of no known connection that may not open one.
+    TcpNotSyn = "tcp-not-syn",
+    /// TCP segment outside the window.
+    TcpWindow = "tcp-window",
+    /// TCP segment that the connection's state forbids.
+    TcpState = "tcp-state",
+    /// ICMP error whose embedded packet belongs to no conntrack.
+    IcmpErrorUnmatched = "icmp-error-unmatched",
+    /// ICMP message that neither opens nor belongs to a query (RFC 5508).
+    IcmpNotQuery = "icmp-not-query",
+    /// Conntrack table full.
+    TableFull = "table-full",
+    /// Another conntrack has this tuple.
+    TupleTaken = "tuple-taken",
+    /// No free port block in the pool.
+    PoolExhausted = "pool-exhausted",
+    /// No free port in the subscriber's blocks and no further block allowed.
+    PortsExhausted = "ports-exhausted",
+    /// Subscriber table full.
+    SubscribersFull = "subscribers-full",
+    /// Mapping table full.
+    MappingsFull = "mappings-full",
+    /// Packet for a pool address that no mapping or conntrack wants.
+    NoMapping = "no-mapping",
+    /// No route to the destination.
+    NoRoute = "no-route",
+    /// Next hop's MAC address not known yet; the kernel was asked.
+    NeighborUnresolved = "neighbor-unresolved",
+    /// TTL or hop limit reached zero; an ICMP time exceeded was sent unless limited.
+    TtlExceeded = "ttl-exceeded",
+    /// Larger than the outgoing MTU; an ICMP error was sent unless limited.
+    TooBig = "too-big",
+    /// Not enough room in the buffer for the outgoing VLAN tags.
+    NoHeadroom = "no-headroom",
+    /// Handed to another worker twice (only hairpinning may need a second time).
+    HandoffLoop = "handoff-loop",
+    /// The port did not take the packet: transmit queue full or link down.
+    TxRejected = "tx-rejected",
+    /// The interface is administratively or physically down.
+    LinkDown = "link-down",
+    /// Answered by the packet path itself (ARP, ND or echo for an address of ours).
+    Answered = "answered",
+    /// Kernel's business on a port where the kernel has the frame already.
+    Punted = "punted",
+    /// Waiting in a queue while the process stops.
+    Stopping = "stopping",
+}
+
+/// What one stage decided for one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// On to the next stage.
+    Forward,
+    /// The kernel's business.
+    Punt,
+    /// Dropped, counted under the reason.
+    Drop(Drop),
+}

@@ -1,0 +1,1 @@
+//! Immutable forwarding view.

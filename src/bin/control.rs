@@ -1,0 +1,2 @@
+//! Control process.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Data process.
+fn main() {}
