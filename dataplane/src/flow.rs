@@ -55,7 +55,11 @@ impl Addr {
     /// As the standard library's type.
     #[must_use]
     pub fn ip(&self) -> IpAddr {
-        if self.is_v4() { Ipv4Addr::from(self.v4_octets()).into() } else { Ipv6Addr::from(self.0).into() }
+        if self.is_v4() {
+            Ipv4Addr::from(self.v4_octets()).into()
+        } else {
+            Ipv6Addr::from(self.0).into()
+        }
     }
 
     /// The two 64-bit halves, for hashing.

@@ -10,7 +10,9 @@ pub const BURST: usize = 32;
 pub type Burst<P> = ArrayVec<P, BURST>;
 
 /// Index of a port in the configuration.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct PortId(pub u16);
 
 impl PortId {

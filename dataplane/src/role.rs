@@ -39,13 +39,17 @@ impl Roles {
     /// All VRFs in [`Role::Fault`] with no term.
     #[must_use]
     pub fn new(vrfs: usize) -> Self {
-        Self { words: (0..vrfs).map(|_| AtomicU64::new(0)).collect() }
+        Self {
+            words: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
     /// Role and term of a VRF as of now.
     #[must_use]
     pub fn get(&self, vrf: VrfId) -> (Role, Term) {
-        let Some(word) = self.words.get(vrf.index()) else { return (Role::Fault, Term::NONE) };
+        let Some(word) = self.words.get(vrf.index()) else {
+            return (Role::Fault, Term::NONE);
+        };
         let word = word.load(Ordering::Acquire);
         let role = match word & 3 {
             0 => Role::Fault,

@@ -1,11 +1,27 @@
-//! A slot of a VRF as its owner worker keeps it: term, counter, digests, the list of its entries, resync.
+//! A slot of a VRF as its owner worker keeps it: version, digest, the list of its entries, and the resync
+//! going out of it or coming into it.
+//!
+//! Born with the worker, one per (VRF, slot) the worker owns; lives as long as the process. Only the owner
+//! touches it. On the sending side the worker [`Slots::begin_walk`]s a slot when a lane asks for it and streams
+//! every later change; on the receiving side a begin opens a generation, records are stamped with it, and
+//! only an end whose count and digest add up lets what was not stamped be swept (DESIGN.md, "Resync").
 
-use crate::delta::Version;
+use arrayvec::ArrayVec;
+
+use crate::delta::{BlockRecord, Class, LaneTag, PutRecord, SlotEnd, SlotRef, Term, Version};
+use crate::flow::{FlowKey, VrfId};
+use crate::shard::{mix64, worker_of};
 
 /// No entry: end of an intrusive list.
 pub const NIL: u32 = u32::MAX;
 
-/// What every replicated entry (conntrack, port block) carries for replication. Owned by [`crate::slot`].
+/// Lanes that may stream one slot at the same time: one per peer.
+pub const PEERS_MAX: usize = 4;
+
+/// Refused records remembered per open generation, so that their removal inside it is understood.
+const REFUSED_KEPT: usize = 32;
+
+/// What every replicated entry (conntrack, port block) carries for replication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncState {
     /// Version at the last emission or application; zero when nobody was told yet.
@@ -22,8 +38,10 @@ pub struct SyncState {
     pub dirty_next: u32,
     /// On the dirty list.
     pub dirty: bool,
-    /// Removed from lookup; waits only for its DEL to be emitted.
+    /// Removed from lookup; waits only for its removal record to be emitted.
     pub dead: bool,
+    /// Only its lifetime has to be told: a refresh will do.
+    pub refresh_only: bool,
 }
 
 impl Default for SyncState {
@@ -37,6 +55,525 @@ impl Default for SyncState {
             dirty_next: NIL,
             dirty: false,
             dead: false,
+            refresh_only: false,
+        }
+    }
+}
+
+impl SyncState {
+    /// Whether any peer may know this entry.
+    #[must_use]
+    pub const fn emitted(&self) -> bool {
+        self.version.counter != 0
+    }
+}
+
+/// The two kinds of replicated entries; each has its own arena and its own list per slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Port blocks: walked first, since conntracks live in them.
+    Block,
+    /// Conntracks.
+    Conntrack,
+}
+
+/// Gives list code access to the [`SyncState`] of one kind's arena.
+pub trait Entries {
+    /// The state of entry `id`.
+    fn sync(&self, id: u32) -> &SyncState;
+    /// The state of entry `id`, to change.
+    fn sync_mut(&mut self, id: u32) -> &mut SyncState;
+}
+
+/// One slot.
+#[derive(Debug, Default)]
+pub struct Slot {
+    /// Version of the last change emitted or applied (I1: only grows).
+    pub version: Version,
+    /// Sum of the digests of all entries a peer holding this version holds.
+    pub digest: u64,
+    /// Number of those entries.
+    pub count: u32,
+    /// Records refused for a cause since the last begin.
+    pub refused: u32,
+    /// Lanes this slot is streamed to.
+    pub streams: ArrayVec<LaneTag, PEERS_MAX>,
+    /// Walks asked for; the first is running.
+    pub walks: ArrayVec<Walk, PEERS_MAX>,
+    /// Lane whose records are accepted, and the generation it opened.
+    pub source: Option<Incoming>,
+    heads: [Head; 2],
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Head(u32);
+
+impl Default for Head {
+    fn default() -> Self {
+        Self(NIL)
+    }
+}
+
+/// A resync going out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walk {
+    /// To whom.
+    pub lane: LaneTag,
+    /// Generation.
+    pub generation: u32,
+    /// Begin was emitted.
+    pub begun: bool,
+    /// Kind being walked.
+    pub kind: Kind,
+    /// Next entry to visit.
+    pub cursor: u32,
+}
+
+/// A resync coming in, and the stream of live records after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming {
+    /// From whom.
+    pub lane: LaneTag,
+    /// Generation.
+    pub generation: u32,
+    /// Between begin and end.
+    pub open: bool,
+    /// The sender's term is higher than this slot's was: its word counts even where ours looks newer (an
+    /// unsent tail of a demoted node).
+    pub authoritative: bool,
+    /// A removal came for something refused that was no longer remembered: the end can't add up.
+    pub muddled: bool,
+    refused_count: u32,
+    refused_digest: u64,
+    refused: ArrayVec<(u64, u64), REFUSED_KEPT>,
+}
+
+/// What came of a slot's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The generation adds up; what isn't stamped may be swept. Holds the number of refused records.
+    Verified(u32),
+    /// It doesn't; nothing may be swept.
+    Failed,
+}
+
+impl Incoming {
+    /// Opens a generation.
+    #[must_use]
+    pub fn open(lane: LaneTag, generation: u32, authoritative: bool) -> Self {
+        Self {
+            lane,
+            generation,
+            open: true,
+            authoritative,
+            muddled: false,
+            refused_count: 0,
+            refused_digest: 0,
+            refused: ArrayVec::new(),
+        }
+    }
+
+    /// Remembers a record that was refused for a cause: it counts as seen when the generation ends.
+    pub fn refuse(&mut self, key: u64, digest: u64) {
+        // A resent record replaces its older self.
+        self.unrefuse_known(key);
+        self.refused_count += 1;
+        self.refused_digest = self.refused_digest.wrapping_add(digest);
+        // One that no longer fits is merely not remembered: see `unrefuse`.
+        let _ = self.refused.try_push((key, digest));
+    }
+
+    /// A removal for an entry that isn't here: either it was refused in this generation, or the sender
+    /// had it before the begin.
+    pub fn unrefuse(&mut self, key: u64) {
+        if !self.unrefuse_known(key) && self.refused_count as usize > self.refused.len() {
+            self.muddled = true;
+        }
+    }
+
+    fn unrefuse_known(&mut self, key: u64) -> bool {
+        let Some(at) = self.refused.iter().position(|(k, _)| *k == key) else {
+            return false;
+        };
+        let (_, digest) = self.refused.swap_remove(at);
+        self.refused_count -= 1;
+        self.refused_digest = self.refused_digest.wrapping_sub(digest);
+        true
+    }
+
+    /// Whether stamped and refused records make up what the sender says it emitted.
+    #[must_use]
+    pub fn end(&self, end: &SlotEnd, stamped_count: u32, stamped_digest: u64) -> Ended {
+        let adds_up = !self.muddled
+            && stamped_count + self.refused_count == end.count
+            && stamped_digest.wrapping_add(self.refused_digest) == end.digest;
+        if adds_up {
+            Ended::Verified(self.refused_count)
+        } else {
+            Ended::Failed
+        }
+    }
+}
+
+impl Slot {
+    /// Takes the next version under `term` for a change that is being emitted.
+    pub fn next_version(&mut self, term: Term) -> Version {
+        self.version.term = self.version.term.max(term);
+        self.version.counter += 1;
+        self.version
+    }
+
+    /// Accounts an entry as a peer at `version` of this slot holds it.
+    pub fn account(&mut self, sync: &mut SyncState, version: Version, digest: u64) {
+        self.unaccount(sync);
+        sync.version = version;
+        sync.digest = digest;
+        self.digest = self.digest.wrapping_add(digest);
+        self.count += 1;
+    }
+
+    /// Takes an entry that is gone out of the account.
+    pub fn unaccount(&mut self, sync: &mut SyncState) {
+        if sync.emitted() {
+            self.digest = self.digest.wrapping_sub(sync.digest);
+            self.count -= 1;
+            sync.version = Version::default();
+        }
+    }
+
+    /// Puts an entry at the head of its kind's list. Walks in progress don't meet it: its change is sent live.
+    pub fn link(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
+        let head = &mut self.heads[kind as usize].0;
+        let next = *head;
+        if next != NIL {
+            entries.sync_mut(next).prev = id;
+        }
+        let sync = entries.sync_mut(id);
+        sync.next = next;
+        sync.prev = NIL;
+        *head = id;
+    }
+
+    /// Takes an entry off its list; a walk standing on it steps on.
+    pub fn unlink(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
+        let (next, prev) = {
+            let sync = entries.sync_mut(id);
+            let links = (sync.next, sync.prev);
+            sync.next = NIL;
+            sync.prev = NIL;
+            links
+        };
+        if prev == NIL {
+            self.heads[kind as usize].0 = next;
+        } else {
+            entries.sync_mut(prev).next = next;
+        }
+        if next != NIL {
+            entries.sync_mut(next).prev = prev;
+        }
+        for walk in self.walks.iter_mut().filter(|w| w.kind == kind && w.cursor == id) {
+            walk.cursor = next;
+        }
+    }
+
+    /// First entry of a kind.
+    #[must_use]
+    pub const fn first(&self, kind: Kind) -> u32 {
+        self.heads[kind as usize].0
+    }
+}
+
+/// All slots a worker owns.
+#[derive(Debug)]
+pub struct Slots {
+    worker: u16,
+    workers: u16,
+    vrfs: Vec<Vec<Slot>>,
+}
+
+impl Slots {
+    /// Slots of worker `worker` of `workers`, for VRFs with the given slot counts.
+    #[must_use]
+    pub fn new(worker: u16, workers: u16, slots_per_vrf: &[u16]) -> Self {
+        let owned = |slots: u16| (worker..slots).step_by(usize::from(workers)).count();
+        Self {
+            worker,
+            workers,
+            vrfs: slots_per_vrf
+                .iter()
+                .map(|&slots| (0..owned(slots)).map(|_| Slot::default()).collect())
+                .collect(),
+        }
+    }
+
+    /// The slot, when this worker owns it.
+    #[must_use]
+    pub fn get(&self, at: SlotRef) -> Option<&Slot> {
+        if worker_of(at.slot, self.workers) != self.worker {
+            return None;
+        }
+        self.vrfs
+            .get(at.vrf.index())?
+            .get(usize::from(at.slot / self.workers))
+    }
+
+    /// The slot, to change.
+    pub fn get_mut(&mut self, at: SlotRef) -> Option<&mut Slot> {
+        if worker_of(at.slot, self.workers) != self.worker {
+            return None;
+        }
+        self.vrfs
+            .get_mut(at.vrf.index())?
+            .get_mut(usize::from(at.slot / self.workers))
+    }
+
+    /// Every slot of a VRF with its number.
+    pub fn of_vrf(&self, vrf: VrfId) -> impl Iterator<Item = (u16, &Slot)> {
+        let slots = self.vrfs.get(vrf.index()).map_or(&[][..], Vec::as_slice);
+        (self.worker..).step_by(usize::from(self.workers)).zip(slots)
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.vrfs.iter().map(|v| v.len() * size_of::<Slot>()).sum()
+    }
+}
+
+/// Digest of a conntrack as the peer holds it: all replicated fields but lifetimes and counters.
+#[must_use]
+pub fn conntrack_digest(put: &PutRecord) -> u64 {
+    let (grant, mapping) = put.nat.map_or((0, 0), |n| (n.grant, 1 + u64::from(n.mapping)));
+    let h = key_digest(&put.original)
+        .wrapping_add(mix64(key_digest(&put.reply) ^ 0x7265_706c_79))
+        .wrapping_add(mix64(grant ^ 0x6772_616e_74));
+    finish(h, put.class, mapping, put.version)
+}
+
+/// Digest of a port block.
+#[must_use]
+pub fn block_digest(block: &BlockRecord) -> u64 {
+    let (s_high, s_low) = block.subscriber.halves();
+    let (_, a_low) = block.address.halves();
+    let h = mix64(s_high ^ mix64(s_low))
+        .wrapping_add(mix64(a_low ^ u64::from(block.port_first) << 48))
+        .wrapping_add(mix64(block.grant ^ 0x626c_6f63_6b));
+    finish(h, Class::Established, 9, block.version)
+}
+
+/// Digest of a tuple; local VRF indexes stay out of it.
+#[must_use]
+pub fn key_digest(key: &FlowKey) -> u64 {
+    let (s_high, s_low) = key.src.halves();
+    let (d_high, d_low) = key.dst.halves();
+    let ports = u64::from(key.src_port) << 32 | u64::from(key.dst_port) << 16 | u64::from(key.proto);
+    let mut h = mix64(s_low ^ 0x6f72_6967);
+    h = mix64(h ^ s_high).wrapping_add(d_low);
+    h = mix64(h ^ d_high.rotate_left(17)).wrapping_add(ports);
+    mix64(h)
+}
+
+/// Digest of a block's identity, to remember refused ones by.
+#[must_use]
+pub const fn block_key_digest(grant: u64) -> u64 {
+    mix64(grant ^ 0x626c_6f63_6b)
+}
+
+const fn finish(h: u64, class: Class, flags: u64, version: Version) -> u64 {
+    let h = mix64(h ^ mix64(version.counter ^ version.term.0.rotate_left(20)));
+    mix64(h.wrapping_add(class as u64 | flags << 8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Arena(Vec<SyncState>);
+
+    impl Entries for Arena {
+        fn sync(&self, id: u32) -> &SyncState {
+            &self.0[id as usize]
+        }
+        fn sync_mut(&mut self, id: u32) -> &mut SyncState {
+            &mut self.0[id as usize]
+        }
+    }
+
+    fn lane() -> LaneTag {
+        LaneTag {
+            peer: 0,
+            lane: 0,
+            incarnation: 1,
+        }
+    }
+
+    fn listed(slot: &Slot, arena: &Arena) -> Vec<u32> {
+        let mut ids = vec![];
+        let mut at = slot.first(Kind::Conntrack);
+        while at != NIL {
+            ids.push(at);
+            at = arena.sync(at).next;
+        }
+        ids
+    }
+
+    #[test]
+    fn removing_the_entry_under_a_walk_moves_the_walk_on() {
+        let mut arena = Arena(vec![SyncState::default(); 4]);
+        let mut slot = Slot::default();
+        for id in 0..4 {
+            slot.link(Kind::Conntrack, &mut arena, id);
+        }
+        assert_eq!(listed(&slot, &arena), [3, 2, 1, 0]);
+        slot.walks.push(Walk {
+            lane: lane(),
+            generation: 1,
+            begun: true,
+            kind: Kind::Conntrack,
+            cursor: 2,
+        });
+        slot.unlink(Kind::Conntrack, &mut arena, 2);
+        assert_eq!(slot.walks[0].cursor, 1);
+        slot.unlink(Kind::Conntrack, &mut arena, 3);
+        slot.unlink(Kind::Conntrack, &mut arena, 0);
+        assert_eq!(listed(&slot, &arena), [1]);
+    }
+
+    #[test]
+    fn versions_continue_under_a_new_term_and_never_fall_back() {
+        let mut slot = Slot::default();
+        let first = slot.next_version(Term(257));
+        let second = slot.next_version(Term(514));
+        let third = slot.next_version(Term(257));
+        assert!(first < second && second < third, "{first:?} {second:?} {third:?}");
+        assert_eq!(third.term, Term(514));
+        assert_eq!(third.counter, 3);
+    }
+
+    #[test]
+    fn refused_records_count_as_seen_until_they_are_removed() {
+        let mut incoming = Incoming::open(lane(), 7, false);
+        incoming.refuse(1, 100);
+        incoming.refuse(2, 200);
+        let end = |count, digest| SlotEnd {
+            generation: 7,
+            count,
+            digest,
+            version: Version::default(),
+        };
+        assert_eq!(incoming.end(&end(3, 350), 1, 50), Ended::Verified(2));
+        incoming.unrefuse(1);
+        assert_eq!(incoming.end(&end(3, 350), 1, 50), Ended::Failed);
+        assert_eq!(incoming.end(&end(2, 250), 1, 50), Ended::Verified(1));
+    }
+
+    #[test]
+    fn a_removal_that_might_be_of_a_forgotten_refusal_fails_the_generation() {
+        let mut incoming = Incoming::open(lane(), 7, false);
+        for key in 0..=REFUSED_KEPT as u64 {
+            incoming.refuse(key, 1);
+        }
+        let count = REFUSED_KEPT as u32 + 1;
+        let end = SlotEnd {
+            generation: 7,
+            count,
+            digest: u64::from(count),
+            version: Version::default(),
+        };
+        assert_eq!(incoming.end(&end, 0, 0), Ended::Verified(count));
+        incoming.unrefuse(u64::MAX);
+        assert_eq!(incoming.end(&end, 0, 0), Ended::Failed);
+    }
+
+    #[test]
+    fn every_replicated_field_is_in_the_digest_and_local_indexes_are_not() {
+        use crate::delta::NatPart;
+        let key = |port| FlowKey {
+            src_port: port,
+            ..FlowKey::default()
+        };
+        let base = PutRecord {
+            original: key(1),
+            reply: key(2),
+            nat: Some(NatPart {
+                grant: 5,
+                mapping: true,
+            }),
+            class: Class::Opening,
+            lifetime_s: 10,
+            version: Version {
+                term: Term(1),
+                counter: 1,
+            },
+        };
+        let variants = [
+            PutRecord {
+                original: key(3),
+                ..base
+            },
+            PutRecord {
+                reply: key(3),
+                ..base
+            },
+            PutRecord { nat: None, ..base },
+            PutRecord {
+                nat: Some(NatPart {
+                    grant: 6,
+                    mapping: true,
+                }),
+                ..base
+            },
+            PutRecord {
+                nat: Some(NatPart {
+                    grant: 5,
+                    mapping: false,
+                }),
+                ..base
+            },
+            PutRecord {
+                class: Class::Closing,
+                ..base
+            },
+            PutRecord {
+                version: Version {
+                    term: Term(1),
+                    counter: 2,
+                },
+                ..base
+            },
+            PutRecord {
+                version: Version {
+                    term: Term(2),
+                    counter: 1,
+                },
+                ..base
+            },
+        ];
+        for v in variants {
+            assert_ne!(conntrack_digest(&base), conntrack_digest(&v), "{v:?}");
+        }
+        let same = PutRecord {
+            original: FlowKey {
+                vrf: VrfId(3),
+                ..base.original
+            },
+            lifetime_s: 99,
+            ..base
+        };
+        assert_eq!(conntrack_digest(&base), conntrack_digest(&same));
+    }
+
+    #[test]
+    fn every_slot_has_exactly_one_owner() {
+        for workers in 1..=5_u16 {
+            let all: Vec<Slots> = (0..workers).map(|w| Slots::new(w, workers, &[64, 7])).collect();
+            let owned: usize = all.iter().map(|s| s.vrfs[0].len()).sum();
+            assert_eq!(owned, 64);
+            for slot in 0..7 {
+                let at = SlotRef { vrf: VrfId(1), slot };
+                let owners = all.iter().filter(|s| s.get(at).is_some()).count();
+                assert_eq!(owners, 1);
+            }
         }
     }
 }

@@ -19,7 +19,9 @@ impl Instant {
     /// The instant `secs` seconds after the origin.
     #[must_use]
     pub const fn from_secs(secs: u64) -> Self {
-        Self { ns: secs.saturating_mul(1_000_000_000) }
+        Self {
+            ns: secs.saturating_mul(1_000_000_000),
+        }
     }
 
     /// Nanoseconds since the origin.
@@ -46,6 +48,10 @@ impl Add<Duration> for Instant {
     type Output = Self;
 
     fn add(self, by: Duration) -> Self {
-        Self { ns: self.ns.saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)) }
+        Self {
+            ns: self
+                .ns
+                .saturating_add(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX)),
+        }
     }
 }
