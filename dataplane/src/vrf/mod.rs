@@ -1,1 +1,15 @@
-//! Immutable forwarding view.
+//! What the packet path knows of the world outside a packet: interfaces, VRFs, routes, neighbours, own addresses.
+//!
+//! A [`Snapshot`] is built by the agent from checked intent and from what the kernel says, published with one
+//! pointer swap, read by each worker once per burst, and dropped by whoever lets go of it last. Nothing in it
+//! ever changes, so a burst sees one world. Everything is laid out at build time: no lookup allocates.
+
+mod lpm;
+mod neighbor;
+mod prefixes;
+mod snapshot;
+
+pub use lpm::Lpm;
+pub use neighbor::Neighbors;
+pub use prefixes::{AddressSet, PrefixSet};
+pub use snapshot::{Hop, Interface, Local, PortInfo, Snapshot, Vrf};

@@ -1,0 +1,190 @@
+//! Longest-prefix match: a trie that looks at six bits per node and keeps children and results as dense runs,
+//! found by counting bits (the idea of "Poptrie", Asai and Ohara, SIGCOMM 2015).
+//!
+//! Built once from a sorted route list with a snapshot, never changed. Large tables begin with a directly indexed
+//! level of 16 bits: an IPv4 lookup then reads at most one cell, three nodes and one result; small tables begin
+//! with a node and stay in the first-level cache. Both families use one code, keys are aligned to the left.
+
+/// Result of "no route".
+const NONE: u32 = 0;
+/// Bits per node.
+const STRIDE: u32 = 6;
+/// Bits of the direct level of a large table.
+const DIRECT_BITS: u32 = 16;
+/// From this many prefixes on the 256 KiB of the direct level are worth it.
+const DIRECT_FROM: usize = 4_096;
+/// Marks a cell of the direct level that holds a result, not a node.
+const RESULT: u32 = 1 << 31;
+
+/// Maps the longest matching prefix of an address to a number below 2^31 - 1.
+#[derive(Debug)]
+pub struct Lpm {
+    direct: Vec<u32>,
+    nodes: Vec<Node>,
+    results: Vec<u32>,
+}
+
+/// 64 ways on: each is a child node (its bit set in `children`) or a result. A set bit in `runs` starts a run of
+/// equal results; ways that are children don't interrupt one.
+#[derive(Debug, Default, Clone, Copy)]
+struct Node {
+    children: u64,
+    runs: u64,
+    first_child: u32,
+    first_result: u32,
+}
+
+/// A prefix with its number plus one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Prefix {
+    bits: u128,
+    len: u32,
+    result: u32,
+}
+
+impl Lpm {
+    /// Builds from (bits aligned to the left, prefix length, number). Bits beyond the length are ignored; of
+    /// equal prefixes the last one counts.
+    #[must_use]
+    pub fn new(prefixes: impl IntoIterator<Item = (u128, u8, u32)>) -> Self {
+        let mut sorted: Vec<Prefix> = prefixes
+            .into_iter()
+            .map(|(bits, len, number)| {
+                let len = u32::from(len).min(128);
+                let kept = u128::MAX.checked_shl(128 - len).unwrap_or(0);
+                Prefix {
+                    bits: bits & kept,
+                    len,
+                    result: (number + 1) & !RESULT,
+                }
+            })
+            .collect();
+        // Stable, and by containment: a prefix comes before everything inside it, so later always means longer.
+        sorted.sort_by_key(|p| (p.bits, p.len));
+        let mut lpm = Self {
+            direct: Vec::new(),
+            nodes: Vec::new(),
+            results: Vec::new(),
+        };
+        if sorted.len() >= DIRECT_FROM {
+            lpm.direct = lpm.build_direct(&sorted);
+        } else {
+            lpm.nodes.push(Node::default());
+            lpm.build_node(0, &sorted, 0, NONE);
+        }
+        lpm.nodes.shrink_to_fit();
+        lpm.results.shrink_to_fit();
+        lpm
+    }
+
+    /// Number of the longest prefix that covers `key`, aligned to the left.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, key: u128) -> Option<u32> {
+        let mut rest = key;
+        let mut at = 0;
+        if !self.direct.is_empty() {
+            let cell = self.direct[chunk(rest, DIRECT_BITS)];
+            if cell & RESULT != 0 {
+                return number(cell & !RESULT);
+            }
+            at = cell as usize;
+            rest <<= DIRECT_BITS;
+        }
+        loop {
+            let node = &self.nodes[at];
+            let way = chunk(rest, STRIDE);
+            if node.children >> way & 1 == 0 {
+                let run = (node.runs & up_to(way)).count_ones();
+                return number(self.results[(node.first_result + run - 1) as usize]);
+            }
+            at = (node.first_child + (node.children & up_to(way)).count_ones() - 1) as usize;
+            rest <<= STRIDE;
+        }
+    }
+
+    /// Heap bytes held.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.direct) + size_of_val(&*self.nodes) + size_of_val(&*self.results)
+    }
+
+    fn build_direct(&mut self, sorted: &[Prefix]) -> Vec<u32> {
+        let (results, below) = spread(sorted, 0, DIRECT_BITS, NONE);
+        let mut cells: Vec<u32> = results.iter().map(|&r| r | RESULT).collect();
+        for (way, inside) in below {
+            let at = self.nodes.len();
+            self.nodes.push(Node::default());
+            self.build_node(at, inside, DIRECT_BITS, results[way]);
+            cells[way] = index(at);
+        }
+        cells
+    }
+
+    /// Fills node `at`, whose prefixes all start with the same `depth` bits and are longer than that.
+    fn build_node(&mut self, at: usize, inside: &[Prefix], depth: u32, inherited: u32) {
+        let (results, below) = spread(inside, depth, STRIDE, inherited);
+        let first_child = self.nodes.len();
+        let children = below.iter().fold(0_u64, |bits, (way, _)| bits | 1 << way);
+        let mut node = Node {
+            children,
+            runs: 0,
+            first_child: index(first_child),
+            first_result: index(self.results.len()),
+        };
+        let mut previous = None;
+        for (way, &result) in results.iter().enumerate() {
+            if children >> way & 1 == 0 && previous != Some(result) {
+                node.runs |= 1 << way;
+                self.results.push(result);
+                previous = Some(result);
+            }
+        }
+        self.nodes[at] = node;
+        self.nodes.resize(first_child + below.len(), Node::default());
+        for (n, (way, deeper)) in below.into_iter().enumerate() {
+            self.build_node(first_child + n, deeper, depth + STRIDE, results[way]);
+        }
+    }
+}
+
+/// Cuts the prefixes below one node: the result of each of its `2^bits` ways as far as this level decides it, and
+/// the ways that longer prefixes go through, with those prefixes.
+fn spread(inside: &[Prefix], depth: u32, bits: u32, inherited: u32) -> (Vec<u32>, Vec<(usize, &[Prefix])>) {
+    let mut results = vec![inherited; 1 << bits];
+    let mut below = Vec::new();
+    let mut rest = inside;
+    while let Some(first) = rest.first() {
+        let way = chunk(first.bits << depth, bits);
+        if first.len <= depth + bits {
+            let ways = 1_usize << (depth + bits - first.len);
+            results[way..way + ways].fill(first.result);
+            rest = &rest[1..];
+            continue;
+        }
+        let end = rest.partition_point(|p| chunk(p.bits << depth, bits) <= way);
+        let (deeper, after) = rest.split_at(end);
+        below.push((way, deeper));
+        rest = after;
+    }
+    (results, below)
+}
+
+/// The top `bits` bits; at most 16 are asked for.
+const fn chunk(rest: u128, bits: u32) -> usize {
+    (rest >> (128 - bits)) as usize
+}
+
+/// Bits 0 to `way`.
+const fn up_to(way: usize) -> u64 {
+    u64::MAX >> (63 - way)
+}
+
+/// Positions fit: a table has far fewer than 2^31 nodes.
+fn index(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+const fn number(result: u32) -> Option<u32> {
+    result.checked_sub(1)
+}

@@ -1,0 +1,552 @@
+//! The immutable view of one moment: interfaces, VRFs, routes, neighbours, addresses.
+
+use core::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{AddressSet, Lpm, Neighbors, PrefixSet};
+use crate::config::{
+    FirewallIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NatRuleIntent, NextHop, PoolIntent,
+    Route, Timeouts,
+};
+use crate::flow::{Addr, VrfId};
+use crate::io::PortId;
+
+/// What the packet path forwards by. See the module for its life.
+#[derive(Debug)]
+pub struct Snapshot {
+    interfaces: Vec<Interface>,
+    vrfs: Vec<Vrf>,
+    ports: Vec<PortTable>,
+    neighbors: Neighbors,
+}
+
+/// What a port knows of itself.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct PortInfo {
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// Largest IP packet it carries untagged, in bytes.
+    pub mtu: u16,
+}
+
+/// A logical interface.
+#[derive(Debug)]
+pub struct Interface {
+    /// Name used by rules, ctl and logs.
+    pub name: String,
+    /// Port it is on.
+    pub port: PortId,
+    /// Tags to put on, outer first.
+    pub vlans: Vec<u16>,
+    /// VRF of its packets.
+    pub vrf: VrfId,
+    /// Source of its frames.
+    pub mac: [u8; 6],
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Carrier and administrative state; up as long as nothing says otherwise.
+    pub up: bool,
+    /// Source of ICMP errors: the node's first IPv4 address, else a virtual one.
+    pub primary_v4: Option<Addr>,
+    /// Source of `ICMPv6` errors: the node's first global IPv6 address, else a virtual one, else link-local.
+    pub primary_v6: Option<Addr>,
+    virtual_addresses: Vec<Addr>,
+    answered: AddressSet,
+}
+
+/// A VRF.
+#[derive(Debug)]
+pub struct Vrf {
+    /// Name: its identity towards the peer.
+    pub name: String,
+    /// Slot count S.
+    pub slots: u16,
+    /// Inside prefixes of the shard function.
+    pub inside: PrefixSet,
+    /// Index of its HA group in [`Intent::ha_groups`]; none is always active.
+    pub ha_group: Option<u16>,
+    /// Lifetimes.
+    pub timeouts: Timeouts,
+    /// Check TCP sequence windows.
+    pub tcp_window_check: bool,
+    /// Firewall as configured.
+    pub firewall: FirewallIntent,
+    /// Pools as configured.
+    pub pools: Vec<PoolIntent>,
+    /// NAT rules as configured.
+    pub nat_rules: Vec<NatRuleIntent>,
+    v4: Lpm,
+    v6: Lpm,
+    hops: Hops,
+    locals: Vec<(Addr, Local)>,
+    announcements: Vec<(InterfaceId, Addr)>,
+}
+
+/// The way out for one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hop {
+    /// Interface to send on.
+    pub interface: InterfaceId,
+    /// Whose MAC address to send to: the gateway, or the destination itself on a link.
+    pub address: Addr,
+}
+
+/// Whose a local address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Local {
+    /// The node's own: its packets are the kernel's.
+    Own,
+    /// Moves with the active role: the packet path answers.
+    Virtual,
+}
+
+impl Snapshot {
+    /// Builds everything. `ports` is indexed by [`PortId`]; entries of `forwarding` that name an interface or a
+    /// VRF which doesn't exist (the kernel is ahead of the configuration) are left out.
+    #[must_use]
+    pub fn build(intent: &Intent, forwarding: &Forwarding, ports: &[PortInfo]) -> Self {
+        let mut interfaces: Vec<Interface> = (0..)
+            .zip(&intent.interfaces)
+            .map(|(n, i)| build_interface(InterfaceId(n), i, intent, forwarding, ports))
+            .collect();
+        let vrfs: Vec<Vrf> = (0..)
+            .map(VrfId)
+            .take(intent.vrfs.len())
+            .map(|id| build_vrf(id, intent, forwarding, &interfaces))
+            .collect();
+        set_answered(&mut interfaces, &vrfs);
+        let known: Vec<_> = forwarding
+            .neighbors
+            .iter()
+            .filter(|n| n.interface.index() < interfaces.len())
+            .copied()
+            .collect();
+        Self {
+            ports: build_ports(intent),
+            neighbors: Neighbors::new(&known),
+            interfaces,
+            vrfs,
+        }
+    }
+
+    /// Interface of a frame with these VLAN ids, outer first; a priority tag (id 0) counts as no tag.
+    #[must_use]
+    #[inline]
+    pub fn interface_of(&self, port: PortId, vlans: &[u16]) -> Option<InterfaceId> {
+        self.ports.get(usize::from(port.0))?.get(vlans)
+    }
+
+    /// An interface of this snapshot.
+    #[must_use]
+    #[inline]
+    pub fn interface(&self, id: InterfaceId) -> &Interface {
+        &self.interfaces[id.index()]
+    }
+
+    /// All interfaces; the index is the [`InterfaceId`].
+    #[must_use]
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.interfaces
+    }
+
+    /// A VRF of this snapshot.
+    #[must_use]
+    #[inline]
+    pub fn vrf(&self, id: VrfId) -> &Vrf {
+        &self.vrfs[id.index()]
+    }
+
+    /// All VRFs; the index is the [`VrfId`].
+    #[must_use]
+    pub fn vrfs(&self) -> &[Vrf] {
+        &self.vrfs
+    }
+
+    /// Way to `dst`; `flow_hash` chooses among equal ones, so a flow keeps its path. Nothing is routed to
+    /// multicast, loopback or limited broadcast (RFC 1812 section 5.3.7) or to IPv6 link-local addresses
+    /// (RFC 4291 section 2.5.6).
+    #[must_use]
+    #[inline]
+    pub fn route(&self, vrf: VrfId, dst: &Addr, flow_hash: u32) -> Option<Hop> {
+        let vrf = &self.vrfs[vrf.index()];
+        let set = if dst.is_v4() {
+            let b = dst.v4_octets();
+            if b[0] == 127 || b[0] & 0xf0 == 224 || b == [255; 4] {
+                return None;
+            }
+            vrf.v4.get(u128::from(u32::from_be_bytes(b)) << 96)?
+        } else {
+            let b = dst.octets();
+            if b[0] == 0xff || (b[0] == 0xfe && b[1] & 0xc0 == 0x80) || u128::from_be_bytes(*b) == 1 {
+                return None;
+            }
+            vrf.v6.get(u128::from_be_bytes(*b))?
+        };
+        Some(vrf.hops.choose(set, dst, flow_hash))
+    }
+
+    /// MAC address of `address` on the link of `interface`.
+    #[must_use]
+    #[inline]
+    pub fn neighbor(&self, interface: InterfaceId, address: &Addr) -> Option<[u8; 6]> {
+        self.neighbors.get(interface, address)
+    }
+
+    /// Whether the active node answers ARP or ND for `address` on `interface`: its virtual addresses there, and
+    /// the pool addresses that a NAT rule hands out on it. The caller checks the role.
+    #[must_use]
+    pub fn answers_for(&self, interface: InterfaceId, address: &Addr) -> bool {
+        self.interfaces[interface.index()].answered.contains(address)
+    }
+
+    /// Whether packets to `address` end at this node.
+    #[must_use]
+    pub fn is_local(&self, vrf: VrfId, address: &Addr) -> Option<Local> {
+        let locals = &self.vrfs[vrf.index()].locals;
+        locals
+            .binary_search_by_key(address, |l| l.0)
+            .ok()
+            .map(|at| locals[at].1)
+    }
+
+    /// What a node that becomes active announces: next hops first, so that traffic comes back soonest, then pool
+    /// addresses.
+    pub fn announcements(&self, vrf: VrfId) -> impl Iterator<Item = (InterfaceId, Addr)> + '_ {
+        self.vrfs[vrf.index()].announcements.iter().copied()
+    }
+}
+
+impl Interface {
+    /// Addresses that move with the active role.
+    #[must_use]
+    pub fn virtual_addresses(&self) -> &[Addr] {
+        &self.virtual_addresses
+    }
+}
+
+/// Interfaces of one port.
+#[derive(Debug, Default)]
+struct PortTable {
+    untagged: Option<InterfaceId>,
+    /// Sorted by tags: outer in the high half, inner (0: none) in the low one.
+    tagged: Vec<(u32, InterfaceId)>,
+}
+
+impl PortTable {
+    #[inline]
+    fn get(&self, vlans: &[u16]) -> Option<InterfaceId> {
+        match tag_key(vlans)? {
+            0 => self.untagged,
+            key => self
+                .tagged
+                .binary_search_by_key(&key, |t| t.0)
+                .ok()
+                .map(|at| self.tagged[at].1),
+        }
+    }
+}
+
+/// More than two tags have no interface.
+#[inline]
+fn tag_key(vlans: &[u16]) -> Option<u32> {
+    match *vlans {
+        [] => Some(0),
+        [outer] => Some(u32::from(outer) << 16),
+        // A priority tag in front of, or behind, a real one names nothing by itself.
+        [0, inner] => Some(u32::from(inner) << 16),
+        [outer, inner] => Some(u32::from(outer) << 16 | u32::from(inner)),
+        _ => None,
+    }
+}
+
+fn build_ports(intent: &Intent) -> Vec<PortTable> {
+    let mut ports: Vec<PortTable> = Vec::new();
+    for (n, interface) in (0..).zip(&intent.interfaces) {
+        let at = usize::from(interface.port.0);
+        if ports.len() <= at {
+            ports.resize_with(at + 1, PortTable::default);
+        }
+        match tag_key(&interface.vlans) {
+            Some(0) => ports[at].untagged = Some(InterfaceId(n)),
+            Some(key) => ports[at].tagged.push((key, InterfaceId(n))),
+            None => {}
+        }
+    }
+    for port in &mut ports {
+        port.tagged.sort_unstable();
+    }
+    ports
+}
+
+/// Next-hop sets, deduplicated: many routes share few of them.
+#[derive(Debug, Default)]
+struct Hops {
+    /// Where each set lies in `ways`: first and count.
+    sets: Vec<(u32, u32)>,
+    ways: Vec<Way>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    interface: InterfaceId,
+    gateway: Option<Addr>,
+}
+
+impl Hops {
+    #[inline]
+    fn choose(&self, set: u32, dst: &Addr, flow_hash: u32) -> Hop {
+        let (first, count) = self.sets[set as usize];
+        // Multiply and shift spreads a hash over any count without a division.
+        let nth = if count == 1 {
+            0
+        } else {
+            (u64::from(flow_hash) * u64::from(count)) >> 32
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "below count")]
+        let way = &self.ways[first as usize + nth as usize];
+        Hop {
+            interface: way.interface,
+            address: way.gateway.unwrap_or(*dst),
+        }
+    }
+}
+
+/// Routes of one VRF on their way into the tries.
+struct Builder<'a> {
+    interfaces: &'a [Interface],
+    hops: Hops,
+    seen: std::collections::HashMap<Vec<(InterfaceId, Option<IpAddr>)>, u32>,
+    v4: Vec<(u128, u8, u32)>,
+    v6: Vec<(u128, u8, u32)>,
+}
+
+impl Builder<'_> {
+    fn add(&mut self, prefix: &IpNet, via: &[NextHop]) {
+        let Some(set) = self.set(via) else { return };
+        match prefix {
+            IpNet::V4(p) => self
+                .v4
+                .push((u128::from(u32::from(p.network())) << 96, p.prefix_len(), set)),
+            IpNet::V6(p) => self.v6.push((u128::from(p.network()), p.prefix_len(), set)),
+        }
+    }
+
+    /// Ways over interfaces that are down only count when there is no other.
+    fn set(&mut self, via: &[NextHop]) -> Option<u32> {
+        let known = |hop: &&NextHop| hop.interface.index() < self.interfaces.len();
+        let mut ways: Vec<(InterfaceId, Option<IpAddr>)> = via
+            .iter()
+            .filter(known)
+            .filter(|h| self.interfaces[h.interface.index()].up)
+            .map(|h| (h.interface, h.gateway))
+            .collect();
+        if ways.is_empty() {
+            ways = via
+                .iter()
+                .filter(known)
+                .map(|h| (h.interface, h.gateway))
+                .collect();
+        }
+        if ways.is_empty() {
+            return None;
+        }
+        if let Some(&set) = self.seen.get(&ways) {
+            return Some(set);
+        }
+        let set = u32::try_from(self.hops.sets.len()).ok()?;
+        let first = u32::try_from(self.hops.ways.len()).ok()?;
+        self.hops.sets.push((first, u32::try_from(ways.len()).ok()?));
+        let resolved = ways.iter().map(|w| Way {
+            interface: w.0,
+            gateway: w.1.map(Addr::from),
+        });
+        self.hops.ways.extend(resolved);
+        self.seen.insert(ways, set);
+        Some(set)
+    }
+}
+
+fn build_interface(
+    id: InterfaceId,
+    configured: &InterfaceIntent,
+    intent: &Intent,
+    forwarding: &Forwarding,
+    ports: &[PortInfo],
+) -> Interface {
+    let port = ports
+        .get(usize::from(configured.port.0))
+        .copied()
+        .unwrap_or_default();
+    let link = forwarding.links.iter().rev().find(|l| l.interface == id);
+    let learnt = forwarding
+        .addresses
+        .iter()
+        .filter(|a| a.0 == id)
+        .map(|a| a.1.addr());
+    let own: Vec<IpAddr> = configured
+        .addresses
+        .iter()
+        .map(IpNet::addr)
+        .chain(learnt)
+        .collect();
+    let virtual_addresses: Vec<IpAddr> = intent
+        .ha_groups
+        .iter()
+        .flat_map(|g| &g.virtual_addresses)
+        .filter(|v| v.interface == id)
+        .map(|v| v.address)
+        .collect();
+    let candidates = || own.iter().chain(&virtual_addresses);
+    let link_local = |a: &IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
+    Interface {
+        name: configured.name.clone(),
+        port: configured.port,
+        vlans: configured.vlans.clone(),
+        vrf: configured.vrf,
+        mac: link.and_then(|l| l.mac).unwrap_or(port.mac),
+        mtu: if port.mtu == 0 {
+            configured.mtu
+        } else {
+            configured.mtu.min(port.mtu)
+        },
+        up: link.is_none_or(|l| l.up),
+        primary_v4: candidates().find(|a| a.is_ipv4()).map(|&a| a.into()),
+        primary_v6: candidates()
+            .find(|a| a.is_ipv6() && !link_local(a))
+            .or_else(|| candidates().find(|a| a.is_ipv6()))
+            .map(|&a| a.into()),
+        virtual_addresses: virtual_addresses.into_iter().map(Addr::from).collect(),
+        answered: AddressSet::default(),
+    }
+}
+
+fn build_vrf(id: VrfId, intent: &Intent, forwarding: &Forwarding, interfaces: &[Interface]) -> Vrf {
+    let configured = &intent.vrfs[id.index()];
+    let mut builder = Builder {
+        interfaces,
+        hops: Hops::default(),
+        seen: std::collections::HashMap::new(),
+        v4: Vec::new(),
+        v6: Vec::new(),
+    };
+    for Route { prefix, via, .. } in forwarding.routes.iter().filter(|r| r.vrf == id) {
+        builder.add(prefix, via);
+    }
+    let inside = PrefixSet::new(&configured.inside);
+    Vrf {
+        name: configured.name.clone(),
+        slots: configured.slots,
+        ha_group: configured
+            .ha_group
+            .as_ref()
+            .and_then(|name| intent.ha_groups.iter().position(|g| g.name == *name))
+            .and_then(|at| u16::try_from(at).ok()),
+        timeouts: configured.timeouts,
+        tcp_window_check: configured.tcp_window_check,
+        firewall: configured.firewall.clone(),
+        pools: configured.pools.clone(),
+        nat_rules: configured.nat_rules.clone(),
+        locals: locals(id, intent, forwarding, interfaces),
+        announcements: announcements(id, intent, forwarding, interfaces, &inside),
+        inside,
+        v4: Lpm::new(builder.v4),
+        v6: Lpm::new(builder.v6),
+        hops: builder.hops,
+    }
+}
+
+/// Addresses that end at this node, sorted; one that is both own and virtual (keepalived put it on the kernel's
+/// interface) is virtual.
+fn locals(
+    id: VrfId,
+    intent: &Intent,
+    forwarding: &Forwarding,
+    interfaces: &[Interface],
+) -> Vec<(Addr, Local)> {
+    let mut locals = Vec::new();
+    for (n, interface) in (0..).zip(interfaces).filter(|i| i.1.vrf == id) {
+        let configured = &intent.interfaces[usize::from(n)].addresses;
+        let learnt = forwarding
+            .addresses
+            .iter()
+            .filter(|a| a.0 == InterfaceId(n))
+            .map(|a| &a.1);
+        locals.extend(
+            configured
+                .iter()
+                .chain(learnt)
+                .map(|a| (Addr::from(a.addr()), Local::Own)),
+        );
+        locals.extend(interface.virtual_addresses.iter().map(|&a| (a, Local::Virtual)));
+    }
+    locals.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+    locals.dedup_by_key(|l| l.0);
+    locals
+}
+
+fn announcements(
+    id: VrfId,
+    intent: &Intent,
+    forwarding: &Forwarding,
+    interfaces: &[Interface],
+    inside: &PrefixSet,
+) -> Vec<(InterfaceId, Addr)> {
+    let of_vrf = || (0..).map(InterfaceId).zip(interfaces).filter(|i| i.1.vrf == id);
+    let mut list: Vec<_> = of_vrf()
+        .flat_map(|(n, i)| i.virtual_addresses.iter().map(move |&a| (n, a)))
+        .collect();
+    let configured = &intent.vrfs[id.index()];
+    for (nth, pool) in (0..).zip(&configured.pools) {
+        let rules = || configured.nat_rules.iter().filter(|r| r.pool == nth);
+        let anywhere = rules().any(|r| r.outbound.is_none());
+        for (n, _) in of_vrf() {
+            let named = rules().any(|r| r.outbound == Some(n));
+            if named || (anywhere && !is_inside(n, intent, forwarding, interfaces, inside)) {
+                list.extend(pool.addresses.iter().map(|&a| (n, Addr::from(a))));
+            }
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    list.retain(|entry| seen.insert(*entry));
+    list
+}
+
+/// Whether an interface faces subscribers: one of its addresses, or a prefix on its link, is inside.
+fn is_inside(
+    id: InterfaceId,
+    intent: &Intent,
+    forwarding: &Forwarding,
+    interfaces: &[Interface],
+    inside: &PrefixSet,
+) -> bool {
+    let learnt = forwarding.addresses.iter().filter(|a| a.0 == id).map(|a| &a.1);
+    let vrf = interfaces[id.index()].vrf;
+    let on_link = forwarding
+        .routes
+        .iter()
+        .filter(|r| r.vrf == vrf && r.via.iter().any(|h| h.interface == id && h.gateway.is_none()))
+        .map(|r| &r.prefix)
+        .filter(|p| p.prefix_len() > 0);
+    intent.interfaces[id.index()]
+        .addresses
+        .iter()
+        .chain(learnt)
+        .any(|a| inside.contains(&a.addr().into()))
+        || interfaces[id.index()]
+            .virtual_addresses
+            .iter()
+            .any(|a| inside.contains(a))
+        || on_link.into_iter().any(|p| inside.overlaps(p))
+}
+
+/// The answered set of an interface is what its VRF announces on it.
+fn set_answered(interfaces: &mut [Interface], vrfs: &[Vrf]) {
+    for (n, interface) in (0..).map(InterfaceId).zip(interfaces) {
+        let Some(vrf) = vrfs.get(interface.vrf.index()) else {
+            continue;
+        };
+        let answered = vrf.announcements.iter().filter(|a| a.0 == n).map(|a| a.1.ip());
+        interface.answered = AddressSet::of_addresses(answered);
+    }
+}
