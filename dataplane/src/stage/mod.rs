@@ -1,1 +1,6 @@
-//! The stages of a burst.
+//! The stages of a burst, in the order a packet meets them. Stages never call one another.
+
+pub mod meta;
+pub mod parse;
+pub mod respond;
+pub mod rewrite;

@@ -1,0 +1,108 @@
+//! What parse learnt about a frame, so that no later stage reads headers again. A worker keeps one [`Meta`] per place
+//! of a burst and reuses it; parse fills it, the lookup completes the key's VRF, rewrite and respond read it.
+
+use crate::flow::FlowKey;
+use crate::wire::ethernet::Mac;
+use crate::wire::vlan::VlanTags;
+
+/// Which way a parsed packet goes next.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Unicast IP packet with a tuple: TCP, UDP, ICMP queries, and protocols without ports.
+    Flow,
+    /// ICMP or `ICMPv6` error about a packet of some flow.
+    IcmpError,
+    /// ARP for IPv4 over Ethernet.
+    Arp,
+    /// IPv6 neighbour solicitation or advertisement.
+    NeighborDiscovery,
+    /// The kernel's business: link protocols, multicast, link-local traffic.
+    #[default]
+    Other,
+}
+
+/// A TCP segment's fields that tracking needs. Valid only when the key's protocol is TCP and the kind is Flow.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct TcpSegment {
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgment number; meaningless without the ACK flag.
+    pub ack: u32,
+    /// Bytes of data, without SYN and FIN.
+    pub payload_len: u32,
+    /// Window as sent, before scaling.
+    pub window: u16,
+    /// Control bits ([`crate::wire::tcp`]).
+    pub flags: u8,
+    /// Shift count of the window scale option, looked for in SYN segments only.
+    pub window_scale: Option<u8>,
+}
+
+/// The first bytes of an ICMP or `ICMPv6` message. Valid only for ICMP flows, ICMP errors and neighbour discovery.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct IcmpMessage {
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// For an error: bytes from the start of the embedded packet to its transport header.
+    pub embedded_l3_len: u16,
+}
+
+/// What parse learnt about a frame.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Meta {
+    /// The tuple as the packet arrives; `vrf` is 0 until the interface is known.
+    ///
+    /// - Flow: ports, or the identifier of an ICMP query as source port (request) or destination port (reply); 0 for
+    ///   protocols without ports.
+    /// - `IcmpError`: the tuple of a packet of the embedded packet's flow that travels in the error's direction, which
+    ///   is the embedded tuple reversed. Its source is not always the error's source.
+    /// - Arp and `NeighborDiscovery`: `src` is the asking address, `dst` the address asked for (the target).
+    /// - Other: addresses and protocol when the packet is IP.
+    pub key: FlowKey,
+    /// What it is.
+    pub kind: Kind,
+    /// IPv6 (else IPv4 or ARP).
+    pub is_v6: bool,
+    /// ARP request, neighbour solicitation, or request of an ICMP query.
+    pub is_request: bool,
+    /// IPv4 options or IPv6 extension headers are present.
+    pub has_options: bool,
+    /// TTL or hop limit on arrival.
+    pub ttl: u8,
+    /// DSCP (6 bits).
+    pub dscp: u8,
+    /// Bytes of the Ethernet header with its tags: offset of the IP header.
+    pub l2_len: u16,
+    /// Bytes of the IP header with options or extension headers.
+    pub l3_len: u16,
+    /// Bytes of the whole IP packet; the frame may be longer (padding).
+    pub ip_len: u16,
+    /// TCP fields.
+    pub tcp: TcpSegment,
+    /// ICMP fields.
+    pub icmp: IcmpMessage,
+    /// VLAN tags, without priority tags.
+    pub vlans: VlanTags,
+    /// Destination MAC address.
+    pub dst_mac: Mac,
+    /// Source MAC address.
+    pub src_mac: Mac,
+}
+
+impl Meta {
+    /// Offset of the transport header in the frame.
+    #[inline]
+    #[must_use]
+    pub fn l4_offset(&self) -> usize {
+        usize::from(self.l2_len) + usize::from(self.l3_len)
+    }
+
+    /// Offset of the first byte after the IP packet.
+    #[inline]
+    #[must_use]
+    pub fn ip_end(&self) -> usize {
+        usize::from(self.l2_len) + usize::from(self.ip_len)
+    }
+}

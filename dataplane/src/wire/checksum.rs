@@ -1,0 +1,209 @@
+//! The Internet checksum (RFC 1071): whole sums to verify and to build, incremental updates (RFC 1624) to rewrite.
+//! Sums are kept in the machine's byte order, which one's complement addition allows (RFC 1071, section 2 (B)), and
+//! turned round once at the end.
+
+/// An unfolded one's complement sum. Parts of even length may be added in any order; an odd part must be the last.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Nothing added yet.
+    pub const ZERO: Self = Self(0);
+
+    /// Adds bytes as they are on the wire. Up to 64 KiB cannot overflow.
+    #[inline]
+    #[must_use]
+    pub fn bytes(mut self, bytes: &[u8]) -> Self {
+        // Four independent accumulators of 32-bit words: the compiler turns them into vector additions.
+        let (blocks, rest) = bytes.as_chunks::<16>();
+        let mut lanes = [0u64; 4];
+        for block in blocks {
+            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
+                *lane += u64::from(u32::from_ne_bytes(*word));
+            }
+        }
+        self.0 += lanes.iter().sum::<u64>();
+        let (pairs, odd) = rest.as_chunks::<2>();
+        for pair in pairs {
+            self.0 += u64::from(u16::from_ne_bytes(*pair));
+        }
+        if let [last] = *odd {
+            self.0 += u64::from(u16::from_ne_bytes([last, 0]));
+        }
+        self
+    }
+
+    /// Adds a number of 16 bits.
+    #[inline]
+    #[must_use]
+    pub fn word(self, word: u16) -> Self {
+        Self(self.0 + u64::from(word.to_be()))
+    }
+
+    /// Adds the pseudo header of IPv4 (RFC 9293, section 3.1) or IPv6 (RFC 8200, section 8.1): both addresses in a
+    /// row, transport length, protocol.
+    #[inline]
+    #[must_use]
+    pub fn pseudo(self, addresses: &[u8], len: u16, proto: u8) -> Self {
+        self.bytes(addresses).word(len).word(u16::from(proto))
+    }
+
+    /// The checksum field's value: 0 when what was added contains a right checksum.
+    #[inline]
+    #[must_use]
+    pub fn finish(self) -> u16 {
+        !u16::from_be(fold(self.0))
+    }
+
+    /// As [`Self::finish`] for a UDP header, where 0 means "no checksum" and is sent as 0xffff (RFC 768).
+    #[inline]
+    #[must_use]
+    pub fn finish_udp(self) -> u16 {
+        match self.finish() {
+            0 => 0xffff,
+            sum => sum,
+        }
+    }
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
+const fn fold(mut sum: u64) -> u16 {
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+/// The difference a rewrite makes to every checksum that covers the rewritten words: built once, applied to the IP
+/// header's and the transport's. HC' = ~(~HC + ~m + m') (RFC 1624, equation 3).
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Change(u64);
+
+impl Change {
+    /// No difference.
+    pub const NONE: Self = Self(0);
+
+    /// A word of 16 bits became another.
+    #[inline]
+    #[must_use]
+    pub const fn word(self, old: u16, new: u16) -> Self {
+        Self(self.0 + (!old) as u64 + new as u64)
+    }
+
+    /// An IPv4 address became another.
+    #[inline]
+    #[must_use]
+    pub const fn v4(self, old: [u8; 4], new: [u8; 4]) -> Self {
+        self.word(
+            u16::from_be_bytes([old[0], old[1]]),
+            u16::from_be_bytes([new[0], new[1]]),
+        )
+        .word(
+            u16::from_be_bytes([old[2], old[3]]),
+            u16::from_be_bytes([new[2], new[3]]),
+        )
+    }
+
+    /// An IPv6 address became another.
+    #[inline]
+    #[must_use]
+    pub fn v6(self, old: &[u8; 16], new: &[u8; 16]) -> Self {
+        let (old, new) = (old.as_chunks::<2>().0, new.as_chunks::<2>().0);
+        old.iter().zip(new).fold(self, |c, (o, n)| {
+            c.word(u16::from_be_bytes(*o), u16::from_be_bytes(*n))
+        })
+    }
+
+    /// Both differences.
+    #[inline]
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// The checksum after the change of a packet that had `checksum` before.
+    #[inline]
+    #[must_use]
+    pub const fn apply(self, checksum: u16) -> u16 {
+        !fold(self.0 + (!checksum) as u64)
+    }
+
+    /// As [`Self::apply`] for UDP: 0 stays 0, for the sender computed none, and a computed 0 becomes 0xffff (RFC 768).
+    #[inline]
+    #[must_use]
+    pub const fn apply_udp(self, checksum: u16) -> u16 {
+        if checksum == 0 {
+            return 0;
+        }
+        match self.apply(checksum) {
+            0 => 0xffff,
+            sum => sum,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 1071 section 4.1, word for word.
+    fn slow(bytes: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in bytes.chunks(2) {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+        }
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !u16::try_from(sum).unwrap()
+    }
+
+    #[test]
+    fn example_of_rfc_1071_section_3() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(Sum::ZERO.bytes(&bytes).finish(), !0xddf2);
+    }
+
+    #[test]
+    fn example_of_rfc_1624_section_4() {
+        // Checksum 0xdd2f, word 0x5555 becomes 0x3285: the answer is 0x0000, where equation 4 would say 0xffff.
+        assert_eq!(Change::NONE.word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+        assert_eq!(
+            Change::NONE.word(0x5555, 0x3285).apply_udp(0xdd2f),
+            0xffff,
+            "RFC 768: 0 means none"
+        );
+    }
+
+    #[test]
+    fn a_udp_checksum_of_zero_stays_zero() {
+        assert_eq!(Change::NONE.word(1, 2).apply_udp(0), 0);
+    }
+
+    #[test]
+    fn the_largest_packet_of_ones_does_not_overflow() {
+        assert_eq!(Sum::ZERO.bytes(&[0xff; 65_535]).finish(), slow(&[0xff; 65_535]));
+    }
+
+    proptest! {
+        #[test]
+        fn sums_equal_the_slow_sum(bytes in prop::collection::vec(any::<u8>(), 0..2000), split in 0usize..1000) {
+            prop_assert_eq!(Sum::ZERO.bytes(&bytes).finish(), slow(&bytes));
+            let split = (split * 2).min(bytes.len() & !1);
+            let (a, b) = bytes.split_at(split);
+            prop_assert_eq!(Sum::ZERO.bytes(a).bytes(b).finish(), slow(&bytes));
+        }
+
+        #[test]
+        fn an_update_equals_a_new_sum(mut bytes in prop::collection::vec(any::<u8>(), 40..60), new: [u8; 16]) {
+            bytes[0] = 0x45; // As in any real header, some word is not zero.
+            let before = slow(&bytes);
+            let old: [u8; 16] = bytes[8..24].try_into().unwrap();
+            bytes[8..24].copy_from_slice(&new);
+            prop_assert_eq!(Change::NONE.v6(&old, &new).apply(before), slow(&bytes));
+        }
+    }
+}

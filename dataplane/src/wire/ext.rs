@@ -1,0 +1,163 @@
+//! IPv6 extension headers (RFC 8200, section 4): walked once, bounded in number and bytes, never changed.
+
+/// Hop-by-hop options; only directly after the IPv6 header.
+pub const HOP_BY_HOP: u8 = 0;
+/// Routing.
+pub const ROUTING: u8 = 43;
+/// Fragment.
+pub const FRAGMENT: u8 = 44;
+/// Authentication header (RFC 4302); its length counts in 4-byte units.
+pub const AUTHENTICATION: u8 = 51;
+/// No next header.
+pub const NO_NEXT: u8 = 59;
+/// Destination options.
+pub const DESTINATION: u8 = 60;
+
+/// More headers than this are nobody's honest traffic (RFC 8504, section 5.3 leaves the limit to us).
+pub const COUNT_MAX: usize = 8;
+/// Bytes of all extension headers of a packet that is let through.
+pub const BYTES_MAX: usize = 256;
+
+/// Where the walk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upper {
+    /// Protocol after the last extension header.
+    pub proto: u8,
+    /// Its offset from the end of the IPv6 header.
+    pub offset: usize,
+    /// A fragment header was there that makes the packet its own only fragment (RFC 6946).
+    pub atomic_fragment: bool,
+}
+
+/// Why the walk could not end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A header goes past the end of the packet.
+    Truncated,
+    /// Too many, too long, twice, or hop-by-hop not first.
+    OutOfPlace,
+    /// Routing header of type 0 (RFC 5095).
+    RoutingType0,
+    /// A piece of a packet; for the first piece, where its upper layer starts.
+    Fragment(Option<Upper>),
+}
+
+/// Walks the chain in `bytes` (what follows the IPv6 header, `next` being its first type).
+///
+/// # Errors
+/// The first [`Fault`] met.
+pub fn walk(bytes: &[u8], next: u8) -> Result<Upper, Fault> {
+    let mut upper = Upper {
+        proto: next,
+        offset: 0,
+        atomic_fragment: false,
+    };
+    let mut more_fragments = false;
+    for count in 0.. {
+        let header = bytes.get(upper.offset..).and_then(|b| b.first_chunk::<8>());
+        let len = match upper.proto {
+            HOP_BY_HOP if count > 0 => return Err(Fault::OutOfPlace),
+            HOP_BY_HOP | DESTINATION | ROUTING => usize::from(header.ok_or(Fault::Truncated)?[1]) * 8 + 8,
+            AUTHENTICATION => usize::from(header.ok_or(Fault::Truncated)?[1]) * 4 + 8,
+            FRAGMENT => 8,
+            _ if more_fragments => return Err(Fault::Fragment(Some(upper))),
+            _ => return Ok(upper),
+        };
+        let header = header.ok_or(Fault::Truncated)?;
+        if upper.proto == ROUTING && header[2] == 0 {
+            return Err(Fault::RoutingType0);
+        }
+        if upper.proto == FRAGMENT {
+            if upper.atomic_fragment || more_fragments {
+                return Err(Fault::OutOfPlace);
+            }
+            let field = u16::from_be_bytes([header[2], header[3]]);
+            if field & 0xfff8 != 0 {
+                return Err(Fault::Fragment(None));
+            }
+            more_fragments = field & 1 != 0;
+            upper.atomic_fragment = !more_fragments;
+        }
+        upper.offset += len;
+        upper.proto = header[0];
+        if count >= COUNT_MAX || upper.offset > BYTES_MAX {
+            return Err(Fault::OutOfPlace);
+        }
+        if upper.offset > bytes.len() {
+            return Err(Fault::Truncated);
+        }
+    }
+    Err(Fault::OutOfPlace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_of_four_kinds_ends_at_its_upper_layer() {
+        let mut chain = vec![ROUTING, 0, 1, 4, 0, 0, 0, 0]; // hop-by-hop, PadN
+        chain.extend([DESTINATION, 0, 2, 0, 0, 0, 0, 0]); // routing type 2
+        chain.extend([AUTHENTICATION, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        chain.extend([6, 4, 0, 0, 0, 0, 0, 0]); // AH: (4 + 2) * 4 = 24 bytes
+        chain.extend([0; 16]);
+        chain.extend([0xaa; 4]);
+        assert_eq!(
+            walk(&chain, HOP_BY_HOP),
+            Ok(Upper {
+                proto: 6,
+                offset: 56,
+                atomic_fragment: false
+            })
+        );
+    }
+
+    #[test]
+    fn a_chain_that_never_ends_is_refused() {
+        let endless: Vec<u8> = [DESTINATION, 0, 1, 4, 0, 0, 0, 0].repeat(100);
+        assert_eq!(walk(&endless, DESTINATION), Err(Fault::OutOfPlace));
+        let long = [&[6, 255, 1, 4][..], &[0; 4000]].concat();
+        assert_eq!(walk(&long, DESTINATION), Err(Fault::OutOfPlace));
+    }
+
+    #[test]
+    fn type_0_routing_is_refused_rfc_5095() {
+        assert_eq!(walk(&[6, 0, 0, 0, 0, 0, 0, 0], ROUTING), Err(Fault::RoutingType0));
+    }
+
+    #[test]
+    fn hop_by_hop_is_only_allowed_first_rfc_8200_4_1() {
+        let chain = [[HOP_BY_HOP, 0, 1, 4, 0, 0, 0, 0], [6, 0, 1, 4, 0, 0, 0, 0]].concat();
+        assert_eq!(walk(&chain, DESTINATION), Err(Fault::OutOfPlace));
+    }
+
+    #[test]
+    fn fragments_are_told_from_atomic_ones_rfc_6946() {
+        let fragment = |field: u16| [&[17, 0][..], &field.to_be_bytes(), &[0, 0, 0, 1]].concat();
+        assert_eq!(
+            walk(&fragment(0), FRAGMENT),
+            Ok(Upper {
+                proto: 17,
+                offset: 8,
+                atomic_fragment: true
+            })
+        );
+        let first = Upper {
+            proto: 17,
+            offset: 8,
+            atomic_fragment: false,
+        };
+        assert_eq!(walk(&fragment(1), FRAGMENT), Err(Fault::Fragment(Some(first))));
+        assert_eq!(walk(&fragment(8), FRAGMENT), Err(Fault::Fragment(None)));
+    }
+
+    #[test]
+    fn a_header_past_the_end_is_truncated() {
+        assert_eq!(walk(&[6, 0, 1], DESTINATION), Err(Fault::Truncated));
+        assert_eq!(
+            walk(&[6, 1, 1, 4, 0, 0, 0, 0], DESTINATION),
+            Err(Fault::Truncated)
+        );
+        assert_eq!(walk(&[17, 0, 0], FRAGMENT), Err(Fault::Truncated));
+    }
+}
