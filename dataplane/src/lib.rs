@@ -6,6 +6,7 @@ pub mod counters;
 pub mod delta;
 pub mod flow;
 pub mod io;
+mod prefetch;
 pub mod role;
 pub mod shard;
 pub mod time;

@@ -1,0 +1,262 @@
+//! Hash to id: the compact half of every table on the packet path.
+//!
+//! An index knows hashes and 32-bit ids, not keys: its user says whether an id is the one that is sought. It is
+//! allocated once, at start, for a fixed number of keys, and never moves anything afterwards. A bucket is one cache
+//! line of eight places; a key that finds its home bucket full goes to the next one, and every bucket it passed
+//! counts it in `overflow`. A search stops at the first bucket that nobody has passed, and a removal takes its count
+//! back along the same path: so there are no tombstones, and the index doesn't get slower with age. (The idea
+//! of counting passers-by is that of the F14 tables.)
+
+use crate::flow::FlowKey;
+use crate::prefetch::prefetch;
+
+/// Places in a bucket.
+const PLACES: usize = 8;
+
+/// Buckets are laid out for this load when every key is in: seven places of eight.
+const KEYS_PER_BUCKET: usize = 7;
+
+/// Tag of an empty place.
+const EMPTY: u16 = 0;
+
+/// The index holds as many keys as it was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("index full")]
+pub struct Full;
+
+/// One cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Bucket {
+    tags: [u16; PLACES],
+    ids: [u32; PLACES],
+    /// Keys that passed this bucket because it was full.
+    overflow: u32,
+}
+
+impl Bucket {
+    const VACANT: Self = Self {
+        tags: [EMPTY; PLACES],
+        ids: [0; PLACES],
+        overflow: 0,
+    };
+
+    /// Places with this tag, one bit each. Written so that it becomes one vector comparison.
+    #[inline]
+    fn matches(&self, tag: u16) -> Places {
+        let mut mask = 0;
+        for (place, &other) in self.tags.iter().enumerate() {
+            mask |= u32::from(other == tag) << place;
+        }
+        Places(mask)
+    }
+}
+
+/// Set of places of a bucket.
+#[derive(Clone, Copy)]
+struct Places(u32);
+
+impl Iterator for Places {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let place = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(place)
+    }
+}
+
+/// Fixed-capacity map from 64-bit hashes to 32-bit ids.
+#[derive(Debug)]
+pub struct Index {
+    buckets: Box<[Bucket]>,
+    capacity: usize,
+    len: usize,
+}
+
+impl Index {
+    /// An index for `capacity` keys, all of its memory allocated and touched.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let buckets = capacity.div_ceil(KEYS_PER_BUCKET).max(1);
+        Self {
+            buckets: vec![Bucket::VACANT; buckets].into_boxed_slice(),
+            capacity,
+            len: 0,
+        }
+    }
+
+    /// The id under `hash` for which `is_it` says yes.
+    #[inline]
+    pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.locate(hash, |id| is_it(id))
+            .map(|(bucket, place)| self.buckets[bucket].ids[place])
+    }
+
+    /// The first id of the home bucket that `hash` could stand for: worth a prefetch before [`Self::find`].
+    #[inline]
+    #[must_use]
+    pub fn candidate(&self, hash: u64) -> Option<u32> {
+        let bucket = &self.buckets[self.home(hash)];
+        bucket.matches(tag(hash)).next().map(|place| bucket.ids[place])
+    }
+
+    /// Adds `id` under `hash`. The same pair may be added more than once and then counts so often.
+    ///
+    /// # Errors
+    /// [`Full`] when the index holds its capacity; nothing changes then.
+    pub fn insert(&mut self, hash: u64, id: u32) -> Result<(), Full> {
+        if self.len == self.capacity {
+            return Err(Full);
+        }
+        let mut at = self.home(hash);
+        loop {
+            let vacant = self.buckets[at].matches(EMPTY).next();
+            let bucket = &mut self.buckets[at];
+            if let Some(place) = vacant {
+                bucket.tags[place] = tag(hash);
+                bucket.ids[place] = id;
+                self.len += 1;
+                return Ok(());
+            }
+            bucket.overflow += 1;
+            at = self.after(at);
+        }
+    }
+
+    /// Takes `id` under `hash` out. False when it wasn't there.
+    pub fn remove(&mut self, hash: u64, id: u32) -> bool {
+        let Some((last, place)) = self.locate(hash, |other| other == id) else {
+            return false;
+        };
+        self.buckets[last].tags[place] = EMPTY;
+        self.len -= 1;
+        let mut at = self.home(hash);
+        while at != last {
+            self.buckets[at].overflow -= 1;
+            at = self.after(at);
+        }
+        true
+    }
+
+    /// Asks for the home bucket of `hash`.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(&self.buckets[self.home(hash)]);
+    }
+
+    /// Keys in the index.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no key is in the index.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Keys it was made for.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Memory of the buckets, in bytes.
+    #[must_use]
+    pub const fn memory_bytes(&self) -> usize {
+        self.buckets.len() * size_of::<Bucket>()
+    }
+
+    #[inline]
+    fn locate(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<(usize, usize)> {
+        let tag = tag(hash);
+        let mut at = self.home(hash);
+        for _ in 0..self.buckets.len() {
+            let bucket = &self.buckets[at];
+            if let Some(place) = bucket.matches(tag).find(|&place| is_it(bucket.ids[place])) {
+                return Some((at, place));
+            }
+            if bucket.overflow == 0 {
+                return None;
+            }
+            at = self.after(at);
+        }
+        None
+    }
+
+    /// Low half of the hash, spread over any number of buckets without a division; the tag has the top bits.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a product of 32-bit fraction and count, shifted back"
+    )]
+    fn home(&self, hash: u64) -> usize {
+        ((u128::from(hash << 16) * self.buckets.len() as u128) >> 64) as usize
+    }
+
+    #[inline]
+    const fn after(&self, bucket: usize) -> usize {
+        if bucket + 1 == self.buckets.len() {
+            0
+        } else {
+            bucket + 1
+        }
+    }
+}
+
+/// Top 16 bits, never [`EMPTY`].
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "16 bits are left after the shift")]
+const fn tag(hash: u64) -> u16 {
+    let tag = (hash >> 48) as u16;
+    if tag == EMPTY { 1 } else { tag }
+}
+
+/// Hash of a flow's key under the secret of this boot: whoever doesn't know `seed` can't choose flows that meet in
+/// one bucket.
+#[inline]
+#[must_use]
+pub fn hash_key(key: &FlowKey, seed: u64) -> u64 {
+    let (src_high, src_low) = key.src.halves();
+    let (dst_high, dst_low) = key.dst.halves();
+    let rest = u64::from(key.src_port) << 48
+        | u64::from(key.dst_port) << 32
+        | u64::from(key.vrf.0) << 16
+        | u64::from(key.proto);
+    hash_words([src_high, src_low, dst_high, dst_low, rest, 0], seed)
+}
+
+/// Hash of an even number of words under a secret: each pair is keyed, multiplied to 128 bits and folded.
+#[inline]
+#[must_use]
+pub fn hash_words<const N: usize>(words: [u64; N], seed: u64) -> u64 {
+    const { assert!(N.is_multiple_of(2), "words are taken in pairs") };
+    let mut hash = seed ^ KEYS[0];
+    for (round, pair) in words.chunks_exact(2).enumerate() {
+        let key = seed.rotate_left(11 * (round as u32 + 1)) ^ KEYS[1 + round % 3];
+        hash = fold(hash ^ pair[0], key ^ pair[1]) ^ hash.rotate_left(23);
+    }
+    fold(hash ^ KEYS[2], seed ^ KEYS[3])
+}
+
+/// Odd constants with about as many ones as zeros: the fractions of the square roots of 2, 3, 5 and 7.
+const KEYS: [u64; 4] = [
+    0x6a09_e667_f3bc_c909,
+    0xbb67_ae85_84ca_a73b,
+    0x3c6e_f372_fe94_f82b,
+    0xa54f_f53a_5f1d_36f1,
+];
+
+/// Both halves of the 128-bit product, together.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+const fn fold(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    (product >> 64) as u64 ^ product as u64
+}
