@@ -1,1 +1,10 @@
-//! The operator's command.
+//! The contract between an operator's program and a node, and the values it shows.
+//!
+//! [`protocol`] is the conversation with the control process, [`report`] and [`sync_report`] are the values in
+//! it. The control and data processes use the same report types between themselves, so a number has one name
+//! from the worker that counts it to the screen.
+
+pub mod paths;
+pub mod protocol;
+pub mod report;
+pub mod sync_report;

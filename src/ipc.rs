@@ -1,0 +1,298 @@
+//! What the control process and the data process say to each other, over a Unix socket of the data process.
+//!
+//! ```text
+//! control                                      data
+//!    │ Hello, SetIntent, SetForwarding, SetGroup  │
+//!    ├───────────────────────────────────────────►│   one Reply per Request, matched by number,
+//!    │ queries: counters, conntracks, peers, …    │   in any order
+//!    │◄───────────────────────────────────────────┤
+//!    │ Event: role, wanted neighbour, log line    │   pushed to every connected client
+//! ```
+//!
+//! frame = length (u32, big endian, of what follows) | version (u16, big endian) | postcard.
+//!
+//! The connection holds no state that matters: when either process restarts, the control process connects
+//! again and says everything once more. The data process never waits for it.
+
+mod client;
+mod frame;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use ctl::protocol::Refusal;
+use ctl::report::{
+    BlockRow, ConntrackFilter, ConntrackRow, Count, DropRow, EventRow, GroupRow, GroupState, MemoryRow, Page,
+    PlanReport, PoolRow, PortRow, RoleRow, RoleState, Rows, RuleHits, Tuple, UserRow, VersionRow, WorkerRow,
+};
+use ctl::sync_report::{SlotRow, SyncReport, SyncState};
+use dataplane::config::{Action, Forwarding, Intent, InterfaceId};
+use dataplane::role::Role;
+use serde::{Deserialize, Serialize};
+
+pub use self::client::Client;
+pub use self::frame::{FRAME_BYTES_MAX, FrameReader, encode};
+pub use self::server::{ClientId, Incoming, Server, Ticket, claim_socket};
+
+/// Version of the messages below. Both processes are installed together, so only equal versions talk; the check
+/// is for the moment between the restart of one and of the other during an upgrade.
+pub const VERSION: u16 = 1;
+
+/// From control to data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// First on a connection: who is asking. Answered by [`Reply::Hello`].
+    Hello {
+        /// Node the asker is configured for; another node's is refused.
+        node: String,
+    },
+    /// The checked configuration. Replaces the former whole; refused when it needs a restart.
+    SetIntent(Box<Intent>),
+    /// Reachability. Replaces the former whole.
+    SetForwarding(Box<Forwarding>),
+    /// What a group shall be.
+    SetGroup {
+        /// Group name.
+        name: String,
+        /// State wanted.
+        state: GroupState,
+        /// An operator's order, against the configured preference only.
+        explicit: bool,
+    },
+    /// Group states as last told. [`Reply::Groups`].
+    Groups,
+    /// Roles of all VRFs. [`Reply::Roles`].
+    Roles,
+    /// [`Reply::Workers`], with counters.
+    Workers,
+    /// [`Reply::Ports`], with xstats.
+    Ports,
+    /// [`Reply::Events`].
+    Events,
+    /// [`Reply::Drops`].
+    Drops,
+    /// [`Reply::Memory`].
+    Memory,
+    /// [`Reply::Version`].
+    Version,
+    /// [`Reply::Plan`].
+    Plan,
+    /// [`Reply::Conntracks`].
+    Conntracks {
+        /// VRF name.
+        vrf: String,
+        /// Which.
+        filter: ConntrackFilter,
+        /// Part of the list.
+        page: Page,
+    },
+    /// [`Reply::Count`].
+    ConntrackCount {
+        /// VRF name.
+        vrf: String,
+        /// Which.
+        filter: ConntrackFilter,
+    },
+    /// Removes conntracks. [`Reply::Count`] of those removed.
+    FlushConntracks {
+        /// VRF name; none means all.
+        vrf: Option<String>,
+        /// Which.
+        filter: ConntrackFilter,
+    },
+    /// [`Reply::NatStatistics`].
+    NatStatistics {
+        /// VRF name.
+        vrf: String,
+    },
+    /// [`Reply::Pools`].
+    Pools {
+        /// VRF name.
+        vrf: String,
+    },
+    /// [`Reply::Users`].
+    Users {
+        /// VRF name.
+        vrf: String,
+        /// Part of the list.
+        page: Page,
+    },
+    /// [`Reply::Blocks`].
+    Blocks {
+        /// VRF name.
+        vrf: String,
+        /// Part of the list.
+        page: Page,
+    },
+    /// [`Reply::RuleHits`].
+    RuleHits {
+        /// VRF name.
+        vrf: String,
+    },
+    /// [`Reply::SyncState`].
+    SyncState {
+        /// VRF name.
+        vrf: String,
+    },
+    /// [`Reply::SyncReport`].
+    SyncReport {
+        /// VRF name.
+        vrf: String,
+    },
+    /// [`Reply::Slots`].
+    Slots {
+        /// VRF name.
+        vrf: String,
+    },
+}
+
+/// From data to control, to one request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The data process.
+    Hello {
+        /// Drawn at start: a new one tells of a restart.
+        boot: u64,
+    },
+    /// The order was carried out.
+    Done,
+    /// See [`Request::Groups`].
+    Groups(Vec<GroupRow>),
+    /// See [`Request::Roles`].
+    Roles(Vec<RoleRow>),
+    /// See [`Request::Workers`].
+    Workers(Vec<WorkerRow>),
+    /// See [`Request::Ports`].
+    Ports(Vec<PortRow>),
+    /// See [`Request::Events`].
+    Events(Vec<EventRow>),
+    /// See [`Request::Drops`].
+    Drops(Vec<DropRow>),
+    /// See [`Request::Memory`].
+    Memory(Vec<MemoryRow>),
+    /// See [`Request::Version`].
+    Version(VersionRow),
+    /// See [`Request::Plan`].
+    Plan(PlanReport),
+    /// See [`Request::Conntracks`].
+    Conntracks(Rows<ConntrackRow>),
+    /// See [`Request::ConntrackCount`] and [`Request::FlushConntracks`].
+    Count(u64),
+    /// See [`Request::NatStatistics`].
+    NatStatistics(Vec<Count>),
+    /// See [`Request::Pools`].
+    Pools(Vec<PoolRow>),
+    /// See [`Request::Users`].
+    Users(Rows<UserRow>),
+    /// See [`Request::Blocks`].
+    Blocks(Rows<BlockRow>),
+    /// See [`Request::RuleHits`].
+    RuleHits(Vec<RuleHits>),
+    /// See [`Request::SyncState`].
+    SyncState(SyncState),
+    /// See [`Request::SyncReport`].
+    SyncReport(SyncReport),
+    /// See [`Request::Slots`].
+    Slots(Vec<SlotRow>),
+}
+
+/// From data to control, unasked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A VRF changed its role.
+    RoleChanged(RoleRow),
+    /// A packet waits for this neighbour's MAC address.
+    NeighborWanted {
+        /// Interface.
+        interface: InterfaceId,
+        /// Address.
+        address: IpAddr,
+    },
+    /// A section of the configuration that must be equal on both nodes is not.
+    FingerprintDiffers {
+        /// Peer.
+        peer: String,
+        /// VRF.
+        vrf: String,
+        /// Section, such as `inside` or `cg-nat pool public`.
+        section: String,
+    },
+    /// A rule with `log` decided about a flow's first packet.
+    RuleHit {
+        /// VRF.
+        vrf: String,
+        /// Rule; none for the default action.
+        rule: Option<u32>,
+        /// What was done.
+        action: Action,
+        /// IANA protocol number.
+        protocol: u8,
+        /// The packet.
+        tuple: Tuple,
+    },
+}
+
+/// Everything that can be in a frame towards the data process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ToData {
+    /// Chosen by the asker, returned with the reply.
+    pub(crate) number: u32,
+    pub(crate) request: Request,
+}
+
+/// Everything that can be in a frame towards the control process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToControl {
+    Reply {
+        number: u32,
+        result: Result<Reply, Refusal>,
+    },
+    Event(Event),
+}
+
+/// What went wrong between the two processes.
+#[derive(Debug, thiserror::Error)]
+pub enum IpcError {
+    /// The socket failed or the other side is gone.
+    #[error("the connection between the control and data processes failed: {0}")]
+    Io(#[from] std::io::Error),
+    /// More than a frame may hold.
+    #[error("a frame of {0} bytes is larger than the {FRAME_BYTES_MAX} allowed")]
+    TooLarge(usize),
+    /// Another version.
+    #[error(
+        "the other process speaks version {0} of the internal protocol, this one {VERSION}: restart both from the same release"
+    )]
+    Version(u16),
+    /// Not a message of this version.
+    #[error("a message between the control and data processes is damaged: {0}")]
+    Malformed(#[from] postcard::Error),
+    /// The other side closed the connection.
+    #[error("the other process closed the connection")]
+    Closed,
+    /// No answer in time.
+    #[error("the data process did not answer in time")]
+    TimedOut,
+    /// The data process refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The answer doesn't fit the question.
+    #[error("the data process gave an answer of the wrong kind")]
+    WrongReply,
+    /// Another process already serves this socket.
+    #[error("{0} is already served by a running process")]
+    InUse(std::path::PathBuf),
+}
+
+/// A role in the words of reports.
+#[must_use]
+pub const fn role_state(role: Role) -> RoleState {
+    match role {
+        Role::Fault => RoleState::Fault,
+        Role::Backup => RoleState::Backup,
+        Role::Master => RoleState::Master,
+        Role::Alone => RoleState::Alone,
+    }
+}
