@@ -1,6 +1,7 @@
 //! One packet's path, top to bottom. Safe Rust without clock, threads or sockets: a thread drives a
 //! worker's `turn(now)` in production, a simulator in tests.
 
+pub mod applied;
 pub mod config;
 pub mod counters;
 pub mod delta;

@@ -1,0 +1,181 @@
+//! What the event threads know of the peers, for whoever decides about roles: shared, written in place, read
+//! at leisure. State, not messages: a reader that was busy misses nothing.
+//!
+//! Created at start with one cell per event thread, peer and VRF. Each event thread writes only its own cells;
+//! the role machines' thread reads all of them and joins them into one [`PeerView`] per VRF and peer.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use dataplane::delta::Term;
+use dataplane::flow::VrfId;
+use dataplane::role::Role;
+
+use crate::role::PeerView;
+
+/// One per process, shared by all event threads and the thread that runs the role machines.
+#[derive(Debug)]
+pub struct Board {
+    events: usize,
+    peers: usize,
+    vrfs: usize,
+    cells: Vec<Cell>,
+    lanes: Vec<Lanes>,
+}
+
+/// What one event thread knows of one peer's VRF.
+#[derive(Debug, Default)]
+struct Cell {
+    /// Bit 0 known, bit 1 ready, bit 2 must-equal sections equal, bits 3..5 role, then the term.
+    word: AtomicU64,
+    verified: AtomicU32,
+    exported: AtomicU32,
+}
+
+/// What one event thread knows of one peer's connections.
+#[derive(Debug, Default)]
+struct Lanes {
+    clients: AtomicU32,
+    locals: AtomicU32,
+    locals_total: AtomicU32,
+    node: AtomicU32,
+}
+
+/// A peer's VRF as its last VRF-OPEN or VRF-STATE said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerVrf {
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Whether it calls itself ready.
+    pub ready: bool,
+    /// Whether all must-equal sections and the slot count are equal to ours.
+    pub equal: bool,
+}
+
+impl Board {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(events: usize, peers: usize, vrfs: usize) -> Self {
+        Self {
+            events,
+            peers,
+            vrfs,
+            cells: (0..events * peers * vrfs).map(|_| Cell::default()).collect(),
+            lanes: (0..events * peers).map(|_| Lanes::default()).collect(),
+        }
+    }
+
+    fn cell(&self, event: usize, peer: u8, vrf: VrfId) -> &Cell {
+        &self.cells[(event * self.peers + usize::from(peer)) * self.vrfs + vrf.index()]
+    }
+
+    fn lane_cell(&self, event: usize, peer: u8) -> &Lanes {
+        &self.lanes[event * self.peers + usize::from(peer)]
+    }
+
+    /// An event thread's present knowledge of a peer's VRF; none when no connection says anything.
+    pub(crate) fn set_vrf(&self, event: usize, peer: u8, vrf: VrfId, known: Option<PeerVrf>) {
+        let word = known.map_or(0, |v| {
+            1 | u64::from(v.ready) << 1 | u64::from(v.equal) << 2 | (v.role as u64) << 3 | v.term.0 << 5
+        });
+        self.cell(event, peer, vrf).word.store(word, Ordering::Release);
+    }
+
+    /// Slots of a VRF that an event thread has imported from (`verified`) and exported to (`exported`) a peer.
+    pub(crate) fn set_progress(&self, event: usize, peer: u8, vrf: VrfId, verified: u32, exported: u32) {
+        let cell = self.cell(event, peer, vrf);
+        cell.verified.store(verified, Ordering::Release);
+        cell.exported.store(exported, Ordering::Release);
+    }
+
+    /// Connections of an event thread with a peer: our lanes that are up, its lanes that are up, how many lanes
+    /// it has in all, and its node id.
+    pub(crate) fn set_lanes(&self, event: usize, peer: u8, clients: u32, locals: u32, total: u32, node: u8) {
+        let lanes = self.lane_cell(event, peer);
+        lanes.clients.store(clients, Ordering::Release);
+        lanes.locals.store(locals, Ordering::Release);
+        lanes.locals_total.store(total, Ordering::Release);
+        lanes.node.store(u32::from(node), Ordering::Release);
+    }
+
+    fn vrf_word(&self, event: usize, peer: u8, vrf: VrfId) -> Option<PeerVrf> {
+        let word = self.cell(event, peer, vrf).word.load(Ordering::Acquire);
+        let role = match word >> 3 & 3 {
+            0 => Role::Fault,
+            1 => Role::Backup,
+            2 => Role::Master,
+            _ => Role::Alone,
+        };
+        (word & 1 != 0).then_some(PeerVrf {
+            role,
+            term: Term(word >> 5),
+            ready: word & 2 != 0,
+            equal: word & 4 != 0,
+        })
+    }
+
+    /// All that is known of `peer` for `vrf`, joined over the event threads: the highest term wins, because an
+    /// older word of the same node is only late.
+    #[must_use]
+    pub fn view(&self, peer: u8, vrf: VrfId, slots: u16) -> PeerView {
+        let best = (0..self.events)
+            .filter_map(|e| self.vrf_word(e, peer, vrf))
+            .max_by_key(|v| v.term);
+        let sum = |read: fn(&Cell) -> &AtomicU32| -> u32 {
+            (0..self.events)
+                .map(|e| read(self.cell(e, peer, vrf)).load(Ordering::Acquire))
+                .sum()
+        };
+        let lanes = |read: fn(&Lanes) -> &AtomicU32| {
+            (0..self.events).map(move |e| read(self.lane_cell(e, peer)).load(Ordering::Acquire))
+        };
+        PeerView {
+            vrf: best,
+            node: u8::try_from(lanes(|l| &l.node).max().unwrap_or(0)).unwrap_or(0),
+            slots: u32::from(slots),
+            verified: sum(|c| &c.verified),
+            exported: sum(|c| &c.exported),
+            clients_up: lanes(|l| &l.clients).sum(),
+            clients_total: u32::try_from(self.events).unwrap_or(u32::MAX),
+            locals_up: lanes(|l| &l.locals).sum(),
+            locals_total: lanes(|l| &l.locals_total).max().unwrap_or(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_view_joins_event_threads_and_prefers_the_highest_term() {
+        let board = Board::new(2, 2, 2);
+        let old = PeerVrf {
+            role: Role::Master,
+            term: Term(257),
+            ready: false,
+            equal: true,
+        };
+        let new = PeerVrf {
+            role: Role::Backup,
+            term: Term(514),
+            ready: true,
+            equal: false,
+        };
+        board.set_vrf(0, 1, VrfId(1), Some(old));
+        board.set_vrf(1, 1, VrfId(1), Some(new));
+        board.set_progress(0, 1, VrfId(1), 3, 1);
+        board.set_progress(1, 1, VrfId(1), 4, 0);
+        board.set_lanes(1, 1, 1, 2, 3, 7);
+        let view = board.view(1, VrfId(1), 8);
+        assert_eq!(view.vrf, Some(new));
+        assert_eq!((view.verified, view.exported, view.slots), (7, 1, 8));
+        assert_eq!(
+            (view.node, view.clients_up, view.locals_up, view.locals_total),
+            (7, 1, 2, 3)
+        );
+        assert_eq!(board.view(0, VrfId(1), 8).vrf, None);
+        assert_eq!(board.view(1, VrfId(0), 8).vrf, None);
+    }
+}

@@ -1,0 +1,107 @@
+//! What an event thread is told at start: who the peers are, which VRFs they share, and the timings.
+//! Built once from the configuration by the process that starts the threads; the same copy for every thread.
+
+use core::net::IpAddr;
+use core::time::Duration;
+
+use crate::fingerprint::Section;
+
+/// Lane number of the connection that carries only heartbeats and VRF state (sync/PROTOCOL.md R-12).
+pub const CONTROL_LANE: u8 = 255;
+
+/// Everything that doesn't change while the process lives.
+#[derive(Debug, Clone)]
+pub struct SyncConfig {
+    /// This node's id, 1 to 255.
+    pub node_id: u8,
+    /// This node's name, at most 64 bytes.
+    pub node_name: String,
+    /// Random number of this process: tells a restarted node from a reconnecting one.
+    pub boot_id: u64,
+    /// Worker threads W of this node.
+    pub workers: u16,
+    /// Event threads E of this node, at most 64: also its number of lanes to each peer.
+    pub events: u16,
+    /// Remote nodes; peers of several VRFs with equal (source, address) are one entry. At most 255.
+    pub peers: Vec<SyncPeer>,
+    /// All VRFs of this node; the index is the [`VrfId`](dataplane::flow::VrfId).
+    pub vrfs: Vec<SyncVrf>,
+    /// Timings.
+    pub timing: Timing,
+}
+
+/// A remote node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncPeer {
+    /// Name for logs: that of the first VRF which names it.
+    pub name: String,
+    /// Our address of the connections.
+    pub source: IpAddr,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// A VRF as replication sees it.
+#[derive(Debug, Clone, Default)]
+pub struct SyncVrf {
+    /// Name: its identity towards peers, at most 64 bytes.
+    pub name: String,
+    /// Slot count S.
+    pub slots: u16,
+    /// Peers it is replicated with, by index; empty for a VRF that is not replicated.
+    pub peers: Vec<u8>,
+    /// Configuration fingerprint.
+    pub sections: Vec<Section>,
+    /// Conntracks this node has room for.
+    pub capacity: u64,
+}
+
+impl SyncVrf {
+    /// Whether it is replicated with `peer`.
+    #[must_use]
+    pub fn has_peer(&self, peer: u8) -> bool {
+        self.peers.contains(&peer)
+    }
+}
+
+/// Timings of connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// Longest wait of a record for company in its frame.
+    pub flush: Duration,
+    /// A connection idle for this long sends a heartbeat.
+    pub heartbeat: Duration,
+    /// A connection on which nothing was heard for this long is closed.
+    pub dead: Duration,
+    /// A handshake not finished within this time is given up.
+    pub hello: Duration,
+    /// A connection that takes no byte for this long, with bytes waiting, is closed.
+    pub stall: Duration,
+    /// The same where several peers are served: a peer that doesn't read must not hold up the others.
+    pub stall_shared: Duration,
+    /// First pause before connecting again; doubles up to `reconnect_max`.
+    pub reconnect_min: Duration,
+    /// Longest pause before connecting again.
+    pub reconnect_max: Duration,
+    /// First pause before a failed slot is sent again; doubles up to 64 times that.
+    pub slot_retry: Duration,
+    /// A slot whose end was sent this long ago without an answer is sent again.
+    pub slot_answer: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            flush: Duration::from_micros(200),
+            heartbeat: Duration::from_millis(200),
+            dead: Duration::from_millis(1_000),
+            hello: Duration::from_millis(2_000),
+            stall: Duration::from_secs(10),
+            stall_shared: Duration::from_millis(500),
+            reconnect_min: Duration::from_millis(50),
+            reconnect_max: Duration::from_millis(2_000),
+            slot_retry: Duration::from_millis(10),
+            slot_answer: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Where an event thread meets the rest of the process: rings to and from workers, the shared boards, the
+//! channels to and from the agent, and those between event threads. Made once at start, one set per thread.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use dataplane::applied::AppliedCounters;
+use dataplane::delta::{Term, ToEvent, ToWorker};
+use dataplane::flow::VrfId;
+use dataplane::role::{Role, Roles};
+use rtrb::{Consumer, Producer};
+
+use crate::board::Board;
+use crate::fingerprint::Difference;
+use crate::report::PumpReport;
+
+/// What an event thread is connected to, apart from the network.
+#[derive(Debug)]
+pub struct PumpPorts<W> {
+    /// One ring from each worker, in worker order.
+    pub from_workers: Vec<Consumer<ToEvent>>,
+    /// One ring to each worker, in worker order.
+    pub to_workers: Vec<Producer<ToWorker>>,
+    /// How far the workers have come with `to_workers`.
+    pub applied: Arc<AppliedCounters>,
+    /// This node's roles and terms.
+    pub roles: Arc<Roles>,
+    /// Where knowledge of the peers is published.
+    pub board: Arc<Board>,
+    /// What happened, for the log. When full, events are counted and dropped; nothing depends on them.
+    pub events: Sender<PumpEvent>,
+    /// What the agent wants.
+    pub commands: Receiver<PumpCommand>,
+    /// Connections whose HELLO event thread 0 has read and that belong to this thread.
+    pub arrivals: Receiver<Arrival<W>>,
+    /// To every event thread's `arrivals`, in event order.
+    pub hand_over: Vec<Sender<Arrival<W>>>,
+}
+
+/// What the agent asks of an event thread; handled within a turn or two.
+#[derive(Debug, Clone)]
+pub enum PumpCommand {
+    /// Send counters. The answer is dropped when the channel is full.
+    Report(Sender<PumpReport>),
+    /// Send slots again to everybody they are streamed to.
+    Resync {
+        /// Only this VRF.
+        vrf: Option<VrfId>,
+        /// Only this slot.
+        slot: Option<u16>,
+    },
+}
+
+/// Which end of a lane something happened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    /// Our lane to the peer.
+    Client,
+    /// The peer's lane to our local node.
+    LocalNode,
+}
+
+/// Something worth a line in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PumpEvent {
+    /// A lane is up: handshake done.
+    LaneUp {
+        /// Peer, by index.
+        peer: u8,
+        /// Lane number at its sender.
+        lane: u8,
+        /// Which end is ours.
+        end: End,
+    },
+    /// A lane that was up is gone.
+    LaneDown {
+        /// Peer, by index.
+        peer: u8,
+        /// Lane number at its sender.
+        lane: u8,
+        /// Which end is ours.
+        end: End,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A peer has told about a VRF for the first time on a connection of event thread 0.
+    VrfOpened {
+        /// Peer, by index.
+        peer: u8,
+        /// VRF.
+        vrf: VrfId,
+        /// Its role.
+        role: Role,
+        /// Its term.
+        term: Term,
+        /// Its slot count.
+        slots: u16,
+        /// Sections that differ from ours.
+        differences: Vec<Difference>,
+    },
+    /// A peer has verified all slots of a VRF on one lane of ours.
+    Exported {
+        /// Peer, by index.
+        peer: u8,
+        /// VRF.
+        vrf: VrfId,
+        /// Lane.
+        lane: u8,
+        /// Slots.
+        slots: u32,
+        /// Records sent.
+        records: u64,
+        /// Time it took, in milliseconds.
+        took_ms: u64,
+    },
+    /// A connection was refused or closed during its handshake.
+    Refused {
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// A connection made by a peer whose HELLO was accepted, on its way to the event thread of its lane.
+#[derive(Debug)]
+pub struct Arrival<W> {
+    pub(crate) wire: W,
+    pub(crate) peer: u8,
+    pub(crate) hello: crate::hello::Hello,
+}

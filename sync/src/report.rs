@@ -1,0 +1,128 @@
+//! What an event thread has counted, as plain values for ctl and metrics. Filled on request, between two turns.
+//! The five counters of the classic view are here under their names (transmit, transmit-error, build-error of a
+//! client; receive, receive-error of the local node); the rest says what they hide.
+
+use serde::{Deserialize, Serialize};
+
+/// One event thread.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PumpReport {
+    /// Which one.
+    pub event: u16,
+    /// Our lanes, one per peer and, on event thread 0, one control lane per peer more.
+    pub clients: Vec<ClientReport>,
+    /// What peers send us.
+    pub local_nodes: Vec<LocalReport>,
+    /// Refused, closed and discarded, by cause; causes never seen are left out.
+    pub causes: Vec<(String, u64)>,
+    /// Events the reader was too slow for.
+    pub events_lost: u64,
+}
+
+/// A lane of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientReport {
+    /// Peer, by index.
+    pub peer: u8,
+    /// Lane number; 255 is the control lane.
+    pub lane: u8,
+    /// `connecting`, `handshake`, `established` or `down`.
+    pub status: String,
+    /// Number of the connection.
+    pub incarnation: u32,
+    /// Connections lost since start.
+    pub reconnects: u64,
+    /// Why the last connection ended.
+    pub last_down: Option<String>,
+    /// Frames handed to the connection.
+    pub frames_sent: u64,
+    /// Frames the peer has applied.
+    pub frames_acked: u64,
+    /// Records handed to the connection.
+    pub records_sent: u64,
+    /// Records the peer has applied.
+    pub records_acked: u64,
+    /// Records in flight when their connection was lost.
+    pub records_abandoned: u64,
+    /// Records not yet applied.
+    pub lag_records: u64,
+    /// Age of the oldest frame not yet applied.
+    pub lag_ms: u64,
+    /// Bytes taken by the network.
+    pub bytes_sent: u64,
+    /// Bytes waiting for the network.
+    pub bytes_queued: u64,
+    /// Per VRF shared with the peer.
+    pub vrfs: Vec<ClientVrfReport>,
+}
+
+/// One VRF on one lane of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientVrfReport {
+    /// VRF, by index.
+    pub vrf: u16,
+    /// Whether this node streams the VRF to the peer.
+    pub streaming: bool,
+    /// Records sent.
+    pub transmit: u64,
+    /// Records whose connection died before they were applied, and records for slots not open.
+    pub transmit_error: u64,
+    /// Records that could not be encoded.
+    pub build_error: u64,
+    /// Slots of this lane.
+    pub slots_total: u32,
+    /// Slots whose last generation the peer has verified.
+    pub slots_verified: u32,
+    /// Slots that were streamed and need sending again.
+    pub slots_dirty: u32,
+    /// Newest generation.
+    pub generation: u32,
+    /// Why the last resync began.
+    pub resync_reason: Option<String>,
+    /// Records of the last complete resync.
+    pub resync_records: u64,
+    /// Bytes of those records.
+    pub resync_bytes: u64,
+    /// Time it took, or has taken so far.
+    pub resync_ms: u64,
+    /// Resyncs completed.
+    pub resyncs: u64,
+    /// Slots the peer failed to verify.
+    pub slots_failed: u64,
+    /// Records the peer refused for a cause in its last generations.
+    pub refused: u64,
+}
+
+/// What one peer sends us through this event thread.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalReport {
+    /// Peer, by index.
+    pub peer: u8,
+    /// Lanes of the peer that are connected here.
+    pub lanes: Vec<u8>,
+    /// Frames received.
+    pub frames: u64,
+    /// Bytes received.
+    pub bytes: u64,
+    /// Turns in which a worker's ring was full and reading waited.
+    pub waits: u64,
+    /// Per VRF shared with the peer.
+    pub vrfs: Vec<LocalVrfReport>,
+}
+
+/// One VRF as received from one peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalVrfReport {
+    /// VRF, by index.
+    pub vrf: u16,
+    /// Records handed to workers.
+    pub receive: u64,
+    /// Records not handed on: malformed, of a slot not open, of a wrong direction.
+    pub receive_error: u64,
+    /// Slots verified on the connections that are up.
+    pub slots_verified: u32,
+    /// Slots that did not add up.
+    pub slots_failed: u64,
+    /// Records refused by workers for a cause, in verified slots.
+    pub refused: u64,
+}

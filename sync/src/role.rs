@@ -1,0 +1,390 @@
+//! Who is active for a VRF: a pure machine per VRF, stepped by the thread that may write
+//! [`dataplane::role::Roles`], and by nobody else.
+//!
+//! Born in [`Role::Fault`] with no term. Leaves it when every configured peer has been imported from, was found
+//! without a term too, or has been silent for the boot wait. From then on a declared table decides between
+//! backup and master. Taking the active role raises the term; a live peer with a higher term demotes.
+
+use core::time::Duration;
+
+use dataplane::delta::Term;
+use dataplane::role::Role;
+use dataplane::time::Instant;
+use serde::{Deserialize, Serialize};
+
+use crate::board::PeerVrf;
+
+/// What configuration or an operator wants of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desire {
+    /// Stand by.
+    Backup,
+    /// Be active when nobody else is: the configured `state = "master"`, and what is left of an order once it
+    /// has been carried out. Were an order kept for ever, two ordered nodes would demote one another in turn.
+    Preferred,
+    /// Take over from whoever is active: `set … state master` at run time.
+    Ordered,
+}
+
+/// What a peer looks like from here, joined over all connections by [`crate::board::Board::view`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its VRF; none while no live connection has said anything about it.
+    pub vrf: Option<PeerVrf>,
+    /// Its node id; 0 while unknown.
+    pub node: u8,
+    /// Slot count S of the VRF.
+    pub slots: u32,
+    /// Slots imported from it on the connections that are up.
+    pub verified: u32,
+    /// Slots it has verified of ours.
+    pub exported: u32,
+    /// Our lanes that are up, control lane included.
+    pub clients_up: u32,
+    /// Our lanes.
+    pub clients_total: u32,
+    /// Its lanes that are up here.
+    pub locals_up: u32,
+    /// Its lanes, as it said itself; 0 while unknown.
+    pub locals_total: u32,
+}
+
+impl PeerView {
+    /// Whether the peer holds state of the VRF that this node, at `own`, lacks. An equal term belongs to its
+    /// owner: the other node imports.
+    #[must_use]
+    pub fn importing(&self, own: Term) -> bool {
+        self.vrf.is_some_and(|v| outranks(v.term, self.node, own)) && self.verified < self.slots
+    }
+}
+
+/// Direction of replication (sync/PROTOCOL.md R-30): whether state flows from the holder of `theirs`, which is
+/// node `node`, to the holder of `own`.
+#[must_use]
+pub fn outranks(theirs: Term, node: u8, own: Term) -> bool {
+    theirs > own || (theirs == own && theirs != Term::NONE && theirs.node() == node)
+}
+
+/// The one thing that keeps a node from being what it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Booted, and a configured peer has not been heard yet.
+    WaitingForPeer,
+    /// A peer's slots are being imported.
+    ImportUnfinished,
+    /// Ordered to be master, but a live peer's slots are still being imported.
+    MasterPending,
+    /// Prefers to be master, but a peer is.
+    PeerActive,
+    /// A peer with a higher term took over.
+    Outranked,
+    /// A must-equal section of the configuration, or the slot count, differs from the peer's.
+    ConfigDiffers,
+    /// Not every lane is up.
+    LanesDown,
+}
+
+impl Cause {
+    /// One line for operators.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::WaitingForPeer => "booted; waiting for a peer to answer",
+            Self::ImportUnfinished => "importing from a peer",
+            Self::MasterPending => "master ordered; import from a live peer unfinished",
+            Self::PeerActive => "prefers master; a peer is active",
+            Self::Outranked => "demoted by a peer with a higher term",
+            Self::ConfigDiffers => "configuration differs from the peer's in a section that must be equal",
+            Self::LanesDown => "not every sync lane is up",
+        }
+    }
+}
+
+/// The peers of a VRF in one word: the first that applies, from top to bottom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Situation {
+    /// A live peer holds state that this node lacks.
+    Importing,
+    /// A peer has not been heard since boot, and the boot wait is not over.
+    Waiting,
+    /// A peer was heard and is gone, less than the boot wait ago.
+    Lost,
+    /// A live peer is master.
+    Active,
+    /// Nobody is in the way.
+    Free,
+}
+
+/// What the table says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Row {
+    role: Role,
+    desire: Option<Desire>,
+    situation: Option<Situation>,
+    next: Role,
+    cause: Option<Cause>,
+}
+
+const fn row(
+    role: Role,
+    desire: Option<Desire>,
+    situation: Option<Situation>,
+    next: Role,
+    cause: Option<Cause>,
+) -> Row {
+    Row {
+        role,
+        desire,
+        situation,
+        next,
+        cause,
+    }
+}
+
+/// The machine: the first row that matches decides; a missing desire or situation matches every one. A row that
+/// leaves fault is followed by one for backup in the same step.
+const TABLE: &[Row] = &{
+    use Desire::{Backup as WantBackup, Ordered, Preferred};
+    use Role::{Backup, Fault, Master};
+    use Situation::{Active, Importing, Lost, Waiting};
+    [
+        row(
+            Fault,
+            Some(Ordered),
+            Some(Importing),
+            Fault,
+            Some(Cause::MasterPending),
+        ),
+        row(Fault, None, Some(Importing), Fault, Some(Cause::ImportUnfinished)),
+        row(Fault, None, Some(Waiting), Fault, Some(Cause::WaitingForPeer)),
+        // A peer that died in the middle of the import overrides at once, if an operator says so.
+        row(Fault, Some(Ordered), Some(Lost), Backup, None),
+        row(Fault, None, Some(Lost), Fault, Some(Cause::WaitingForPeer)),
+        row(Fault, None, None, Backup, None),
+        row(
+            Backup,
+            Some(Ordered),
+            Some(Importing),
+            Backup,
+            Some(Cause::MasterPending),
+        ),
+        row(
+            Backup,
+            None,
+            Some(Importing),
+            Backup,
+            Some(Cause::ImportUnfinished),
+        ),
+        row(Backup, Some(WantBackup), None, Backup, None),
+        row(
+            Backup,
+            Some(Preferred),
+            Some(Active),
+            Backup,
+            Some(Cause::PeerActive),
+        ),
+        row(Backup, None, None, Master, None),
+        row(Master, None, Some(Importing), Backup, Some(Cause::Outranked)),
+        row(Master, Some(WantBackup), None, Backup, None),
+        row(Master, None, None, Master, None),
+    ]
+};
+
+fn decide(role: Role, desire: Desire, situation: Situation) -> (Role, Option<Cause>) {
+    TABLE
+        .iter()
+        .find(|r| {
+            r.role == role
+                && r.desire.is_none_or(|d| d == desire)
+                && r.situation.is_none_or(|s| s == situation)
+        })
+        .map_or((role, None), |r| (r.next, r.cause))
+}
+
+/// What a step decided. The caller stores role and term into [`dataplane::role::Roles`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// Role.
+    pub role: Role,
+    /// Term.
+    pub term: Term,
+    /// Whether a take-over would lose nothing that is known of. Of interest for backups only.
+    pub ready: bool,
+    /// What is in the way, if anything.
+    pub cause: Option<Cause>,
+}
+
+/// One VRF's role.
+#[derive(Debug, Clone)]
+pub struct RoleMachine {
+    node: u8,
+    boot_wait: Duration,
+    desire: Desire,
+    role: Role,
+    term: Term,
+    seen: Term,
+    heard: Vec<Heard>,
+}
+
+/// When a peer last said something about the VRF.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    ever: bool,
+    last: Instant,
+}
+
+impl RoleMachine {
+    /// A VRF of node `node` that has just booted. Without an HA group (`grouped` is false) it is
+    /// [`Role::Alone`] for ever.
+    #[must_use]
+    pub fn new(
+        node: u8,
+        grouped: bool,
+        desire: Desire,
+        peers: usize,
+        boot_wait: Duration,
+        now: Instant,
+    ) -> Self {
+        let role = if grouped { Role::Fault } else { Role::Alone };
+        let heard = vec![
+            Heard {
+                ever: false,
+                last: now
+            };
+            peers
+        ];
+        Self {
+            node,
+            boot_wait,
+            desire,
+            role,
+            term: Term::NONE,
+            seen: Term::NONE,
+            heard,
+        }
+    }
+
+    /// An order at run time.
+    pub fn order(&mut self, desire: Desire) {
+        let done = desire == Desire::Ordered && self.role == Role::Master;
+        self.desire = if done { Desire::Preferred } else { desire };
+    }
+
+    /// What is wanted at present.
+    #[must_use]
+    pub const fn desire(&self) -> Desire {
+        self.desire
+    }
+
+    /// Present role and term.
+    #[must_use]
+    pub const fn current(&self) -> (Role, Term) {
+        (self.role, self.term)
+    }
+
+    /// Looks at the peers, in the order given at creation, and decides.
+    pub fn step(&mut self, now: Instant, peers: &[PeerView]) -> Decision {
+        if self.role == Role::Alone {
+            return Decision {
+                role: Role::Alone,
+                term: self.term,
+                ready: true,
+                cause: None,
+            };
+        }
+        self.listen(now, peers);
+        let (mut next, mut cause) = decide(self.role, self.desire, self.situation(now, peers));
+        if self.role == Role::Fault && next == Role::Backup {
+            self.role = Role::Backup;
+            self.adopt(peers);
+            (next, cause) = decide(Role::Backup, self.desire, self.situation(now, peers));
+        }
+        if next == Role::Master && self.role != Role::Master {
+            self.term = self.seen.max(self.term).next_of(self.node);
+            self.desire = if self.desire == Desire::Ordered {
+                Desire::Preferred
+            } else {
+                self.desire
+            };
+        }
+        self.role = next;
+        if self.role == Role::Backup {
+            self.adopt(peers);
+        }
+        self.seen = self.seen.max(self.term);
+        let cause = self.cause(cause, peers);
+        let ready = self.role == Role::Master || (self.role == Role::Backup && is_ready(cause));
+        Decision {
+            role: self.role,
+            term: self.term,
+            ready,
+            cause,
+        }
+    }
+
+    fn listen(&mut self, now: Instant, peers: &[PeerView]) {
+        for (heard, vrf) in self
+            .heard
+            .iter_mut()
+            .zip(peers)
+            .filter_map(|(h, p)| Some((h, p.vrf?)))
+        {
+            *heard = Heard {
+                ever: true,
+                last: now,
+            };
+            self.seen = self.seen.max(vrf.term);
+        }
+    }
+
+    fn situation(&self, now: Instant, peers: &[PeerView]) -> Situation {
+        let quiet = |ever: bool| {
+            self.heard
+                .iter()
+                .zip(peers)
+                .any(|(h, p)| p.vrf.is_none() && h.ever == ever && now.since(h.last) < self.boot_wait)
+        };
+        if peers.iter().any(|p| p.importing(self.term)) {
+            Situation::Importing
+        } else if quiet(false) {
+            Situation::Waiting
+        } else if quiet(true) {
+            Situation::Lost
+        } else if peers
+            .iter()
+            .any(|p| p.vrf.is_some_and(|v| v.role == Role::Master))
+        {
+            Situation::Active
+        } else {
+            Situation::Free
+        }
+    }
+
+    /// A node out of fault takes over the highest term of a live peer. In fault it must not: with the term of
+    /// its own former reign an empty node would become the sender of the state it lacks.
+    fn adopt(&mut self, peers: &[PeerView]) {
+        for vrf in peers.iter().filter_map(|p| p.vrf) {
+            self.term = self.term.max(vrf.term);
+        }
+    }
+
+    /// A difference in configuration explains an import that never ends, and a missing lane one that is slow.
+    fn cause(&self, decided: Option<Cause>, peers: &[PeerView]) -> Option<Cause> {
+        let differs = peers.iter().any(|p| p.vrf.is_some_and(|v| !v.equal));
+        let lanes = peers
+            .iter()
+            .any(|p| p.clients_up < p.clients_total || p.locals_up < p.locals_total || p.locals_total == 0);
+        match decided {
+            None | Some(Cause::ImportUnfinished | Cause::PeerActive) if differs => Some(Cause::ConfigDiffers),
+            None if lanes => Some(Cause::LanesDown),
+            other => other,
+        }
+    }
+}
+
+/// Preferring to be master is not a defect of a standby; everything else is.
+const fn is_ready(cause: Option<Cause>) -> bool {
+    matches!(cause, None | Some(Cause::PeerActive))
+}
