@@ -1,3 +1,9 @@
-//! Edges.
+//! The edges: everything that touches DPDK, the clock, threads, sockets and the kernel. The packet path
+//! (`dataplane`) and the delta path (`state_sync`) are driven from here and know none of it.
 
+pub mod clock;
+pub mod dpdk;
 pub mod ipc;
+pub mod machine;
+pub mod plan;
+pub mod thread;

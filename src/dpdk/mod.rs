@@ -1,0 +1,48 @@
+//! DPDK, and every `unsafe` line of the project.
+//!
+//! # Life
+//!
+//! [`Eal::start`] (once per process, on the thread that becomes the main lcore) → [`Mempool::create`] →
+//! [`PortSet::open`] → [`PortSet::split`] hands each worker its [`Ports`] → [`Eal::launch`] runs the workers
+//! → workers end and drop their `Ports` → [`Eal::stop`] drains, closes, checks that every mbuf came home,
+//! and ends the EAL. Whoever drops the [`Eal`] without stopping leaves everything to the end of the process.
+//!
+//! # Who owns an mbuf when
+//!
+//! 1. An mbuf in the pool, in a receive queue or in a transmit queue belongs to DPDK. No Rust value names it.
+//! 2. `rx` and `alloc` move it to exactly one [`Mbuf`]; nothing else refers to it (reference count 1,
+//!    one segment; frames in several segments are freed and counted before anybody sees them). Whoever has
+//!    the `Mbuf` may read and write its frame; handing it to another worker is an ordinary move.
+//! 3. Dropping the `Mbuf`, or `free` of a burst, returns it to the pool.
+//! 4. `tx` takes the mbufs that the port accepted back into DPDK's hands: their `Mbuf`s are gone without
+//!    having been dropped. What the port did not accept is freed in the same call. No handle survives `tx`.
+//!
+//! # What makes the calls sound
+//!
+//! - A receive or transmit queue is not thread safe: [`PortSet::split`] gives every queue to at most one
+//!   [`Ports`], which can be moved but not shared.
+//! - A port is closed, and a pool freed, only by [`Eal::stop`], which first proves by reference counts that
+//!   no `Ports` is left and by the pool's own count that no `Mbuf` is left; otherwise it leaves them be.
+//! - mbuf fields are read from Rust at offsets that `shim.c` asserts against the installed headers.
+#![expect(unsafe_code, reason = "the one folder that may call C")]
+
+mod sys;
+
+pub mod device;
+pub mod eal;
+pub mod error;
+pub mod mbuf;
+pub mod mempool;
+pub mod port;
+pub mod queues;
+pub mod stats;
+pub mod tsc;
+
+pub use device::Device;
+pub use eal::{Eal, EalError, EalOptions, EalStopped, Memory, WorkerHandle};
+pub use error::Errno;
+pub use mbuf::Mbuf;
+pub use mempool::{Mempool, PoolError};
+pub use port::{Link, PortConfig, PortError, PortSet};
+pub use queues::{PortCounters, Ports};
+pub use stats::PortStats;

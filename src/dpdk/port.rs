@@ -1,0 +1,537 @@
+//! The ports of the data process: found by name after the EAL's start, configured, started, described to the
+//! agent (MAC, link, counters) while the workers poll their queues, and closed by `Eal::stop`.
+
+use std::cell::Cell;
+use std::ffi::CString;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use dataplane::io::{BURST, PortId, RxQueue};
+use thiserror::Error;
+
+use super::error::Errno;
+use super::mempool::Pool;
+use super::queues::{Lane, PortCounters, Ports};
+use super::{Device, Eal, Mempool, sys};
+
+/// Ethernet header and two VLAN tags, on top of the MTU.
+const FRAME_OVERHEAD: u16 = 14 + 2 * 4;
+/// Receive queues of a port that a worker's bit mask can name.
+const RX_QUEUES_MAX: u16 = 64;
+/// Rounds after which draining a queue that keeps filling gives up.
+const DRAIN_ROUNDS: usize = 4096;
+
+/// A port as the configuration wants it.
+#[derive(Debug, Clone)]
+pub struct PortConfig {
+    /// Name in the configuration.
+    pub name: String,
+    /// Device behind it.
+    pub device: Device,
+    /// Receive queues, 1 to 64, spread by RSS where the device can.
+    pub rx_queues: u16,
+    /// Bytes of a frame behind its Ethernet header.
+    pub mtu: u16,
+    /// Descriptors of each queue; the driver may round.
+    pub descriptors: u16,
+}
+
+/// A device that the EAL found no port for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingPort {
+    /// Name in the configuration.
+    pub name: String,
+    /// Its device.
+    pub device: String,
+    /// The likely cause.
+    pub hint: String,
+}
+
+impl fmt::Display for MissingPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "port {}: device {} was not found: {}",
+            self.name, self.device, self.hint
+        )
+    }
+}
+
+/// Why the ports can't be used.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PortError {
+    /// Every configured port that DPDK did not find.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Missing(Vec<MissingPort>),
+    /// More queues than the device has.
+    #[error("port {port}: {wanted} {kind} queues are needed, the device offers {offered}{}", queue_hint(.kind))]
+    Queues {
+        /// Name in the configuration.
+        port: String,
+        /// `receive` or `transmit`.
+        kind: &'static str,
+        /// Needed: for transmit, one per worker.
+        wanted: u16,
+        /// Offered by the device.
+        offered: u16,
+    },
+    /// A frame of this MTU fits neither an mbuf nor, perhaps, the device.
+    #[error("port {port}: MTU {mtu} is too large, {most} is possible")]
+    Mtu {
+        /// Name in the configuration.
+        port: String,
+        /// Asked for.
+        mtu: u16,
+        /// Possible.
+        most: u16,
+    },
+    /// A step of bringing the port up failed.
+    #[error("port {port}: {step}: {cause}")]
+    Setup {
+        /// Name in the configuration.
+        port: String,
+        /// What was tried.
+        step: &'static str,
+        /// DPDK's answer.
+        cause: Errno,
+    },
+    /// The queues were already handed out.
+    #[error("the queues were already handed out")]
+    AlreadySplit,
+    /// More workers than transmit queues were set up for.
+    #[error("{workers} workers, but the ports were opened for {most}")]
+    TooManyWorkers {
+        /// Asked for.
+        workers: usize,
+        /// Opened for.
+        most: u16,
+    },
+    /// A queue that does not exist or was given to two workers.
+    #[error("receive queue {queue} of port {port} does not exist or has two owners")]
+    Queue {
+        /// Index of the port.
+        port: u16,
+        /// Number of the queue.
+        queue: u16,
+    },
+}
+
+fn queue_hint(kind: &str) -> &'static str {
+    if kind == "transmit" {
+        " (one per worker; af_packet: qpairs=)"
+    } else {
+        ""
+    }
+}
+
+/// State of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Frames can pass.
+    pub up: bool,
+    /// Mbit/s, when the device knows.
+    pub speed_mbps: Option<u32>,
+}
+
+/// All ports of a configuration, opened and started. [`PortId`] is the index in the configuration.
+/// The agent keeps it; dropping it leaves the ports running until the process ends.
+#[derive(Debug)]
+pub struct PortSet {
+    ports: Vec<OpenPort>,
+    pool: Arc<Pool>,
+    workers: u16,
+    split: bool,
+    alive: Arc<()>,
+    // DPDK's port calls other than rx and tx are not thread safe.
+    not_sync: PhantomData<Cell<()>>,
+}
+
+#[derive(Debug)]
+struct OpenPort {
+    name: String,
+    id: u16,
+    mac: [u8; 6],
+    mtu: u16,
+    rx_queues: u16,
+    rss: bool,
+}
+
+impl PortSet {
+    /// Finds, configures and starts every port, in the order of `configs`, promiscuous, with one transmit
+    /// queue for each of `workers`.
+    ///
+    /// # Errors
+    /// Names every port that is missing, or the first that can't be set up; those already started are
+    /// closed again.
+    pub fn open(_eal: &Eal, pool: &Mempool, configs: &[PortConfig], workers: u16) -> Result<Self, PortError> {
+        let mut ids = Vec::new();
+        let mut missing = Vec::new();
+        for config in configs {
+            match find(&config.device) {
+                Some(id) => ids.push(id),
+                None => missing.push(MissingPort {
+                    name: config.name.clone(),
+                    device: config.device.to_string(),
+                    hint: hint(&config.device),
+                }),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(PortError::Missing(missing));
+        }
+        let mut set = Self {
+            ports: Vec::new(),
+            pool: Arc::clone(pool.shared()),
+            workers,
+            split: false,
+            alive: Arc::new(()),
+            not_sync: PhantomData,
+        };
+        for (config, id) in configs.iter().zip(ids) {
+            match bring_up(&set.pool, config, id, workers) {
+                Ok(port) => set.ports.push(port),
+                Err(error) => {
+                    // The first error is the one to report.
+                    let _ = set.close();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(set)
+    }
+
+    /// Hands every worker its receive queues (`assignment[worker]`) and a transmit queue on each port.
+    ///
+    /// # Errors
+    /// When queues were handed out before, don't exist, or have two owners; then nothing is handed out.
+    pub fn split(&mut self, assignment: &[Vec<RxQueue>]) -> Result<Vec<Ports>, PortError> {
+        if self.split {
+            return Err(PortError::AlreadySplit);
+        }
+        if assignment.len() > usize::from(self.workers) {
+            return Err(PortError::TooManyWorkers {
+                workers: assignment.len(),
+                most: self.workers,
+            });
+        }
+        let mut taken = vec![0_u64; self.ports.len()];
+        let mut all = Vec::new();
+        for (worker, queues) in (0_u16..).zip(assignment) {
+            let mut lanes: Vec<Lane> = self.ports.iter().map(|port| port.lane(worker)).collect();
+            for rx in queues {
+                let known = self
+                    .ports
+                    .get(rx.port.index())
+                    .is_some_and(|port| rx.queue < port.rx_queues);
+                let bit = 1_u64.checked_shl(u32::from(rx.queue)).unwrap_or(0);
+                if !known || taken[rx.port.index()] & bit != 0 {
+                    return Err(PortError::Queue {
+                        port: rx.port.0,
+                        queue: rx.queue,
+                    });
+                }
+                taken[rx.port.index()] |= bit;
+                lanes[rx.port.index()].rx_mask |= bit;
+            }
+            all.push(Ports::new(
+                lanes,
+                queues.clone(),
+                Arc::clone(&self.pool),
+                Arc::clone(&self.alive),
+            ));
+        }
+        self.split = true;
+        Ok(all)
+    }
+
+    /// Number of ports.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Whether there is no port.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+    }
+
+    /// The port's MAC address. On `net_af_packet` frames with this source are the kernel's own, going out.
+    #[must_use]
+    pub fn mac(&self, port: PortId) -> Option<[u8; 6]> {
+        self.ports.get(port.index()).map(|port| port.mac)
+    }
+
+    /// Bytes of a frame behind its Ethernet header.
+    #[must_use]
+    pub fn mtu(&self, port: PortId) -> Option<u16> {
+        self.ports.get(port.index()).map(|port| port.mtu)
+    }
+
+    /// Whether the device spreads packets over its queues by hash.
+    #[must_use]
+    pub fn has_rss(&self, port: PortId) -> bool {
+        self.ports.get(port.index()).is_some_and(|port| port.rss)
+    }
+
+    /// The link now; none for an unknown port or a device that can't tell.
+    #[must_use]
+    pub fn link(&self, port: PortId) -> Option<Link> {
+        let id = self.id(port)?;
+        let (mut up, mut speed) = (false, 0);
+        // SAFETY: the port is open; DPDK fills both values.
+        let code = unsafe { sys::twinpath_link(id, &raw mut up, &raw mut speed) };
+        Errno::check(code).ok()?;
+        Some(Link {
+            up,
+            speed_mbps: (speed != 0 && speed != u32::MAX).then_some(speed),
+        })
+    }
+
+    /// DPDK's number of a port.
+    pub(super) fn id(&self, port: PortId) -> Option<u16> {
+        self.ports.get(port.index()).map(|port| port.id)
+    }
+
+    /// Workers that still hold queues.
+    pub(super) fn handles(&self) -> usize {
+        Arc::strong_count(&self.alive) - 1
+    }
+
+    /// Frees what the receive queues hold: with a loopback device, packets already sent sit there. Only to be
+    /// called when no worker holds queues.
+    pub(super) fn drain(&self) -> u64 {
+        let all = self
+            .ports
+            .iter()
+            .flat_map(|port| (0..port.rx_queues).map(move |queue| (port, queue)));
+        all.map(|(port, queue)| port.drain(queue)).sum()
+    }
+
+    /// Stops and closes every port, all of them even if one fails. Only to be called when no worker holds
+    /// queues. Gives the name of the first port that failed.
+    pub(super) fn close(self) -> Result<(), (String, Errno)> {
+        let mut outcome = Ok(());
+        for port in self.ports {
+            let closed = stop_and_close(port.id).map_err(|cause| (port.name, cause));
+            outcome = outcome.and(closed);
+        }
+        outcome
+    }
+}
+
+impl OpenPort {
+    fn lane(&self, worker: u16) -> Lane {
+        Lane {
+            id: self.id,
+            rx_mask: 0,
+            tx_queue: worker,
+            frame_max: self.mtu.saturating_add(FRAME_OVERHEAD),
+            counters: PortCounters::default(),
+        }
+    }
+
+    fn drain(&self, queue: u16) -> u64 {
+        let mut drained = 0;
+        for _ in 0..DRAIN_ROUNDS {
+            let mut room = ArrayVec::<*mut sys::rte_mbuf, BURST>::from([core::ptr::null_mut(); BURST]);
+            #[expect(clippy::cast_possible_truncation, reason = "BURST fits u16, see queues.rs")]
+            // SAFETY: room for BURST pointers; no worker polls the queue any more.
+            let count = unsafe { sys::twinpath_rx_burst(self.id, queue, room.as_mut_ptr(), BURST as u16) };
+            if count == 0 {
+                break;
+            }
+            // SAFETY: the driver gave us these live mbufs, and nothing else owns them.
+            unsafe { sys::rte_pktmbuf_free_bulk(room.as_mut_ptr(), u32::from(count)) };
+            drained += u64::from(count);
+        }
+        drained
+    }
+}
+
+fn find(device: &Device) -> Option<u16> {
+    let name = CString::new(device.name()).ok()?;
+    let mut id = 0;
+    // SAFETY: a zero-terminated name and room for the answer.
+    let code = unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut id) };
+    (code == 0).then_some(id)
+}
+
+/// What most often keeps DPDK from creating a port.
+fn hint(device: &Device) -> String {
+    if device.is_pci() {
+        return "is the device there, and bound to a driver that DPDK can use (vfio-pci)?".to_owned();
+    }
+    match device
+        .argument("iface")
+        .filter(|_| !device.name().starts_with("net_tap"))
+    {
+        Some(iface) if !std::path::Path::new("/sys/class/net").join(iface).exists() => {
+            format!("there is no interface {iface} in this network namespace")
+        }
+        _ => "its driver refused it (see DPDK's message above; log level info says more)".to_owned(),
+    }
+}
+
+fn stop_and_close(id: u16) -> Result<(), Errno> {
+    // SAFETY: the port was opened by `bring_up`, and no worker holds its queues.
+    let stopped = Errno::check(unsafe { sys::rte_eth_dev_stop(id) });
+    // SAFETY: as above; the id is not used afterwards.
+    let closed = Errno::check(unsafe { sys::rte_eth_dev_close(id) });
+    stopped.and(closed).map(drop)
+}
+
+/// Configures and starts one port.
+fn bring_up(pool: &Pool, config: &PortConfig, id: u16, workers: u16) -> Result<OpenPort, PortError> {
+    let fail = |step| {
+        move |cause| PortError::Setup {
+            port: config.name.clone(),
+            step,
+            cause,
+        }
+    };
+    let info = info(id).map_err(fail("reading its abilities"))?;
+    check_limits(config, &info, workers)?;
+    let rss_flags = info.flow_type_rss_offloads & sys::TWINPATH_RSS_WANTED;
+    let rss = config.rx_queues > 1 && rss_flags != 0;
+
+    let mut conf = sys::rte_eth_conf::default();
+    conf.rxmode.mtu = u32::from(config.mtu);
+    if rss {
+        conf.rxmode.mq_mode = sys::TWINPATH_MQ_RX_RSS;
+        conf.rx_adv_conf.rss_conf.rss_hf = rss_flags;
+    }
+    // Allowed because all packets come from one pool and have one reference.
+    conf.txmode.offloads = info.tx_offload_capa & sys::TWINPATH_TX_FAST_FREE;
+    // SAFETY: the port exists and is not started; DPDK copies the configuration.
+    let code = unsafe { sys::rte_eth_dev_configure(id, config.rx_queues, workers, &raw const conf) };
+    Errno::check(code).map_err(fail("configuring it"))?;
+
+    set_up_queues(pool, config, id, workers, &info, conf.txmode.offloads)?;
+    set_mtu(id, config.mtu).map_err(fail("setting its MTU"))?;
+    // SAFETY: the port is configured and every queue is set up.
+    Errno::check(unsafe { sys::rte_eth_dev_start(id) }).map_err(fail("starting it"))?;
+    let started = promiscuous(id).and_then(|()| read_mac(id));
+    let mac = match started {
+        Ok(mac) => mac,
+        Err(cause) => {
+            // The first error is the one to report.
+            let _ = stop_and_close(id);
+            return Err(fail("promiscuous mode or MAC address")(cause));
+        }
+    };
+    let (name, mtu, rx_queues) = (config.name.clone(), config.mtu, config.rx_queues);
+    Ok(OpenPort {
+        name,
+        id,
+        mac,
+        mtu,
+        rx_queues,
+        rss,
+    })
+}
+
+fn info(id: u16) -> Result<sys::rte_eth_dev_info, Errno> {
+    let mut info = sys::rte_eth_dev_info::default();
+    // SAFETY: the port exists; DPDK fills the structure.
+    Errno::check(unsafe { sys::rte_eth_dev_info_get(id, &raw mut info) })?;
+    Ok(info)
+}
+
+fn check_limits(config: &PortConfig, info: &sys::rte_eth_dev_info, workers: u16) -> Result<(), PortError> {
+    let (rx_most, tx_most) = (info.max_rx_queues.min(RX_QUEUES_MAX), info.max_tx_queues);
+    for (kind, wanted, offered) in [
+        ("receive", config.rx_queues, rx_most),
+        ("transmit", workers, tx_most),
+    ] {
+        if wanted == 0 || wanted > offered {
+            return Err(PortError::Queues {
+                port: config.name.clone(),
+                kind,
+                wanted,
+                offered,
+            });
+        }
+    }
+    let room = super::mempool::ROOM_DEFAULT - super::mempool::HEADROOM - FRAME_OVERHEAD;
+    let device = if info.max_mtu == 0 { u16::MAX } else { info.max_mtu };
+    let most = room.min(device);
+    if config.mtu > most {
+        return Err(PortError::Mtu {
+            port: config.name.clone(),
+            mtu: config.mtu,
+            most,
+        });
+    }
+    Ok(())
+}
+
+fn set_up_queues(
+    pool: &Pool,
+    config: &PortConfig,
+    id: u16,
+    workers: u16,
+    info: &sys::rte_eth_dev_info,
+    tx_offloads: u64,
+) -> Result<(), PortError> {
+    let fail = |step| {
+        move |cause| PortError::Setup {
+            port: config.name.clone(),
+            step,
+            cause,
+        }
+    };
+    let (mut rx_count, mut tx_count) = (config.descriptors, config.descriptors);
+    // SAFETY: the port is configured; DPDK rounds both numbers in place.
+    let code = unsafe { sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &raw mut rx_count, &raw mut tx_count) };
+    Errno::check(code).map_err(fail("choosing descriptors"))?;
+    let rx = info.default_rxconf;
+    let mut tx = info.default_txconf;
+    tx.offloads = tx_offloads;
+    for queue in 0..config.rx_queues {
+        // SAFETY: the port is configured with this queue; the pool outlives the port (Eal::stop's order).
+        let code = unsafe {
+            sys::rte_eth_rx_queue_setup(id, queue, rx_count, ANY_SOCKET, &raw const rx, pool.raw())
+        };
+        Errno::check(code).map_err(fail("setting up a receive queue"))?;
+    }
+    for queue in 0..workers {
+        // SAFETY: the port is configured with this queue.
+        let code = unsafe { sys::rte_eth_tx_queue_setup(id, queue, tx_count, ANY_SOCKET, &raw const tx) };
+        Errno::check(code).map_err(fail("setting up a transmit queue"))?;
+    }
+    Ok(())
+}
+
+/// `SOCKET_ID_ANY`.
+const ANY_SOCKET: u32 = u32::MAX;
+
+/// Tells the driver the MTU unless it has it already: many vdevs can't change it.
+fn set_mtu(id: u16, mtu: u16) -> Result<(), Errno> {
+    let mut now = 0;
+    // SAFETY: the port exists; DPDK fills the number.
+    Errno::check(unsafe { sys::rte_eth_dev_get_mtu(id, &raw mut now) })?;
+    if now == mtu {
+        return Ok(());
+    }
+    // SAFETY: the port is configured and stopped.
+    Errno::check(unsafe { sys::rte_eth_dev_set_mtu(id, mtu) }).map(drop)
+}
+
+/// Virtual MAC addresses come and go, so every frame is taken. Devices without the notion take all anyway.
+fn promiscuous(id: u16) -> Result<(), Errno> {
+    // SAFETY: the port is started.
+    match Errno::check(unsafe { sys::rte_eth_promiscuous_enable(id) }) {
+        Ok(_) | Err(Errno(libc::ENOTSUP)) => Ok(()),
+        Err(cause) => Err(cause),
+    }
+}
+
+fn read_mac(id: u16) -> Result<[u8; 6], Errno> {
+    let mut mac = sys::rte_ether_addr::default();
+    // SAFETY: the port exists; DPDK fills the address.
+    Errno::check(unsafe { sys::rte_eth_macaddr_get(id, &raw mut mac) })?;
+    Ok(mac.addr_bytes)
+}

@@ -1,0 +1,191 @@
+//! One worker's queues: its receive queues on some ports and one transmit queue on each. Born in
+//! `PortSet::split`, moved into the worker's job, dropped when the worker ends, which `Eal::stop` waits for.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use dataplane::io::{BURST, Burst, Io, PortId, RxQueue};
+
+use super::mempool::Pool;
+use super::{Mbuf, sys};
+
+/// What one worker counted on one port beyond what the packet path counts itself.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Frames handed to the packet path.
+    pub rx_packets: u64,
+    /// Frames freed because they came in several segments.
+    pub rx_segmented: u64,
+    /// Frames freed because they were longer than MTU, Ethernet header and two VLAN tags.
+    pub rx_too_long: u64,
+    /// Frames the port accepted.
+    pub tx_packets: u64,
+    /// Frames the port did not accept, freed.
+    pub tx_refused: u64,
+}
+
+/// One worker's queue handles, by port.
+#[derive(Debug)]
+pub struct Ports {
+    lanes: Vec<Lane>,
+    rx_queues: Vec<RxQueue>,
+    pool: Arc<Pool>,
+    alloc_failed: u64,
+    // Its count tells Eal::stop whether a worker still has queues.
+    _alive: Arc<()>,
+}
+
+/// What a worker may do on one port.
+#[derive(Debug)]
+pub(super) struct Lane {
+    /// DPDK's number of the port.
+    pub(super) id: u16,
+    /// Receive queues of this worker, as bits.
+    pub(super) rx_mask: u64,
+    /// The transmit queue that is this worker's alone.
+    pub(super) tx_queue: u16,
+    /// Longest frame to take.
+    pub(super) frame_max: u16,
+    pub(super) counters: PortCounters,
+}
+
+const BURST_U16: u16 = {
+    assert!(BURST <= u16::MAX as usize);
+    #[expect(clippy::cast_possible_truncation, reason = "asserted above")]
+    {
+        BURST as u16
+    }
+};
+
+impl Ports {
+    pub(super) const fn new(
+        lanes: Vec<Lane>,
+        rx_queues: Vec<RxQueue>,
+        pool: Arc<Pool>,
+        alive: Arc<()>,
+    ) -> Self {
+        Self {
+            lanes,
+            rx_queues,
+            pool,
+            alloc_failed: 0,
+            _alive: alive,
+        }
+    }
+
+    /// The receive queues to poll, in order.
+    #[must_use]
+    pub fn rx_queues(&self) -> &[RxQueue] {
+        &self.rx_queues
+    }
+
+    /// What this worker counted on a port.
+    #[must_use]
+    pub fn counters(&self, port: PortId) -> Option<PortCounters> {
+        self.lanes.get(port.index()).map(|lane| lane.counters)
+    }
+
+    /// How often `alloc` found the pool empty.
+    #[must_use]
+    pub const fn alloc_failed(&self) -> u64 {
+        self.alloc_failed
+    }
+}
+
+impl Io for Ports {
+    type Packet = Mbuf;
+
+    fn rx(&mut self, queue: RxQueue, into: &mut Burst<Mbuf>) {
+        into.clear();
+        let Some(lane) = self.lanes.get_mut(queue.port.index()) else {
+            return;
+        };
+        // Polling a queue of another worker would be a data race inside the driver.
+        if u32::from(queue.queue) >= u64::BITS || lane.rx_mask >> queue.queue & 1 == 0 {
+            debug_assert!(false, "{queue:?} belongs to another worker");
+            return;
+        }
+        let room = into.as_mut_ptr().cast::<*mut sys::rte_mbuf>();
+        // SAFETY: an Mbuf is one non-null pointer (asserted in mbuf.rs), `into` is empty and has room for
+        // BURST of them; the queue is this worker's alone and its port is open while `_alive` is held.
+        let count = unsafe { sys::twinpath_rx_burst(lane.id, queue.queue, room, BURST_U16) };
+        // SAFETY: the driver wrote `count` ≤ BURST live mbufs that it no longer refers to.
+        unsafe { into.set_len(usize::from(count.min(BURST_U16))) };
+        lane.keep_well_formed(into);
+    }
+
+    fn tx(&mut self, port: PortId, burst: &mut Burst<Mbuf>) -> usize {
+        let Some(lane) = self.lanes.get_mut(port.index()) else {
+            debug_assert!(false, "{port:?} is not configured");
+            burst.clear();
+            return 0;
+        };
+        let count = burst.len();
+        if count == 0 {
+            return 0;
+        }
+        let first = burst.as_mut_ptr().cast::<*mut sys::rte_mbuf>();
+        // From here on the handles are given up without drop; every mbuf is either the port's or freed below.
+        // SAFETY: shrinking to 0 leaves nothing uninitialised in range; the elements stay in place behind it.
+        unsafe { burst.set_len(0) };
+        #[expect(clippy::cast_possible_truncation, reason = "count ≤ BURST, which fits u16")]
+        // SAFETY: `count` live mbufs owned by us; the transmit queue is this worker's alone.
+        let sent = unsafe { sys::twinpath_tx_burst(lane.id, lane.tx_queue, first, count as u16) };
+        let sent = usize::from(sent).min(count);
+        if sent < count {
+            free_range(first, sent, count);
+        }
+        lane.counters.tx_packets += sent as u64;
+        lane.counters.tx_refused += (count - sent) as u64;
+        sent
+    }
+
+    fn alloc(&mut self) -> Option<Mbuf> {
+        let packet = self.pool.alloc();
+        self.alloc_failed += u64::from(packet.is_none());
+        packet
+    }
+
+    fn free(&mut self, burst: &mut Burst<Mbuf>) {
+        let count = burst.len();
+        if count != 0 {
+            let first = burst.as_mut_ptr().cast::<*mut sys::rte_mbuf>();
+            // SAFETY: shrinking to 0; the elements are freed right below instead of being dropped.
+            unsafe { burst.set_len(0) };
+            free_range(first, 0, count);
+        }
+    }
+}
+
+/// Frees the mbufs `[from, to)` of an array whose handles were given up.
+fn free_range(first: *mut *mut sys::rte_mbuf, from: usize, to: usize) {
+    // SAFETY: callers pass an array of at least `to` pointers.
+    let rest = unsafe { first.add(from) };
+    #[expect(clippy::cast_possible_truncation, reason = "at most BURST")]
+    // SAFETY: each of them is a live mbuf that nothing else owns.
+    unsafe {
+        sys::rte_pktmbuf_free_bulk(rest, (to - from) as u32);
+    }
+}
+
+impl Lane {
+    /// Frees what the packet path can't hold in one piece, and asks for the first line of the others.
+    fn keep_well_formed(&mut self, burst: &mut ArrayVec<Mbuf, BURST>) {
+        let mut all_good = true;
+        for packet in burst.iter() {
+            let head = packet.head();
+            all_good &= head.nb_segs == 1 && head.data_len <= self.frame_max;
+            packet.prefetch();
+        }
+        if !all_good {
+            burst.retain(|packet| {
+                let head = packet.head();
+                let (segmented, too_long) = (head.nb_segs != 1, head.pkt_len > u32::from(self.frame_max));
+                self.counters.rx_segmented += u64::from(segmented);
+                self.counters.rx_too_long += u64::from(!segmented && too_long);
+                !segmented && !too_long
+            });
+        }
+        self.counters.rx_packets += burst.len() as u64;
+    }
+}

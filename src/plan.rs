@@ -1,0 +1,648 @@
+//! Who runs where and polls what: a pure function of the configuration and the machine, computed once before
+//! the EAL starts, printed by `--plan`. Nothing else decides about cores, queues or packet memory.
+
+use std::fmt;
+
+use dataplane::io::{PortId, RxQueue};
+use thiserror::Error;
+
+/// Megabytes the EAL needs besides the packet pool: its own tables, rings and the drivers'.
+const EAL_MB: u64 = 24;
+/// Bytes of an mbuf around its data: the mbuf itself, the pool's header and padding.
+const MBUF_OVERHEAD: u64 = 128 + 64 + 64;
+/// Mbufs that a worker's cache may hold back from everybody else (1.5 times its size).
+const CACHED_PER_WORKER: u64 = 384;
+/// Bytes of process memory of one conntrack with everything that belongs to it, at most.
+const CONNTRACK_BYTES: u64 = 160;
+
+/// Whether packet memory comes from hugepages.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Hugepages {
+    /// If enough of them are free.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+    /// Or don't start.
+    Require,
+}
+
+/// A port, as far as the plan needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanPort {
+    /// Name in the configuration.
+    pub name: String,
+    /// Its vdev string or PCI address, for the rendering.
+    pub device: String,
+    /// Receive queues.
+    pub rx_queues: u16,
+}
+
+/// What the configuration asks for and the machine offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanInput {
+    /// Cores this process may use ([`crate::machine::cores`]).
+    pub cores: Vec<usize>,
+    /// Free hugepages in megabytes ([`crate::machine::hugepages_free_mb`]).
+    pub hugepages_free_mb: u32,
+    /// Worker threads.
+    pub workers: usize,
+    /// Their cores, one each; by default the machine's cores round robin.
+    pub worker_cores: Option<Vec<usize>>,
+    /// Event threads.
+    pub event_threads: usize,
+    /// Their cores, one each; by default the cores the workers leave free, else round robin.
+    pub event_cores: Option<Vec<usize>>,
+    /// Ports in the order of the configuration; [`PortId`] is the index.
+    pub ports: Vec<PlanPort>,
+    /// Packet buffers.
+    pub mbufs: u32,
+    /// Bytes of each buffer, headroom included.
+    pub mbuf_room: u16,
+    /// Descriptors of each queue.
+    pub descriptors: u16,
+    /// Megabytes for the EAL when it runs without hugepages.
+    pub memory_mb: u32,
+    /// Whether to use hugepages.
+    pub hugepages: Hugepages,
+    /// Conntracks over all workers.
+    pub conntracks_max: u64,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// Nothing to run.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// A core that this process can't use.
+    #[error("{what} names core {core}, which this process can't use; it has {}", list(.cores))]
+    NoSuchCore {
+        /// The configuration key.
+        what: &'static str,
+        /// The core.
+        core: usize,
+        /// Those there are.
+        cores: Vec<usize>,
+    },
+    /// A list of cores that does not fit the number of threads.
+    #[error("{what} names {named} cores for {threads} threads")]
+    CoreCount {
+        /// The configuration key.
+        what: &'static str,
+        /// Cores in the list.
+        named: usize,
+        /// Threads to place.
+        threads: usize,
+    },
+    /// The process was given no core.
+    #[error("no core can be used")]
+    NoCores,
+    /// Too many receive queues for one port.
+    #[error("port {port} has {queues} receive queues; 1 to 64 are possible")]
+    RxQueues {
+        /// Its name.
+        port: String,
+        /// As configured.
+        queues: u16,
+    },
+    /// More workers than a port can have transmit queues.
+    #[error("{0} workers are too many")]
+    Workers(usize),
+    /// The pool does not fit the EAL's memory.
+    #[error("{mbufs} mbufs need memory_mb = {needed_mb}, which is {memory_mb}")]
+    Memory {
+        /// Packet buffers.
+        mbufs: u32,
+        /// Megabytes they need, the EAL included.
+        needed_mb: u32,
+        /// As configured.
+        memory_mb: u32,
+    },
+    /// Hugepages are required, and too few are free.
+    #[error("{needed_mb} MB of hugepages are needed, {free_mb} MB are free")]
+    Hugepages {
+        /// Megabytes needed.
+        needed_mb: u32,
+        /// Megabytes free.
+        free_mb: u32,
+    },
+    /// Queues and caches could swallow the whole pool.
+    #[error("{mbufs} mbufs are too few: queues, caches and bursts can hold {needed}")]
+    Mbufs {
+        /// As configured.
+        mbufs: u32,
+        /// The least that keeps packets flowing.
+        needed: u64,
+    },
+}
+
+/// A worker's place and duty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerPlan {
+    /// Core it is pinned to.
+    pub core: usize,
+    /// Queues only it polls; may be empty (it then lives on handed-over packets).
+    pub rx_queues: Vec<RxQueue>,
+}
+
+/// Where packet memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// From hugepages or from ordinary pages.
+    pub huge: bool,
+    /// Megabytes the EAL gets.
+    pub mb: u32,
+    /// Megabytes it needs.
+    pub needed_mb: u32,
+    /// Megabytes that full conntrack tables take from the process's heap.
+    pub conntracks_mb: u32,
+}
+
+/// Who runs where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Core of the main lcore: the agent.
+    pub main_core: usize,
+    /// By worker.
+    pub workers: Vec<WorkerPlan>,
+    /// Core of each event thread.
+    pub event_cores: Vec<usize>,
+    /// Packet memory.
+    pub memory: MemoryPlan,
+    /// As given, for the rendering.
+    pub ports: Vec<PlanPort>,
+    /// As given.
+    pub mbufs: u32,
+}
+
+impl Plan {
+    /// Makes the plan.
+    ///
+    /// # Errors
+    /// When the configuration asks for what the machine does not have.
+    pub fn make(input: &PlanInput) -> Result<Self, PlanError> {
+        check_counts(input)?;
+        let cores = sorted(&input.cores);
+        let worker_cores = place(
+            "worker_cores",
+            input.workers,
+            input.worker_cores.as_deref(),
+            &cores,
+            &cores,
+        )?;
+        let free: Vec<usize> = cores
+            .iter()
+            .copied()
+            .filter(|core| !worker_cores.contains(core))
+            .collect();
+        let spare = if free.is_empty() { &cores } else { &free };
+        let event_cores = place(
+            "event_cores",
+            input.event_threads,
+            input.event_cores.as_deref(),
+            &cores,
+            spare,
+        )?;
+        // The agent sleeps almost always: any core will do, but a polling worker would starve it.
+        let main_core = *spare.last().ok_or(PlanError::NoCores)?;
+        let queues = deal(&input.ports, input.workers);
+        let workers = worker_cores
+            .into_iter()
+            .zip(queues)
+            .map(|(core, rx_queues)| WorkerPlan { core, rx_queues })
+            .collect();
+        let memory = memory(input)?;
+        Ok(Self {
+            main_core,
+            workers,
+            event_cores,
+            memory,
+            ports: input.ports.clone(),
+            mbufs: input.mbufs,
+        })
+    }
+
+    /// The workers' cores, in order.
+    #[must_use]
+    pub fn worker_cores(&self) -> Vec<usize> {
+        self.workers.iter().map(|worker| worker.core).collect()
+    }
+
+    /// The workers' receive queues, in order, as `PortSet::split` takes them.
+    #[must_use]
+    pub fn assignment(&self) -> Vec<Vec<RxQueue>> {
+        self.workers
+            .iter()
+            .map(|worker| worker.rx_queues.clone())
+            .collect()
+    }
+
+    /// Whether some core has to run two threads of ours, so that polling without rest would starve one.
+    #[must_use]
+    pub fn shares_cores(&self) -> bool {
+        let mut all = self.worker_cores();
+        all.extend(&self.event_cores);
+        all.sort_unstable();
+        all.windows(2).any(|pair| pair[0] == pair[1])
+    }
+}
+
+fn check_counts(input: &PlanInput) -> Result<(), PlanError> {
+    for (what, count) in [
+        ("workers", input.workers),
+        ("event_threads", input.event_threads),
+        ("ports", input.ports.len()),
+    ] {
+        if count == 0 {
+            return Err(PlanError::Zero(what));
+        }
+    }
+    if input.workers > 127 {
+        return Err(PlanError::Workers(input.workers));
+    }
+    for port in &input.ports {
+        if port.rx_queues == 0 || port.rx_queues > 64 {
+            return Err(PlanError::RxQueues {
+                port: port.name.clone(),
+                queues: port.rx_queues,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Cores for `threads` threads: those asked for, which must exist, or `default` round robin.
+fn place(
+    what: &'static str,
+    threads: usize,
+    wanted: Option<&[usize]>,
+    cores: &[usize],
+    default: &[usize],
+) -> Result<Vec<usize>, PlanError> {
+    let Some(wanted) = wanted else {
+        if default.is_empty() {
+            return Err(PlanError::NoCores);
+        }
+        return Ok(default.iter().copied().cycle().take(threads).collect());
+    };
+    if wanted.len() != threads {
+        return Err(PlanError::CoreCount {
+            what,
+            named: wanted.len(),
+            threads,
+        });
+    }
+    match wanted.iter().find(|core| !cores.contains(core)) {
+        Some(&core) => Err(PlanError::NoSuchCore {
+            what,
+            core,
+            cores: cores.to_vec(),
+        }),
+        None => Ok(wanted.to_vec()),
+    }
+}
+
+/// Deals queues to workers like cards, through all ports without starting over, so that ports with one queue
+/// each still spread, and ports with a queue per worker line up (equal hash, equal worker).
+fn deal(ports: &[PlanPort], workers: usize) -> Vec<Vec<RxQueue>> {
+    let mut hands = vec![Vec::new(); workers];
+    let all = (0..).map(PortId).zip(ports);
+    let all = all.flat_map(|(port, plan)| (0..plan.rx_queues).map(move |queue| RxQueue { port, queue }));
+    for (index, queue) in all.enumerate() {
+        hands[index % workers].push(queue);
+    }
+    hands
+}
+
+fn memory(input: &PlanInput) -> Result<MemoryPlan, PlanError> {
+    let mbufs = u64::from(input.mbufs);
+    let queues: u64 = input
+        .ports
+        .iter()
+        .map(|port| u64::from(port.rx_queues) + input.workers as u64)
+        .sum();
+    // Descriptors are the drivers' to fill; software devices hold far fewer, so only half is insisted on.
+    let held = queues * u64::from(input.descriptors) / 2 + input.workers as u64 * CACHED_PER_WORKER;
+    if mbufs < held {
+        return Err(PlanError::Mbufs {
+            mbufs: input.mbufs,
+            needed: held,
+        });
+    }
+    let needed_mb = megabytes(mbufs * (u64::from(input.mbuf_room) + MBUF_OVERHEAD)).saturating_add(EAL_MB);
+    let needed_mb = u32::try_from(needed_mb).unwrap_or(u32::MAX);
+    let huge = match input.hugepages {
+        Hugepages::Off => false,
+        Hugepages::Auto => input.hugepages_free_mb >= needed_mb,
+        Hugepages::Require if input.hugepages_free_mb < needed_mb => {
+            return Err(PlanError::Hugepages {
+                needed_mb,
+                free_mb: input.hugepages_free_mb,
+            });
+        }
+        Hugepages::Require => true,
+    };
+    if !huge && input.memory_mb < needed_mb {
+        return Err(PlanError::Memory {
+            mbufs: input.mbufs,
+            needed_mb,
+            memory_mb: input.memory_mb,
+        });
+    }
+    // memory_mb speaks of a start without hugepages; with them, more than needed would be taken from others.
+    let mb = if huge { needed_mb } else { input.memory_mb };
+    let conntracks_mb = megabytes(input.conntracks_max.saturating_mul(CONNTRACK_BYTES));
+    Ok(MemoryPlan {
+        huge,
+        mb,
+        needed_mb,
+        conntracks_mb: u32::try_from(conntracks_mb).unwrap_or(u32::MAX),
+    })
+}
+
+const fn megabytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+fn sorted(cores: &[usize]) -> Vec<usize> {
+    let mut cores = cores.to_vec();
+    cores.sort_unstable();
+    cores.dedup();
+    cores
+}
+
+fn list(cores: &[usize]) -> String {
+    cores
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for port in &self.ports {
+            let (name, device, tx) = (&port.name, &port.device, self.workers.len());
+            writeln!(
+                f,
+                "port {name}: {} rx queues, {tx} tx queues, {device}",
+                port.rx_queues
+            )?;
+        }
+        writeln!(f, "main: core {}, agent", self.main_core)?;
+        for (index, worker) in self.workers.iter().enumerate() {
+            writeln!(
+                f,
+                "worker {index}: core {}, polls {}",
+                worker.core,
+                self.queues(&worker.rx_queues)
+            )?;
+        }
+        for (index, core) in self.event_cores.iter().enumerate() {
+            writeln!(f, "event{index}: core {core}")?;
+        }
+        let MemoryPlan {
+            huge,
+            mb,
+            needed_mb,
+            conntracks_mb,
+        } = self.memory;
+        let pages = if huge { "hugepages" } else { "ordinary pages" };
+        writeln!(
+            f,
+            "packet memory: {mb} MB of {pages} ({needed_mb} MB needed for {} mbufs)",
+            self.mbufs
+        )?;
+        writeln!(f, "conntracks: up to {conntracks_mb} MB")
+    }
+}
+
+impl Plan {
+    fn queues(&self, queues: &[RxQueue]) -> String {
+        if queues.is_empty() {
+            return "nothing (packets are handed over to it)".to_owned();
+        }
+        let name = |rx: &RxQueue| {
+            let port = self
+                .ports
+                .get(rx.port.index())
+                .map_or("?", |port| port.name.as_str());
+            format!("{port}/{}", rx.queue)
+        };
+        queues.iter().map(name).collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn port(name: &str, rx_queues: u16) -> PlanPort {
+        PlanPort {
+            name: name.to_owned(),
+            device: format!("net_null_{name}"),
+            rx_queues,
+        }
+    }
+
+    fn input() -> PlanInput {
+        PlanInput {
+            cores: vec![0, 1],
+            hugepages_free_mb: 0,
+            workers: 2,
+            worker_cores: None,
+            event_threads: 2,
+            event_cores: None,
+            ports: vec![port("lan0", 2), port("wan0", 2)],
+            mbufs: 16_384,
+            mbuf_room: 2_176,
+            descriptors: 1_024,
+            memory_mb: 256,
+            hugepages: Hugepages::Auto,
+            conntracks_max: 262_144,
+        }
+    }
+
+    #[test]
+    fn two_cores_carry_two_workers_and_two_event_threads() {
+        let plan = Plan::make(&input()).unwrap();
+        assert_eq!(
+            plan.to_string(),
+            "port lan0: 2 rx queues, 2 tx queues, net_null_lan0\n\
+             port wan0: 2 rx queues, 2 tx queues, net_null_wan0\n\
+             main: core 1, agent\n\
+             worker 0: core 0, polls lan0/0 wan0/0\n\
+             worker 1: core 1, polls lan0/1 wan0/1\n\
+             event0: core 0\n\
+             event1: core 1\n\
+             packet memory: 256 MB of ordinary pages (62 MB needed for 16384 mbufs)\n\
+             conntracks: up to 40 MB\n"
+        );
+        assert!(plan.shares_cores());
+    }
+
+    #[test]
+    fn event_threads_and_agent_take_the_cores_that_workers_leave() {
+        let plan = Plan::make(&PlanInput {
+            cores: vec![5, 2, 3, 4],
+            ..input()
+        })
+        .unwrap();
+        assert_eq!(
+            (plan.worker_cores(), plan.event_cores.clone(), plan.main_core),
+            (vec![2, 3], vec![4, 5], 5)
+        );
+        assert!(!plan.shares_cores());
+    }
+
+    #[test]
+    fn single_queue_ports_spread_over_workers_and_a_worker_may_stay_without() {
+        let ports = vec![port("a", 1), port("b", 1)];
+        let plan = Plan::make(&PlanInput {
+            ports,
+            workers: 3,
+            ..input()
+        })
+        .unwrap();
+        let q = |port| {
+            vec![RxQueue {
+                port: PortId(port),
+                queue: 0,
+            }]
+        };
+        assert_eq!(plan.assignment(), [q(0), q(1), vec![]]);
+        assert!(plan.to_string().contains("worker 2: core 0, polls nothing"));
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_named() {
+        let refused = |input| Plan::make(&input).unwrap_err().to_string();
+        let with = input;
+        for (input, text) in [
+            (
+                PlanInput {
+                    worker_cores: Some(vec![0, 7]),
+                    ..with()
+                },
+                "worker_cores names core 7, which this process can't use; it has 0, 1",
+            ),
+            (
+                PlanInput {
+                    event_cores: Some(vec![9, 1]),
+                    ..with()
+                },
+                "event_cores names core 9, which this process can't use; it has 0, 1",
+            ),
+            (
+                PlanInput {
+                    worker_cores: Some(vec![0]),
+                    ..with()
+                },
+                "worker_cores names 1 cores for 2 threads",
+            ),
+            (PlanInput { workers: 0, ..with() }, "workers must be at least 1"),
+            (
+                PlanInput {
+                    event_threads: 0,
+                    ..with()
+                },
+                "event_threads must be at least 1",
+            ),
+            (
+                PlanInput {
+                    ports: vec![],
+                    ..with()
+                },
+                "ports must be at least 1",
+            ),
+            (
+                PlanInput {
+                    workers: 128,
+                    ..with()
+                },
+                "128 workers are too many",
+            ),
+            (
+                PlanInput {
+                    cores: vec![],
+                    ..with()
+                },
+                "no core can be used",
+            ),
+            (
+                PlanInput {
+                    ports: vec![port("lan0", 65)],
+                    ..with()
+                },
+                "port lan0 has 65 receive queues; 1 to 64 are possible",
+            ),
+            (
+                PlanInput {
+                    memory_mb: 61,
+                    ..with()
+                },
+                "16384 mbufs need memory_mb = 62, which is 61",
+            ),
+            (
+                PlanInput {
+                    hugepages: Hugepages::Require,
+                    hugepages_free_mb: 61,
+                    ..with()
+                },
+                "62 MB of hugepages are needed, 61 MB are free",
+            ),
+            (
+                PlanInput {
+                    mbufs: 4_863,
+                    ..with()
+                },
+                "4863 mbufs are too few: queues, caches and bursts can hold 4864",
+            ),
+        ] {
+            assert_eq!(refused(input), text);
+        }
+    }
+
+    #[test]
+    fn hugepages_are_used_when_enough_are_free_and_not_refused() {
+        for (hugepages, hugepages_free_mb, huge, mb) in [
+            (Hugepages::Auto, 61, false, 256),
+            (Hugepages::Auto, 62, true, 62),
+            (Hugepages::Off, 1_000, false, 256),
+            (Hugepages::Require, 62, true, 62),
+        ] {
+            let plan = Plan::make(&PlanInput {
+                hugepages,
+                hugepages_free_mb,
+                ..input()
+            })
+            .unwrap();
+            assert_eq!(
+                (plan.memory.huge, plan.memory.mb),
+                (huge, mb),
+                "{hugepages:?} {hugepages_free_mb}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_queue_has_one_worker_and_loads_differ_by_one_at_most(
+            queues in prop::collection::vec(1_u16..=64, 1..6),
+            workers in 1_usize..=16,
+        ) {
+            let ports: Vec<PlanPort> = queues.iter().map(|&rx_queues| port("p", rx_queues)).collect();
+            let hands = deal(&ports, workers);
+            let mut all: Vec<(u16, u16)> = hands.iter().flatten().map(|rx| (rx.port.0, rx.queue)).collect();
+            all.sort_unstable();
+            let expected: Vec<(u16, u16)> =
+                (0..).zip(&queues).flat_map(|(p, &n)| (0..n).map(move |q| (p, q))).collect();
+            prop_assert_eq!(all, expected);
+            let loads = hands.iter().map(Vec::len);
+            prop_assert!(loads.clone().max().unwrap() - loads.min().unwrap() <= 1);
+        }
+    }
+}
