@@ -31,7 +31,7 @@ reasons! {
     Truncated = "truncated",
     /// Multi-segment or larger than the buffer of one packet.
     Oversized = "oversized",
-    /// Ethernet source is multicast, or our own address came back.
+    /// Ethernet source is multicast, our own address came back, or a unicast packet came in a group frame.
     BadMac = "bad-mac",
     /// More than two VLAN tags, or tags that no interface has.
     UnknownVlan = "unknown-vlan",
@@ -75,6 +75,10 @@ reasons! {
     TcpWindow = "tcp-window",
     /// TCP segment that the connection's state forbids.
     TcpState = "tcp-state",
+    /// ARP or neighbour discovery message that contradicts itself (RFC 826, RFC 4861 7.1).
+    BadNeighborMessage = "bad-neighbor-message",
+    /// ICMP error whose embedded packet is too short, an error itself, or of another sender than its receiver.
+    BadIcmpQuote = "bad-icmp-quote",
     /// ICMP error whose embedded packet belongs to no conntrack.
     IcmpErrorUnmatched = "icmp-error-unmatched",
     /// ICMP message that neither opens nor belongs to a query (RFC 5508).

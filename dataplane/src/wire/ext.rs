@@ -36,8 +36,9 @@ pub enum Fault {
     Truncated,
     /// Too many, too long, twice, or hop-by-hop not first.
     OutOfPlace,
-    /// Routing header of type 0 (RFC 5095).
-    RoutingType0,
+    /// Routing header of type 0 (RFC 5095), or of another type with segments left: its destination, and with it the
+    /// flow, is not the one in the IPv6 header.
+    SourceRouted,
     /// A piece of a packet; for the first piece, where its upper layer starts.
     Fragment(Option<Upper>),
 }
@@ -64,8 +65,8 @@ pub fn walk(bytes: &[u8], next: u8) -> Result<Upper, Fault> {
             _ => return Ok(upper),
         };
         let header = header.ok_or(Fault::Truncated)?;
-        if upper.proto == ROUTING && header[2] == 0 {
-            return Err(Fault::RoutingType0);
+        if upper.proto == ROUTING && (header[2] == 0 || header[3] != 0) {
+            return Err(Fault::SourceRouted);
         }
         if upper.proto == FRAGMENT {
             if upper.atomic_fragment || more_fragments {
@@ -121,8 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn type_0_routing_is_refused_rfc_5095() {
-        assert_eq!(walk(&[6, 0, 0, 0, 0, 0, 0, 0], ROUTING), Err(Fault::RoutingType0));
+    fn source_routes_are_refused_rfc_5095() {
+        assert_eq!(walk(&[6, 0, 0, 0, 0, 0, 0, 0], ROUTING), Err(Fault::SourceRouted));
+        assert_eq!(walk(&[6, 0, 4, 1, 0, 0, 0, 0], ROUTING), Err(Fault::SourceRouted));
+        let spent = Upper {
+            proto: 6,
+            offset: 8,
+            atomic_fragment: false,
+        };
+        assert_eq!(walk(&[6, 0, 4, 0, 0, 0, 0, 0], ROUTING), Ok(spent));
     }
 
     #[test]

@@ -8,7 +8,7 @@ super::view! {
         /// Destination port.
         dst_port / set_dst_port: u16 @ 2,
         /// Bytes of header and data.
-        len / set_len: u16 @ 4,
+        datagram_len / set_datagram_len: u16 @ 4,
         /// Checksum; 0 means none, which only IPv4 allows (RFC 8200, section 8.1).
         checksum / set_checksum: u16 @ 6,
     }
