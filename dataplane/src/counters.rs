@@ -80,6 +80,8 @@ counters! {
     blocks_granted,
     /// Port blocks released.
     blocks_released,
+    /// Port block log events that found their channel full.
+    block_events_lost,
     /// Changes of replicated entries, before coalescing.
     deltas_produced,
     /// Changes folded into one that was waiting.

@@ -1,7 +1,28 @@
-//! One packet's path, top to bottom. Safe Rust without clock, threads or sockets: a thread drives a
-//! worker's `turn(now)` in production, a simulator in tests.
+//! One packet's path, top to bottom. Safe Rust without clock, threads or sockets: a thread drives a [`worker`]'s
+//! `turn(now)` in production, a simulator in tests.
+//!
+//! A packet: [`io`] → [`worker`] → the [`stage`]s in their order → [`io`]. A delta: [`tables`] (dirty list) →
+//! `stage::emit` → a ring of [`delta`] items; and back in: `stage::absorb` → [`tables`]. Everything else is a leaf
+//! that a reader may skip.
+
+pub mod worker;
+
+pub mod stage;
+
+pub mod tables;
+
+pub mod conntrack;
+pub mod nat;
+pub mod policy;
+pub mod slot;
+pub mod vrf;
+pub mod wire;
 
 pub mod applied;
+pub mod inbox;
+pub mod notice;
+pub mod verdict;
+
 pub mod config;
 pub mod counters;
 pub mod delta;
@@ -11,12 +32,3 @@ mod prefetch;
 pub mod role;
 pub mod shard;
 pub mod time;
-pub mod verdict;
-
-pub mod conntrack;
-pub mod nat;
-pub mod policy;
-pub mod slot;
-pub mod stage;
-pub mod vrf;
-pub mod wire;

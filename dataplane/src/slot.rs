@@ -42,6 +42,8 @@ pub struct SyncState {
     pub dead: bool,
     /// Only its lifetime has to be told: a refresh will do.
     pub refresh_only: bool,
+    /// In its slot's list.
+    pub linked: bool,
 }
 
 impl Default for SyncState {
@@ -56,6 +58,7 @@ impl Default for SyncState {
             dirty: false,
             dead: false,
             refresh_only: false,
+            linked: false,
         }
     }
 }
@@ -241,8 +244,11 @@ impl Slot {
         }
     }
 
-    /// Puts an entry at the head of its kind's list. Walks in progress don't meet it: its change is sent live.
+    /// Puts an entry at the head of its kind's list, unless it is in it. Walks in progress don't meet it: its change is sent live.
     pub fn link(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
+        if entries.sync(id).linked {
+            return;
+        }
         let head = &mut self.heads[kind as usize].0;
         let next = *head;
         if next != NIL {
@@ -251,13 +257,18 @@ impl Slot {
         let sync = entries.sync_mut(id);
         sync.next = next;
         sync.prev = NIL;
+        sync.linked = true;
         *head = id;
     }
 
     /// Takes an entry off its list; a walk standing on it steps on.
     pub fn unlink(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
+        if !entries.sync(id).linked {
+            return;
+        }
         let (next, prev) = {
             let sync = entries.sync_mut(id);
+            sync.linked = false;
             let links = (sync.next, sync.prev);
             sync.next = NIL;
             sync.prev = NIL;
@@ -345,8 +356,8 @@ impl Slots {
 pub fn conntrack_digest(put: &PutRecord) -> u64 {
     let (grant, mapping) = put.nat.map_or((0, 0), |n| (n.grant, 1 + u64::from(n.mapping)));
     let h = key_digest(&put.original)
-        .wrapping_add(mix64(key_digest(&put.reply) ^ 0x7265_706c_79))
-        .wrapping_add(mix64(grant ^ 0x6772_616e_74));
+        .wrapping_add(mix64(key_digest(&put.reply) ^ 0x0072_6570_6c79))
+        .wrapping_add(mix64(grant ^ 0x0067_7261_6e74));
     finish(h, put.class, mapping, put.version)
 }
 
@@ -357,7 +368,7 @@ pub fn block_digest(block: &BlockRecord) -> u64 {
     let (_, a_low) = block.address.halves();
     let h = mix64(s_high ^ mix64(s_low))
         .wrapping_add(mix64(a_low ^ u64::from(block.port_first) << 48))
-        .wrapping_add(mix64(block.grant ^ 0x626c_6f63_6b));
+        .wrapping_add(mix64(block.grant ^ 0x0062_6c6f_636b));
     finish(h, Class::Established, 9, block.version)
 }
 
@@ -376,7 +387,7 @@ pub fn key_digest(key: &FlowKey) -> u64 {
 /// Digest of a block's identity, to remember refused ones by.
 #[must_use]
 pub const fn block_key_digest(grant: u64) -> u64 {
-    mix64(grant ^ 0x626c_6f63_6b)
+    mix64(grant ^ 0x0062_6c6f_636b)
 }
 
 const fn finish(h: u64, class: Class, flags: u64, version: Version) -> u64 {

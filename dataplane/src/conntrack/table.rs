@@ -277,6 +277,15 @@ impl ops::Index<u32> for Table {
     }
 }
 
+impl ops::IndexMut<u32> for Table {
+    fn index_mut(&mut self, id: u32) -> &mut Conntrack {
+        match self.get_mut(id) {
+            Some(entry) => entry,
+            None => unreachable!("conntrack {id} is vacant"),
+        }
+    }
+}
+
 fn keys_of(place: &Place) -> Option<[FlowKey; 2]> {
     place.entry.as_ref().map(|entry| entry.keys)
 }

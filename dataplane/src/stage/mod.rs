@@ -1,10 +1,172 @@
-//! The stages of a burst, in the order a packet meets them. Stages never call one another.
+//! The stages of a burst, in the order a packet meets them. Each runs over the whole batch, reads what earlier ones
+//! left in [`Meta`] and [`Work`], and ends in a [`Verdict`] per packet. Stages never call one another.
 
 pub mod meta;
+
+pub mod parse;
+pub(crate) mod steer;
+
+pub(crate) mod lookup;
+
+pub(crate) mod admit;
+
+pub(crate) mod track;
+
+pub(crate) mod forward;
+
+pub(crate) mod answer;
+pub mod respond;
+
+pub mod rewrite;
+pub(crate) mod transmit;
+
+pub(crate) mod emit;
+pub(crate) mod expire;
+
+pub(crate) mod absorb;
 
 #[cfg(test)]
 mod oracle;
 
-pub mod parse;
-pub mod respond;
-pub mod rewrite;
+use crate::config::InterfaceId;
+use crate::delta::SlotRef;
+use crate::flow::{Direction, FlowKey};
+use crate::io::{BURST, Burst, PortId};
+use crate::nat::Pools;
+use crate::notice::Notices;
+use crate::slot::NIL;
+use crate::stage::meta::Meta;
+use crate::tables::Tables;
+use crate::time::Instant;
+use crate::verdict::{Drop, Verdict};
+use crate::vrf::Snapshot;
+use crate::wire::ethernet::Mac;
+
+/// A burst on its way: packets, and for each place what parse and the later stages know. Allocated once per worker.
+#[derive(Debug)]
+pub(crate) struct Batch<P> {
+    pub(crate) packets: Burst<P>,
+    pub(crate) meta: [Meta; BURST],
+    pub(crate) work: [Work; BURST],
+}
+
+/// What the stages after parse decide for one packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work {
+    pub(crate) verdict: Verdict,
+    /// Port it came in by.
+    pub(crate) port: PortId,
+    /// Times it was handed to a worker.
+    pub(crate) handoffs: u8,
+    /// Interface it came in by.
+    pub(crate) interface: InterfaceId,
+    /// Slot of its flow, in the inside VRF.
+    pub(crate) at: SlotRef,
+    /// Hash of its key.
+    pub(crate) hash: u64,
+    /// Its conntrack, or [`NIL`].
+    pub(crate) entry: u32,
+    /// Which way it goes through the conntrack.
+    pub(crate) direction: Direction,
+    /// It made its conntrack: the first packet.
+    pub(crate) first: bool,
+    /// Worker that has to process it, when that is another one.
+    pub(crate) to_worker: Option<u16>,
+    /// The tuple it leaves with.
+    pub(crate) to: FlowKey,
+    /// What happens to the frame at the end.
+    pub(crate) exit: Exit,
+}
+
+/// How a forwarded frame leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Not decided yet.
+    None,
+    /// Translated, to this neighbour.
+    Neighbor { interface: InterfaceId, mac: Mac },
+    /// Translated, then back to the steer stage: its destination is one of our pools (RFC 4787 section 6).
+    Hairpin,
+    /// An answer of ours, complete, back out of the interface it came in by.
+    Back,
+}
+
+impl Work {
+    const START: Self = Self {
+        verdict: Verdict::Forward,
+        port: PortId(0),
+        handoffs: 0,
+        interface: InterfaceId(0),
+        at: SlotRef {
+            vrf: crate::flow::VrfId(0),
+            slot: 0,
+        },
+        hash: 0,
+        entry: NIL,
+        direction: Direction::Original,
+        first: false,
+        to_worker: None,
+        to: FlowKey {
+            src: crate::flow::Addr::v6([0; 16]),
+            dst: crate::flow::Addr::v6([0; 16]),
+            src_port: 0,
+            dst_port: 0,
+            vrf: crate::flow::VrfId(0),
+            proto: 0,
+        },
+        exit: Exit::None,
+    };
+
+    /// A packet that has just arrived.
+    pub(crate) const fn arrived(port: PortId, handoffs: u8) -> Self {
+        Self {
+            port,
+            handoffs,
+            ..Self::START
+        }
+    }
+
+    pub(crate) const fn is_open(&self) -> bool {
+        matches!(self.verdict, Verdict::Forward)
+    }
+
+    pub(crate) const fn drop(&mut self, reason: Drop) {
+        self.verdict = Verdict::Drop(reason);
+    }
+}
+
+impl<P> Batch<P> {
+    pub(crate) fn new() -> Self {
+        Self {
+            packets: Burst::new(),
+            meta: [Meta::default(); BURST],
+            work: [Work::START; BURST],
+        }
+    }
+
+    /// Places of packets that are still going forward.
+    pub(crate) fn open(&self) -> impl Iterator<Item = usize> + use<P> {
+        let mut bits = 0_u32;
+        for (i, work) in self.work.iter().take(self.packets.len()).enumerate() {
+            bits |= u32::from(work.is_open()) << i;
+        }
+        core::iter::from_fn(move || {
+            (bits != 0).then(|| {
+                let i = bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                i
+            })
+        })
+    }
+}
+
+/// What a stage works with besides the batch.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Instant,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) pools: &'a Pools,
+    pub(crate) tables: &'a mut Tables,
+    pub(crate) notices: &'a mut Notices,
+    pub(crate) worker: u16,
+    pub(crate) workers: u16,
+}

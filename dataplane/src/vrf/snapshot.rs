@@ -6,11 +6,12 @@ use ipnet::IpNet;
 
 use super::{AddressSet, Lpm, Neighbors, PrefixSet};
 use crate::config::{
-    FirewallIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NatRuleIntent, NextHop, PoolIntent,
-    Route, Timeouts,
+    FirewallIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent, Route, Timeouts,
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
+use crate::policy::{NatPolicy, Policy};
+use crate::wire::vlan::VlanTags;
 
 /// What the packet path forwards by. See the module for its life.
 #[derive(Debug)]
@@ -37,8 +38,8 @@ pub struct Interface {
     pub name: String,
     /// Port it is on.
     pub port: PortId,
-    /// Tags to put on, outer first.
-    pub vlans: Vec<u16>,
+    /// Tags to put on.
+    pub tags: VlanTags,
     /// VRF of its packets.
     pub vrf: VrfId,
     /// Source of its frames.
@@ -74,8 +75,10 @@ pub struct Vrf {
     pub firewall: FirewallIntent,
     /// Pools as configured.
     pub pools: Vec<PoolIntent>,
-    /// NAT rules as configured.
-    pub nat_rules: Vec<NatRuleIntent>,
+    /// The firewall, compiled.
+    pub policy: Policy,
+    /// Which first packets are translated, and from which pool.
+    pub nat: NatPolicy,
     v4: Lpm,
     v6: Lpm,
     hops: Hops,
@@ -130,11 +133,11 @@ impl Snapshot {
         }
     }
 
-    /// Interface of a frame with these VLAN ids, outer first; a priority tag (id 0) counts as no tag.
+    /// Interface of a frame on `port` with these VLAN ids, as [`VlanTags::ids`] packs them.
     #[must_use]
     #[inline]
-    pub fn interface_of(&self, port: PortId, vlans: &[u16]) -> Option<InterfaceId> {
-        self.ports.get(usize::from(port.0))?.get(vlans)
+    pub fn interface_of(&self, port: PortId, ids: u32) -> Option<InterfaceId> {
+        self.ports.get(usize::from(port.0))?.get(ids)
     }
 
     /// An interface of this snapshot.
@@ -229,34 +232,20 @@ impl Interface {
 #[derive(Debug, Default)]
 struct PortTable {
     untagged: Option<InterfaceId>,
-    /// Sorted by tags: outer in the high half, inner (0: none) in the low one.
+    /// Sorted by ids, as [`VlanTags::ids`] packs them.
     tagged: Vec<(u32, InterfaceId)>,
 }
 
 impl PortTable {
     #[inline]
-    fn get(&self, vlans: &[u16]) -> Option<InterfaceId> {
-        match tag_key(vlans)? {
-            0 => self.untagged,
-            key => self
-                .tagged
-                .binary_search_by_key(&key, |t| t.0)
-                .ok()
-                .map(|at| self.tagged[at].1),
+    fn get(&self, ids: u32) -> Option<InterfaceId> {
+        if ids == 0 {
+            return self.untagged;
         }
-    }
-}
-
-/// More than two tags have no interface.
-#[inline]
-fn tag_key(vlans: &[u16]) -> Option<u32> {
-    match *vlans {
-        [] => Some(0),
-        [outer] => Some(u32::from(outer) << 16),
-        // A priority tag in front of, or behind, a real one names nothing by itself.
-        [0, inner] => Some(u32::from(inner) << 16),
-        [outer, inner] => Some(u32::from(outer) << 16 | u32::from(inner)),
-        _ => None,
+        self.tagged
+            .binary_search_by_key(&ids, |t| t.0)
+            .ok()
+            .map(|at| self.tagged[at].1)
     }
 }
 
@@ -267,9 +256,9 @@ fn build_ports(intent: &Intent) -> Vec<PortTable> {
         if ports.len() <= at {
             ports.resize_with(at + 1, PortTable::default);
         }
-        match tag_key(&interface.vlans) {
+        match VlanTags::from_ids(&interface.vlans).map(|tags| tags.ids()) {
             Some(0) => ports[at].untagged = Some(InterfaceId(n)),
-            Some(key) => ports[at].tagged.push((key, InterfaceId(n))),
+            Some(ids) => ports[at].tagged.push((ids, InterfaceId(n))),
             None => {}
         }
     }
@@ -402,7 +391,7 @@ fn build_interface(
     Interface {
         name: configured.name.clone(),
         port: configured.port,
-        vlans: configured.vlans.clone(),
+        tags: VlanTags::from_ids(&configured.vlans).unwrap_or_default(),
         vrf: configured.vrf,
         mac: link.and_then(|l| l.mac).unwrap_or(port.mac),
         mtu: if port.mtu == 0 {
@@ -446,7 +435,8 @@ fn build_vrf(id: VrfId, intent: &Intent, forwarding: &Forwarding, interfaces: &[
         tcp_window_check: configured.tcp_window_check,
         firewall: configured.firewall.clone(),
         pools: configured.pools.clone(),
-        nat_rules: configured.nat_rules.clone(),
+        policy: Policy::compile(&configured.firewall),
+        nat: NatPolicy::compile(id, &configured.nat_rules),
         locals: locals(id, intent, forwarding, interfaces),
         announcements: announcements(id, intent, forwarding, interfaces, &inside),
         inside,

@@ -1,0 +1,548 @@
+//! The peer's records, applied by the worker that owns their slot. A refusal changes nothing and is counted with
+//! its cause; whatever came of it, the record counts as processed, and only then is it acknowledged.
+
+use rtrb::{Consumer, Producer};
+
+use crate::config::Timeouts;
+use crate::conntrack::{Conntrack, InsertError, NatBinding, State};
+use crate::delta::{
+    BlockRecord, Class, DelRecord, Delta, LaneTag, PutRecord, RefreshRecord, SlotEnd, SlotRef, StateRecord,
+    Term, ToEvent, ToWorker, Version,
+};
+use crate::flow::Direction;
+use crate::nat::LearnError;
+use crate::role::Role;
+use crate::slot::{
+    Ended, Incoming, Kind, NIL, Walk, block_digest, block_key_digest, conntrack_digest, key_digest,
+};
+use crate::tables::Tables;
+use crate::time::Instant;
+
+/// Why a record changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    Stale,
+    Fenced,
+    Full,
+    Conflict,
+    NoPool,
+    Unknown,
+}
+
+/// Applies up to `budget` items of one event thread; returns how many were processed.
+pub(crate) fn absorb(
+    tables: &mut Tables,
+    inbox: &mut Consumer<ToWorker>,
+    replies: &mut Producer<ToEvent>,
+    budget: usize,
+    now: Instant,
+) -> usize {
+    let mut processed = 0;
+    // An end must be answered: without room for the answer it waits, and with it all behind it.
+    while processed < budget && !replies.is_full() {
+        let Ok(item) = inbox.pop() else { break };
+        processed += 1;
+        if let Some(answer) = process(tables, item, now) {
+            let _ = replies.push(answer);
+        }
+    }
+    processed
+}
+
+fn process(tables: &mut Tables, item: ToWorker, now: Instant) -> Option<ToEvent> {
+    match item {
+        ToWorker::SendSlot { at, lane, generation } => {
+            send_slot(tables, at, lane, generation);
+            None
+        }
+        ToWorker::StopSlot { at, lane } => {
+            stop_slot(tables, at, lane);
+            None
+        }
+        ToWorker::SlotBegin {
+            at,
+            lane,
+            generation,
+            version,
+        } => {
+            begin(tables, at, lane, generation, version);
+            None
+        }
+        ToWorker::Record { at, lane, delta } => {
+            record(tables, at, lane, &delta, now);
+            None
+        }
+        ToWorker::SlotEnd { at, lane, end } => finish(tables, at, lane, &end, now),
+    }
+}
+
+fn send_slot(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32) {
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return;
+    };
+    slot.walks.retain(|w| w.lane.peer != lane.peer);
+    let walk = Walk {
+        lane,
+        generation,
+        begun: false,
+        kind: Kind::Block,
+        cursor: NIL,
+    };
+    if slot.walks.try_push(walk).is_ok() && !tables.walking.contains(&at) {
+        tables.walking.push(at);
+    }
+}
+
+fn stop_slot(tables: &mut Tables, at: SlotRef, lane: LaneTag) {
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return;
+    };
+    slot.streams.retain(|l| *l != lane);
+    slot.walks.retain(|w| w.lane != lane);
+}
+
+fn begin(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32, version: Version) {
+    if reigns(tables, at, version.term) {
+        tables.counters.absorb_fenced += 1;
+        return;
+    }
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return;
+    };
+    if version.term < slot.version.term {
+        tables.counters.absorb_fenced += 1;
+        return;
+    }
+    let authoritative = version.term > slot.version.term;
+    slot.refused = 0;
+    slot.source = Some(Incoming::open(lane, generation, authoritative));
+}
+
+/// Whether this node is itself active under a term that `theirs` doesn't exceed.
+fn reigns(tables: &Tables, at: SlotRef, theirs: Term) -> bool {
+    let seen = tables.roles[at.vrf.index()];
+    matches!(seen.role, Role::Master | Role::Alone) && theirs <= seen.term
+}
+
+fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: Instant) {
+    tables.counters.absorb_received += 1;
+    let current = tables
+        .slots
+        .get(at)
+        .and_then(|s| s.source.as_ref())
+        .is_some_and(|s| s.lane == lane);
+    // A node that has taken over since the record was sent must not let the old active write its table.
+    let outcome = if !current || tables.is_active(at.vrf) {
+        Err(Refused::Fenced)
+    } else {
+        match delta {
+            Delta::Put(put) => apply_put(tables, at, put, now),
+            Delta::State(state) => apply_state(tables, at, state, now),
+            Delta::Refresh(refresh) => apply_refresh(tables, refresh, now),
+            Delta::Del(del) => apply_del(tables, at, del, now),
+            Delta::Block(block) => apply_block(tables, at, block, now),
+        }
+    };
+    if current {
+        advance(tables, at, delta);
+    }
+    count(tables, outcome);
+}
+
+/// The slot's version follows what the sender has emitted, applied or refused.
+fn advance(tables: &mut Tables, at: SlotRef, delta: &Delta) {
+    let version = match delta {
+        Delta::Put(r) => r.version,
+        Delta::State(r) => r.version,
+        Delta::Del(r) => r.version,
+        Delta::Block(r) => r.version,
+        Delta::Refresh(_) => return,
+    };
+    if let Some(slot) = tables.slots.get_mut(at) {
+        slot.version = slot.version.max(version);
+    }
+}
+
+fn count(tables: &mut Tables, outcome: Result<Applied, Refused>) {
+    let c = &mut tables.counters;
+    *match outcome {
+        Ok(Applied::Changed) => &mut c.absorb_applied,
+        Ok(Applied::Confirmed) => &mut c.absorb_confirmed,
+        Err(Refused::Stale) => &mut c.absorb_stale,
+        Err(Refused::Fenced) => &mut c.absorb_fenced,
+        Err(Refused::Full) => &mut c.absorb_full,
+        Err(Refused::Conflict) => &mut c.absorb_conflict,
+        Err(Refused::NoPool) => &mut c.absorb_no_pool,
+        Err(Refused::Unknown) => &mut c.absorb_unknown,
+    } += 1;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Applied {
+    Changed,
+    Confirmed,
+}
+
+/// Whether a record of `theirs` may replace what is held at `ours`.
+fn newer(tables: &Tables, at: SlotRef, ours: Version, theirs: Version) -> bool {
+    theirs > ours
+        || tables
+            .slots
+            .get(at)
+            .and_then(|s| s.source.as_ref())
+            .is_some_and(|s| s.authoritative)
+}
+
+fn generation(tables: &Tables, at: SlotRef) -> u32 {
+    tables
+        .slots
+        .get(at)
+        .and_then(|s| s.source.as_ref())
+        .map_or(0, |s| s.generation)
+}
+
+fn apply_put(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) -> Result<Applied, Refused> {
+    let digest = conntrack_digest(put);
+    let outcome = put_conntrack(tables, at, put, digest, now);
+    if let Err(Refused::Full | Refused::Conflict | Refused::NoPool) = outcome
+        && let Some(slot) = tables.slots.get_mut(at)
+        && let Some(source) = &mut slot.source
+    {
+        slot.refused += 1;
+        source.refuse(key_digest(&put.original), digest);
+    }
+    outcome
+}
+
+fn put_conntrack(
+    tables: &mut Tables,
+    at: SlotRef,
+    put: &PutRecord,
+    digest: u64,
+    now: Instant,
+) -> Result<Applied, Refused> {
+    let hash = tables.conntracks.hash(&put.original);
+    if let Some((id, direction)) = tables.conntracks.find(hash, &put.original) {
+        let held = &tables.conntracks[id];
+        let ours = held.sync.version;
+        if direction == Direction::Original && held.sync.digest == digest && ours == put.version {
+            confirm(tables, at, id, put, now);
+            return Ok(Applied::Confirmed);
+        }
+        if ours == put.version || newer(tables, at, ours, put.version) {
+            if direction == Direction::Original && held.keys[1] == put.reply && same_nat(held, put) {
+                update(tables, at, id, put, digest, now);
+                return Ok(Applied::Changed);
+            }
+            if direction != Direction::Original || held.slot != at.slot {
+                tables.counters.absorb_evicted += 1;
+            }
+            tables.discard(now, id);
+        } else {
+            return Err(Refused::Stale);
+        }
+    }
+    let id = create(tables, at, put, now)?;
+    account(tables, at, id, put.version, digest);
+    Ok(Applied::Changed)
+}
+
+fn same_nat(held: &Conntrack, put: &PutRecord) -> bool {
+    held.nat.map(|n| n.part) == put.nat
+}
+
+fn confirm(tables: &mut Tables, at: SlotRef, id: u32, put: &PutRecord, now: Instant) {
+    let stamp = generation(tables, at);
+    let conntrack = &mut tables.conntracks[id];
+    conntrack.sync.stamp = stamp;
+    conntrack.expires_s = now.secs() + put.lifetime_s;
+}
+
+fn update(tables: &mut Tables, at: SlotRef, id: u32, put: &PutRecord, digest: u64, now: Instant) {
+    let conntrack = &mut tables.conntracks[id];
+    inherit_class(conntrack, put.class);
+    conntrack.expires_s = now.secs() + put.lifetime_s;
+    account(tables, at, id, put.version, digest);
+}
+
+fn account(tables: &mut Tables, at: SlotRef, id: u32, version: Version, digest: u64) {
+    let stamp = generation(tables, at);
+    let sync = &mut tables.conntracks[id].sync;
+    sync.stamp = stamp;
+    if let Some(slot) = tables.slots.get_mut(at) {
+        slot.account(sync, version, digest);
+    }
+}
+
+/// Makes the conntrack with everything it stands on: subscriber, block, mapping, port.
+fn create(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) -> Result<u32, Refused> {
+    let nat = match put.nat {
+        None => None,
+        Some(part) => {
+            let learned = tables.nat.learn(now, put, at.slot).map_err(refusal)?;
+            if let Some(slot) = tables.slots.get_mut(at) {
+                slot.link(Kind::Block, &mut tables.nat, learned.block);
+            }
+            Some(NatBinding {
+                part,
+                mapping: learned.mapping,
+            })
+        }
+    };
+    match insert_evicting(tables, inherited(put, at.slot, nat, now), put.version, now) {
+        Ok(id) => Ok(id),
+        Err(refused) => {
+            if let Some(nat) = nat {
+                tables.nat.release(now, nat.mapping);
+            }
+            Err(refused)
+        }
+    }
+}
+
+/// A conntrack as its record tells it: TCP tracking starts lenient.
+fn inherited(put: &PutRecord, slot: u16, nat: Option<NatBinding>, now: Instant) -> Conntrack {
+    let state = State::inherited(put.original.proto, put.class);
+    let mut conntrack = Conntrack::new([put.original, put.reply], slot, state, &Timeouts::default(), now);
+    conntrack.class = put.class;
+    conntrack.nat = nat;
+    conntrack.expires_s = now.secs().saturating_add(put.lifetime_s);
+    conntrack
+}
+
+fn inherit_class(conntrack: &mut Conntrack, class: Class) {
+    if conntrack.class != class {
+        conntrack.state = State::inherited(conntrack.keys[0].proto, class);
+        conntrack.class = class;
+    }
+}
+
+/// Inserts; an older holder of one of the tuples gives way (I7: on a standby the newest wins).
+fn insert_evicting(
+    tables: &mut Tables,
+    conntrack: Conntrack,
+    version: Version,
+    now: Instant,
+) -> Result<u32, Refused> {
+    match tables.insert(conntrack.clone()) {
+        Ok(id) => Ok(id),
+        Err(InsertError::Full) => Err(Refused::Full),
+        Err(InsertError::OriginalTaken(holder) | InsertError::ReplyTaken(holder)) => {
+            if tables.conntracks[holder].sync.version >= version {
+                return Err(Refused::Conflict);
+            }
+            tables.counters.absorb_evicted += 1;
+            tables.discard(now, holder);
+            tables.insert(conntrack).map_err(|e| match e {
+                InsertError::Full => Refused::Full,
+                _ => Refused::Conflict,
+            })
+        }
+    }
+}
+
+const fn refusal(error: LearnError) -> Refused {
+    match error {
+        LearnError::NoPool | LearnError::Unsupported => Refused::NoPool,
+        LearnError::Older { .. } => Refused::Stale,
+        LearnError::Conflict { .. } | LearnError::PortTaken { .. } | LearnError::InUse { .. } => {
+            Refused::Conflict
+        }
+        LearnError::Unknown => Refused::Unknown,
+        LearnError::Full => Refused::Full,
+    }
+}
+
+fn apply_state(
+    tables: &mut Tables,
+    at: SlotRef,
+    state: &StateRecord,
+    now: Instant,
+) -> Result<Applied, Refused> {
+    let id = find_original(tables, &state.original).ok_or(Refused::Unknown)?;
+    let ours = tables.conntracks[id].sync.version;
+    if !newer(tables, at, ours, state.version) {
+        return Err(Refused::Stale);
+    }
+    let conntrack = &mut tables.conntracks[id];
+    inherit_class(conntrack, state.class);
+    conntrack.expires_s = now.secs() + state.lifetime_s;
+    let mut put = conntrack.to_put(now);
+    put.class = state.class;
+    put.version = state.version;
+    account(tables, at, id, state.version, conntrack_digest(&put));
+    Ok(Applied::Changed)
+}
+
+fn apply_refresh(tables: &mut Tables, refresh: &RefreshRecord, now: Instant) -> Result<Applied, Refused> {
+    let id = find_original(tables, &refresh.original).ok_or(Refused::Unknown)?;
+    tables.conntracks[id].expires_s = now.secs() + refresh.lifetime_s;
+    Ok(Applied::Changed)
+}
+
+fn apply_del(tables: &mut Tables, at: SlotRef, del: &DelRecord, now: Instant) -> Result<Applied, Refused> {
+    let Some(id) = find_original(tables, &del.original) else {
+        if let Some(source) = tables.slots.get_mut(at).and_then(|s| s.source.as_mut()) {
+            source.unrefuse(key_digest(&del.original));
+        }
+        return Err(Refused::Unknown);
+    };
+    let ours = tables.conntracks[id].sync.version;
+    if !newer(tables, at, ours, del.version) {
+        return Err(Refused::Stale);
+    }
+    tables.discard(now, id);
+    Ok(Applied::Changed)
+}
+
+fn apply_block(
+    tables: &mut Tables,
+    at: SlotRef,
+    record: &BlockRecord,
+    now: Instant,
+) -> Result<Applied, Refused> {
+    if !record.held {
+        return release_block(tables, at, record, now);
+    }
+    let digest = block_digest(record);
+    let id = match tables.nat.learn_block(now, record, at.vrf, at.slot) {
+        Ok(id) => id,
+        Err(error) => {
+            let refused = refusal(error);
+            if let Some(slot) = tables.slots.get_mut(at)
+                && let Some(source) = &mut slot.source
+                && refused != Refused::Stale
+            {
+                slot.refused += 1;
+                source.refuse(block_key_digest(record.grant), digest);
+            }
+            return Err(refused);
+        }
+    };
+    let stamp = generation(tables, at);
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return Err(Refused::Unknown);
+    };
+    slot.link(Kind::Block, &mut tables.nat, id);
+    let sync = &mut tables.nat.block_mut(id).sync;
+    sync.stamp = stamp;
+    if sync.version == record.version && sync.digest == digest {
+        return Ok(Applied::Confirmed);
+    }
+    slot.account(sync, record.version, digest);
+    Ok(Applied::Changed)
+}
+
+fn release_block(
+    tables: &mut Tables,
+    at: SlotRef,
+    record: &BlockRecord,
+    now: Instant,
+) -> Result<Applied, Refused> {
+    match tables.nat.forget_block(now, record, at.vrf) {
+        Ok(id) => {
+            tables.drop_block(at, id);
+            Ok(Applied::Changed)
+        }
+        Err(error) => {
+            if let Some(source) = tables.slots.get_mut(at).and_then(|s| s.source.as_mut()) {
+                source.unrefuse(block_key_digest(record.grant));
+            }
+            Err(refusal(error))
+        }
+    }
+}
+
+fn find_original(tables: &Tables, original: &crate::flow::FlowKey) -> Option<u32> {
+    let hash = tables.conntracks.hash(original);
+    match tables.conntracks.find(hash, original) {
+        Some((id, Direction::Original)) => Some(id),
+        _ => None,
+    }
+}
+
+/// A generation ends: if it adds up, what it did not stamp is swept.
+fn finish(tables: &mut Tables, at: SlotRef, lane: LaneTag, end: &SlotEnd, now: Instant) -> Option<ToEvent> {
+    let generation = end.generation;
+    let slot = tables.slots.get(at)?;
+    let Some(source) = slot
+        .source
+        .as_ref()
+        .filter(|s| s.open && s.lane == lane && s.generation == generation)
+    else {
+        tables.counters.absorb_fenced += 1;
+        return None;
+    };
+    if tables.is_active(at.vrf) {
+        tables.counters.absorb_fenced += 1;
+        return None;
+    }
+    let (count, digest) = stamped(tables, at, generation);
+    let ended = source.end(end, count, digest);
+    if let Some(source) = tables.slots.get_mut(at).and_then(|s| s.source.as_mut()) {
+        source.open = false;
+        source.authoritative &= ended == Ended::Failed;
+    }
+    match ended {
+        Ended::Failed => Some(ToEvent::SlotFailed { at, lane, generation }),
+        Ended::Verified(refused) => {
+            sweep(tables, at, generation, now);
+            if let Some(slot) = tables.slots.get_mut(at) {
+                slot.version = end.version;
+            }
+            Some(ToEvent::SlotVerified {
+                at,
+                lane,
+                generation,
+                refused,
+            })
+        }
+    }
+}
+
+/// Number and digest of the slot's entries that the generation has touched.
+fn stamped(tables: &Tables, at: SlotRef, generation: u32) -> (u32, u64) {
+    let mut sum = (0, 0_u64);
+    for kind in [Kind::Block, Kind::Conntrack] {
+        let mut id = first(tables, at, kind);
+        while id != NIL {
+            let sync = sync_of(tables, kind, id);
+            if sync.stamp == generation && sync.emitted() {
+                sum = (sum.0 + 1, sum.1.wrapping_add(sync.digest));
+            }
+            id = sync.next;
+        }
+    }
+    sum
+}
+
+fn sweep(tables: &mut Tables, at: SlotRef, generation: u32, now: Instant) {
+    // Children before parents: a block with conntracks in it can't be given back.
+    for kind in [Kind::Conntrack, Kind::Block] {
+        let mut id = first(tables, at, kind);
+        while id != NIL {
+            let sync = *sync_of(tables, kind, id);
+            if sync.stamp != generation || !sync.emitted() {
+                match kind {
+                    Kind::Conntrack => tables.discard(now, id),
+                    Kind::Block => {
+                        tables.discard_block(now, id);
+                    }
+                }
+                tables.counters.swept += 1;
+            }
+            id = sync.next;
+        }
+    }
+}
+
+fn first(tables: &Tables, at: SlotRef, kind: Kind) -> u32 {
+    tables.slots.get(at).map_or(NIL, |s| s.first(kind))
+}
+
+fn sync_of(tables: &Tables, kind: Kind, id: u32) -> &crate::slot::SyncState {
+    match kind {
+        Kind::Block => &tables.nat.block(id).sync,
+        Kind::Conntrack => &tables.conntracks[id].sync,
+    }
+}

@@ -1,0 +1,210 @@
+//! First packets only: whose address is it, where does it go, do the rules let it in, what does it look like outside.
+//! Only when every answer is yes is there a conntrack; a refusal leaves nothing behind.
+
+use super::{Batch, Context, Exit, Work};
+use crate::config::{Action, Filtering, InterfaceId};
+use crate::conntrack::{Conntrack, InsertError, NatBinding, State, icmp, tcp, udp};
+use crate::flow::{Direction, FlowKey, proto};
+use crate::io::Packet;
+use crate::policy::Query;
+use crate::slot::NIL;
+use crate::stage::meta::{Kind, Meta};
+use crate::verdict::{Drop, Verdict};
+use crate::vrf::Local;
+
+pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+    for i in batch.open() {
+        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+        if work.entry != NIL || !matches!(meta.kind, Kind::Flow | Kind::IcmpError) {
+            continue;
+        }
+        // An earlier packet of this very burst may have opened the flow.
+        if let Some((id, direction)) = cx.tables.conntracks.find(work.hash, &meta.key) {
+            work.entry = id;
+            work.direction = direction;
+            continue;
+        }
+        match first_packet(meta, work, cx) {
+            Ok(Outcome::Tracked(id)) => {
+                work.entry = id;
+                work.direction = Direction::Original;
+                work.first = true;
+            }
+            Ok(Outcome::Punt) => work.verdict = Verdict::Punt,
+            Ok(Outcome::Answer) => work.exit = Exit::Back,
+            Err(reason) => work.drop(reason),
+        }
+    }
+}
+
+enum Outcome {
+    Tracked(u32),
+    Punt,
+    Answer,
+}
+
+fn first_packet(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Outcome, Drop> {
+    let key = &meta.key;
+    let active = cx.tables.is_active(work.at.vrf);
+    match cx.snapshot.is_local(key.vrf, &key.dst) {
+        Some(Local::Own) => return Ok(Outcome::Punt),
+        Some(Local::Virtual) if active => {
+            return Ok(if is_echo_request(meta) {
+                Outcome::Answer
+            } else {
+                Outcome::Punt
+            });
+        }
+        _ if !active => return Err(Drop::StandbyUnmatched),
+        _ => {}
+    }
+    if meta.kind == Kind::IcmpError {
+        return Err(Drop::IcmpErrorUnmatched);
+    }
+    let state = open(meta)?;
+    if cx.pools.is_pool_address(key.vrf, &key.dst) {
+        inbound(meta, work, state, cx)
+    } else {
+        outbound(meta, work, state, cx)
+    }
+}
+
+fn is_echo_request(meta: &Meta) -> bool {
+    let echo = if meta.is_v6 { 128 } else { 8 };
+    meta.kind == Kind::Flow && matches!(meta.key.proto, proto::ICMP | proto::ICMP6) && meta.icmp.kind == echo
+}
+
+/// Protocol state of a flow that this packet opens.
+fn open(meta: &Meta) -> Result<State, Drop> {
+    Ok(match meta.key.proto {
+        proto::TCP => State::Tcp(tcp::Track::open(&meta.tcp)?),
+        proto::UDP => State::Udp(udp::Track::open()),
+        // RFC 5508 REQ-1: only a query opens a session.
+        proto::ICMP | proto::ICMP6 if meta.is_request => State::Icmp(icmp::Track::open()),
+        proto::ICMP | proto::ICMP6 => return Err(Drop::IcmpNotQuery),
+        _ => State::Other(udp::Track::open()),
+    })
+}
+
+/// From anywhere to an address that is not a pool's: firewall, then source NAT where a rule asks for it.
+fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Result<Outcome, Drop> {
+    let key = &meta.key;
+    let out = route(key, work.hash, cx)?;
+    let rule = permit(key, key, work, out, cx)?;
+    let vrf = cx.snapshot.vrf(key.vrf);
+    let Some(pool) = vrf.nat.pool_for(key, out) else {
+        return track(meta, work, state, key.reversed(), None, rule, cx);
+    };
+    let term = cx.tables.roles[work.at.vrf.index()].term;
+    let bound = cx.tables.nat.bind(cx.now, term, key, work.at.slot, pool)?;
+    cx.tables.list_blocks();
+    let mut reply = key.reversed();
+    reply.vrf = pool.vrf;
+    reply.dst = bound.external;
+    reply.dst_port = bound.port;
+    let nat = NatBinding {
+        part: bound.part,
+        mapping: bound.mapping,
+    };
+    track(meta, work, state, reply, Some(nat), rule, cx)
+}
+
+/// From outside to a pool address: only a mapping that filters by nothing but its own existence lets it in
+/// (RFC 4787 section 5, endpoint-independent filtering).
+fn inbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Result<Outcome, Drop> {
+    let key = &meta.key;
+    let pool = cx.pools.pool_of(key.vrf, &key.dst).ok_or(Drop::NoMapping)?;
+    let open_to_all = cx
+        .snapshot
+        .vrf(pool.vrf)
+        .pools
+        .get(usize::from(pool.pool))
+        .is_some_and(|p| p.filtering == Filtering::EndpointIndependent);
+    let mapped = cx
+        .tables
+        .nat
+        .inbound(key)
+        .filter(|_| open_to_all)
+        .ok_or(Drop::NoMapping)?;
+    let inside = FlowKey {
+        dst: mapped.inside,
+        dst_port: mapped.port,
+        vrf: mapped.vrf,
+        ..*key
+    };
+    let out = route(&inside, work.hash, cx)?;
+    let rule = permit(&inside, key, work, out, cx)?;
+    let reply = inside.reversed();
+    cx.tables.nat.retain(mapped.mapping);
+    let nat = NatBinding {
+        part: mapped.part,
+        mapping: mapped.mapping,
+    };
+    track(meta, work, state, reply, Some(nat), rule, cx)
+}
+
+fn route(key: &FlowKey, hash: u64, cx: &Context<'_>) -> Result<InterfaceId, Drop> {
+    #[expect(clippy::cast_possible_truncation, reason = "any 32 bits of the hash do")]
+    let flow_hash = hash as u32;
+    cx.snapshot
+        .route(key.vrf, &key.dst, flow_hash)
+        .map(|hop| hop.interface)
+        .ok_or(Drop::NoRoute)
+}
+
+/// What the firewall says; `key` is the flow as the inside sees it, `arrived` as it came in.
+fn permit(
+    key: &FlowKey,
+    arrived: &FlowKey,
+    work: &Work,
+    out: InterfaceId,
+    cx: &mut Context<'_>,
+) -> Result<u32, Drop> {
+    let vrf = cx.snapshot.vrf(key.vrf);
+    let decision = vrf.policy.evaluate(&Query {
+        key,
+        inbound: work.interface,
+        outbound: Some(out),
+    });
+    let accepted = decision.action == Action::Accept;
+    if let Some(rule) = decision.rule {
+        cx.tables.hit(key.vrf, rule);
+        if decision.log {
+            cx.notices
+                .rule_hit(key.vrf, decision.rule_id, *arrived, accepted, cx.now);
+        }
+    }
+    match (decision.action, decision.rule) {
+        (Action::Accept, _) => Ok(decision.rule_id),
+        (Action::Reject, _) => Err(Drop::RuleReject),
+        (Action::Drop, Some(_)) => Err(Drop::RuleDrop),
+        (Action::Drop, None) => Err(Drop::DefaultDrop),
+    }
+}
+
+fn track(
+    meta: &Meta,
+    work: &Work,
+    state: State,
+    reply: FlowKey,
+    nat: Option<NatBinding>,
+    rule: u32,
+    cx: &mut Context<'_>,
+) -> Result<Outcome, Drop> {
+    let timeouts = &cx.snapshot.vrf(meta.key.vrf).timeouts;
+    let mut conntrack = Conntrack::new([meta.key, reply], work.at.slot, state, timeouts, cx.now);
+    conntrack.nat = nat;
+    conntrack.rule = rule;
+    match cx.tables.create(conntrack) {
+        Ok(id) => Ok(Outcome::Tracked(id)),
+        Err(error) => {
+            if let Some(nat) = nat {
+                cx.tables.nat.release(cx.now, nat.mapping);
+            }
+            Err(match error {
+                InsertError::Full => Drop::TableFull,
+                InsertError::OriginalTaken(_) | InsertError::ReplyTaken(_) => Drop::TupleTaken,
+            })
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Bounded work on the timer wheel. Only the active node ages: a standby's entries stay in the wheel and are asked
+//! again later, so a take-over needs no walk. An entry inherited from the former active gets a floor lifetime and
+//! a spread, applied here, lazily, when its time seems to be up.
+
+use arrayvec::ArrayVec;
+
+use crate::conntrack::Visit;
+use crate::role::Role;
+use crate::tables::Tables;
+use crate::time::Instant;
+
+/// Timer visits per turn.
+const VISITS: usize = 64;
+
+/// Blocks and resting ports looked at per turn.
+const NAT_VISITS: u32 = 64;
+
+/// Least lifetime of an inherited entry after the take-over, in seconds.
+const FLOOR_S: u32 = 60;
+
+/// Inherited entries end spread over this many seconds more.
+const SPREAD_S: u32 = 64;
+
+/// How long until a standby's entry is looked at again, in seconds.
+const STANDBY_REVISIT_S: u32 = 30;
+
+/// One turn's share of expiry. Returns the number of conntracks ended.
+pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
+    let mut ended: ArrayVec<u32, VISITS> = ArrayVec::new();
+    let now_s = now.secs();
+    let (conntracks, roles) = (&tables.conntracks, &tables.roles);
+    tables.wheel.advance(now_s, VISITS, |id| {
+        let conntrack = &conntracks[id];
+        let seen = roles[conntrack.keys[0].vrf.index()];
+        if !seen.role.is_active() {
+            return Visit::Keep(conntrack.expires_s.max(now_s + STANDBY_REVISIT_S));
+        }
+        let inherited = seen.role == Role::Master && conntrack.sync.version.term < seen.term;
+        let floor_s = if inherited {
+            seen.since_s + FLOOR_S + id % SPREAD_S
+        } else {
+            0
+        };
+        let deadline_s = conntrack.expires_s.max(floor_s);
+        if deadline_s > now_s {
+            return Visit::Keep(deadline_s);
+        }
+        ended.push(id);
+        Visit::Gone
+    });
+    for &id in &ended {
+        tables.remove(now, id);
+    }
+    tables.counters.conntracks_expired += ended.len() as u64;
+    let roles = &tables.roles;
+    tables
+        .nat
+        .tick(now, NAT_VISITS, |vrf| roles[vrf.index()].role.is_active());
+    tables.list_blocks();
+    ended.len()
+}

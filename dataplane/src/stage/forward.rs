@@ -1,0 +1,52 @@
+//! The way out: route, link, size, time to live, neighbour. Decided before anything is rewritten, so that an ICMP
+//! error about the packet can quote it as its sender knows it.
+
+use super::{Batch, Context, Exit, Work};
+use crate::io::Packet;
+use crate::slot::NIL;
+use crate::stage::meta::Meta;
+use crate::verdict::Drop;
+
+pub(crate) fn forward<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+    for i in batch.open() {
+        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+        if work.entry == NIL {
+            continue;
+        }
+        match way_out(meta, work, cx) {
+            Ok(exit) => work.exit = exit,
+            Err(reason) => work.drop(reason),
+        }
+    }
+}
+
+fn way_out(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Exit, Drop> {
+    if meta.ttl <= 1 {
+        return Err(Drop::TtlExceeded);
+    }
+    // RFC 4787 REQ-9: to another subscriber's outside address, through the NAT twice.
+    if cx.pools.is_pool_address(work.to.vrf, &work.to.dst) {
+        return Ok(Exit::Hairpin);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "any 32 bits of the hash do")]
+    let flow_hash = work.hash as u32;
+    let hop = cx
+        .snapshot
+        .route(work.to.vrf, &work.to.dst, flow_hash)
+        .ok_or(Drop::NoRoute)?;
+    let interface = cx.snapshot.interface(hop.interface);
+    if !interface.up {
+        return Err(Drop::LinkDown);
+    }
+    if meta.ip_len > interface.mtu {
+        return Err(Drop::TooBig);
+    }
+    let Some(mac) = cx.snapshot.neighbor(hop.interface, &hop.address) else {
+        cx.notices.unresolved(hop.interface, hop.address, cx.now);
+        return Err(Drop::NeighborUnresolved);
+    };
+    Ok(Exit::Neighbor {
+        interface: hop.interface,
+        mac,
+    })
+}

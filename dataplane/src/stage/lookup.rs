@@ -1,0 +1,67 @@
+//! Finds each packet's conntrack: one pass asks for the index lines, one for the entries, one compares. On a node that
+//! is not active, what is found only decides under which reason the packet is dropped.
+
+use super::{Batch, Context};
+use crate::conntrack::State;
+use crate::delta::Class;
+use crate::flow::proto;
+use crate::io::Packet;
+use crate::slot::NIL;
+use crate::stage::meta::{Kind, Meta};
+use crate::verdict::Drop;
+use crate::wire::tcp;
+
+pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+    let flows = |meta: &Meta| matches!(meta.kind, Kind::Flow | Kind::IcmpError);
+    for i in batch.open() {
+        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+        if flows(meta) {
+            work.hash = cx.tables.conntracks.hash(&meta.key);
+            cx.tables.conntracks.prefetch(work.hash);
+        }
+    }
+    for i in batch.open() {
+        if flows(&batch.meta[i]) {
+            cx.tables.conntracks.prefetch_entry(batch.work[i].hash);
+        }
+    }
+    for i in batch.open() {
+        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+        if !flows(meta) {
+            continue;
+        }
+        if let Some((id, direction)) = cx.tables.conntracks.find(work.hash, &meta.key) {
+            work.entry = id;
+            work.direction = direction;
+        }
+        if !cx.tables.is_active(work.at.vrf) {
+            // Addresses of the node itself stay the kernel's on a standby too; admit tells them apart.
+            if work.entry != NIL {
+                work.drop(Drop::StandbyMatched);
+            }
+            continue;
+        }
+        if work.entry != NIL && reopens(cx, meta, work.entry, work.direction) {
+            cx.tables.remove(cx.now, work.entry);
+            work.entry = NIL;
+        }
+    }
+}
+
+/// A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
+fn reopens(cx: &Context<'_>, meta: &Meta, id: u32, direction: crate::flow::Direction) -> bool {
+    let syn = meta.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if meta.kind != Kind::Flow || meta.key.proto != proto::TCP || !syn {
+        return false;
+    }
+    let conntrack = &cx.tables.conntracks[id];
+    let State::Tcp(track) = &conntrack.state else {
+        return false;
+    };
+    let check = cx.snapshot.vrf(conntrack.keys[0].vrf).tcp_window_check;
+    conntrack.class == Class::Closing
+        && track
+            .clone()
+            .observe(direction, &meta.tcp, check)
+            .is_ok_and(|o| o.reopened)
+}

@@ -1,0 +1,77 @@
+//! Whose packet is it: interface and VRF, then the slot of its flow and the worker that owns the slot.
+//!
+//! The shard function is total (DESIGN.md, "Ownership"): a packet to a pool belongs to the holder of the port block;
+//! else an inside end decides; else both ends do. Link-local business (ARP, ND, the kernel's protocols) needs no owner.
+
+use super::{Batch, Context};
+use crate::delta::SlotRef;
+use crate::io::Packet;
+use crate::shard::{slot_of, worker_of};
+use crate::stage::meta::{Kind, Meta};
+use crate::verdict::{Drop, Verdict};
+
+/// A packet may be handed over once on arrival and once more when it hairpins.
+const HANDOFFS_MAX: u8 = 3;
+
+pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
+    for i in batch.open() {
+        let (meta, work) = (&mut batch.meta[i], &mut batch.work[i]);
+        let Some(interface) = cx.snapshot.interface_of(work.port, meta.vlans.ids()) else {
+            work.drop(Drop::UnknownVlan);
+            continue;
+        };
+        work.interface = interface;
+        let interface = cx.snapshot.interface(interface);
+        if let Some(reason) = wrong_station(meta, &interface.mac) {
+            work.drop(reason);
+            continue;
+        }
+        meta.key.vrf = interface.vrf;
+        match meta.kind {
+            Kind::Flow | Kind::IcmpError => {}
+            Kind::Arp | Kind::NeighborDiscovery => continue,
+            Kind::Other => {
+                work.verdict = Verdict::Punt;
+                continue;
+            }
+        }
+        work.at = owner_slot(meta, cx);
+        let owner = worker_of(work.at.slot, cx.workers);
+        if owner != cx.worker {
+            if work.handoffs >= HANDOFFS_MAX {
+                work.drop(Drop::HandoffLoop);
+            } else {
+                work.to_worker = Some(owner);
+            }
+        }
+    }
+}
+
+/// Frames from ourselves (the kernel's own, seen by a packet socket) and for others (promiscuous mode).
+fn wrong_station(meta: &Meta, mac: &[u8; 6]) -> Option<Drop> {
+    if meta.src_mac == *mac {
+        return Some(Drop::BadMac);
+    }
+    let group = meta.dst_mac[0] & 1 == 1;
+    // A unicast packet in a broadcast frame is nobody's to forward (RFC 1812 section 5.3.4).
+    if meta.dst_mac != *mac && (!group || meta.kind == Kind::Flow || meta.kind == Kind::IcmpError) {
+        return Some(Drop::OtherHost);
+    }
+    None
+}
+
+fn owner_slot(meta: &Meta, cx: &Context<'_>) -> SlotRef {
+    let key = &meta.key;
+    if let Some((vrf, slot)) = cx.pools.owner(key.vrf, &key.dst, key.dst_port) {
+        return SlotRef { vrf, slot };
+    }
+    let vrf = cx.snapshot.vrf(key.vrf);
+    let slot = slot_of(
+        &key.src,
+        vrf.inside.contains(&key.src),
+        &key.dst,
+        vrf.inside.contains(&key.dst),
+        vrf.slots,
+    );
+    SlotRef { vrf: key.vrf, slot }
+}

@@ -1,0 +1,209 @@
+//! The end of a burst: packets for other workers go into their rings, the rest is rewritten in one pass over its
+//! headers and collected per port; what was dropped is counted and freed together.
+
+use rtrb::Producer;
+
+use super::{Batch, Context, Exit};
+use crate::counters::Counters;
+use crate::flow::{FlowKey, VrfId};
+use crate::io::{BURST, Burst, Io, Packet, PortId};
+use crate::stage::meta::Kind;
+use crate::stage::respond::TokenBucket;
+use crate::stage::rewrite::{rewrite_flow, rewrite_icmp_error, set_l2};
+use crate::verdict::{Drop, Verdict};
+
+/// ICMP errors and resets of our own: average per second and worker, and burst.
+const ERRORS_PER_S: u32 = 1_000;
+const ERRORS_BURST: u32 = 100;
+
+/// A packet on its way to the worker that owns its flow.
+#[derive(Debug)]
+pub struct Handoff<P> {
+    pub(crate) packet: P,
+    pub(crate) port: PortId,
+    pub(crate) handoffs: u8,
+}
+
+/// Frames collected per port until the end of the turn.
+#[derive(Debug)]
+pub(crate) struct Outgoing<P> {
+    ports: Vec<Burst<P>>,
+    dropped: Burst<P>,
+    pub(crate) limiter: TokenBucket,
+}
+
+impl<P: Packet> Outgoing<P> {
+    pub(crate) fn new(ports: usize) -> Self {
+        Self {
+            ports: (0..ports).map(|_| Burst::new()).collect(),
+            dropped: Burst::new(),
+            limiter: TokenBucket::new(ERRORS_PER_S, ERRORS_BURST),
+        }
+    }
+
+    /// Adds a complete frame; a full burst leaves at once.
+    pub(crate) fn push<I: Io<Packet = P>>(
+        &mut self,
+        port: PortId,
+        packet: P,
+        io: &mut I,
+        counters: &mut Counters,
+    ) {
+        let Some(burst) = self.ports.get_mut(port.index()) else {
+            counters.drop(Drop::TxRejected);
+            return;
+        };
+        burst.push(packet);
+        if burst.is_full() {
+            send(port, burst, io, counters);
+        }
+    }
+
+    /// Sends everything that waits.
+    pub(crate) fn flush<I: Io<Packet = P>>(&mut self, io: &mut I, counters: &mut Counters) {
+        for (port, burst) in (0..).map(PortId).zip(&mut self.ports) {
+            if !burst.is_empty() {
+                send(port, burst, io, counters);
+            }
+        }
+    }
+
+    fn discard<I: Io<Packet = P>>(&mut self, packet: P, io: &mut I) {
+        self.dropped.push(packet);
+        if self.dropped.is_full() {
+            io.free(&mut self.dropped);
+        }
+    }
+}
+
+fn send<I: Io>(port: PortId, burst: &mut Burst<I::Packet>, io: &mut I, counters: &mut Counters) {
+    let (packets, bytes) = (
+        burst.len(),
+        burst.iter().map(|p| p.data().len() as u64).sum::<u64>(),
+    );
+    let accepted = io.tx(port, burst);
+    counters.tx_packets += accepted as u64;
+    if accepted == packets {
+        counters.tx_bytes += bytes;
+    } else {
+        // Which bytes went is the port's to say; estimate by share.
+        counters.tx_bytes += bytes * accepted as u64 / packets as u64;
+        for _ in accepted..packets {
+            counters.drop(Drop::TxRejected);
+        }
+    }
+}
+
+/// Ends the batch. `handoffs` is indexed by worker; `own` takes hairpins that stay with this worker.
+pub(crate) fn transmit<I: Io>(
+    batch: &mut Batch<I::Packet>,
+    out: &mut Outgoing<I::Packet>,
+    handoffs: &mut [Option<Producer<Handoff<I::Packet>>>],
+    io: &mut I,
+    cx: &mut Context<'_>,
+) {
+    let mut packets: Burst<I::Packet> = core::mem::take(&mut batch.packets);
+    for (i, mut packet) in packets.drain(..).enumerate() {
+        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+        let counters = &mut cx.tables.counters;
+        if work.is_open()
+            && let Some(owner) = work.to_worker
+        {
+            counters.handoff_out += 1;
+            hand_over(owner, packet, work.port, work.handoffs, handoffs, counters);
+            continue;
+        }
+        match work.verdict {
+            Verdict::Drop(reason) => {
+                counters.drop(reason);
+                out.discard(packet, io);
+                continue;
+            }
+            Verdict::Punt => {
+                counters.punted += 1;
+                counters.drop(Drop::Punted);
+                out.discard(packet, io);
+                continue;
+            }
+            Verdict::Forward => {}
+        }
+        if work.exit != Exit::Back {
+            let translated = work.to
+                != FlowKey {
+                    vrf: work.to.vrf,
+                    ..meta.key
+                };
+            counters.translated += u64::from(translated);
+            if meta.kind == Kind::IcmpError {
+                counters.icmp_errors_translated += u64::from(translated);
+                rewrite_icmp_error(packet.data_mut(), meta, &work.to, work.direction);
+            } else {
+                rewrite_flow(packet.data_mut(), meta, &work.to);
+            }
+        }
+        match work.exit {
+            Exit::Neighbor { interface, mac } => {
+                let interface = cx.snapshot.interface(interface);
+                if set_l2(&mut packet, meta, mac, interface.mac, &interface.tags) {
+                    out.push(interface.port, packet, io, counters);
+                } else {
+                    counters.drop(Drop::NoHeadroom);
+                    out.discard(packet, io);
+                }
+            }
+            Exit::Back => out.push(work.port, packet, io, counters),
+            Exit::Hairpin => {
+                let owner = hairpin_owner(work.to.vrf, &work.to, cx);
+                hand_over(
+                    owner,
+                    packet,
+                    work.port,
+                    work.handoffs,
+                    handoffs,
+                    &mut cx.tables.counters,
+                );
+            }
+            Exit::None => {
+                counters.drop(Drop::NoRoute);
+                out.discard(packet, io);
+            }
+        }
+    }
+    batch.packets = packets;
+    if !out.dropped.is_empty() {
+        io.free(&mut out.dropped);
+    }
+}
+
+fn hairpin_owner(vrf: VrfId, to: &FlowKey, cx: &Context<'_>) -> u16 {
+    cx.pools
+        .owner(vrf, &to.dst, to.dst_port)
+        .map_or(cx.worker, |(_, slot)| crate::shard::worker_of(slot, cx.workers))
+}
+
+/// The rings were seen to have room for a burst before anything was received, so a full one means that this very
+/// burst hairpinned more packets than that.
+fn hand_over<P>(
+    owner: u16,
+    packet: P,
+    port: PortId,
+    handoffs: u8,
+    rings: &mut [Option<Producer<Handoff<P>>>],
+    counters: &mut Counters,
+) {
+    let handoff = Handoff {
+        packet,
+        port,
+        handoffs: handoffs + 1,
+    };
+    let taken = match rings.get_mut(usize::from(owner)) {
+        Some(Some(ring)) => ring.push(handoff).is_ok(),
+        _ => false,
+    };
+    if !taken {
+        counters.drop(Drop::HandoffLoop);
+    }
+}
+
+/// Room that must be free in every handoff ring before more is received: a burst that all goes to one worker.
+pub(crate) const HANDOFF_ROOM: usize = 2 * BURST;

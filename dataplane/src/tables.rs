@@ -1,0 +1,460 @@
+//! What one worker owns: conntracks, timers, NAT state, slots, and the lists of entries whose change nobody has
+//! been told yet. Every creation and removal of a replicated entry goes through here, so that the four never
+//! disagree.
+//!
+//! A conntrack removed on the active node leaves lookup at once and stays in the arena, dead, until its removal
+//! record is emitted; removed on a standby (by a record or a sweep) it is gone at once.
+
+use std::sync::Arc;
+
+use crate::conntrack::{Conntrack, InsertError, Table, Wheel};
+use crate::counters::Counters;
+use crate::delta::{SlotRef, Term};
+use crate::flow::VrfId;
+use crate::nat::{Nat, NatLimits, Pools};
+use crate::role::{Role, Roles};
+use crate::shard::lane_of;
+use crate::slot::{Entries, Kind, NIL, Slots, SyncState};
+use crate::time::Instant;
+use crate::vrf::Snapshot;
+
+/// Marks a block on a dirty list; conntracks are plain arena indexes.
+const BLOCK_TAG: u32 = 1 << 31;
+
+/// Share of the arena that may wait, dead, for its removal record: one in this many.
+const DEAD_SHARE: usize = 8;
+
+/// Sizes of one worker's tables.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Conntracks.
+    pub conntracks: usize,
+    /// NAT arenas.
+    pub nat: NatLimits,
+}
+
+/// How this worker sees a VRF's role: refreshed once per turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VrfRole {
+    /// Role now.
+    pub role: Role,
+    /// Term now.
+    pub term: Term,
+    /// When this worker first saw this role and term.
+    pub since_s: u32,
+}
+
+/// One worker's state.
+#[derive(Debug)]
+pub struct Tables {
+    /// Conntracks.
+    pub conntracks: Table,
+    /// Their lifetimes.
+    pub wheel: Wheel,
+    /// Subscribers, blocks, mappings.
+    pub nat: Nat,
+    /// Slots this worker owns.
+    pub slots: Slots,
+    /// Counters.
+    pub counters: Counters,
+    /// Roles as of this turn.
+    pub roles: Vec<VrfRole>,
+    /// First packets decided per VRF and rule, in the rules' order.
+    rule_hits: Vec<Vec<(u32, u64)>>,
+    pub(crate) dirty: Vec<DirtyList>,
+    pub(crate) walking: Vec<SlotRef>,
+    pub(crate) lost: Vec<SlotRef>,
+    pub(crate) dead: usize,
+    workers: u16,
+}
+
+/// FIFO of changed entries of one lane's slots: a bit and a link per entry, so that a burst of changes to one
+/// entry is one record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DirtyList {
+    head: u32,
+    tail: u32,
+}
+
+/// A changed entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Changed {
+    pub(crate) kind: Kind,
+    pub(crate) id: u32,
+}
+
+impl Changed {
+    const fn tagged(self) -> u32 {
+        match self.kind {
+            Kind::Block => self.id | BLOCK_TAG,
+            Kind::Conntrack => self.id,
+        }
+    }
+
+    const fn untagged(word: u32) -> Self {
+        if word & BLOCK_TAG == 0 {
+            Self {
+                kind: Kind::Conntrack,
+                id: word,
+            }
+        } else {
+            Self {
+                kind: Kind::Block,
+                id: word & !BLOCK_TAG,
+            }
+        }
+    }
+}
+
+impl Entries for Table {
+    fn sync(&self, id: u32) -> &SyncState {
+        &self[id].sync
+    }
+    fn sync_mut(&mut self, id: u32) -> &mut SyncState {
+        &mut self[id].sync
+    }
+}
+
+impl Entries for Nat {
+    fn sync(&self, id: u32) -> &SyncState {
+        &self.block(id).sync
+    }
+    fn sync_mut(&mut self, id: u32) -> &mut SyncState {
+        &mut self.block_mut(id).sync
+    }
+}
+
+impl Tables {
+    /// Empty tables of worker `worker` of `workers`, feeding `lanes` lanes.
+    #[must_use]
+    pub fn new(
+        (worker, workers): (u16, u16),
+        lanes: usize,
+        slots_per_vrf: &[u16],
+        limits: Limits,
+        pools: Arc<Pools>,
+        seed: u64,
+    ) -> Self {
+        let slots_total = slots_per_vrf.iter().map(|&s| usize::from(s)).sum();
+        Self {
+            conntracks: Table::new(limits.conntracks, seed),
+            wheel: Wheel::new(limits.conntracks, 0),
+            nat: Nat::new(pools, limits.nat, seed.rotate_left(21)),
+            slots: Slots::new(worker, workers, slots_per_vrf),
+            counters: Counters::default(),
+            roles: vec![
+                VrfRole {
+                    role: Role::Fault,
+                    term: Term::NONE,
+                    since_s: 0
+                };
+                slots_per_vrf.len()
+            ],
+            rule_hits: vec![Vec::new(); slots_per_vrf.len()],
+            dirty: vec![DirtyList { head: NIL, tail: NIL }; lanes.max(1)],
+            walking: Vec::with_capacity(slots_total),
+            lost: Vec::with_capacity(slots_total),
+            dead: 0,
+            workers,
+        }
+    }
+
+    /// Takes over the roles as they are now.
+    pub fn observe_roles(&mut self, roles: &Roles, now: Instant) {
+        for (index, seen) in (0..).zip(self.roles.iter_mut()) {
+            let (role, term) = roles.get(VrfId(index));
+            if (seen.role, seen.term) != (role, term) {
+                *seen = VrfRole {
+                    role,
+                    term,
+                    since_s: now.secs(),
+                };
+            }
+        }
+    }
+
+    /// Takes over a new set of rules; a rule that stays keeps its hits.
+    pub fn observe_rules(&mut self, snapshot: &Snapshot) {
+        for (hits, vrf) in self.rule_hits.iter_mut().zip(snapshot.vrfs()) {
+            *hits = vrf
+                .firewall
+                .rules
+                .iter()
+                .map(|rule| {
+                    let kept = hits
+                        .iter()
+                        .find(|(id, _)| *id == rule.id)
+                        .map_or(0, |(_, count)| *count);
+                    (rule.id, kept)
+                })
+                .collect();
+        }
+    }
+
+    /// A rule decided about a first packet.
+    pub(crate) fn hit(&mut self, vrf: VrfId, rule: u32) {
+        if let Some((_, count)) = self.rule_hits[vrf.index()].get_mut(rule as usize) {
+            *count += 1;
+        }
+    }
+
+    /// Rule ids with their hits, in order.
+    #[must_use]
+    pub fn rule_hits(&self, vrf: VrfId) -> &[(u32, u64)] {
+        self.rule_hits.get(vrf.index()).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether this node forwards for the VRF.
+    #[must_use]
+    pub fn is_active(&self, vrf: VrfId) -> bool {
+        self.roles[vrf.index()].role.is_active()
+    }
+
+    /// Lane (and event thread) of a slot.
+    #[must_use]
+    pub fn lane_of(&self, slot: u16) -> usize {
+        // At most 255 lanes by configuration.
+        let lanes = u16::try_from(self.dirty.len()).unwrap_or(u16::MAX);
+        usize::from(lane_of(slot, self.workers, lanes))
+    }
+
+    /// Inserts a conntrack made by a packet and lists it for replication.
+    ///
+    /// # Errors
+    /// As [`Table::insert`]; nothing has changed then.
+    pub fn create(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
+        let id = self.insert(conntrack)?;
+        self.counters.conntracks_created += 1;
+        self.changed(
+            Changed {
+                kind: Kind::Conntrack,
+                id,
+            },
+            false,
+        );
+        Ok(id)
+    }
+
+    /// Inserts a conntrack: table, timer and slot list.
+    pub(crate) fn insert(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
+        let at = SlotRef {
+            vrf: conntrack.keys[0].vrf,
+            slot: conntrack.slot,
+        };
+        let expires_s = conntrack.expires_s;
+        let id = self.conntracks.insert(conntrack)?;
+        self.wheel.schedule(id, expires_s);
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.link(Kind::Conntrack, &mut self.conntracks, id);
+        }
+        Ok(id)
+    }
+
+    /// A conntrack's replicated state (`refresh`: only its lifetime) changed.
+    pub fn touch(&mut self, id: u32, refresh: bool) {
+        self.changed(
+            Changed {
+                kind: Kind::Conntrack,
+                id,
+            },
+            refresh,
+        );
+    }
+
+    /// Ends a conntrack on the active node.
+    pub fn remove(&mut self, now: Instant, id: u32) {
+        let at = self.unhook(now, id);
+        if self.roles[at.vrf.index()].role == Role::Alone {
+            self.conntracks.free(id);
+            return;
+        }
+        let streamed = self.slots.get(at).is_some_and(|s| !s.streams.is_empty());
+        let listed = self.conntracks[id].sync.dirty;
+        if !listed && self.dead >= self.conntracks.capacity() / DEAD_SHARE {
+            // The removal can't wait for room in the ring any longer: resend the slot instead.
+            if streamed {
+                self.lose(at);
+            }
+            self.forget(at, id);
+            return;
+        }
+        self.conntracks[id].sync.dead = true;
+        self.dead += 1;
+        self.changed(
+            Changed {
+                kind: Kind::Conntrack,
+                id,
+            },
+            false,
+        );
+    }
+
+    /// Ends a conntrack at once, telling nobody: what a standby does for its active.
+    pub fn discard(&mut self, now: Instant, id: u32) {
+        let at = self.unhook(now, id);
+        self.forget(at, id);
+    }
+
+    /// Ends a port block on a standby. False while conntracks still live in it.
+    pub fn discard_block(&mut self, now: Instant, id: u32) -> bool {
+        let block = self.nat.block(id);
+        let at = SlotRef {
+            vrf: block.inside_vrf,
+            slot: block.slot,
+        };
+        if self.nat.evict_block(now, id).is_err() {
+            return false;
+        }
+        self.drop_block(at, id);
+        true
+    }
+
+    /// Lists blocks that were granted or released since the last call. Call it after anything that binds, so
+    /// that a block's record precedes those of its conntracks.
+    pub fn list_blocks(&mut self) {
+        while let Some(change) = self.nat.pop_changed() {
+            let block = self.nat.block(change.id);
+            let at = SlotRef {
+                vrf: block.inside_vrf,
+                slot: block.slot,
+            };
+            if change.held {
+                self.counters.blocks_granted += 1;
+                if let Some(slot) = self.slots.get_mut(at) {
+                    slot.link(Kind::Block, &mut self.nat, change.id);
+                }
+            } else {
+                self.counters.blocks_released += 1;
+                if let Some(slot) = self.slots.get_mut(at) {
+                    slot.unlink(Kind::Block, &mut self.nat, change.id);
+                }
+                self.nat.block_mut(change.id).sync.dead = true;
+                if self.roles[at.vrf.index()].role == Role::Alone {
+                    self.nat.free_block(change.id);
+                    continue;
+                }
+            }
+            self.changed(
+                Changed {
+                    kind: Kind::Block,
+                    id: change.id,
+                },
+                false,
+            );
+        }
+    }
+
+    /// A dead block's account is closed and its place freed.
+    pub(crate) fn drop_block(&mut self, at: SlotRef, id: u32) {
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.unlink(Kind::Block, &mut self.nat, id);
+            slot.unaccount(&mut self.nat.block_mut(id).sync);
+        }
+        self.nat.free_block(id);
+    }
+
+    /// Closes the account of a conntrack that is out of every list and frees its place.
+    pub(crate) fn forget(&mut self, at: SlotRef, id: u32) {
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.unaccount(&mut self.conntracks[id].sync);
+        }
+        self.conntracks.free(id);
+    }
+
+    /// The slot lost a change: it has to be sent again.
+    pub(crate) fn lose(&mut self, at: SlotRef) {
+        if !self.lost.contains(&at) {
+            self.lost.push(at);
+            self.counters.slots_dirtied += 1;
+        }
+    }
+
+    /// The oldest changed entry of a lane, still listed.
+    pub(crate) fn first_changed(&self, lane: usize) -> Option<Changed> {
+        let head = self.dirty[lane].head;
+        (head != NIL).then(|| Changed::untagged(head))
+    }
+
+    /// Takes the oldest changed entry of a lane off its list.
+    pub(crate) fn unlist(&mut self, lane: usize) -> Option<Changed> {
+        let changed = self.first_changed(lane)?;
+        let sync = self.sync_mut(changed);
+        sync.dirty = false;
+        let next = core::mem::replace(&mut sync.dirty_next, NIL);
+        let list = &mut self.dirty[lane];
+        list.head = next;
+        if next == NIL {
+            list.tail = NIL;
+        }
+        Some(changed)
+    }
+
+    pub(crate) fn sync_mut(&mut self, changed: Changed) -> &mut SyncState {
+        match changed.kind {
+            Kind::Block => self.nat.sync_mut(changed.id),
+            Kind::Conntrack => self.conntracks.sync_mut(changed.id),
+        }
+    }
+
+    pub(crate) fn slot_of(&self, changed: Changed) -> SlotRef {
+        match changed.kind {
+            Kind::Block => {
+                let block = self.nat.block(changed.id);
+                SlotRef {
+                    vrf: block.inside_vrf,
+                    slot: block.slot,
+                }
+            }
+            Kind::Conntrack => {
+                let conntrack = &self.conntracks[changed.id];
+                SlotRef {
+                    vrf: conntrack.keys[0].vrf,
+                    slot: conntrack.slot,
+                }
+            }
+        }
+    }
+
+    /// Takes a conntrack out of lookup, timers, NAT and its slot's list.
+    fn unhook(&mut self, now: Instant, id: u32) -> SlotRef {
+        self.conntracks.unindex(id);
+        self.wheel.cancel(id);
+        let conntrack = &self.conntracks[id];
+        let at = SlotRef {
+            vrf: conntrack.keys[0].vrf,
+            slot: conntrack.slot,
+        };
+        if let Some(nat) = conntrack.nat {
+            self.nat.release(now, nat.mapping);
+        }
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.unlink(Kind::Conntrack, &mut self.conntracks, id);
+        }
+        at
+    }
+
+    fn changed(&mut self, changed: Changed, refresh: bool) {
+        let at = self.slot_of(changed);
+        if self.roles[at.vrf.index()].role == Role::Alone {
+            return;
+        }
+        self.counters.deltas_produced += 1;
+        let lane = self.lane_of(at.slot);
+        let sync = self.sync_mut(changed);
+        if sync.dirty {
+            sync.refresh_only &= refresh;
+            self.counters.deltas_coalesced += 1;
+            return;
+        }
+        sync.dirty = true;
+        sync.refresh_only = refresh;
+        sync.dirty_next = NIL;
+        let word = changed.tagged();
+        let tail = core::mem::replace(&mut self.dirty[lane].tail, word);
+        if tail == NIL {
+            self.dirty[lane].head = word;
+        } else {
+            self.sync_mut(Changed::untagged(tail)).dirty_next = word;
+        }
+    }
+}

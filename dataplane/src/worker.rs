@@ -1,0 +1,293 @@
+//! A poll-mode worker: one `turn(now)` takes a burst from each of its queues through the stages, tells the peers what
+//! changed, ages a few entries and applies a few of the peers' records. No lock, no system call, no allocation.
+//!
+//! ```text
+//!   handoff rings ┐
+//!   rx queues ────┴► parse ► steer ► lookup ► admit ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
+//!                    then, once per turn: emit ► expire ► absorb ► inbox
+//! ```
+//!
+//! Born with its queues, rings and tables, all sized at start; driven by a pinned thread in production and by hand in
+//! the simulator; drained at the end, so that every packet goes back to its pool.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::Receiver;
+use rtrb::{Consumer, Producer};
+
+use crate::applied::AppliedCounters;
+use crate::delta::{ToEvent, ToWorker};
+use crate::inbox::{Announcing, Ask, Visited, Visitor};
+use crate::io::{BURST, Io, Packet, RxQueue};
+use crate::nat::Pools;
+use crate::notice::Notices;
+use crate::role::Roles;
+use crate::stage::absorb::absorb;
+use crate::stage::admit::admit;
+use crate::stage::answer::answer;
+use crate::stage::emit::emit;
+use crate::stage::expire::expire;
+use crate::stage::forward::forward;
+use crate::stage::lookup::lookup;
+use crate::stage::parse::parse;
+use crate::stage::steer::steer;
+use crate::stage::track::track;
+pub use crate::stage::transmit::Handoff;
+use crate::stage::transmit::{HANDOFF_ROOM, Outgoing, transmit};
+use crate::stage::{Batch, Context, Work};
+use crate::tables::Tables;
+use crate::time::Instant;
+use crate::verdict::Drop;
+use crate::vrf::Snapshot;
+
+/// Records of one event thread applied in one turn.
+pub const ABSORB_BUDGET: usize = 64;
+
+/// What all workers of a process share, read-only but for the atomics inside.
+#[derive(Debug)]
+pub struct Shared {
+    /// Forwarding view, swapped whole.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Roles per VRF.
+    pub roles: Arc<Roles>,
+    /// Public addresses and who holds their blocks.
+    pub pools: Arc<Pools>,
+    /// What the acknowledgements wait for.
+    pub applied: Arc<AppliedCounters>,
+}
+
+/// The rings between a worker and one event thread.
+#[derive(Debug)]
+pub struct EventLink {
+    /// Deltas and answers out.
+    pub out: Producer<ToEvent>,
+    /// The peer's records in.
+    pub inbox: Consumer<ToWorker>,
+}
+
+/// A worker's connections.
+#[derive(Debug)]
+pub struct Links<P> {
+    /// One per event thread.
+    pub events: Vec<EventLink>,
+    /// To each worker (its own included, for hairpins), by number.
+    pub handoff_out: Vec<Option<Producer<Handoff<P>>>>,
+    /// From each worker.
+    pub handoff_in: Vec<Consumer<Handoff<P>>>,
+    /// Questions of the main thread.
+    pub asks: Receiver<Ask>,
+    /// Messages to the main thread.
+    pub notices: Notices,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker<I: Io> {
+    number: u16,
+    workers: u16,
+    queues: Vec<RxQueue>,
+    shared: Arc<Shared>,
+    tables: Tables,
+    links: Links<I::Packet>,
+    batch: Batch<I::Packet>,
+    out: Outgoing<I::Packet>,
+    outputs: Vec<Producer<ToEvent>>,
+    inputs: Vec<Consumer<ToWorker>>,
+    absorb_budget: usize,
+    announcing: Announcing,
+    visiting: Option<Visitor>,
+    snapshot_seen: usize,
+}
+
+impl<I: Io> Worker<I> {
+    /// Worker `number` of `workers`, polling `queues` of `ports` ports.
+    #[must_use]
+    pub fn new(
+        (number, workers): (u16, u16),
+        queues: Vec<RxQueue>,
+        ports: usize,
+        shared: Arc<Shared>,
+        tables: Tables,
+        mut links: Links<I::Packet>,
+    ) -> Self {
+        let (outputs, inputs) = links.events.drain(..).map(|l| (l.out, l.inbox)).unzip();
+        Self {
+            number,
+            workers,
+            queues,
+            shared,
+            tables,
+            links,
+            batch: Batch::new(),
+            out: Outgoing::new(ports),
+            outputs,
+            inputs,
+            absorb_budget: ABSORB_BUDGET,
+            announcing: Announcing::default(),
+            visiting: None,
+            snapshot_seen: 0,
+        }
+    }
+
+    /// One turn; returns how much there was to do, so that an idle thread can rest.
+    pub fn turn(&mut self, now: Instant, io: &mut I) -> usize {
+        let shared = Arc::clone(&self.shared);
+        let snapshot = shared.snapshot.load();
+        self.tables.observe_roles(&shared.roles, now);
+        let seen = Arc::as_ptr(&snapshot).addr();
+        if seen != self.snapshot_seen {
+            self.snapshot_seen = seen;
+            self.tables.observe_rules(&snapshot);
+        }
+        let mut work = self.handed_over(now, &snapshot, io);
+        if self.handoffs_have_room() {
+            for index in 0..self.queues.len() {
+                work += self.received(index, now, &snapshot, io);
+            }
+        } else {
+            // Loss-free: packets wait in the receive queues until the owner has caught up.
+            self.tables.counters.handoff_waits += 1;
+        }
+        work += self
+            .announcing
+            .turn(now, &snapshot, &mut self.out, io, &mut self.tables.counters);
+        self.out.flush(io, &mut self.tables.counters);
+        work += emit(&mut self.tables, &mut self.outputs, now);
+        work += expire(&mut self.tables, now);
+        work += self.absorb(now);
+        work + self.ask(now)
+    }
+
+    /// Stops (0) or limits the application of the peer's records. For tests of acknowledgements.
+    pub const fn set_absorb_budget(&mut self, records: usize) {
+        self.absorb_budget = records;
+    }
+
+    /// Its tables, to look at.
+    #[must_use]
+    pub const fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Its tables, to break on purpose.
+    pub const fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
+    /// Frees everything that waits inside the worker. The rings to other workers must be drained by their readers.
+    pub fn drain(&mut self, io: &mut I) {
+        for ring in &mut self.links.handoff_in {
+            while let Ok(handoff) = ring.pop() {
+                self.tables.counters.drop(Drop::Stopping);
+                drop(handoff);
+            }
+        }
+        self.batch.packets.clear();
+        self.out.flush(io, &mut self.tables.counters);
+    }
+
+    fn handoffs_have_room(&self) -> bool {
+        self.links
+            .handoff_out
+            .iter()
+            .flatten()
+            .all(|ring| ring.slots() >= HANDOFF_ROOM)
+    }
+
+    /// Packets from other workers first: they have waited longest, and taking them frees the rings.
+    fn handed_over(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
+        let mut work = 0;
+        for ring in 0..self.links.handoff_in.len() {
+            while let Ok(handoff) = self.links.handoff_in[ring].pop() {
+                self.tables.counters.handoff_in += 1;
+                self.batch.work[self.batch.packets.len()] = Work::arrived(handoff.port, handoff.handoffs);
+                self.batch.packets.push(handoff.packet);
+                if self.batch.packets.is_full() {
+                    break;
+                }
+            }
+            if !self.batch.packets.is_empty() {
+                work += self.process(now, snapshot, io);
+            }
+        }
+        work
+    }
+
+    fn received(&mut self, index: usize, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
+        let queue = self.queues[index];
+        io.rx(queue, &mut self.batch.packets);
+        if self.batch.packets.is_empty() {
+            return 0;
+        }
+        self.tables.counters.rx_packets += self.batch.packets.len() as u64;
+        for i in 0..self.batch.packets.len() {
+            self.tables.counters.rx_bytes += self.batch.packets[i].data().len() as u64;
+            self.batch.work[i] = Work::arrived(queue.port, 0);
+        }
+        self.process(now, snapshot, io)
+    }
+
+    /// The packet path.
+    fn process(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
+        let packets = self.batch.packets.len();
+        debug_assert!(packets <= BURST);
+        let batch = &mut self.batch;
+        let mut cx = Context {
+            now,
+            snapshot,
+            pools: &self.shared.pools,
+            tables: &mut self.tables,
+            notices: &mut self.links.notices,
+            worker: self.number,
+            workers: self.workers,
+        };
+        for i in 0..packets {
+            batch.work[i].verdict = parse(batch.packets[i].data(), &mut batch.meta[i]);
+        }
+        steer(batch, &cx);
+        lookup(batch, &mut cx);
+        admit(batch, &mut cx);
+        track(batch, &mut cx);
+        forward(batch, &mut cx);
+        answer(batch, &mut self.out, io, &mut cx);
+        transmit(batch, &mut self.out, &mut self.links.handoff_out, io, &mut cx);
+        packets
+    }
+
+    fn absorb(&mut self, now: Instant) -> usize {
+        let mut work = 0;
+        for (event, (inbox, replies)) in self.inputs.iter_mut().zip(&mut self.outputs).enumerate() {
+            let processed = absorb(&mut self.tables, inbox, replies, self.absorb_budget, now);
+            if processed > 0 {
+                self.shared
+                    .applied
+                    .add(usize::from(self.number), event, processed as u64);
+                work += processed;
+            }
+        }
+        work
+    }
+
+    /// At most one question per turn, and a slice of a long answer.
+    fn ask(&mut self, now: Instant) -> usize {
+        while let Some(event) = self.tables.nat.pop_event() {
+            if !self.links.notices.block(event) {
+                self.tables.counters.block_events_lost += 1;
+            }
+        }
+        if self.visiting.is_none() {
+            match self.links.asks.try_recv() {
+                Ok(Ask::Announce(vrf)) => self.announcing.start(vrf, &self.shared.snapshot.load()),
+                Ok(Ask::Visit(visitor)) => self.visiting = Some(visitor),
+                Err(_) => return 0,
+            }
+        }
+        if let Some(visitor) = &mut self.visiting
+            && visitor.visit(&mut self.tables, now) == Visited::Done
+        {
+            self.visiting = None;
+        }
+        1
+    }
+}
