@@ -1,0 +1,269 @@
+//! The kernel of one network namespace: two netlink sockets, opened inside it by a thread that ends at once.
+//! One follows the multicast groups and never blocks; the other asks for full readings. The first is subscribed
+//! before the first reading, so that nothing falls between them; what comes twice changes nothing.
+
+use std::fs::File;
+use std::io::{Error, ErrorKind};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use netlink_packet_core::{
+    NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use super::message::{Change, change_of};
+
+/// Multicast groups of linux/rtnetlink.h: links, neighbours, addresses and routes of both families.
+const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
+/// Asked for; the kernel gives what `net.core.rmem_max` allows.
+const RECEIVE_BYTES: i32 = 4 << 20;
+const BUFFER_BYTES: usize = 64 << 10;
+/// Of `struct nlmsghdr`.
+const HEADER_BYTES: usize = 16;
+/// A reading that the kernel interrupted because something changed is repeated this often.
+const READINGS_MAX: u32 = 8;
+
+/// Why the kernel can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// No namespace of this name.
+    #[error("network namespace \"{0}\" can't be entered: {1}")]
+    Namespace(String, Error),
+    /// The socket failed.
+    #[error("netlink: {0}")]
+    Io(#[from] Error),
+    /// Notifications were lost because they weren't read in time.
+    #[error("netlink: notifications were lost")]
+    Overrun,
+    /// Changes never let a reading finish.
+    #[error("netlink: the tables changed during each of {READINGS_MAX} readings")]
+    Restless,
+}
+
+/// Sockets into one namespace.
+#[derive(Debug)]
+pub struct Kernel {
+    follower: Socket,
+    reader: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Kernel {
+    /// Opens the sockets, in the process's own namespace or that of `/run/netns/NAME`.
+    ///
+    /// # Errors
+    /// When the namespace or the sockets can't be had.
+    pub fn open(netns: Option<&str>) -> Result<Self, NetlinkError> {
+        let Some(name) = netns else {
+            return Self::open_here();
+        };
+        let file = File::open(Path::new("/run/netns").join(name));
+        let file = file.map_err(|e| NetlinkError::Namespace(name.to_owned(), e))?;
+        // A thread of its own: a namespace belongs to the thread, and a socket stays where it was opened.
+        let opened = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                nix::sched::setns(file.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)
+                    .map_err(|e| NetlinkError::Namespace(name.to_owned(), e.into()))?;
+                Self::open_here()
+            });
+            thread.join()
+        });
+        opened.unwrap_or_else(|_| Err(Error::other("the opening thread ended early").into()))
+    }
+
+    fn open_here() -> Result<Self, NetlinkError> {
+        let mut follower = Socket::new(NETLINK_ROUTE)?;
+        follower.bind_auto()?;
+        follower.set_rx_buf_sz(RECEIVE_BYTES)?;
+        for group in GROUPS {
+            follower.add_membership(group)?;
+        }
+        follower.set_non_blocking(true)?;
+        let mut reader = Socket::new(NETLINK_ROUTE)?;
+        reader.bind_auto()?;
+        reader.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self {
+            follower,
+            reader,
+            sequence: 0,
+            buffer: vec![0; BUFFER_BYTES],
+        })
+    }
+
+    /// Everything there is.
+    ///
+    /// # Errors
+    /// When the kernel refuses or never holds still.
+    pub fn read_all(&mut self) -> Result<Vec<Change>, NetlinkError> {
+        for _ in 0..READINGS_MAX {
+            let mut changes = Vec::new();
+            let mut whole = true;
+            for request in readings() {
+                whole &= self.read(request, &mut changes)?;
+            }
+            if whole {
+                return Ok(changes);
+            }
+        }
+        Err(NetlinkError::Restless)
+    }
+
+    /// One reading; false when something changed under it.
+    fn read(
+        &mut self,
+        request: RouteNetlinkMessage,
+        changes: &mut Vec<Change>,
+    ) -> Result<bool, NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let frame = frame(request, NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
+        self.reader.send(&frame, 0)?;
+        let mut whole = true;
+        loop {
+            let length = self.reader.recv(&mut self.buffer.as_mut_slice(), 0)?;
+            for message in messages(&self.buffer[..length.min(BUFFER_BYTES)]) {
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(whole),
+                    NetlinkPayload::Error(error) => return Err(error.to_io().into()),
+                    // In a reading the append flag means nothing.
+                    NetlinkPayload::InnerMessage(inner) => changes.extend(change_of(&inner, 0)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The changes that were notified since the last call.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Overrun`] when some were lost: [`Self::read_all`] then says what is true.
+    pub fn follow(&mut self) -> Result<Vec<Change>, NetlinkError> {
+        let mut changes = Vec::new();
+        loop {
+            let length = match self.follower.recv(&mut self.buffer.as_mut_slice(), 0) {
+                Ok(length) => length,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(changes),
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Err(NetlinkError::Overrun),
+                Err(e) => return Err(e.into()),
+            };
+            for message in messages(&self.buffer[..length.min(BUFFER_BYTES)]) {
+                match message.payload {
+                    NetlinkPayload::InnerMessage(inner) => {
+                        changes.extend(change_of(&inner, message.header.flags))
+                    }
+                    NetlinkPayload::Overrun(_) => return Err(NetlinkError::Overrun),
+                    // The answer to a question about a neighbour on an interface that has just gone.
+                    NetlinkPayload::Error(error) => {
+                        tracing::debug!(error = %error.to_io(), "the kernel refused")
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Has the kernel resolve a neighbour, or confirm a stale one. What comes of it is notified.
+    ///
+    /// # Errors
+    /// When the question can't be sent now.
+    pub fn resolve(&mut self, link: u32, address: IpAddr) -> Result<(), NetlinkError> {
+        let mut message = NeighbourMessage::default();
+        let (family, destination) = match address {
+            IpAddr::V4(a) => (AddressFamily::Inet, NeighbourAddress::Inet(a)),
+            IpAddr::V6(a) => (AddressFamily::Inet6, NeighbourAddress::Inet6(a)),
+        };
+        message.header.family = family;
+        message.header.ifindex = link;
+        message.header.state = NeighbourState::None;
+        message.header.flags = NeighbourFlags::Use;
+        message
+            .attributes
+            .push(NeighbourAttribute::Destination(destination));
+        self.sequence = self.sequence.wrapping_add(1);
+        let message = RouteNetlinkMessage::NewNeighbour(message);
+        let frame = frame(message, NLM_F_REQUEST | NLM_F_CREATE, self.sequence);
+        self.follower.send_to(&frame, &SocketAddr::new(0, 0), 0)?;
+        Ok(())
+    }
+
+    /// Readable when there is something to follow.
+    #[must_use]
+    pub fn readable(&self) -> BorrowedFd<'_> {
+        self.follower.as_fd()
+    }
+
+    /// Shrinks what the kernel may queue, so that losing notifications can be provoked.
+    ///
+    /// # Errors
+    /// When the socket refuses.
+    pub fn limit_queue(&self, bytes: i32) -> Result<(), NetlinkError> {
+        Ok(self.follower.set_rx_buf_sz(bytes)?)
+    }
+}
+
+fn readings() -> [RouteNetlinkMessage; 6] {
+    let route = |family| {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        RouteNetlinkMessage::GetRoute(message)
+    };
+    let neighbor = |family| {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family;
+        RouteNetlinkMessage::GetNeighbour(message)
+    };
+    [
+        RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        route(AddressFamily::Inet),
+        route(AddressFamily::Inet6),
+        neighbor(AddressFamily::Inet),
+        neighbor(AddressFamily::Inet6),
+    ]
+}
+
+fn frame(message: RouteNetlinkMessage, flags: u16, sequence: u32) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.flags = flags;
+    header.sequence_number = sequence;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+/// Cuts a datagram into messages. One that isn't understood is left out: a new attribute of a newer kernel on one
+/// interface mustn't blind the node to all others.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<RouteNetlinkMessage>> + '_ {
+    std::iter::from_fn(move || {
+        loop {
+            let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+            if length < HEADER_BYTES {
+                return None;
+            }
+            let message = NetlinkMessage::deserialize(bytes);
+            // Messages start at multiples of four bytes.
+            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+            match message {
+                Ok(message) => return Some(message),
+                Err(error) => tracing::warn!(%error, "a netlink message is not understood"),
+            }
+        }
+    })
+}
