@@ -93,6 +93,8 @@ reasons! {
     PortsExhausted = "ports-exhausted",
     /// Subscriber table full.
     SubscribersFull = "subscribers-full",
+    /// Port block table full.
+    BlocksFull = "blocks-full",
     /// Mapping table full.
     MappingsFull = "mappings-full",
     /// Packet for a pool address that no mapping or conntrack wants.

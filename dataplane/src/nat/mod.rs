@@ -1,17 +1,48 @@
-//! Source NAT: pools, port blocks, subscribers and endpoint-independent mappings.
+//! Source NAT: which public endpoint an inside endpoint appears as.
+//!
+//! A worker's [`Nat`] is born with the worker and touched by nobody else; the [`Pools`] below it are shared, and
+//! only a grant or release of a whole block meets other workers. A first packet [`Nat::bind`]s: the mapping of its
+//! inside endpoint if there is one, else a free port of the subscriber's blocks, else a further block. When the
+//! last conntrack of a mapping ends, its port rests and is then free; a block without ports is released after a
+//! while. A standby does the same from records ([`Nat::learn`]): after a take-over no new flow gets a port that a
+//! live flow has, and `bind` goes on where the peer stopped.
+//!
+//! ```text
+//! subscriber (inside VRF + address, pool)
+//!   └─ blocks (grant, public address, port run)        owner table in Pools: public port → inside VRF, slot
+//!        └─ mappings (protocol, inside port, public port, conntracks)
+//! ```
 
+mod arena;
 mod block;
+mod learn;
 pub mod log;
+mod mapping;
 mod pool;
+mod random;
+mod subscriber;
+#[cfg(test)]
+mod tests;
+mod view;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use thiserror::Error;
 
+use self::arena::{Arena, List};
+use self::block::Grantee;
 pub use self::block::{Block, BlockChange};
 use self::log::BlockEvent;
-pub use self::pool::{PoolRef, Pools};
-use crate::delta::{BlockRecord, NatPart, PutRecord, Term};
+use self::mapping::Mapping;
+pub use self::mapping::Protocol;
+pub use self::pool::{PoolRef, PoolSize, Pools};
+use self::random::Random;
+use self::subscriber::{Inside, Subscriber};
+pub use self::view::{BlockRow, PoolUsage, UserRow};
+use crate::config::Filtering;
+use crate::conntrack::Index;
+use crate::delta::{NatPart, Term};
 use crate::flow::{Addr, FlowKey, VrfId};
 use crate::time::Instant;
 use crate::verdict::Drop;
@@ -61,8 +92,9 @@ pub enum LearnError {
     /// The public endpoint is in no pool of this node, or not at a block's boundary.
     #[error("no such pool or block here")]
     NoPool,
-    /// The record translates nothing, or a protocol or address family that is not translated.
-    #[error("not a source translation that this version knows")]
+    /// The record translates nothing, or a protocol or address family that is not translated, or names the grant
+    /// of another subscriber.
+    #[error("not a source translation that makes sense here")]
     Unsupported,
     /// A newer grant holds the ports: the record is from the past.
     #[error("a newer grant holds the ports")]
@@ -119,17 +151,53 @@ pub struct NatLimits {
 #[derive(Debug)]
 pub struct Nat {
     pools: Arc<Pools>,
-    blocks: Vec<Block>,
+    random: Random,
+    hash_seed: u64,
+    subscribers: Arena<Subscriber>,
+    subscriber_index: Index,
+    blocks: Arena<Block>,
+    block_index: Index,
+    mappings: Arena<Mapping>,
+    inside_index: Index,
+    outside_index: Index,
+    /// Per pool: mappings whose port rests, oldest first.
+    resting: Vec<List>,
+    /// Per pool: blocks without ports, oldest first.
+    idle: Vec<List>,
+    changed: List,
+    events: VecDeque<BlockEvent>,
+    events_max: usize,
+    events_lost: u64,
+    usage: Vec<PoolUsage>,
+    /// Pool that the next `tick` starts with, so that no pool starves another.
+    tick_from: usize,
 }
 
 impl Nat {
-    /// Empty tables over the shared pools. `seed` feeds the choice of addresses, blocks and ports.
+    /// Empty tables over the shared pools. `seed` feeds the choice of addresses, blocks and ports, and the hashes.
     #[must_use]
     pub fn new(pools: Arc<Pools>, limits: NatLimits, seed: u64) -> Self {
-        let _ = (limits, seed);
+        let mut random = Random::new(seed);
+        let count = pools.count();
         Self {
             pools,
-            blocks: Vec::new(),
+            hash_seed: random.next(),
+            random,
+            subscribers: Arena::new(limits.subscribers),
+            subscriber_index: Index::new(limits.subscribers as usize),
+            blocks: Arena::new(limits.blocks),
+            block_index: Index::new(limits.blocks as usize),
+            mappings: Arena::new(limits.mappings),
+            inside_index: Index::new(limits.mappings as usize),
+            outside_index: Index::new(limits.mappings as usize),
+            resting: vec![List::default(); count],
+            idle: vec![List::default(); count],
+            changed: List::default(),
+            events: VecDeque::with_capacity(limits.events as usize),
+            events_max: limits.events as usize,
+            events_lost: 0,
+            usage: vec![PoolUsage::default(); count],
+            tick_from: 0,
         }
     }
 
@@ -139,7 +207,14 @@ impl Nat {
         &self.pools
     }
 
-    /// Public endpoint for the first packet of a flow from inside.
+    /// Public endpoint for the first packet of a flow from inside. `key` is the packet's own (original) key, `slot`
+    /// the subscriber's, `term` that of the inside VRF. The mapping is retained for the caller's conntrack. When
+    /// refused, nothing changes and no mapping of anybody is evicted (RFC 6888 REQ-11).
+    ///
+    /// # Errors
+    /// `UnsupportedProtocol` for anything but TCP, UDP and ICMP queries over IPv4; `PoolExhausted` when a new
+    /// subscriber finds no free block; `PortsExhausted` when one with blocks has reached its quota (RFC 6888 REQ-4)
+    /// or its paired address has no free block; `SubscribersFull`, `BlocksFull`, `MappingsFull` by table.
     pub fn bind(
         &mut self,
         now: Instant,
@@ -148,85 +223,184 @@ impl Nat {
         slot: u16,
         pool: PoolRef,
     ) -> Result<Bound, Drop> {
-        let _ = (now, term, key, slot, pool);
-        Err(Drop::PoolExhausted)
+        let class = Protocol::of(key.proto)
+            .filter(|_| key.src.is_v4())
+            .ok_or(Drop::UnsupportedProtocol)?;
+        let pool = self.pools.index(pool).ok_or(Drop::PoolExhausted)?;
+        let who = Inside {
+            vrf: key.vrf,
+            address: key.src,
+            pool,
+        };
+        let known = self.subscriber(&who);
+        if let Some(mapping) = known.and_then(|subscriber| self.inside(subscriber, key.src_port, class)) {
+            self.use_again(mapping);
+            return Ok(self.bound(mapping));
+        }
+        if !self.mapping_room() {
+            return Err(Drop::MappingsFull);
+        }
+        let odd = key.src_port % 2 == 1;
+        let (block, offset) = match known {
+            Some(subscriber) => self.port_of_known(now, term, subscriber, slot, class, odd)?,
+            None => self.port_of_new_block(now, term, Grantee::New(who), slot, class, odd)?,
+        };
+        let mapping = self
+            .open(now, block, offset, key.src_port, class)
+            .ok_or(Drop::MappingsFull)?;
+        Ok(self.bound(mapping))
     }
 
-    /// A conntrack made from the mapping ended.
+    /// A conntrack made from the mapping ended. The last one starts the port's rest.
     pub fn release(&mut self, now: Instant, mapping: u32) {
-        let _ = (now, mapping);
+        self.use_less(now, mapping);
     }
 
-    /// The mapping that an outside packet may use: pools with endpoint-independent filtering only.
+    /// The mapping that an outside packet to a pool address may use, if the pool lets anybody use its mappings
+    /// (endpoint-independent filtering, RFC 4787 REQ-8); with endpoint-dependent filtering, none.
     #[must_use]
     pub fn inbound(&self, key: &FlowKey) -> Option<Inbound> {
-        let _ = key;
-        None
+        let class = Protocol::of(key.proto)?;
+        let place = self.pools.place(key.vrf, &key.dst, key.dst_port)?;
+        let pool = self.pools.at(place.pool);
+        if pool.settings.filtering != Filtering::EndpointIndependent {
+            return None;
+        }
+        let offset = key.dst_port - pool.port_first(place);
+        let mapping = self.outside(self.block_at(place)?, offset, class)?;
+        let m = &self.mappings[mapping];
+        let block = &self.blocks[m.block];
+        (m.refs > 0).then_some(Inbound {
+            vrf: block.inside_vrf,
+            inside: block.subscriber,
+            port: m.inside_port,
+            mapping,
+            part: NatPart {
+                grant: block.grant,
+                mapping: true,
+            },
+        })
     }
 
-    /// One more conntrack uses the mapping.
+    /// One more conntrack uses the mapping: each needs its own [`Nat::release`].
     pub fn retain(&mut self, mapping: u32) {
-        let _ = mapping;
+        self.use_again(mapping);
     }
 
-    /// What the peer's `bind` did, from its record.
-    pub fn learn(&mut self, now: Instant, put: &PutRecord, slot: u16) -> Result<Learned, LearnError> {
-        let _ = (now, put, slot);
-        Err(LearnError::NoPool)
-    }
-
-    /// A block granted by the peer; `vrf` is the subscriber's. Returns the block's id.
-    pub fn learn_block(
-        &mut self,
-        now: Instant,
-        rec: &BlockRecord,
-        vrf: VrfId,
-        slot: u16,
-    ) -> Result<u32, LearnError> {
-        let _ = (now, rec, vrf, slot);
-        Err(LearnError::NoPool)
-    }
-
-    /// A block released by the peer. It is dead afterwards: unlink it and call [`Nat::free_block`].
-    pub fn forget_block(&mut self, now: Instant, rec: &BlockRecord, vrf: VrfId) -> Result<u32, LearnError> {
-        let _ = (now, rec, vrf);
-        Err(LearnError::Unknown)
-    }
-
-    /// As [`Nat::forget_block`], by id: for a sweep or an eviction.
-    pub fn evict_block(&mut self, now: Instant, id: u32) -> Result<(), LearnError> {
-        let _ = (now, id);
-        Err(LearnError::Unknown)
-    }
-
-    /// Bounded upkeep.
+    /// Bounded upkeep, at most `budget` steps: ports whose rest is over become free, and blocks that have been
+    /// empty for long enough are released where this node is `active` for the subscriber's VRF. (VRFs that share a
+    /// pool share an HA group, so one standby block at the head of a pool's idle blocks speaks for all.)
     pub fn tick(&mut self, now: Instant, budget: u32, active: impl Fn(VrfId) -> bool) {
-        let _ = (now, budget, active);
-    }
-
-    /// A block, held or dead.
-    #[must_use]
-    pub fn block(&self, id: u32) -> &Block {
-        &self.blocks[id as usize]
-    }
-
-    /// A block, to change its replication state.
-    pub fn block_mut(&mut self, id: u32) -> &mut Block {
-        &mut self.blocks[id as usize]
-    }
-
-    /// The next block that `bind` or `tick` granted or released since it was last asked about.
-    pub fn pop_changed(&mut self) -> Option<BlockChange> {
-        None
-    }
-
-    /// The dead block's removal has been emitted: its place is free.
-    pub fn free_block(&mut self, id: u32) {
-        let _ = id;
+        let mut left = budget;
+        let pools = self.resting.len();
+        for step in 0..pools {
+            let pool = (self.tick_from + step) % pools;
+            while left > 0
+                && let Some(id) = self.rested(now, pool)
+            {
+                self.end_rest(now, id);
+                left -= 1;
+            }
+            while left > 0
+                && let Some(id) = self.idled(now, pool)
+                && active(self.blocks[id].inside_vrf)
+            {
+                self.release_block(now, id);
+                left -= 1;
+            }
+        }
+        self.tick_from = (self.tick_from + 1) % pools.max(1);
     }
 
     /// The next log event.
     pub fn pop_event(&mut self) -> Option<BlockEvent> {
-        None
+        self.events.pop_front()
     }
+
+    fn bound(&self, mapping: u32) -> Bound {
+        let m = &self.mappings[mapping];
+        let block = &self.blocks[m.block];
+        Bound {
+            external: block.address,
+            port: block.port_first + m.offset,
+            mapping,
+            part: NatPart {
+                grant: block.grant,
+                mapping: true,
+            },
+        }
+    }
+
+    /// A port for a subscriber that has blocks: of the inside port's parity from any of them (RFC 4787 REQ-4), else
+    /// of any parity, else from a further block.
+    fn port_of_known(
+        &mut self,
+        now: Instant,
+        term: Term,
+        subscriber: u32,
+        slot: u16,
+        class: Protocol,
+        odd: bool,
+    ) -> Result<(u32, u16), Drop> {
+        let random = self.random.next();
+        let paired = self.subscribers[subscriber].paired;
+        for parity in [Some(odd), None] {
+            let mut of_paired = self
+                .blocks_of(subscriber)
+                .filter(|&id| self.blocks[id].place.address == paired);
+            let found = of_paired.find_map(|id| {
+                self.free_port(id, class, random, parity)
+                    .map(|offset| (id, offset))
+            });
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        let who = self.subscribers[subscriber].who;
+        if self.subscribers[subscriber].held
+            >= self.pools.at(who.pool).settings.blocks_per_subscriber_max.into()
+        {
+            self.usage[who.pool].quota_reached += 1;
+            return Err(Drop::PortsExhausted);
+        }
+        self.port_of_new_block(now, term, Grantee::Known(subscriber), slot, class, odd)
+    }
+
+    fn port_of_new_block(
+        &mut self,
+        now: Instant,
+        term: Term,
+        to: Grantee,
+        slot: u16,
+        class: Protocol,
+        odd: bool,
+    ) -> Result<(u32, u16), Drop> {
+        let random = self.random.next();
+        let block = self.grant(now, term, to, slot)?;
+        // A fresh block has 64 free ports or more, half of them of the wanted parity.
+        let offset = self
+            .free_port(block, class, random, Some(odd))
+            .ok_or(Drop::PortsExhausted)?;
+        Ok((block, offset))
+    }
+
+    /// A free port of a block from a random place on, as an offset.
+    fn free_port(&self, block: u32, class: Protocol, random: u64, odd: Option<bool>) -> Option<u16> {
+        let Block { place, taken, .. } = self.blocks[block];
+        let pool = self.pools.at(place.pool);
+        let size = pool.settings.block_size;
+        if taken[class as usize] >= size {
+            return None;
+        }
+        pool.free_port(place, class, Random::new(random).below_u16(size), odd)
+    }
+}
+
+/// Adds an entry to an index that was made for as many keys as there are entries.
+fn enter(index: &mut Index, hash: u64, id: u32) {
+    let entered = index.insert(hash, id);
+    debug_assert!(
+        entered.is_ok(),
+        "an index has a place for every entry of its arena"
+    );
 }

@@ -1,0 +1,289 @@
+//! The standby's side of allocation: what the peer's `bind` and `release` did, taken from its records.
+//!
+//! A record is first judged against what is here without touching it, then applied whole: a refusal changes
+//! nothing. The newer grant of a block is right, whichever lane is slower: a record of an older one is refused,
+//! and an older holder in the way is named, so that the caller evicts it (its conntracks, then
+//! [`Nat::evict_block`]) and tries again. Quotas are the owner's business and aren't checked here.
+
+use super::block::{Block, Grantee};
+use super::mapping::Protocol;
+use super::pool::Place;
+use super::subscriber::Inside;
+use super::{LearnError, Learned, Nat};
+use crate::delta::{BlockRecord, PutRecord};
+use crate::flow::{Addr, FlowKey, VrfId};
+use crate::time::Instant;
+
+/// What a record says about a block.
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    place: Place,
+    grant: u64,
+    who: Inside,
+}
+
+/// What must be done so that a claim holds here.
+#[derive(Debug, Clone, Copy)]
+enum Holding {
+    /// Nothing: the same grant is here.
+    Here(u32),
+    /// The place is free.
+    Free,
+}
+
+/// The two endpoints that a translation ties together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Translation {
+    inside: Endpoint,
+    outside: Endpoint,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Endpoint {
+    vrf: VrfId,
+    address: Addr,
+    port: u16,
+}
+
+impl Nat {
+    /// What the peer did for the conntrack of `put`: subscriber, block (granted by the mere mention, if its own
+    /// record is still to come), mapping and exact port are here afterwards, and the mapping is retained once more.
+    /// `slot` is the record's.
+    ///
+    /// # Errors
+    /// See [`LearnError`]; nothing has changed then.
+    pub fn learn(&mut self, now: Instant, put: &PutRecord, slot: u16) -> Result<Learned, LearnError> {
+        let part = put
+            .nat
+            .filter(|part| part.mapping && part.grant != 0)
+            .ok_or(LearnError::Unsupported)?;
+        let class = Protocol::of(put.original.proto).ok_or(LearnError::Unsupported)?;
+        let Translation { inside, outside } = translation(put).ok_or(LearnError::Unsupported)?;
+        let place = self
+            .pools
+            .place(outside.vrf, &outside.address, outside.port)
+            .ok_or(LearnError::NoPool)?;
+        let who = Inside {
+            vrf: inside.vrf,
+            address: inside.address,
+            pool: place.pool,
+        };
+        let offset = outside.port - self.pools.at(place.pool).port_first(place);
+        let claim = Claim {
+            place,
+            grant: part.grant,
+            who,
+        };
+
+        let holding = self.judge(&claim)?;
+        let by_inside = self
+            .subscriber(&who)
+            .and_then(|id| self.inside(id, inside.port, class));
+        let by_outside = match holding {
+            Holding::Here(block) => self.outside(block, offset, class),
+            Holding::Free => None,
+        };
+        if let (Some(a), Some(b)) = (by_inside, by_outside)
+            && a == b
+        {
+            let block = self.mappings[a].block;
+            self.use_again(a);
+            return Ok(Learned {
+                mapping: a,
+                block,
+                block_new: false,
+            });
+        }
+        // What rests makes way: the peer has ended its rest already. What is in use does not.
+        let in_the_way = [by_inside, by_outside];
+        for mapping in in_the_way.into_iter().flatten() {
+            if self.mappings[mapping].refs > 0 {
+                return Err(LearnError::PortTaken { mapping });
+            }
+        }
+        if !self.mapping_room() {
+            return Err(LearnError::Full);
+        }
+
+        let block = self.hold(now, &claim, holding, slot)?;
+        for mapping in in_the_way.into_iter().flatten() {
+            self.end_rest(now, mapping);
+        }
+        let mapping = self
+            .open(now, block, offset, inside.port, class)
+            .ok_or(LearnError::Full)?;
+        Ok(Learned {
+            mapping,
+            block,
+            block_new: matches!(holding, Holding::Free),
+        })
+    }
+
+    /// A block granted by the peer; `vrf` is the subscriber's. Returns the block's id, also when it is here already.
+    ///
+    /// # Errors
+    /// See [`LearnError`]; nothing has changed then.
+    pub fn learn_block(
+        &mut self,
+        now: Instant,
+        rec: &BlockRecord,
+        vrf: VrfId,
+        slot: u16,
+    ) -> Result<u32, LearnError> {
+        if !rec.subscriber.is_v4() || rec.grant == 0 {
+            return Err(LearnError::Unsupported);
+        }
+        let place = self.place_of(rec, vrf)?;
+        let who = Inside {
+            vrf,
+            address: rec.subscriber,
+            pool: place.pool,
+        };
+        let claim = Claim {
+            place,
+            grant: rec.grant,
+            who,
+        };
+        let holding = self.judge(&claim)?;
+        self.hold(now, &claim, holding, slot)
+    }
+
+    /// A block released by the peer. Its resting ports are freed with it; it is dead afterwards: unlink it from its
+    /// slot and call [`Nat::free_block`] with the returned id.
+    ///
+    /// # Errors
+    /// `Unknown` when that very grant isn't here (a release from the past, or one seen already), `InUse` when
+    /// conntracks still use the block, `NoPool` when it can't be one of ours. Nothing has changed then.
+    pub fn forget_block(&mut self, rec: &BlockRecord, vrf: VrfId) -> Result<u32, LearnError> {
+        let place = self.place_of(rec, vrf)?;
+        let id = self
+            .block_at(place)
+            .filter(|&id| self.blocks[id].grant == rec.grant);
+        let id = id.ok_or(LearnError::Unknown)?;
+        self.clear_block(id)?;
+        self.end_block(id);
+        Ok(id)
+    }
+
+    /// The held block at a public endpoint, if this worker has it.
+    #[must_use]
+    pub fn find_block(&self, vrf: VrfId, address: &Addr, port: u16) -> Option<u32> {
+        self.block_at(self.pools.place(vrf, address, port)?)
+    }
+
+    fn place_of(&self, rec: &BlockRecord, vrf: VrfId) -> Result<Place, LearnError> {
+        let place = self
+            .pools
+            .place(vrf, &rec.address, rec.port_first)
+            .ok_or(LearnError::NoPool)?;
+        if self.pools.at(place.pool).port_first(place) == rec.port_first {
+            Ok(place)
+        } else {
+            Err(LearnError::NoPool)
+        }
+    }
+
+    /// Whether the claim can hold here. Changes nothing.
+    fn judge(&self, claim: &Claim) -> Result<Holding, LearnError> {
+        let pool = self.pools.at(claim.place.pool);
+        let Some((vrf, slot)) = pool.owner(claim.place) else {
+            let known = self.subscriber(&claim.who).is_some();
+            let room = self.blocks.has_room() && (known || self.subscribers.has_room());
+            return if room {
+                Ok(Holding::Free)
+            } else {
+                Err(LearnError::Full)
+            };
+        };
+        let block = self.block_at(claim.place);
+        let holder = block.map_or_else(|| pool.grant(claim.place), |id| self.blocks[id].grant);
+        if holder > claim.grant {
+            return Err(LearnError::Older { holder });
+        }
+        match block {
+            Some(block) if holder == claim.grant => {
+                let Block {
+                    inside_vrf,
+                    subscriber,
+                    ..
+                } = self.blocks[block];
+                let same = inside_vrf == claim.who.vrf && subscriber == claim.who.address;
+                if same {
+                    Ok(Holding::Here(block))
+                } else {
+                    Err(LearnError::Unsupported)
+                }
+            }
+            _ => Err(LearnError::Conflict {
+                holder,
+                vrf,
+                slot,
+                block,
+            }),
+        }
+    }
+
+    fn hold(&mut self, now: Instant, claim: &Claim, holding: Holding, slot: u16) -> Result<u32, LearnError> {
+        if let Holding::Here(block) = holding {
+            return Ok(block);
+        }
+        let (place, pool) = (claim.place, self.pools.at(claim.place.pool));
+        if !pool.claim(place.address, place.chunk) {
+            // Another worker was faster since the look: whose it is can be read in a moment.
+            let (vrf, slot) = pool.owner(place).unwrap_or((claim.who.vrf, slot));
+            return Err(LearnError::Conflict {
+                holder: pool.grant(place),
+                vrf,
+                slot,
+                block: None,
+            });
+        }
+        let to = self
+            .subscriber(&claim.who)
+            .map_or(Grantee::New(claim.who), Grantee::Known);
+        self.adopt(now, place, to, claim.grant, slot).ok_or_else(|| {
+            self.pools.at(place.pool).unclaim(place.address, place.chunk);
+            LearnError::Full
+        })
+    }
+}
+
+/// Which endpoint of the record's conntrack is translated. From inside, the reply goes to the public endpoint
+/// instead of the originator; from outside, the original goes to the public endpoint instead of the answerer.
+fn translation(put: &PutRecord) -> Option<Translation> {
+    let (originator, answerer) = (source(&put.original), source(&put.reply));
+    let (reply_to, original_to) = (target(&put.reply), target(&put.original));
+    let same = |a: &Endpoint, b: &Endpoint| a.address == b.address && a.port == b.port;
+    let translation = if same(&originator, &reply_to) {
+        Translation {
+            inside: answerer,
+            outside: original_to,
+        }
+    } else {
+        Translation {
+            inside: originator,
+            outside: reply_to,
+        }
+    };
+    let Translation { inside, outside } = translation;
+    let real = !same(&inside, &outside) && put.original.proto == put.reply.proto;
+    (real && inside.address.is_v4() && outside.address.is_v4()).then_some(translation)
+}
+
+/// Where a direction's packets come from; its VRF is where they arrive.
+const fn source(key: &FlowKey) -> Endpoint {
+    Endpoint {
+        vrf: key.vrf,
+        address: key.src,
+        port: key.src_port,
+    }
+}
+
+/// Where a direction's packets go, in the VRF where they arrive.
+const fn target(key: &FlowKey) -> Endpoint {
+    Endpoint {
+        vrf: key.vrf,
+        address: key.dst,
+        port: key.dst_port,
+    }
+}
