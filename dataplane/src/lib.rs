@@ -5,6 +5,7 @@
 //! `stage::emit` → a ring of [`delta`] items; and back in: `stage::absorb` → [`tables`]. Everything else is a leaf
 //! that a reader may skip.
 
+pub mod wiring;
 pub mod worker;
 
 pub mod stage;

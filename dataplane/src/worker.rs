@@ -72,7 +72,7 @@ pub struct Links<P> {
     /// One per event thread.
     pub events: Vec<EventLink>,
     /// To each worker (its own included, for hairpins), by number.
-    pub handoff_out: Vec<Option<Producer<Handoff<P>>>>,
+    pub handoff_out: Vec<Producer<Handoff<P>>>,
     /// From each worker.
     pub handoff_in: Vec<Consumer<Handoff<P>>>,
     /// Questions of the main thread.

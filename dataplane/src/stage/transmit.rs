@@ -98,7 +98,7 @@ fn send<I: Io>(port: PortId, burst: &mut Burst<I::Packet>, io: &mut I, counters:
 pub(crate) fn transmit<I: Io>(
     batch: &mut Batch<I::Packet>,
     out: &mut Outgoing<I::Packet>,
-    handoffs: &mut [Option<Producer<Handoff<I::Packet>>>],
+    handoffs: &mut [Producer<Handoff<I::Packet>>],
     io: &mut I,
     cx: &mut Context<'_>,
 ) {
@@ -188,7 +188,7 @@ fn hand_over<P>(
     packet: P,
     port: PortId,
     handoffs: u8,
-    rings: &mut [Option<Producer<Handoff<P>>>],
+    rings: &mut [Producer<Handoff<P>>],
     counters: &mut Counters,
 ) {
     let handoff = Handoff {
@@ -196,10 +196,7 @@ fn hand_over<P>(
         port,
         handoffs: handoffs + 1,
     };
-    let taken = match rings.get_mut(usize::from(owner)) {
-        Some(Some(ring)) => ring.push(handoff).is_ok(),
-        _ => false,
-    };
+    let taken = rings.get_mut(usize::from(owner)).is_some_and(|ring| ring.push(handoff).is_ok());
     if !taken {
         counters.drop(Drop::HandoffLoop);
     }
