@@ -18,7 +18,7 @@ use super::{LearnError, Nat, enter};
 use crate::conntrack::hash_words;
 use crate::delta::Term;
 use crate::flow::{Addr, VrfId};
-use crate::slot::{Entries, SyncState};
+use crate::slot::SyncState;
 use crate::time::Instant;
 use crate::verdict::Drop;
 
@@ -96,17 +96,6 @@ pub struct BlockChange {
     pub id: u32,
     /// Granted (and still held), or released: then [`Nat::free_block`] it when that is emitted.
     pub held: bool,
-}
-
-/// Gives the slot's list code the blocks.
-impl Entries for Nat {
-    fn sync(&self, id: u32) -> &SyncState {
-        &self.blocks[id].sync
-    }
-
-    fn sync_mut(&mut self, id: u32) -> &mut SyncState {
-        &mut self.blocks[id].sync
-    }
 }
 
 /// Where a subscriber's next block comes from.

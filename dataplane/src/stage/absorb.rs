@@ -402,7 +402,7 @@ fn apply_block(
     now: Instant,
 ) -> Result<Applied, Refused> {
     if !record.held {
-        return release_block(tables, at, record, now);
+        return release_block(tables, at, record);
     }
     let digest = block_digest(record);
     let id = match tables.nat.learn_block(now, record, at.vrf, at.slot) {
@@ -433,13 +433,8 @@ fn apply_block(
     Ok(Applied::Changed)
 }
 
-fn release_block(
-    tables: &mut Tables,
-    at: SlotRef,
-    record: &BlockRecord,
-    now: Instant,
-) -> Result<Applied, Refused> {
-    match tables.nat.forget_block(now, record, at.vrf) {
+fn release_block(tables: &mut Tables, at: SlotRef, record: &BlockRecord) -> Result<Applied, Refused> {
+    match tables.nat.forget_block(record, at.vrf) {
         Ok(id) => {
             tables.drop_block(at, id);
             Ok(Applied::Changed)
