@@ -1,0 +1,141 @@
+"""One appliance of the lab: its two daemons and its operator's command.
+
+Born when `start` has both daemons answering; ended by `stop` (SIGTERM), `kill` (SIGKILL) or the lab's end. Process
+ids are kept on disk with their start time, so that another invocation can end them and nobody else's.
+"""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from .shell import LabError, in_namespace, run, start_time, wait_until
+
+DAEMONS = {"dataplane": "twinpath-dataplane", "control": "twinpath-control"}
+RUN_ROOT = Path("/run/twinpath")
+VRF, HA_GROUP = "main", "group1"
+START_WITHIN_S = 30
+
+
+def binaries():
+    """Folder of the built programs: TWINPATH_BIN, or the lab profile of this checkout."""
+    return Path(os.environ.get("TWINPATH_BIN") or Path(__file__).resolve().parents[3] / "target" / "lab")
+
+
+class DaemonEnded(Exception):
+    """A daemon ended while it was waited for: no use to go on polling."""
+
+
+class Node:
+    """A node by its place in the lab (`node1`, `node2`)."""
+
+    def __init__(self, lab_id, place, state_dir):
+        self.place = place
+        self.name = f"{lab_id}-{place}"
+        self.namespace = self.name
+        self.directory = Path(state_dir) / place
+        self.run_dir = RUN_ROOT / self.name
+
+    @property
+    def config_file(self):
+        """Where its TOML is."""
+        return self.directory / "twinpath.toml"
+
+    # -- daemons
+
+    def start(self, only=None, wait=True):
+        """Starts the daemons that don't run, and waits until they answer."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for daemon in self._chosen(only):
+            if not self.pid(daemon):
+                self._spawn(daemon)
+        if wait:
+            self.wait_running(only)
+
+    def wait_running(self, only=None):
+        """Waits until the sockets answer; a daemon that ended instead is an error with its last words."""
+        for daemon in self._chosen(only):
+            wait_until(f"{self.name}: {daemon} listens", lambda d=daemon: self._listens(d), START_WITHIN_S)
+        if only in (None, "control"):
+            wait_until(f"{self.name}: control answers", lambda: self.ctl("show", "version"), START_WITHIN_S)
+
+    def _listens(self, daemon):
+        if not self.pid(daemon):
+            raise DaemonEnded(f"{self.name}: {daemon} ended at start:\n{self.log_tail(daemon)}")
+        return (self.run_dir / f"{daemon}.sock").exists()
+
+    def _spawn(self, daemon):
+        program = binaries() / DAEMONS[daemon]
+        if not program.exists():
+            raise LabError(f"{program} is not built: cargo build --profile lab --bins (scripts/lab does it)")
+        with open(self.directory / f"{daemon}.log", "ab") as log:
+            # A session of its own: Ctrl-C at the terminal is for the lab, which then ends its daemons in order.
+            process = subprocess.Popen(in_namespace(self.namespace, program, "--config", self.config_file),
+                                       stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        record = {"pid": process.pid, "start_time": start_time(process.pid)}
+        (self.directory / f"{daemon}.pid").write_text(json.dumps(record), encoding="ascii")
+        _CHILDREN[process.pid] = process
+
+    def pid(self, daemon):
+        """Process id of a running daemon, or None."""
+        try:
+            record = json.loads((self.directory / f"{daemon}.pid").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return None
+        child = _CHILDREN.get(record["pid"])
+        if child is not None and child.poll() is not None:
+            return None
+        return record["pid"] if start_time(record["pid"]) == record["start_time"] else None
+
+    def kill(self, only=None):
+        """kill -9, data process first: what a power failure does to a node, as far as one machine can show it."""
+        self._signal(signal.SIGKILL, only, within_s=5)
+
+    def stop(self, only=None):
+        """SIGTERM, and waits for the orderly end."""
+        self._signal(signal.SIGTERM, only, within_s=15)
+
+    def _signal(self, number, only, within_s):
+        running = [(daemon, self.pid(daemon)) for daemon in self._chosen(only)]
+        for _, pid in running:
+            if pid:
+                os.kill(pid, number)
+        for daemon, pid in running:
+            if pid:
+                wait_until(f"{self.name}: {daemon} ends after signal {int(number)}",
+                           lambda d=daemon: not self.pid(d), within_s)
+
+    @staticmethod
+    def _chosen(only):
+        if only is not None and only not in DAEMONS:
+            raise LabError(f"no daemon {only!r}: there are {', '.join(DAEMONS)}")
+        return [only] if only else list(DAEMONS)
+
+    def log_tail(self, daemon, lines=30):
+        """The daemon's last lines of output."""
+        try:
+            text = (self.directory / f"{daemon}.log").read_text(errors="replace")
+        except OSError:
+            return "(no output)"
+        return "\n".join(text.splitlines()[-lines:])
+
+    # -- operator
+
+    def ctl(self, *words, within_s=10):
+        """Runs `twinpathctl --node NAME WORDS --json` and returns what it printed, decoded."""
+        text = run(binaries() / "twinpathctl", "--node", self.name, *words, "--json", within_s=within_s)
+        if not text.strip():
+            return True
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise LabError(f"twinpathctl {' '.join(words)}: not JSON: {text[:200]!r}") from error
+
+    def set_state(self, state):
+        """Makes the HA group of the lab master or backup here."""
+        self.ctl("set", "ha-group", HA_GROUP, "state", state)
+
+
+# Daemons started by this very process have to be reaped by it; others are the init process's.
+_CHILDREN = {}

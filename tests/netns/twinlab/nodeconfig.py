@@ -1,0 +1,204 @@
+"""The TOML of a lab node: one template, and knobs for everything a scenario turns.
+
+A knob is set for both nodes (`workers=4`) or for one (`node2.workers=1`). Both files of a pair differ only where
+two real boxes differ: name, id, own addresses, preferred role, threads.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+from .shell import LabError
+from .topology import LAN_GATEWAY, LAN_GATEWAY6, NODE_ADDRESSES, WAN_GATEWAY, WAN_GATEWAY6
+
+SYNC_PORT = 7610
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What may differ from lab to lab. Names are those of the configuration file where there is one."""
+
+    workers: int = 2
+    event_threads: int = 2
+    rx_queues: int = 0  # 0: as many as workers
+    idle: str = "adaptive"
+    memory_mb: int = 128
+    mbufs: int = 16384
+    conntracks_max: int = 65536
+    delta_ring_entries: int = 4096
+    slots: int = 256
+    sync_family: int = 4
+    state: str = ""  # empty: node1 master, node2 backup
+    boot_wait_ms: int = 3000
+    pool: str = "198.51.100.1-198.51.100.14"
+    ports: str = "1024-65535"
+    block_size: int = 512
+    blocks_per_subscriber_max: int = 4
+    port_rest_s: int = 120
+    block_idle_s: int = 60
+    filtering: str = "endpoint-dependent"
+    tcp_window_check: bool = True
+    udp_established_s: int = 300
+    framecnt: int = 8192
+    level: str = "info"
+
+    def with_settings(self, settings):
+        """A copy with `{"workers": "4"}` applied; unknown names and bad numbers are the user's mistake."""
+        known = {field.name: type(field.default) for field in fields(self)}
+        changes = {}
+        for name, text in settings.items():
+            if name not in known:
+                raise LabError(f"no knob {name!r}: there are {', '.join(sorted(known))}")
+            try:
+                changes[name] = text in ("1", "true", "True") if known[name] is bool else known[name](text)
+            except ValueError as error:
+                raise LabError(f"knob {name}: {text!r} is not a number") from error
+        return replace(self, **changes)
+
+
+def knobs_of_nodes(settings):
+    """Knobs per node from words like `workers=4` and `node2.workers=1`."""
+    chosen = {node: {} for node in NODE_ADDRESSES}
+    for word in settings:
+        name, equals, value = word.partition("=")
+        node, dot, rest = name.partition(".")
+        if not equals or (dot and node not in chosen):
+            raise LabError(f"{word!r} is not KNOB=VALUE or node1.KNOB=VALUE")
+        for target in [node] if dot else chosen:
+            chosen[target][rest if dot else name] = value
+    return {node: Knobs().with_settings(values) for node, values in chosen.items()}
+
+
+def sync_addresses(node, family):
+    """Own and peer's sync address."""
+    other = "node2" if node == "node1" else "node1"
+    index = 0 if family == 4 else 1
+    return tuple(NODE_ADDRESSES[which]["sync0"][index].split("/")[0] for which in (node, other))
+
+
+def device(index, interface, knobs, queues):
+    """The vdev of a port. The rings are as large as they are because bursts overran the default ones."""
+    return (f"net_af_packet{index},iface={interface},blocksz=65536,framesz=2048,framecnt={knobs.framecnt},"
+            f"qpairs={queues}")
+
+
+def toml(node, name, knobs, syslog):
+    """The configuration of `node` (`node1` or `node2`), which is called `name` on this machine."""
+    queues = knobs.rx_queues or knobs.workers
+    source, address = sync_addresses(node, knobs.sync_family)
+    state = knobs.state or ("master" if node == "node1" else "backup")
+    return f"""\
+# A lab node. Written by the lab; see the project's README for what each key means.
+[node]
+name = "{name}"
+id = {1 if node == "node1" else 2}
+
+[dataplane]
+workers = {knobs.workers}
+event_threads = {knobs.event_threads}
+idle = "{knobs.idle}"
+memory_mb = {knobs.memory_mb}
+hugepages = "auto"
+mbufs = {knobs.mbufs}
+conntracks_max = {knobs.conntracks_max}
+delta_ring_entries = {knobs.delta_ring_entries}
+
+[[port]]
+name = "lan0"
+device = "{device(0, "lan0", knobs, queues)}"
+rx_queues = {queues}
+kernel_interface = "lan0"
+
+[[port]]
+name = "wan0"
+device = "{device(1, "wan0", knobs, queues)}"
+rx_queues = {queues}
+kernel_interface = "wan0"
+
+[[interface]]
+name = "lan"
+port = "lan0"
+vrf = "main"
+
+[[interface]]
+name = "wan"
+port = "wan0"
+vrf = "main"
+
+[[vrf]]
+name = "main"
+slots = {knobs.slots}
+inside = ["100.64.0.0/10", "fd00:64::/64"]
+tcp_window_check = {str(knobs.tcp_window_check).lower()}
+
+[vrf.timeouts]
+udp_established_s = {knobs.udp_established_s}
+
+[vrf.firewall]
+default = "drop"
+
+[[vrf.firewall.rule]]
+id = 10
+inbound = "lan"
+outbound = "wan"
+source = ["100.64.0.0/10"]
+action = "accept"
+
+[[vrf.firewall.rule]]
+id = 20
+inbound = "lan"
+outbound = "wan"
+source = ["fd00:64::/64"]
+action = "accept"
+
+[[vrf.firewall.rule]]
+id = 30
+inbound = "wan"
+outbound = "lan"
+destination = ["fd00:64::/64"]
+protocol = "tcp"
+destination_ports = ["7000"]
+action = "accept"
+
+[[vrf.cg_nat.pool]]
+name = "public"
+addresses = ["{knobs.pool}"]
+ports = "{knobs.ports}"
+block_size = {knobs.block_size}
+blocks_per_subscriber_max = {knobs.blocks_per_subscriber_max}
+port_rest_s = {knobs.port_rest_s}
+block_idle_s = {knobs.block_idle_s}
+filtering = "{knobs.filtering}"
+
+[[vrf.cg_nat.rule]]
+id = 1
+outbound = "wan"
+source = ["100.64.0.0/10"]
+pool = "public"
+
+[vrf.ha_fp_conntrack]
+listen_ha_group = "group1"
+
+[[vrf.ha_fp_conntrack.peer]]
+name = "peer1"
+source = "{source}"
+address = "{address}"
+
+[[ha_group]]
+name = "group1"
+state = "{state}"
+virtual_addresses = [
+    {{ interface = "lan", address = "{LAN_GATEWAY}" }},
+    {{ interface = "lan", address = "{LAN_GATEWAY6}" }},
+    {{ interface = "wan", address = "{WAN_GATEWAY}" }},
+    {{ interface = "wan", address = "{WAN_GATEWAY6}" }},
+]
+
+[sync]
+interface = "sync0"
+port = {SYNC_PORT}
+security = "none"
+boot_wait_ms = {knobs.boot_wait_ms}
+
+[log]
+syslog = "{syslog}"
+level = "{knobs.level}"
+"""

@@ -1,0 +1,234 @@
+"""Namespaces, links, addresses and kernel filters of the lab.
+
+            client                    fabric                     server
+        100.64.1.1 … .N    lan bridge          wan bridge       192.0.2.10
+        fd00:64::1:1 …   lanc lan1 lan2      wan1 wan2 wans     fd00:c0::10
+             |             |    |    \\      /    |     |            |
+             +-------------+    |     node2      |     +------------+
+                                node1 ── sync bridge ── node2
+
+Born by `up`, gone by `down`; every interface lives in a namespace of the lab, bridges too: in the root namespace
+a container engine may filter bridged frames. A cable is pulled at its fabric end, so the node's own interface
+only loses its carrier and keeps its addresses, as it would in a rack.
+
+The nodes' kernels own an address on each side (to resolve neighbours with) and nothing else: forwarding is off,
+and an ingress filter shows them ARP and IPv6 neighbour discovery only. Packet sockets see frames before it.
+"""
+
+import json
+import os
+import signal
+import time
+
+from .shell import LabError, in_namespace, run
+
+CLIENT_NET = "100.64.0.0/16"
+LAN_GATEWAY, LAN_GATEWAY6 = "100.64.0.1", "fd00:64::1"
+WAN_GATEWAY, WAN_GATEWAY6 = "192.0.2.1", "fd00:c0::1"
+SERVER, SERVER6 = "192.0.2.10", "fd00:c0::10"
+# A second address behind the server: reached only by a route that a test gives the nodes' kernels.
+SERVER_FAR, SERVER_FAR_NET = "203.0.113.10", "203.0.113.0/24"
+POOL_NET = "198.51.100.0/28"
+
+# fabric port -> (bridge, namespace, interface there, MAC address there)
+CABLES = {
+    "lanc": ("lan", "client", "lan0", "02:00:64:00:00:10"),
+    "lan1": ("lan", "node1", "lan0", "02:00:64:00:00:02"),
+    "lan2": ("lan", "node2", "lan0", "02:00:64:00:00:03"),
+    "wans": ("wan", "server", "wan0", "02:00:c0:00:00:10"),
+    "wan1": ("wan", "node1", "wan0", "02:00:c0:00:00:02"),
+    "wan2": ("wan", "node2", "wan0", "02:00:c0:00:00:03"),
+    "sync1": ("sync", "node1", "sync0", "02:00:96:00:00:01"),
+    "sync2": ("sync", "node2", "sync0", "02:00:96:00:00:02"),
+}
+BRIDGES = ("lan", "wan", "sync")
+PLACES = ("client", "node1", "node2", "server", "fabric")
+
+NODE_ADDRESSES = {
+    "node1": {"lan0": ("100.64.0.2/16", "fd00:64::2/64"), "wan0": ("192.0.2.2/24", "fd00:c0::2/64"),
+              "sync0": ("10.150.0.1/24", "fd00:150::1/64")},
+    "node2": {"lan0": ("100.64.0.3/16", "fd00:64::3/64"), "wan0": ("192.0.2.3/24", "fd00:c0::3/64"),
+              "sync0": ("10.150.0.2/24", "fd00:150::2/64")},
+}
+
+# Settings of a namespace that has an IP stack. Duplicate address detection would leave IPv6 unusable for a second.
+SYSCTLS = {
+    "net.ipv4.conf.all.rp_filter": 0, "net.ipv4.conf.default.rp_filter": 0,
+    "net.ipv6.conf.all.accept_dad": 0, "net.ipv6.conf.default.accept_dad": 0,
+    "net.ipv6.conf.all.accept_ra": 0, "net.ipv6.conf.default.accept_ra": 0,
+    "net.ipv4.ip_forward": 0, "net.ipv6.conf.all.forwarding": 0,
+    # Answer ARP only for addresses of the interface that was asked: not for the sync address on the LAN.
+    "net.ipv4.conf.all.arp_ignore": 1, "net.ipv4.conf.all.arp_announce": 2,
+}
+
+NODE_FILTER = """
+table netdev twinpath {
+    counter lan0_user { }
+    counter wan0_user { }
+    chain lan0 {
+        type filter hook ingress device "lan0" priority -500; policy accept;
+        ether type arp accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        counter name "lan0_user" drop
+    }
+    chain wan0 {
+        type filter hook ingress device "wan0" priority -500; policy accept;
+        ether type arp accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        counter name "wan0_user" drop
+    }
+}
+"""
+
+
+def client_addresses(count):
+    """The client's IPv4 addresses, 250 to a /24: 100.64.1.1, 100.64.1.2, …"""
+    return [f"100.64.{1 + i // 250}.{1 + i % 250}" for i in range(count)]
+
+
+def client_addresses6(count):
+    """The client's IPv6 addresses, as many as IPv4 ones."""
+    return [f"fd00:64::1:{i + 1:x}" for i in range(count)]
+
+
+class Topology:
+    """The network of one lab. Holds no state of its own: the kernel's is the truth."""
+
+    def __init__(self, lab_id):
+        self.lab_id = lab_id
+
+    def namespace(self, place):
+        """Name of the namespace of a place (`client`, `node1`, …)."""
+        if place not in PLACES:
+            raise LabError(f"no namespace {place!r}: there are {', '.join(PLACES)}")
+        return f"{self.lab_id}-{place}"
+
+    # -- birth
+
+    def up(self, clients, pool_on_link=True):
+        """Creates everything. `clients` is the number of client addresses per family."""
+        for place in PLACES:
+            run("ip", "netns", "add", self.namespace(place))
+            self._sysctl(place, {"net.ipv6.conf.all.disable_ipv6": 1} if place == "fabric" else SYSCTLS)
+            self._ip(place, ["link set lo up"])
+        self._ip("fabric", [f"link add {bridge} type bridge stp_state 0 mcast_snooping 0" for bridge in BRIDGES]
+                 + [f"link set {bridge} up" for bridge in BRIDGES])
+        for port, cable in CABLES.items():
+            self._plug(port, *cable)
+        for node, interfaces in NODE_ADDRESSES.items():
+            self._ip(node, [f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "")
+                            for interface, addresses in interfaces.items() for address in addresses])
+            run(*in_namespace(self.namespace(node), "nft", "-f", "-"), stdin=NODE_FILTER)
+        self._address_client(clients)
+        self._address_server(pool_on_link)
+
+    def _plug(self, port, bridge, place, interface, mac):
+        run("ip", "-n", self.namespace("fabric"), "link", "add", port, "type", "veth",
+            "peer", "name", interface, "address", mac, "netns", self.namespace(place))
+        self._ip("fabric", [f"link set {port} master {bridge}", f"link set {port} up"])
+        self._ip(place, [f"link set {interface} up"])
+        if place in ("client", "server"):
+            # A packet socket hands over what the sender left for hardware to do: full checksums, real frames.
+            run(*in_namespace(self.namespace(place), "ethtool", "-K", interface,
+                              "tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off"))
+
+    def _address_client(self, count):
+        lines = [f"addr add {address}/16 dev lan0" for address in client_addresses(count)]
+        lines += [f"addr add {address}/64 dev lan0 nodad" for address in client_addresses6(count)]
+        lines += [f"route add default via {LAN_GATEWAY} dev lan0", f"route add default via {LAN_GATEWAY6} dev lan0"]
+        self._ip("client", lines)
+
+    def _address_server(self, pool_on_link):
+        pool = f"route add {POOL_NET} " + ("dev wan0" if pool_on_link else f"via {WAN_GATEWAY}")
+        self._ip("server", [f"addr add {SERVER}/24 dev wan0", f"addr add {SERVER6}/64 dev wan0 nodad",
+                            f"addr add {SERVER_FAR}/32 dev lo", pool,
+                            f"route add fd00:64::/64 via {WAN_GATEWAY6}"])
+
+    def _sysctl(self, place, values):
+        script = "\n".join(f"echo {value} > /proc/sys/{name.replace('.', '/')}" for name, value in values.items())
+        run(*in_namespace(self.namespace(place), "sh", "-e", "-c", script))
+
+    def _ip(self, place, lines):
+        run("ip", "-n", self.namespace(place), "-batch", "-", stdin="\n".join(lines) + "\n")
+
+    # -- death
+
+    def down(self):
+        """Ends every process in the lab's namespaces, then removes them. Nothing to remove is no error."""
+        mine = [self.namespace(place) for place in PLACES]
+        present = [name for name in mine if os.path.exists(f"/run/netns/{name}")]
+        self._end_processes(present)
+        for name in present:
+            run("ip", "netns", "delete", name, check=False)
+        left = [name for name in mine if os.path.exists(f"/run/netns/{name}")]
+        if left:
+            raise LabError(f"could not remove namespaces {', '.join(left)}")
+
+    @staticmethod
+    def _end_processes(namespaces):
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            pids = [int(pid) for name in namespaces for pid in run("ip", "netns", "pids", name, check=False).split()]
+            if not pids:
+                return
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.02)
+        raise LabError("processes in the lab's namespaces survive SIGKILL")
+
+    # -- weather
+
+    def ports_of(self, link):
+        """Fabric ports meant by a link name: a bridge (`lan`: all its cables) or one cable (`lan1`)."""
+        if link in CABLES:
+            return [link]
+        ports = [port for port, cable in CABLES.items() if cable[0] == link]
+        if not ports:
+            raise LabError(f"no link {link!r}: there are {', '.join((*BRIDGES, *CABLES))}")
+        return ports
+
+    def cut(self, link, silent=False):
+        """Takes a link away: carrier gone at both ends, or, silently, every frame lost in both directions."""
+        for port in self.ports_of(link):
+            if silent:
+                table = (f"table netdev cut_{port} {{\n"
+                         f" chain to_fabric {{ type filter hook ingress device \"{port}\" priority 0; policy drop; }}\n"
+                         f" chain from_fabric {{ type filter hook egress device \"{port}\" priority 0; policy drop; }}\n"
+                         "}\n")
+                run(*in_namespace(self.namespace("fabric"), "nft", "-f", "-"), stdin=table)
+            else:
+                self._ip("fabric", [f"link set {port} down"])
+
+    def heal(self, link):
+        """Undoes both kinds of cut."""
+        for port in self.ports_of(link):
+            run(*in_namespace(self.namespace("fabric"), "nft", "delete", "table", "netdev", f"cut_{port}"), check=False)
+            self._ip("fabric", [f"link set {port} up"])
+
+    # -- what the kernels say
+
+    def links(self):
+        """State of every cable: up, down or silent."""
+        shown = json.loads(run("ip", "-n", self.namespace("fabric"), "-j", "link", "show"))
+        up = {link["ifname"]: "LOWER_UP" in link["flags"] for link in shown}
+        tables = run(*in_namespace(self.namespace("fabric"), "nft", "list", "tables"))
+        return {port: "silent" if f"cut_{port}" in tables.split() else ("up" if up.get(port) else "down")
+                for port in CABLES}
+
+    def kernel_forwarded(self, node):
+        """Packets that the node's kernel has forwarded itself, IPv4 and IPv6 together. Must stay 0."""
+        text = run(*in_namespace(self.namespace(node), "cat", "/proc/net/snmp", "/proc/net/snmp6"))
+        rows = [line.split() for line in text.splitlines()]
+        names, values = [row[1:] for row in rows if row[0] == "Ip:"]
+        ipv4 = int(dict(zip(names, values))["ForwDatagrams"])
+        ipv6 = sum(int(row[1]) for row in rows if row[0] == "Ip6OutForwDatagrams")
+        return ipv4 + ipv6
+
+    def kernel_filtered(self, node):
+        """User frames that the ingress filter kept from the node's kernel, by interface."""
+        shown = json.loads(run(*in_namespace(self.namespace(node), "nft", "-j", "list", "counters")))
+        counters = [entry["counter"] for entry in shown["nftables"] if "counter" in entry]
+        return {counter["name"].removesuffix("_user"): counter["packets"] for counter in counters}
