@@ -58,7 +58,7 @@ class Node:
         for daemon in self._chosen(only):
             wait_until(f"{self.name}: {daemon} listens", lambda d=daemon: self._listens(d), START_WITHIN_S)
         if only in (None, "control"):
-            wait_until(f"{self.name}: control answers", lambda: self.ctl("show", "version"), START_WITHIN_S)
+            wait_until(f"{self.name}: control answers", lambda: self.ctl("show", "version") is not None, START_WITHIN_S)
 
     def _listens(self, daemon):
         if not self.pid(daemon):
@@ -88,9 +88,9 @@ class Node:
             return None
         return record["pid"] if start_time(record["pid"]) == record["start_time"] else None
 
-    def kill(self, only=None):
+    def kill(self, only=None, wait=True):
         """kill -9, data process first: what a power failure does to a node, as far as one machine can show it."""
-        self._signal(signal.SIGKILL, only, within_s=5)
+        self._signal(signal.SIGKILL, only, within_s=5 if wait else 0)
 
     def stop(self, only=None):
         """SIGTERM, and waits for the orderly end."""
@@ -102,7 +102,7 @@ class Node:
             if pid:
                 os.kill(pid, number)
         for daemon, pid in running:
-            if pid:
+            if pid and within_s:
                 wait_until(f"{self.name}: {daemon} ends after signal {int(number)}",
                            lambda d=daemon: not self.pid(d), within_s)
 

@@ -1,0 +1,109 @@
+"""Conditions that the demo and the tests wait for, and the checks they share."""
+
+import os
+import signal
+import sys
+from contextlib import contextmanager
+
+from . import views
+from .node import DaemonEnded
+from .lab import Lab
+from .nodeconfig import knobs_of_nodes
+from .shell import LabError, wait_until
+
+PAIR_WITHIN_S = 20
+SYNC_WITHIN_S = 20
+
+
+class Interrupted(Exception):
+    """The user, or the system, wants an end."""
+
+
+def catch_signals():
+    """Turns INT, TERM and HUP into an exception, also where the shell had them ignored."""
+    def interrupt(number, _frame):
+        raise Interrupted(signal.Signals(number).name)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+
+
+def ignore_signals():
+    """For the clean-up: a second Ctrl-C must not leave half of the lab behind."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def running_lab(lab_id, settings=(), clients=96, bare=False):
+    """A lab that is gone afterwards, whatever happened. Its daemons' last words are shown if that was a failure."""
+    lab = Lab(lab_id)
+    Lab.remove_orphans()
+    try:
+        lab.up(settings, clients, bare, owner=os.getpid())
+        yield lab
+    except Interrupted:
+        raise
+    except BaseException:
+        show_last_words(lab)
+        raise
+    finally:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        ignore_signals()
+        lab.down()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def show_last_words(lab):
+    """The daemons' last lines, for whoever has to find out why."""
+    for node in lab.nodes.values():
+        for daemon in ("dataplane", "control"):
+            if (node.directory / f"{daemon}.log").exists():
+                print(f"--- {node.name} {daemon}\n{node.log_tail(daemon)}", file=sys.stderr)
+
+
+def wait_pair(lab, settings=(), active="node1"):
+    """Waits until one node is master, the other backup, and every lane between them is up and in sync."""
+    knobs = knobs_of_nodes(settings)
+    standby = other(active)
+    for place, role in ((active, "master"), (standby, "backup")):
+        wait_until(f"{place} is {role}", lambda p=place, r=role: views.role(lab.node(p)) == r, PAIR_WITHIN_S, 0.1)
+    for place in (active, standby):
+        wait_until(f"every lane of {place} is established",
+                   lambda p=place: views.lanes_up(lab.node(p), knobs[p].event_threads), PAIR_WITHIN_S, 0.1)
+    wait_in_sync(lab, active)
+
+
+def wait_in_sync(lab, active):
+    """Waits until the active node has every slot verified at its peer."""
+    wait_until(f"every slot of {active} is in sync", lambda: views.in_sync(lab.node(active)), SYNC_WITHIN_S, 0.1)
+
+
+def wait_equal(lab, at_least=1, within_s=SYNC_WITHIN_S):
+    """Waits until both tables are equal entry by entry; returns the number of entries."""
+    found = {}
+
+    def probe():
+        one, other_ = (views.entries(lab.node(place)) for place in ("node1", "node2"))
+        lines = views.difference(one, other_)
+        if lines:
+            raise LabError("; ".join(lines))
+        found["entries"] = len(one)
+        return len(one) >= at_least
+
+    wait_until(f"both tables hold the same entries, {at_least} or more", probe, within_s, 0.2)
+    return found["entries"]
+
+
+def other(place):
+    """The other node."""
+    return "node2" if place == "node1" else "node1"
+
+
+def double_owners(node):
+    """Public address and port that two inside endpoints hold at once, in the table. Must be none."""
+    return {public: inside for public, inside in views.public_tuples(node).items() if len(inside) > 1}
+
+
+__all__ = ["DaemonEnded", "Interrupted", "LabError", "catch_signals", "double_owners", "ignore_signals", "other",
+           "running_lab", "show_last_words", "wait_equal", "wait_in_sync", "wait_pair"]
