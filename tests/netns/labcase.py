@@ -1,0 +1,102 @@
+"""What every namespace scenario has: a lab of its own, traffic in it, a time limit, and nothing left afterwards."""
+
+import os
+import signal
+import sys
+import time
+import unittest
+
+from twinlab import views
+from twinlab.drive import Traffic
+from twinlab.node import HA_GROUP, VRF
+from twinlab.scenario import double_owners, other, running_lab, wait_equal, wait_in_sync, wait_pair
+from twinlab.shell import LabError, wait_until
+from twinlab.topology import SERVER6
+
+LIMIT_S = 150
+RECOVER_S = 15
+
+
+class TimeUp(Exception):
+    """The scenario did not end in time."""
+
+
+class TimedCase(unittest.TestCase):
+    """A test that ends, one way or the other."""
+
+    limit_s = LIMIT_S
+
+    def run(self, result=None):
+        def time_up(_number, _frame):
+            raise TimeUp(f"longer than {self.limit_s} s")
+        signal.signal(signal.SIGALRM, time_up)
+        signal.alarm(self.limit_s)
+        try:
+            return super().run(result)
+        finally:
+            signal.alarm(0)
+
+    def say(self, text):
+        """A line of the report."""
+        print(f"    {text}", file=sys.stderr, flush=True)
+
+
+class LabCase(TimedCase):
+    """A test with a lab. Class attributes choose what it is like."""
+
+    settings = ()
+    clients = 96
+    bare = False
+
+    def setUp(self):
+        self.lab = self.enterContext(running_lab(f"t{os.getpid()}", self.settings, self.clients, self.bare))
+        self.node1, self.node2 = self.lab.node("node1"), self.lab.node("node2")
+        self.traffic = self.enterContext(Traffic(self.lab, self.clients))
+        if not self.bare:
+            wait_pair(self.lab, self.settings)
+
+    def tearDown(self):
+        """Whatever a scenario did, its nodes' kernels have forwarded nothing."""
+        for place in self.lab.nodes:
+            self.assertEqual(self.lab.topology.kernel_forwarded(place), 0, f"{place}'s kernel forwarded packets")
+
+    # -- steps that many scenarios share
+
+    def open_sessions(self, count, interval_ms=500, **where):
+        """TCP connections that have all exchanged data."""
+        sessions = self.traffic.sessions(interval_ms, **where)
+        opened = sessions.ask("open", count=count, patience_s=90)
+        self.assertEqual(opened["opened"], count, f"connections that did not open: {opened['failed']}")
+        return sessions
+
+    def assert_all_alive(self, program, within_s=RECOVER_S, what="flows"):
+        """Every flow of a program carries data there and back now."""
+        answer = program.ask("exchange", within_s=within_s, patience_s=within_s + 15)
+        self.assertEqual(answer["survived"], answer["of"], f"{what} that exchange data")
+        return answer["of"]
+
+    def fail_over(self, dead="node1"):
+        """kill -9 of one node, the other made master at once; returns the time of death."""
+        died = time.monotonic()
+        self.lab.node(dead).kill(wait=False)
+        survivor = self.lab.node(other(dead))
+        survivor.set_state("master")
+        wait_until(f"{survivor.place} is master", lambda: views.role(survivor) == "master", 10)
+        return died
+
+    def assert_no_conflicts(self, server, node):
+        """Neither the server nor the node's table has seen a public port with two owners."""
+        self.assertEqual(server.ask("report")["conflicts"], [], "public address and port given to two flows")
+        self.assertEqual(double_owners(node), {}, "public ports with two owners in the table")
+
+    def assert_lanes_and_workers_busy(self, node, workers, event_threads):
+        """Each lane and each worker carried something: an even spread that is none would show here."""
+        lanes, loads = views.records_per_lane(node), views.packets_per_worker(node)
+        self.say(f"{node.place}: records per lane {lanes}, packets per worker {loads}")
+        self.assertEqual((len(lanes), len(loads)), (event_threads, workers))
+        self.assertNotIn(0, lanes.values(), "a lane without a record")
+        self.assertNotIn(0, loads.values(), "a worker without a packet")
+
+
+__all__ = ["HA_GROUP", "LabCase", "LabError", "SERVER6", "TimedCase", "VRF", "double_owners", "other", "views",
+           "wait_equal", "wait_in_sync", "wait_pair", "wait_until"]
