@@ -191,7 +191,6 @@ impl<I: Io> Worker<I> {
         self.links
             .handoff_out
             .iter()
-            .flatten()
             .all(|ring| ring.slots() >= HANDOFF_ROOM)
     }
 
