@@ -368,11 +368,20 @@ fn hint(device: &Device) -> String {
         .argument("iface")
         .filter(|_| !device.name().starts_with("net_tap"))
     {
-        Some(iface) if !std::path::Path::new("/sys/class/net").join(iface).exists() => {
+        Some(iface) if !interface_exists(iface) => {
             format!("there is no interface {iface} in this network namespace")
         }
         _ => "its driver refused it (see DPDK's message above; log level info says more)".to_owned(),
     }
+}
+
+/// Looks in the network namespace of the calling thread, which sysfs may not show.
+fn interface_exists(iface: &str) -> bool {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    table
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .any(|(name, _)| name.trim() == iface)
 }
 
 fn stop_and_close(id: u16) -> Result<(), Errno> {
