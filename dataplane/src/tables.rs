@@ -115,6 +115,15 @@ impl Entries for Table {
     }
 }
 
+impl Entries for Nat {
+    fn sync(&self, id: u32) -> &SyncState {
+        &self.block(id).sync
+    }
+    fn sync_mut(&mut self, id: u32) -> &mut SyncState {
+        &mut self.block_mut(id).sync
+    }
+}
+
 impl Tables {
     /// Empty tables of worker `worker` of `workers`, feeding `lanes` lanes.
     #[must_use]
