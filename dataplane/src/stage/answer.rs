@@ -108,7 +108,7 @@ fn send_error<I: Io>(
     }
     let Some(mut packet) = io.alloc() else { return };
     let built = match owed {
-        Owed::Reset => tcp_reset(&mut packet, offender.data(), meta),
+        Owed::Reset => tcp_reset(&mut packet, meta),
         Owed::Icmp(error) => {
             let source = if meta.is_v6 {
                 interface.primary_v6

@@ -31,11 +31,26 @@ pub fn restore_flow(frame: &mut [u8], meta: &Meta) {
     retuple(frame, meta, &meta.key, meta.ttl);
 }
 
+/// Tuple and TTL as given, from whatever the packet has now.
 #[inline]
-fn retuple(frame: &mut [u8], meta: &Meta, to: &FlowKey, ttl: u8) {
+pub(super) fn retuple(frame: &mut [u8], meta: &Meta, to: &FlowKey, ttl: u8) {
     let Some((ip, l4)) = split(frame, meta) else {
         return;
     };
+    let addresses = if meta.is_v6 {
+        ipv6(ip, to, ttl)
+    } else {
+        ipv4(ip, to, ttl)
+    };
+    transport(l4, to, meta.is_request, addresses);
+}
+
+/// As [`restore_flow`] for the start of an IP packet, cut off after its headers or anywhere in its data.
+pub(super) fn restore_quote(quote: &mut [u8], meta: &Meta) {
+    let Some((ip, l4)) = quote.split_at_mut_checked(usize::from(meta.l3_len)) else {
+        return;
+    };
+    let (to, ttl) = (&meta.key, meta.ttl);
     let addresses = if meta.is_v6 {
         ipv6(ip, to, ttl)
     } else {
