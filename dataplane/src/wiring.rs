@@ -83,13 +83,22 @@ impl<P> Wiring<P> {
                 }
             })
             .collect();
-        let events = (0..counts.events).map(|_| Self::event(&mut workers, counts.ring_entries)).collect();
+        let events = (0..counts.events)
+            .map(|_| Self::event(&mut workers, counts.ring_entries))
+            .collect();
         Self::handoffs(&mut workers);
-        Self { workers, events, main: MainEnds { asks, notices } }
+        Self {
+            workers,
+            events,
+            main: MainEnds { asks, notices },
+        }
     }
 
     fn event(workers: &mut [Links<P>], ring_entries: usize) -> EventEnds {
-        let mut ends = EventEnds { from_workers: vec![], to_workers: vec![] };
+        let mut ends = EventEnds {
+            from_workers: vec![],
+            to_workers: vec![],
+        };
         for links in workers {
             let (out, from_worker) = RingBuffer::new(ring_entries);
             let (to_worker, inbox) = RingBuffer::new(ring_entries);

@@ -64,6 +64,8 @@ pub(super) struct Mapping {
     /// Public port, as an offset into the block.
     pub(super) offset: u16,
     pub(super) class: Protocol,
+    /// A conntrack of it has ended: packets may have left from the port.
+    served: bool,
     /// When its rest began, in seconds.
     rests_since_s: u32,
     rest: Links,
@@ -77,6 +79,7 @@ impl Default for Mapping {
             inside_port: 0,
             offset: 0,
             class: Protocol::Tcp,
+            served: false,
             rests_since_s: 0,
             rest: Links::default(),
         }
@@ -167,19 +170,22 @@ impl Nat {
         self.resting[pool].remove(&mut self.mappings, id, |m| &mut m.rest);
     }
 
-    /// One conntrack less; the last one starts the rest.
-    pub(super) fn use_less(&mut self, now: Instant, id: u32) {
+    /// One conntrack less; the last one starts the rest. A mapping that never served one needs no rest.
+    pub(super) fn use_less(&mut self, now: Instant, id: u32, served: bool) {
         let m = &mut self.mappings[id];
         debug_assert!(m.block != NIL && m.refs > 0, "released more often than retained");
         if m.block == NIL || m.refs == 0 {
             return;
         }
         m.refs -= 1;
+        m.served |= served;
         if m.refs > 0 {
             return;
         }
         m.rests_since_s = now.secs();
-        let (block, class) = (m.block, m.class);
+        let Mapping {
+            block, class, served, ..
+        } = *m;
         let b = &mut self.blocks[block];
         b.used -= 1;
         b.resting += 1;
@@ -187,7 +193,7 @@ impl Nat {
         self.usage[pool].ports[class as usize] -= 1;
         self.usage[pool].resting += 1;
         self.resting[pool].push(&mut self.mappings, id, |m| &mut m.rest);
-        if self.pools.at(pool).settings.port_rest_s == 0 {
+        if !served || self.pools.at(pool).settings.port_rest_s == 0 {
             self.end_rest(now, id);
         }
     }

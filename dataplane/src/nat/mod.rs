@@ -253,7 +253,13 @@ impl Nat {
 
     /// A conntrack made from the mapping ended. The last one starts the port's rest.
     pub fn release(&mut self, now: Instant, mapping: u32) {
-        self.use_less(now, mapping);
+        self.use_less(now, mapping, true);
+    }
+
+    /// The conntrack that the mapping was bound, learned or retained for never came to be: as [`Nat::release`], but
+    /// a port that nothing was ever sent from is free at once.
+    pub fn cancel(&mut self, now: Instant, mapping: u32) {
+        self.use_less(now, mapping, false);
     }
 
     /// The mapping that an outside packet to a pool address may use, if the pool lets anybody use its mappings

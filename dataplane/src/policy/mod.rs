@@ -1,4 +1,8 @@
 //! Firewall and NAT rules: what happens to the first packet of a flow.
+//!
+//! Compiled from checked intent into the immutable snapshot of a VRF, read by every worker, replaced whole when the
+//! configuration changes. Only packets that match no conntrack are judged. Rules are tried in order and the first
+//! match decides; the scan is linear over flat memory, one line per rule and one per prefix.
 
 mod matcher;
 mod rule;
@@ -10,8 +14,8 @@ use crate::flow::FlowKey;
 /// What rules look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
-    /// The flow as its first packet arrived, before translation. ICMP and other protocols without ports never
-    /// match a rule that names ports.
+    /// The flow as its first packet arrived, before translation. Only TCP and UDP have ports: a rule that names
+    /// ports matches nothing else.
     pub key: &'a FlowKey,
     /// Where it came in.
     pub inbound: InterfaceId,
@@ -24,11 +28,14 @@ pub struct Query<'a> {
 pub struct Decision {
     /// Accept, drop or reject.
     pub action: Action,
-    /// Index of the matching rule in [`crate::config::FirewallIntent::rules`], which is also the index of its
-    /// hit counter in the worker; none for the default action.
+    /// Index of the matching rule in [`crate::config::FirewallIntent::rules`]; none for the default action. It is
+    /// also the place of the rule's hit counter, which each worker keeps for itself ([`Policy::rules`] of them).
     pub rule: Option<u32>,
     /// The rule's number, 0 for the default action.
     pub rule_id: u32,
     /// Whether the rule asks for a log line.
     pub log: bool,
 }
+
+#[cfg(test)]
+mod tests;

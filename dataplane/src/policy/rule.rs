@@ -1,21 +1,46 @@
-//! Compiled rules.
+//! Compiled rules: the firewall's and those that choose a NAT pool.
 
+use super::matcher::{Lists, Span, ports};
 use super::{Decision, Query};
-use crate::config::{FirewallIntent, InterfaceId, NatRuleIntent};
+use crate::config::{Action, FirewallIntent, InterfaceId, NatRuleIntent, RuleIntent};
 use crate::flow::{FlowKey, VrfId};
 use crate::nat::PoolRef;
 
 /// A VRF's firewall.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    default: crate::config::Action,
+    rules: Vec<Rule>,
+    lists: Lists,
+    default: Action,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Rule {
+    inbound: Option<InterfaceId>,
+    outbound: Option<InterfaceId>,
+    protocol: Option<u8>,
+    log: bool,
+    action: Action,
+    source: Span,
+    destination: Span,
+    source_ports: Span,
+    destination_ports: Span,
+    id: u32,
 }
 
 impl Policy {
     /// From checked intent.
     #[must_use]
     pub fn compile(intent: &FirewallIntent) -> Self {
+        let mut lists = Lists::default();
+        let rules = intent
+            .rules
+            .iter()
+            .map(|rule| Rule::compile(rule, &mut lists))
+            .collect();
         Self {
+            rules,
+            lists,
             default: intent.default,
         }
     }
@@ -23,7 +48,18 @@ impl Policy {
     /// First match in order, else the default.
     #[must_use]
     pub fn evaluate(&self, query: &Query<'_>) -> Decision {
-        let _ = query;
+        let ports = ports(query.key);
+        for (index, rule) in (0..).zip(&self.rules) {
+            if rule.matches(query, ports, &self.lists) {
+                let Rule { action, id, log, .. } = *rule;
+                return Decision {
+                    action,
+                    rule: Some(index),
+                    rule_id: id,
+                    log,
+                };
+            }
+        }
         Decision {
             action: self.default,
             rule: None,
@@ -31,24 +67,93 @@ impl Policy {
             log: false,
         }
     }
+
+    /// Number of rules, the default apart.
+    #[must_use]
+    pub fn rules(&self) -> usize {
+        self.rules.len()
+    }
+}
+
+impl Rule {
+    fn compile(intent: &RuleIntent, lists: &mut Lists) -> Self {
+        Self {
+            inbound: intent.inbound,
+            outbound: intent.outbound,
+            protocol: intent.protocol,
+            log: intent.log,
+            action: intent.action,
+            source: lists.add_prefixes(&intent.source),
+            destination: lists.add_prefixes(&intent.destination),
+            source_ports: lists.add_ports(&intent.source_ports),
+            destination_ports: lists.add_ports(&intent.destination_ports),
+            id: intent.id,
+        }
+    }
+
+    /// The cheap conditions first.
+    fn matches(&self, query: &Query<'_>, ports: Option<(u16, u16)>, lists: &Lists) -> bool {
+        let key = query.key;
+        self.protocol.is_none_or(|protocol| protocol == key.proto)
+            && self.inbound.is_none_or(|inbound| inbound == query.inbound)
+            && leaves_by(self.outbound, query.outbound)
+            && lists.ports_match(self.destination_ports, ports.map(|(_, destination)| destination))
+            && lists.ports_match(self.source_ports, ports.map(|(source, _)| source))
+            && lists.prefixes_match(self.source, &key.src)
+            && lists.prefixes_match(self.destination, &key.dst)
+    }
+}
+
+/// A rule that names an outgoing interface matches no packet without a way out.
+fn leaves_by(wanted: Option<InterfaceId>, outbound: Option<InterfaceId>) -> bool {
+    wanted.is_none() || wanted == outbound
 }
 
 /// A VRF's source NAT rules.
 #[derive(Debug, Clone)]
-pub struct NatPolicy {}
+pub struct NatPolicy {
+    vrf: VrfId,
+    rules: Vec<NatRule>,
+    lists: Lists,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct NatRule {
+    outbound: Option<InterfaceId>,
+    source: Span,
+    pool: u16,
+}
 
 impl NatPolicy {
     /// From checked intent of the VRF `vrf`.
     #[must_use]
     pub fn compile(vrf: VrfId, rules: &[NatRuleIntent]) -> Self {
-        let _ = (vrf, rules);
-        Self {}
+        let mut lists = Lists::default();
+        let compile = |rule: &NatRuleIntent| NatRule {
+            outbound: rule.outbound,
+            source: lists.add_prefixes(&rule.source),
+            pool: rule.pool,
+        };
+        Self {
+            vrf,
+            rules: rules.iter().map(compile).collect(),
+            lists,
+        }
     }
 
-    /// Pool for a flow from inside; none when no rule matches or the flow is not IPv4.
+    /// Pool for a flow from inside: that of the first matching rule. None when no rule matches or the flow is not
+    /// IPv4.
     #[must_use]
     pub fn pool_for(&self, key: &FlowKey, outbound: InterfaceId) -> Option<PoolRef> {
-        let _ = (key, outbound);
-        None
+        if !key.src.is_v4() {
+            return None;
+        }
+        let matches = |rule: &&NatRule| {
+            leaves_by(rule.outbound, Some(outbound)) && self.lists.prefixes_match(rule.source, &key.src)
+        };
+        self.rules.iter().find(matches).map(|rule| PoolRef {
+            vrf: self.vrf,
+            pool: rule.pool,
+        })
     }
 }

@@ -196,7 +196,9 @@ fn hand_over<P>(
         port,
         handoffs: handoffs + 1,
     };
-    let taken = rings.get_mut(usize::from(owner)).is_some_and(|ring| ring.push(handoff).is_ok());
+    let taken = rings
+        .get_mut(usize::from(owner))
+        .is_some_and(|ring| ring.push(handoff).is_ok());
     if !taken {
         counters.drop(Drop::HandoffLoop);
     }

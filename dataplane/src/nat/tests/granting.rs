@@ -164,6 +164,20 @@ fn a_mapping_lives_until_its_last_conntrack_ends() {
 }
 
 #[test]
+fn a_cancelled_bind_leaves_no_port_resting_unless_it_was_in_use_before() {
+    let mut nat = nat(pool());
+    let bound = bind(&mut nat, 1, 4000).unwrap();
+    nat.cancel(s(1), bound.mapping);
+    assert!(dump(&nat).mappings.is_empty());
+    let bound = bind(&mut nat, 1, 4000).unwrap();
+    nat.release(s(1), bound.mapping);
+    let again = bind(&mut nat, 1, 4000).unwrap();
+    nat.cancel(s(2), again.mapping);
+    assert_eq!(nat.usage(POOL).unwrap().resting, 1);
+    check(&nat);
+}
+
+#[test]
 fn an_empty_block_is_released_after_its_idle_time_and_only_where_active() {
     let mut nat = nat(pool());
     let bound = bind(&mut nat, 1, 4000).unwrap();
