@@ -378,7 +378,7 @@ fn slowly(intent: &FirewallIntent, query: &Query<'_>) -> Decision {
     match found {
         Some(at) => Decision {
             action: intent.rules[at].action,
-            rule: Some(at as u32),
+            rule: u32::try_from(at).ok(),
             rule_id: intent.rules[at].id,
             log: intent.rules[at].log,
         },
