@@ -97,6 +97,8 @@ class Lab:
     def down(self):
         """Removes every process, namespace and file of this lab, and nothing else."""
         with self._locked():
+            for node in self.nodes.values():
+                node.kill(wait=False)
             self.topology.down()
             for node in self.nodes.values():
                 shutil.rmtree(node.run_dir, ignore_errors=True)

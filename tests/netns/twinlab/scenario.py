@@ -28,9 +28,9 @@ def catch_signals():
 
 
 def ignore_signals():
-    """For the clean-up: a second Ctrl-C must not leave half of the lab behind."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    """For the clean-up: a second Ctrl-C must not leave half of the lab behind. Returns what was set before."""
+    return {number: signal.signal(number, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
 
 @contextmanager
@@ -47,9 +47,14 @@ def running_lab(lab_id, settings=(), clients=96, bare=False):
         show_last_words(lab)
         raise
     finally:
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        ignore_signals()
-        lab.down()
+        handlers = {}
+        while True:
+            try:
+                handlers = handlers or ignore_signals()
+                lab.down()
+                break
+            except Interrupted:
+                continue  # it came before signals were ignored: the clean-up begins again
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

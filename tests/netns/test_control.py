@@ -1,0 +1,129 @@
+"""The control process dies and returns; configurations are refused; the operator asks for what isn't there."""
+
+import subprocess
+import unittest
+
+from labcase import VRF, LabCase, TimedCase, views, wait_equal, wait_until
+from twinlab.node import DAEMONS, binaries
+from twinlab.shell import in_namespace, run
+from twinlab.topology import SERVER, SERVER_FAR, SERVER_FAR_NET
+
+NEW_MAC = "02:00:c0:00:00:77"
+
+SEVEN_FAULTS = [
+    # (text to replace, replacement): each one a fault of its own kind
+    ('workers = 2', 'workers = 2\nworker_cores = [0, 4000]'),
+    ('mbufs = 16384', 'mbufs = 16384\ncolour = "red"'),
+    ('name = "wan0"\ndevice = "net_af_packet1,iface=wan0', 'name = "wan0"\ndevice = "net_af_packet1,iface=lan0'),
+    ('[[vrf.cg_nat.rule]]\nid = 1',
+     '[[vrf.cg_nat.pool]]\nname = "second"\naddresses = ["198.51.100.3"]\nports = "1024-65535"\nblock_size = 512\n\n'
+     '[[vrf.cg_nat.rule]]\nid = 1'),
+    ('id = 20\ninbound = "lan"', 'id = 10\ninbound = "lan"'),
+    ('block_size = 512\nblocks_per', 'block_size = 100\nblocks_per'),
+    ('interface = "sync0"', 'interface = "lan0"'),
+]
+
+
+class TestControlProcess(LabCase):
+    """The data process goes on alone."""
+
+    def test_changes_of_the_network_while_the_control_process_is_dead_are_learned_afterwards(self):
+        """Killed under load; meanwhile a route appears and the server gets another network card."""
+        server = self.traffic.server()
+        sessions, ping = self.open_sessions(200), self.traffic.ping(20)
+        ping.ask("begin")
+        self.assert_all_alive(ping)
+        self.node1.kill("control")
+        self.assert_all_alive(sessions, what="connections without a control process")
+        self.open_sessions(50)
+        self.assertLessEqual(ping.ask("report")["lost"], 1, "echo replies lost with the control process")
+
+        for node in self.lab.nodes.values():
+            run("ip", "-n", node.namespace, "route", "add", SERVER_FAR_NET, "via", SERVER, "dev", "wan0")
+        run("ip", "-n", self.lab.topology.namespace("server"), "link", "set", "wan0", "address", NEW_MAC)
+        # Its pool route and IPv6 route have gone with nothing: the link stayed up. It introduces itself again by
+        # asking for the node, as a host with a new card does.
+        run(*in_namespace(self.lab.topology.namespace("server"), "ping", "-c", "1", "-W", "1", "192.0.2.2"), check=False)
+
+        self.node1.start("control")
+        self.assert_all_alive(sessions, what="connections to the server's new card")
+        self.open_sessions(20, target=SERVER_FAR)
+        self.assertEqual(server.ask("report")["resets"], 0)
+        wait_equal(self.lab, at_least=270)
+
+    def test_a_pair_fails_over_without_its_control_processes(self):
+        """Killed on the standby before, started again to hear the operator: state is read back from what runs."""
+        self.traffic.server()
+        sessions = self.open_sessions(100)
+        wait_equal(self.lab, at_least=100)
+        self.node2.kill("control")
+        self.node2.start("control")
+        wait_until("node2 is still backup", lambda: views.role(self.node2) == "backup", 10)
+        self.fail_over()
+        self.assert_all_alive(sessions)
+
+
+class TestOperator(LabCase):
+    """Requests that can't be met."""
+
+    clients = 2
+
+    def ctl(self, *words):
+        """Exit code and messages of twinpathctl."""
+        done = subprocess.run([binaries() / "twinpathctl", *words], capture_output=True, text=True, check=False, timeout=20)
+        return done.returncode, done.stderr + done.stdout
+
+    def test_what_does_not_exist_gets_a_message_and_an_exit_code(self):
+        """VRFs, groups, nodes, commands."""
+        name = self.node1.name
+        for words in (["show", "conntrack", "vrf", "nowhere"], ["show", "ha-fp-conntrack", "peer", "vrf", "nowhere"],
+                      ["set", "ha-group", "nogroup", "state", "master"], ["set", "ha-group", "group1", "state", "king"],
+                      ["show", "everything"]):
+            code, said = self.ctl("--node", name, *words)
+            self.assertNotEqual(code, 0, f"{words} succeeded")
+            self.assertTrue(said.strip(), f"{words}: no message")
+        code, said = self.ctl("--node", "nonode", "show", "version")
+        self.assertNotEqual(code, 0)
+        self.assertIn("nonode", said)
+
+    def test_every_show_command_answers_in_text_and_json(self):
+        """The whole tree, on both nodes."""
+        for node in self.lab.nodes.values():
+            for words in (["ha-fp-conntrack", "state", "vrf", VRF], ["ha-fp-conntrack", "peer", "vrf", VRF], ["ha-group"],
+                          ["conntrack", "vrf", VRF], ["cg-nat", "statistics", "vrf", VRF], ["cg-nat", "pools", "vrf", VRF],
+                          ["cg-nat", "users", "vrf", VRF], ["cg-nat", "blocks", "vrf", VRF], ["fp-firewall", "rules", "vrf", VRF],
+                          ["port"], ["worker"], ["event"], ["drops"], ["memory"], ["version"]):
+                self.assertIsNotNone(node.ctl("show", *words), words)
+                code, said = self.ctl("--node", node.name, "show", *words)
+                self.assertEqual(code, 0, f"{words}: {said}")
+
+
+class TestConfiguration(TimedCase):
+    """Files with faults."""
+
+    def test_seven_faults_yield_seven_located_messages(self):
+        """All at once, each with file and line, from the check and from both daemons; nothing is started."""
+        from pathlib import Path
+        from tempfile import TemporaryDirectory
+
+        from twinlab.nodeconfig import Knobs, toml
+        text = toml("node1", "faulty", Knobs(), "/dev/null")
+        for old, new in SEVEN_FAULTS:
+            self.assertIn(old, text, "the template has changed: adapt the fault")
+            text = text.replace(old, new, 1)
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "faulty.toml"
+            file.write_text(text, encoding="ascii")
+            for words in ([binaries() / "twinpathctl", "config", "check", file],
+                          [binaries() / DAEMONS["control"], "--config", file],
+                          [binaries() / DAEMONS["dataplane"], "--config", file]):
+                done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+                said = done.stderr + done.stdout
+                located = {line.split("faulty.toml:")[1].split(":")[0] for line in said.splitlines() if "faulty.toml:" in line}
+                self.assertNotEqual(done.returncode, 0, f"{words[0].name} accepted the file")
+                self.assertGreaterEqual(len(located), 7, f"{words[0].name} said:\n{said}")
+            self.assertFalse(Path("/run/twinpath/faulty/dataplane.sock").exists())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,72 @@
+"""Public addresses and ports under scarcity, and their trace in the log."""
+
+import re
+import unittest
+
+from labcase import LabCase, double_owners, views, wait_equal, wait_until
+
+SMALL_POOL = ("pool=198.51.100.1", "ports=1024-2047", "block_size=64", "blocks_per_subscriber_max=1")
+BLOCKS = 16
+
+# RFC 5424: <PRI>VERSION TIMESTAMP HOSTNAME APP-NAME PROCID MSGID STRUCTURED-DATA [MSG]
+SYSLOG = re.compile(r"^<\d{1,3}>1 \d{4}-\d\d-\d\dT\S+ \S+ \S+ \S+ \S+ (-|\[.*\])( .*)?$")
+
+
+class TestScarcity(LabCase):
+    """A pool of sixteen blocks and 96 subscribers."""
+
+    settings = SMALL_POOL
+
+    def test_an_exhausted_pool_is_counted_and_harms_nobody_who_has_a_port(self):
+        """The seventeenth subscriber is refused; the first sixteen talk on; a failover changes neither."""
+        server = self.traffic.server()
+        holders = self.open_sessions(BLOCKS * 4, sources=self.traffic.addresses[:BLOCKS])
+        late = self.traffic.sessions(500, sources=self.traffic.addresses[BLOCKS:BLOCKS + 8])
+        self.assertEqual(late.ask("open", count=8, within_s=2, patience_s=20)["opened"], 0, "ports from nowhere")
+        refused = views.drops(self.node1)
+        self.assertGreater(refused.get("pool-exhausted", 0), 0, "exhaustion was not counted")
+        self.assert_all_alive(holders)
+        wait_equal(self.lab, at_least=BLOCKS * 4)
+
+        self.fail_over()
+        self.assert_all_alive(holders)
+        # Old flows live on while the new master fills what is left of their blocks.
+        filling = self.traffic.sessions(500, sources=self.traffic.addresses[:BLOCKS])
+        opened = filling.ask("open", count=BLOCKS * 40, within_s=3, patience_s=90)["opened"]
+        self.say(f"{opened} more connections after the failover")
+        self.assertGreater(opened, 0, "no port left after the failover")
+        self.assert_no_conflicts(server, self.node2)
+        self.assert_all_alive(holders)
+        self.assertEqual(double_owners(self.node2), {})
+
+
+class TestLog(LabCase):
+    """A CG-NAT without a trace can't be operated."""
+
+    def test_every_port_block_leaves_a_line(self):
+        """Subscriber, public address, ports and grant id, in RFC 5424 lines; the standby logs no grant of its own."""
+        self.traffic.server()
+        self.open_sessions(self.clients)
+        granted = views.blocks(self.node1)
+        self.assertGreaterEqual(len(granted), self.clients)
+        log = self.node1.directory / "syslog.log"
+        lines = wait_until("a line per block", lambda: self._complete(log, granted), 10)
+        for line in lines:
+            self.assertRegex(line, SYSLOG)
+        wait_equal(self.lab, at_least=self.clients)
+        quiet = self.node2.directory / "syslog.log"
+        text = quiet.read_text(encoding="utf-8", errors="replace") if quiet.exists() else ""
+        self.assertFalse([line for line in text.splitlines() if "198.51.100." in line and "100.64." in line],
+                         "the standby logged grants")
+
+    @staticmethod
+    def _complete(log, granted):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+        wanted = [(block["subscriber"], block["address"], str(block["port_first"])) for block in granted]
+        found = [next((line for line in lines if all(re.search(rf"(?<![\d.]){re.escape(word)}(?![\d.]*\d)", line)
+                                                     for word in words)), None) for words in wanted]
+        return found if all(found) else None
+
+
+if __name__ == "__main__":
+    unittest.main()
