@@ -21,6 +21,7 @@ const LIBRARIES: &[&str] = &["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"]
 const FUNCTIONS: &[&str] = &[
     "rte_eal_init",
     "rte_eal_cleanup",
+    "rte_eal_get_runtime_dir",
     "rte_eal_remote_launch",
     "rte_eal_wait_lcore",
     "rte_eal_mp_wait_lcore",

@@ -1,7 +1,7 @@
 //! DPDK's environment: started once per process, it maps the packet memory, probes the devices and pins one
 //! thread per worker; those threads run what `launch` hands them until they return. `stop` undoes it all.
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -229,9 +229,12 @@ impl Eal {
         let mbufs = pool
             .destroy()
             .map_err(|missing| EalError::MbufsMissing { missing })?;
+        let folder = runtime_dir();
         // SAFETY: no worker runs, no port is open, no mbuf exists; `self` is consumed, so no call follows.
         let code = unsafe { sys::rte_eal_cleanup() };
         Errno::check(code).map_err(EalError::Cleanup)?;
+        // DPDK leaves its folder behind, empty when nothing is shared.
+        let _ = std::fs::remove_dir(folder);
         Ok(EalStopped { mbufs, drained })
     }
 }
@@ -242,9 +245,18 @@ pub fn version() -> String {
     // SAFETY: returns a pointer to a constant string.
     let text = unsafe { sys::rte_version() };
     // SAFETY: the string is static and zero terminated.
-    unsafe { std::ffi::CStr::from_ptr(text) }
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+/// Where DPDK keeps what it shares with other processes.
+fn runtime_dir() -> std::path::PathBuf {
+    // SAFETY: returns a zero-terminated string in static memory.
+    let text = unsafe { sys::rte_eal_get_runtime_dir() };
+    // SAFETY: as above; it was written by rte_eal_init and does not change.
+    unsafe { CStr::from_ptr(text) }
         .to_string_lossy()
         .into_owned()
+        .into()
 }
 
 /// A job on a worker.

@@ -21,7 +21,7 @@ pub(crate) fn start(devices: &[&str]) -> (Eal, Mempool) {
     let core = twinpath::machine::cores()[0];
     let options = EalOptions {
         program: "eal-test".to_owned(),
-        file_prefix: format!("twinpath-test-{}", std::process::id()),
+        file_prefix: "twinpath-test".to_owned(),
         memory: Memory::Plain { mb: 64 },
         main_core: core,
         worker_cores: vec![core, core],

@@ -38,6 +38,33 @@ fn frame(number: usize) -> Vec<u8> {
     frame
 }
 
+/// `count` IPv4 UDP packets (no checksums) of as many flows, for devices that spread by hash.
+pub(crate) fn make_flows(count: usize) -> Vec<Vec<u8>> {
+    (0..count).map(flow).collect()
+}
+
+fn flow(number: usize) -> Vec<u8> {
+    let number = (number as u16).to_be_bytes();
+    let mut frame = vec![0x02, 0x7e, 0x57, 0, 0, 2];
+    frame.extend(SOURCE);
+    frame.extend([
+        0x08, 0x00, 0x45, 0, 0, 46, number[0], number[1], 0x40, 0, 64, 17, 0, 0,
+    ]);
+    frame.extend([100, 64, number[0], number[1], 192, 0, 2, 1]);
+    frame.extend([
+        0x20 | number[0],
+        number[1],
+        0x30 | number[1] >> 4,
+        number[1],
+        0,
+        26,
+        0,
+        0,
+    ]);
+    frame.resize(60, 0xa5);
+    frame
+}
+
 /// Whether a frame is one of [`make`]'s.
 pub(crate) fn is_ours(frame: &[u8]) -> bool {
     frame.get(6..12) == Some(&SOURCE)

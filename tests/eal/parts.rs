@@ -10,7 +10,7 @@ use twinpath::dpdk::{Eal, EalError, EalStopped, Mempool, PortError, PortSet};
 
 use crate::Tally;
 use crate::bench::{Bench, MBUFS, config, start};
-use crate::{carriers, frames, ownership, workers};
+use crate::{carriers, frames, multi, ownership, workers};
 
 /// A process of its own.
 pub(crate) struct Part {
@@ -24,6 +24,10 @@ pub(crate) const PARTS: &[Part] = &[
     Part {
         name: "devices",
         run: devices,
+    },
+    Part {
+        name: "queues",
+        run: queues,
     },
     Part {
         name: "missing",
@@ -130,6 +134,39 @@ fn devices(root: bool) -> Tally {
         assert!(drained >= 5, "{drained}");
         u64::from(mbufs)
     });
+    tally
+}
+
+/// Two workers on devices with two queue pairs.
+fn queues(root: bool) -> Tally {
+    let mut tally = Tally::default();
+    let mut pairs = vec![("net_ring0", "net_ring0", false)];
+    let mut names = vec!["net_ring0"];
+    if root {
+        ip("link add va type veth peer name vb");
+        for iface in ["va", "vb"] {
+            ip(&format!("link set {iface} up"));
+        }
+        names.extend([
+            "net_af_packet0,iface=va,blocksz=65536,framesz=2048,framecnt=1024,qpairs=2",
+            "net_af_packet1,iface=vb,blocksz=65536,framesz=2048,framecnt=1024,qpairs=2",
+            "net_tap0,iface=tap0",
+            "net_af_packet2,iface=tap0,blocksz=65536,framesz=2048,framecnt=1024,qpairs=2",
+        ]);
+        pairs.extend([
+            ("net_af_packet0", "net_af_packet1", true),
+            ("net_tap0", "net_af_packet2", true),
+        ]);
+    }
+    let (eal, pool) = start(&names);
+    let mut two = multi::TwoWorkers::open(&eal, &pool, &names);
+    for (one, other, spreads) in pairs {
+        tally.check(&format!("{one} to {other}, two queues"), || {
+            two.pair(one, other, spreads)
+        });
+    }
+    let set = two.close();
+    tally.check("stop", || u64::from(eal.stop(vec![set], pool).unwrap().mbufs));
     tally
 }
 
