@@ -4,7 +4,7 @@
 //! Created at start with one cell per event thread, peer and VRF. Each event thread writes only its own cells;
 //! the role machines' thread reads all of them and joins them into one [`PeerView`] per VRF and peer.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
@@ -20,6 +20,7 @@ pub struct Board {
     vrfs: usize,
     cells: Vec<Cell>,
     lanes: Vec<Lanes>,
+    ready: Vec<AtomicBool>,
 }
 
 /// What one event thread knows of one peer's VRF.
@@ -63,7 +64,21 @@ impl Board {
             vrfs,
             cells: (0..events * peers * vrfs).map(|_| Cell::default()).collect(),
             lanes: (0..events * peers).map(|_| Lanes::default()).collect(),
+            ready: (0..vrfs).map(|_| AtomicBool::new(false)).collect(),
         }
+    }
+
+    /// Whether this node is ready to take over a VRF: written by the role machines' thread, told to the peers.
+    pub fn set_ready(&self, vrf: VrfId, ready: bool) {
+        if let Some(cell) = self.ready.get(vrf.index()) {
+            cell.store(ready, Ordering::Release);
+        }
+    }
+
+    pub(crate) fn ready(&self, vrf: usize) -> bool {
+        self.ready
+            .get(vrf)
+            .is_some_and(|cell| cell.load(Ordering::Acquire))
     }
 
     fn cell(&self, event: usize, peer: u8, vrf: VrfId) -> &Cell {
@@ -137,7 +152,8 @@ impl Board {
             verified: sum(|c| &c.verified),
             exported: sum(|c| &c.exported),
             clients_up: lanes(|l| &l.clients).sum(),
-            clients_total: u32::try_from(self.events).unwrap_or(u32::MAX),
+            // Event thread 0 has a control lane besides.
+            clients_total: u32::try_from(self.events + 1).unwrap_or(u32::MAX),
             locals_up: lanes(|l| &l.locals).sum(),
             locals_total: lanes(|l| &l.locals_total).max().unwrap_or(0),
         }

@@ -1,0 +1,115 @@
+//! Everything that is refused, discarded or closed has a cause, and every cause a counter of the event thread.
+
+macro_rules! causes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why something was refused, discarded or closed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(crate) enum Cause { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Cause {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name used by logs, metrics and ctl.
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+causes! {
+    /// Connection from an address that is no peer's.
+    UnknownAddress = "unknown-address",
+    /// More handshakes at once than are served.
+    HandshakesFull = "handshakes-full",
+    /// The first bytes are not this protocol's.
+    WrongMagic = "wrong-magic",
+    /// HELLO or answer too long, damaged, or short of fields.
+    HelloMalformed = "hello-malformed",
+    /// The handshake took too long.
+    HelloTimeout = "hello-timeout",
+    /// The connection went away during the handshake.
+    HelloGone = "hello-gone",
+    /// No common protocol version.
+    VersionRejected = "version-rejected",
+    /// The other end has our own node id.
+    NodeIdRejected = "node-id-rejected",
+    /// Lane number or count impossible.
+    LaneRejected = "lane-rejected",
+    /// The event thread of the lane took no more connections.
+    ArrivalsFull = "arrivals-full",
+    /// The peer rejected our HELLO.
+    RejectedByPeer = "rejected-by-peer",
+    /// The connection could not be made.
+    ConnectFailed = "connect-failed",
+    /// Closed in order.
+    Closed = "closed",
+    /// Reset or timed out by the network.
+    ConnectionFailed = "connection-failed",
+    /// A newer connection of the same lane took its place.
+    Replaced = "replaced",
+    /// The peer's process was restarted.
+    PeerRebooted = "peer-rebooted",
+    /// Nothing was heard for too long.
+    Silent = "silent",
+    /// The other end doesn't read.
+    Stalled = "stalled",
+    /// Frame longer than allowed.
+    FrameOversized = "frame-oversized",
+    /// Frame damaged on the way.
+    FrameCheck = "frame-check",
+    /// Frame replayed, lost or out of order.
+    FrameSequence = "frame-sequence",
+    /// Lengths of records don't add up.
+    FrameRecords = "frame-records",
+    /// Record type of a later version, skipped.
+    RecordUnknownType = "record-unknown-type",
+    /// Record of a VRF that isn't open.
+    RecordUnknownVrf = "record-unknown-vrf",
+    /// Record with impossible fields.
+    RecordMalformed = "record-malformed",
+    /// Record that this end or this lane must not send.
+    RecordMisplaced = "record-misplaced",
+    /// Record of a slot whose begin was not accepted on this connection.
+    RecordNotOpen = "record-not-open",
+    /// Slot refused because this node is active or holds a higher term.
+    SlotNotAccepted = "slot-not-accepted",
+    /// Acknowledgement of a frame that was never sent.
+    AckBeyondSent = "ack-beyond-sent",
+    /// More VRFs opened than a connection may.
+    HandlesFull = "handles-full",
+    /// Worker's item for a connection that is over.
+    ItemStale = "item-stale",
+    /// Worker's record for a slot that no lane streams.
+    ItemUnopened = "item-unopened",
+}
+
+/// A counter per cause.
+#[derive(Debug)]
+pub(crate) struct Causes([u64; Cause::ALL.len()]);
+
+impl Default for Causes {
+    fn default() -> Self {
+        Self([0; Cause::ALL.len()])
+    }
+}
+
+impl Causes {
+    pub(crate) fn count(&mut self, cause: Cause) {
+        self.0[cause as usize] += 1;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn get(&self, cause: Cause) -> u64 {
+        self.0[cause as usize]
+    }
+
+    /// Those that have happened.
+    pub(crate) fn seen(&self) -> Vec<(String, u64)> {
+        let all = Cause::ALL
+            .iter()
+            .map(|c| (c.name().to_owned(), self.0[*c as usize]));
+        all.filter(|(_, n)| *n > 0).collect()
+    }
+}

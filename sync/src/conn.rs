@@ -1,0 +1,193 @@
+//! One established connection, as either end sees it: frames out, frames in, and the times by which its health
+//! is judged. Owned by a lane or an inlet; dropping it closes it.
+
+use std::collections::VecDeque;
+
+use dataplane::time::Instant;
+
+use crate::cause::Cause;
+use crate::config::Timing;
+use crate::frame::{FrameError, Inbox, Outbox};
+use crate::record::put_heartbeat;
+use crate::wire::{Io, Wire};
+
+/// Frames whose sending times are remembered; beyond it neighbours share an entry.
+const FLIGHTS_MAX: usize = 4_096;
+
+/// A connection with its buffers.
+#[derive(Debug)]
+pub(crate) struct Conn<W> {
+    pub(crate) wire: W,
+    pub(crate) out: Outbox,
+    pub(crate) inbox: Inbox,
+    /// Frames sent and not yet acknowledged, oldest first. Kept by clients only.
+    flights: Option<VecDeque<Flight>>,
+    heard: Instant,
+    moved: Instant,
+    framed: Instant,
+}
+
+/// A frame on its way.
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    sequence: u64,
+    records: u64,
+    closed: Instant,
+}
+
+/// What an acknowledgement achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Acked {
+    /// Highest frame known to be applied whose records are counted.
+    pub(crate) sequence: u64,
+    /// Records put in up to that frame.
+    pub(crate) records: u64,
+}
+
+impl<W: Wire> Conn<W> {
+    /// `preface` is sent first, unframed; `client` connections remember their frames for acknowledgement.
+    pub(crate) fn new(wire: W, preface: &[u8], client: bool, now: Instant) -> Self {
+        let flights = client.then(|| VecDeque::with_capacity(FLIGHTS_MAX));
+        let (out, inbox) = (Outbox::new(preface), Inbox::new());
+        Self {
+            wire,
+            out,
+            inbox,
+            flights,
+            heard: now,
+            moved: now,
+            framed: now,
+        }
+    }
+
+    /// Puts a record in; gives its bytes on the wire.
+    pub(crate) fn put(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let bytes = self.out.put(now, write);
+        if self.out.is_large() {
+            self.close(now);
+        }
+        bytes
+    }
+
+    fn close(&mut self, now: Instant) {
+        let Some(sequence) = self.out.close() else { return };
+        self.framed = now;
+        let Some(flights) = &mut self.flights else { return };
+        let flight = Flight {
+            sequence,
+            records: self.out.records(),
+            closed: now,
+        };
+        let full = flights.len() >= FLIGHTS_MAX;
+        match flights.back_mut() {
+            // The older sending time stays: lag is then overstated, never understated.
+            Some(last) if full => {
+                *last = Flight {
+                    closed: last.closed,
+                    ..flight
+                }
+            }
+            _ => flights.push_back(flight),
+        }
+    }
+
+    /// Notes that frames up to `sequence` were applied.
+    pub(crate) fn acknowledge(&mut self, sequence: u64) -> Result<Option<Acked>, Cause> {
+        if sequence > self.out.sequence() {
+            return Err(Cause::AckBeyondSent);
+        }
+        let mut acked = None;
+        if let Some(flights) = &mut self.flights {
+            while flights.front().is_some_and(|f| f.sequence <= sequence) {
+                acked = flights.pop_front();
+            }
+        }
+        Ok(acked.map(|f| Acked {
+            sequence: f.sequence,
+            records: f.records,
+        }))
+    }
+
+    /// Age of the oldest frame not acknowledged.
+    pub(crate) fn lag_ms(&self, now: Instant) -> u64 {
+        let oldest = self.flights.as_ref().and_then(VecDeque::front);
+        oldest.map_or(0, |f| {
+            u64::try_from(now.since(f.closed).as_millis()).unwrap_or(u64::MAX)
+        })
+    }
+
+    /// Reads once. True when bytes came.
+    pub(crate) fn fill(&mut self, now: Instant) -> Result<bool, Cause> {
+        match self.inbox.fill(&mut self.wire) {
+            Io::Done(_) => {
+                self.heard = now;
+                Ok(true)
+            }
+            Io::Wait => Ok(false),
+            Io::Closed => Err(Cause::Closed),
+            Io::Failed => Err(Cause::ConnectionFailed),
+        }
+    }
+
+    /// End of a turn: closes the frame when nothing more is coming (`idle`) or it has waited long enough, keeps
+    /// the peer's patience with heartbeats, sends, and judges the connection's health.
+    pub(crate) fn finish(
+        &mut self,
+        now: Instant,
+        timing: &Timing,
+        shared: bool,
+        idle: bool,
+    ) -> Result<(), Cause> {
+        if self.out.opened().is_none() && now.since(self.framed) >= timing.heartbeat {
+            self.put(now, put_heartbeat);
+            self.close(now);
+        }
+        if self
+            .out
+            .opened()
+            .is_some_and(|since| idle || now.since(since) >= timing.flush)
+        {
+            self.close(now);
+        }
+        self.flush(now)?;
+        let stall = if shared { timing.stall_shared } else { timing.stall };
+        if self.out.is_overflowing() || (self.out.queued() > 0 && now.since(self.moved) >= stall) {
+            return Err(Cause::Stalled);
+        }
+        if now.since(self.heard) >= timing.dead {
+            Err(Cause::Silent)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Sends what is closed.
+    pub(crate) fn flush(&mut self, now: Instant) -> Result<(), Cause> {
+        match self.out.flush(&mut self.wire) {
+            Ok(sent) => {
+                if sent > 0 || self.out.queued() == 0 {
+                    self.moved = now;
+                }
+                Ok(())
+            }
+            Err(Io::Closed) => Err(Cause::Closed),
+            Err(_) => Err(Cause::ConnectionFailed),
+        }
+    }
+
+    /// The handshake is over: health is judged from here on.
+    pub(crate) fn wake(&mut self, now: Instant) {
+        (self.heard, self.moved, self.framed) = (now, now, now);
+    }
+}
+
+impl From<FrameError> for Cause {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Oversized => Self::FrameOversized,
+            FrameError::Check => Self::FrameCheck,
+            FrameError::Sequence => Self::FrameSequence,
+            FrameError::Records => Self::FrameRecords,
+        }
+    }
+}

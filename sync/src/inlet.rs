@@ -1,0 +1,426 @@
+//! The local node's end of a peer's lane: what the peer streams to us, steered to the workers that own the
+//! slots here, and acknowledged when they have applied it.
+//!
+//! Born when a HELLO was accepted, dies with the connection or when a newer one of the same lane arrives. The
+//! old one is gone before the first byte of the new one is read, so late bytes of an old connection are never
+//! mixed in. When a worker's ring is full, reading stops in the middle of a frame and nothing is lost.
+
+use std::collections::VecDeque;
+
+use dataplane::delta::{LaneTag, SlotRef, ToWorker};
+use dataplane::flow::VrfId;
+
+use crate::board::PeerVrf;
+use crate::cause::Cause;
+use crate::config::CONTROL_LANE;
+use crate::conn::Conn;
+use crate::frame::Step;
+use crate::hello::{Answer, FEATURES, Hello, VERSIONS, encode_answer};
+use crate::peering::{Known, Peering};
+use crate::port::{Arrival, End, PumpEvent};
+use crate::record::{self, Message, RecordError, SlotFailure};
+use crate::report::{LocalReport, LocalVrfReport};
+use crate::role::outranks;
+use crate::shared::Shared;
+use crate::wire::Wire;
+
+/// Reads per turn.
+const READS_MAX: usize = 4;
+/// Frames whose application is awaited one by one; beyond it neighbours share an entry.
+const CHECKPOINTS_MAX: usize = 1_024;
+
+/// An accepted connection of a peer.
+#[derive(Debug)]
+pub(crate) struct Inlet<W> {
+    tag: LaneTag,
+    hello: Hello,
+    conn: Conn<W>,
+    peering: Peering,
+    /// By VRF.
+    imports: Vec<Import>,
+    /// Frames read and not yet applied, oldest first.
+    checkpoints: VecDeque<Checkpoint>,
+}
+
+/// A frame, and how many items each worker must have processed for it to be applied.
+#[derive(Debug)]
+struct Checkpoint {
+    sequence: u64,
+    pushed: Box<[u64]>,
+}
+
+/// What has come of one VRF on this connection.
+#[derive(Debug, Default)]
+struct Import {
+    /// State flows from the peer to us, at this moment.
+    accepts: bool,
+    slots: Vec<Slot>,
+    verified: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    /// Generation whose begin was handed on; 0 while the slot is closed.
+    generation: u32,
+    verified: bool,
+}
+
+/// How handling a record ended.
+enum Outcome {
+    Done,
+    /// The worker's ring is full: the same record again next turn.
+    Full,
+}
+
+impl<W: Wire> Inlet<W> {
+    /// Accepts the connection: the answer goes out first, then all our VRFs.
+    pub(crate) fn new(arrival: Arrival<W>, s: &mut Shared) -> Self {
+        let answer = Answer {
+            status: 0,
+            version: VERSIONS.1.min(arrival.hello.versions.1),
+            features: FEATURES & arrival.hello.features,
+            node_id: s.config.node_id,
+            boot_id: s.config.boot_id,
+            node_name: s.config.node_name.clone(),
+        };
+        let (peer, hello) = (arrival.peer, arrival.hello);
+        let mut conn = Conn::new(arrival.wire, &encode_answer(&answer), false, s.now);
+        let mut peering = Peering::new(peer, &s.config);
+        peering.open_all(&mut conn, &s.config, &s.own, s.now);
+        s.changed = true;
+        s.tell(PumpEvent::LaneUp {
+            peer,
+            lane: hello.lane,
+            end: End::LocalNode,
+        });
+        Self {
+            tag: LaneTag {
+                peer,
+                lane: hello.lane,
+                incarnation: hello.incarnation,
+            },
+            hello,
+            conn,
+            peering,
+            imports: s.config.vrfs.iter().map(|_| Import::default()).collect(),
+            checkpoints: VecDeque::with_capacity(CHECKPOINTS_MAX),
+        }
+    }
+
+    /// Peer, the peer's lane number and its incarnation.
+    pub(crate) const fn tag(&self) -> LaneTag {
+        self.tag
+    }
+
+    /// What the peer said of itself.
+    pub(crate) const fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// What the peer has said about a VRF on this connection.
+    pub(crate) fn peer_vrf(&self, vrf: VrfId) -> Option<PeerVrf> {
+        self.peering.known(vrf).map(|k| k.state)
+    }
+
+    /// Slots of a VRF that were imported over this connection.
+    pub(crate) fn verified(&self, vrf: VrfId) -> u32 {
+        self.imports.get(vrf.index()).map_or(0, |i| i.verified)
+    }
+
+    /// First half of a turn: read, steer, acknowledge.
+    pub(crate) fn turn(&mut self, s: &mut Shared, stats: &mut LocalReport) -> Result<usize, Cause> {
+        self.peering.announce(&mut self.conn, &s.own, s.now);
+        self.direct(s);
+        let mut work = 0;
+        for _ in 0..READS_MAX {
+            // What was left by the last turn comes first; bytes are read only when it is done.
+            let (records, full) = self.read(s, stats)?;
+            work += records;
+            if full {
+                stats.waits += 1;
+                break;
+            }
+            if !self.conn.fill(s.now)? {
+                break;
+            }
+            work += 1;
+        }
+        self.acknowledge(s);
+        Ok(work)
+    }
+
+    /// Second half of a turn: send.
+    pub(crate) fn finish(&mut self, s: &Shared) -> Result<(), Cause> {
+        self.conn.finish(s.now, &s.config.timing, false, true)
+    }
+
+    /// Says good-bye before the process ends.
+    pub(crate) fn farewell(&mut self, s: &Shared) {
+        self.conn.put(s.now, record::put_bye);
+        // The peer notices the closed connection too; failing to say so first changes nothing.
+        let _ = self.finish(s);
+    }
+
+    /// Decides anew for each VRF whether state may come in: a change of direction closes its slots.
+    fn direct(&mut self, s: &mut Shared) {
+        for (vrf, import) in self.imports.iter_mut().enumerate() {
+            let known = u16::try_from(vrf)
+                .ok()
+                .and_then(|id| self.peering.known(VrfId(id)));
+            let own = s.own.get(vrf);
+            let accepts = self.tag.lane != CONTROL_LANE
+                && s.is_standing_by(vrf)
+                && known.zip(own).is_some_and(|(known, own)| {
+                    known.slots > 0 && outranks(known.state.term, self.hello.node_id, own.term)
+                });
+            if accepts == import.accepts {
+                continue;
+            }
+            let slots = if accepts {
+                known.map_or(0, |k: Known| k.slots)
+            } else {
+                0
+            };
+            *import = Import {
+                accepts,
+                slots: vec![Slot::default(); usize::from(slots)],
+                verified: 0,
+            };
+            s.changed = true;
+        }
+    }
+
+    /// Handles what has been received, until bytes are missing or a ring is full.
+    fn read(&mut self, s: &mut Shared, stats: &mut LocalReport) -> Result<(usize, bool), Cause> {
+        let mut work = 0;
+        loop {
+            let message = match self.conn.inbox.step()? {
+                Step::Record(kind, body) => record::decode(kind, body, |handle| self.peering.resolve(handle)),
+                Step::End(sequence) => {
+                    stats.frames += 1;
+                    self.checkpoint(sequence, s);
+                    continue;
+                }
+                Step::Need => return Ok((work, false)),
+            };
+            let outcome = match message {
+                Ok(message) => self.handle(s, stats, message)?,
+                Err(error) => {
+                    self.refuse(s, stats, error);
+                    Outcome::Done
+                }
+            };
+            if matches!(outcome, Outcome::Full) {
+                return Ok((work, true));
+            }
+            self.conn.inbox.advance();
+            work += 1;
+        }
+    }
+
+    fn handle(
+        &mut self,
+        s: &mut Shared,
+        stats: &mut LocalReport,
+        message: Message,
+    ) -> Result<Outcome, Cause> {
+        let lane = self.tag;
+        match message {
+            Message::SlotBegin {
+                at,
+                generation,
+                version,
+            } => {
+                if !self.accepts(at) || generation == 0 {
+                    s.count(Cause::SlotNotAccepted);
+                    self.fail(s, at, generation, SlotFailure::NotAccepting);
+                    return Ok(Outcome::Done);
+                }
+                if !s.rings.push(
+                    at.slot,
+                    ToWorker::SlotBegin {
+                        at,
+                        lane,
+                        generation,
+                        version,
+                    },
+                ) {
+                    return Ok(Outcome::Full);
+                }
+                self.set(
+                    at,
+                    Slot {
+                        generation,
+                        verified: false,
+                    },
+                );
+                s.changed = true;
+            }
+            Message::Delta { at, delta } => {
+                if self.generation(at) == 0 {
+                    s.count(Cause::RecordNotOpen);
+                    vrf_stats(stats, at.vrf).receive_error += 1;
+                    return Ok(Outcome::Done);
+                }
+                if !s.rings.push(at.slot, ToWorker::Record { at, lane, delta }) {
+                    return Ok(Outcome::Full);
+                }
+                vrf_stats(stats, at.vrf).receive += 1;
+            }
+            Message::SlotEnd { at, end } => {
+                if end.generation == 0 || self.generation(at) != end.generation {
+                    s.count(Cause::RecordNotOpen);
+                    return Ok(Outcome::Done);
+                }
+                if !s.rings.push(at.slot, ToWorker::SlotEnd { at, lane, end }) {
+                    return Ok(Outcome::Full);
+                }
+            }
+            Message::VrfOpen(open) => {
+                self.peering.opened(&open, &s.config)?;
+                s.changed = true;
+                self.direct(s);
+            }
+            Message::VrfState(state) => {
+                if let Err(cause) = self.peering.changed(&state) {
+                    s.count(cause);
+                }
+                s.changed = true;
+                self.direct(s);
+            }
+            Message::Heartbeat => {}
+            Message::Bye => return Err(Cause::Closed),
+            Message::Ack { .. } | Message::SlotVerified { .. } | Message::SlotFailed { .. } => {
+                s.count(Cause::RecordMisplaced);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// A record that could not be read. When its slot could, the slot is asked for again: what the record said
+    /// is then sent in another way, or at least not silently missing.
+    fn refuse(&mut self, s: &mut Shared, stats: &mut LocalReport, error: RecordError) {
+        match error {
+            RecordError::UnknownType => s.count(Cause::RecordUnknownType),
+            RecordError::UnknownVrf => s.count(Cause::RecordUnknownVrf),
+            RecordError::Malformed(at) => {
+                s.count(Cause::RecordMalformed);
+                let Some(at) = at else { return };
+                vrf_stats(stats, at.vrf).receive_error += 1;
+                let generation = self.generation(at);
+                if generation != 0 {
+                    self.set(at, Slot::default());
+                    self.fail(s, at, generation, SlotFailure::Malformed);
+                }
+            }
+        }
+    }
+
+    /// A worker has verified a slot that came from here.
+    pub(crate) fn slot_verified(
+        &mut self,
+        s: &mut Shared,
+        stats: &mut LocalReport,
+        at: SlotRef,
+        generation: u32,
+        refused: u32,
+    ) {
+        if generation != 0 && self.generation(at) == generation {
+            self.set(
+                at,
+                Slot {
+                    generation,
+                    verified: true,
+                },
+            );
+            vrf_stats(stats, at.vrf).refused += u64::from(refused);
+            s.changed = true;
+            self.conn.put(s.now, |out| {
+                record::put_slot_verified(out, at, generation, refused)
+            });
+        }
+    }
+
+    /// A worker could not verify a slot that came from here.
+    pub(crate) fn slot_failed(
+        &mut self,
+        s: &mut Shared,
+        stats: &mut LocalReport,
+        at: SlotRef,
+        generation: u32,
+    ) {
+        vrf_stats(stats, at.vrf).slots_failed += 1;
+        self.fail(s, at, generation, SlotFailure::Unverified);
+    }
+
+    fn fail(&mut self, s: &Shared, at: SlotRef, generation: u32, why: SlotFailure) {
+        self.conn
+            .put(s.now, |out| record::put_slot_failed(out, at, generation, why));
+    }
+
+    fn accepts(&self, at: SlotRef) -> bool {
+        self.imports
+            .get(at.vrf.index())
+            .is_some_and(|i| i.accepts && usize::from(at.slot) < i.slots.len())
+    }
+
+    fn generation(&self, at: SlotRef) -> u32 {
+        let slot = self
+            .imports
+            .get(at.vrf.index())
+            .and_then(|i| i.slots.get(usize::from(at.slot)));
+        slot.map_or(0, |slot| slot.generation)
+    }
+
+    fn set(&mut self, at: SlotRef, to: Slot) {
+        let Some(import) = self.imports.get_mut(at.vrf.index()) else {
+            return;
+        };
+        let Some(slot) = import.slots.get_mut(usize::from(at.slot)) else {
+            return;
+        };
+        import.verified += u32::from(to.verified);
+        import.verified -= u32::from(slot.verified);
+        *slot = to;
+    }
+
+    fn checkpoint(&mut self, sequence: u64, s: &Shared) {
+        let pushed = s.rings.pushed();
+        if self.checkpoints.len() < CHECKPOINTS_MAX {
+            self.checkpoints.push_back(Checkpoint {
+                sequence,
+                pushed: pushed.into(),
+            });
+        } else if let Some(last) = self.checkpoints.back_mut() {
+            // Waiting longer than needed is late; acknowledging earlier than applied would be wrong.
+            last.sequence = sequence;
+            last.pushed.copy_from_slice(pushed);
+        }
+    }
+
+    /// Acknowledges every frame whose items have all been processed by their workers.
+    fn acknowledge(&mut self, s: &Shared) {
+        let mut applied = None;
+        while let Some(next) = self.checkpoints.front()
+            && s.rings.applied(&next.pushed)
+        {
+            applied = Some(next.sequence);
+            self.checkpoints.pop_front();
+        }
+        if let Some(sequence) = applied {
+            self.conn.put(s.now, |out| record::put_ack(out, sequence));
+        }
+    }
+}
+
+/// Counters of a VRF, made when it is first seen.
+fn vrf_stats(stats: &mut LocalReport, vrf: VrfId) -> &mut LocalVrfReport {
+    let place = stats.vrfs.iter().position(|v| v.vrf == vrf.0).unwrap_or_else(|| {
+        stats.vrfs.push(LocalVrfReport {
+            vrf: vrf.0,
+            ..LocalVrfReport::default()
+        });
+        stats.vrfs.len() - 1
+    });
+    &mut stats.vrfs[place]
+}

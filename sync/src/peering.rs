@@ -1,0 +1,180 @@
+//! What both ends of a connection have told each other about VRFs: handles bound to names, roles, terms.
+//!
+//! Born empty with the connection, dies with it: nothing a peer said on an old connection is believed on a new
+//! one. Both ends open every VRF they have, so that outside tuples can name VRFs that are not replicated.
+
+use dataplane::delta::Term;
+use dataplane::flow::VrfId;
+use dataplane::role::Role;
+use dataplane::time::Instant;
+
+use crate::board::PeerVrf;
+use crate::cause::Cause;
+use crate::config::SyncConfig;
+use crate::conn::Conn;
+use crate::fingerprint::{Difference, Strength, differences};
+use crate::record::{Bound, VrfOpen, VrfState, put_vrf_open, put_vrf_state};
+use crate::wire::Wire;
+
+/// Most VRFs that a connection may open: handles are below it.
+const HANDLES_MAX: usize = 4_096;
+
+/// This node's role, term and readiness for a VRF, as of this turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Own {
+    pub(crate) role: Role,
+    pub(crate) term: Term,
+    pub(crate) ready: bool,
+}
+
+/// One connection's VRFs.
+#[derive(Debug)]
+pub(crate) struct Peering {
+    peer: u8,
+    /// Our VRF by the peer's handle; none where the peer names a VRF this node hasn't got.
+    handles: Vec<Option<VrfId>>,
+    /// By our VRF.
+    known: Vec<Option<Known>>,
+    /// What we said last, by our VRF.
+    announced: Vec<Own>,
+}
+
+/// A VRF that both nodes have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) state: PeerVrf,
+    /// Common slot count when both nodes replicate the VRF with one another and agree on it, else 0.
+    pub(crate) slots: u16,
+}
+
+/// What a VRF-OPEN told.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) vrf: VrfId,
+    pub(crate) differences: Vec<Difference>,
+}
+
+impl Peering {
+    pub(crate) fn new(peer: u8, config: &SyncConfig) -> Self {
+        let nothing = Own {
+            role: Role::Fault,
+            term: Term::NONE,
+            ready: false,
+        };
+        let vrfs = config.vrfs.len();
+        Self {
+            peer,
+            handles: Vec::new(),
+            known: vec![None; vrfs],
+            announced: vec![nothing; vrfs],
+        }
+    }
+
+    /// Opens all our VRFs towards the peer.
+    pub(crate) fn open_all<W: Wire>(
+        &mut self,
+        conn: &mut Conn<W>,
+        config: &SyncConfig,
+        own: &[Own],
+        now: Instant,
+    ) {
+        for ((id, vrf), own) in (0u16..).zip(&config.vrfs).zip(own) {
+            let open = VrfOpen {
+                handle: id,
+                slots: if vrf.has_peer(self.peer) { vrf.slots } else { 0 },
+                role: own.role,
+                ready: own.ready,
+                term: own.term,
+                capacity: vrf.capacity,
+                name: vrf.name.clone(),
+                sections: vrf.sections.clone(),
+            };
+            conn.put(now, |out| put_vrf_open(out, &open));
+            self.announced[usize::from(id)] = *own;
+        }
+    }
+
+    /// Tells what has changed since.
+    pub(crate) fn announce<W: Wire>(&mut self, conn: &mut Conn<W>, own: &[Own], now: Instant) {
+        for ((handle, said), own) in (0u16..).zip(&mut self.announced).zip(own) {
+            if said != own {
+                let state = VrfState {
+                    handle,
+                    role: own.role,
+                    ready: own.ready,
+                    term: own.term,
+                };
+                conn.put(now, |out| put_vrf_state(out, &state));
+                *said = *own;
+            }
+        }
+    }
+
+    /// Term we have last announced for a VRF: versions under it travel without their term.
+    pub(crate) fn announced(&self, vrf: VrfId) -> Term {
+        self.announced.get(vrf.index()).map_or(Term::NONE, |own| own.term)
+    }
+
+    /// Takes in a VRF-OPEN; none when this node has no VRF of that name.
+    pub(crate) fn opened(&mut self, open: &VrfOpen, config: &SyncConfig) -> Result<Option<Opened>, Cause> {
+        let handle = usize::from(open.handle);
+        if handle >= HANDLES_MAX {
+            return Err(Cause::HandlesFull);
+        }
+        if self.handles.len() <= handle {
+            self.handles.resize(handle + 1, None);
+        }
+        let found = (0u16..).zip(&config.vrfs).find(|(_, v)| v.name == open.name);
+        self.handles[handle] = found.map(|(id, _)| VrfId(id));
+        let Some((id, vrf)) = found else { return Ok(None) };
+        let differences = differences(&vrf.sections, &open.sections);
+        let replicated = vrf.has_peer(self.peer) && open.slots != 0;
+        let same = replicated && open.slots == vrf.slots;
+        let equal = same && differences.iter().all(|d| d.strength != Strength::MustEqual);
+        let state = PeerVrf {
+            role: open.role,
+            term: open.term,
+            ready: open.ready,
+            equal,
+        };
+        self.known[usize::from(id)] = Some(Known {
+            state,
+            slots: if same { vrf.slots } else { 0 },
+        });
+        Ok(Some(Opened {
+            vrf: VrfId(id),
+            differences,
+        }))
+    }
+
+    /// Takes in a VRF-STATE.
+    pub(crate) fn changed(&mut self, state: &VrfState) -> Result<(), Cause> {
+        let handle = self.handles.get(usize::from(state.handle)).copied().flatten();
+        let vrf = handle.ok_or(Cause::RecordUnknownVrf)?;
+        let known = self.known[vrf.index()].as_mut().ok_or(Cause::RecordUnknownVrf)?;
+        let (role, term, ready) = (state.role, state.term, state.ready);
+        known.state = PeerVrf {
+            role,
+            term,
+            ready,
+            ..known.state
+        };
+        Ok(())
+    }
+
+    /// A handle of the peer's, as records use it.
+    pub(crate) fn resolve(&self, handle: u16) -> Option<Bound> {
+        let vrf = self.handles.get(usize::from(handle)).copied().flatten()?;
+        let known = self.known(vrf)?;
+        Some(Bound {
+            vrf,
+            slots: known.slots,
+            term: known.state.term,
+        })
+    }
+
+    /// What the peer has said about a VRF of ours.
+    pub(crate) fn known(&self, vrf: VrfId) -> Option<Known> {
+        self.known.get(vrf.index()).copied().flatten()
+    }
+}

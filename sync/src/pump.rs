@@ -1,0 +1,424 @@
+//! One event thread: drains the workers' rings into lanes, and the peers' lanes into the workers' rings.
+//!
+//! Created at start with its ports, driven by `turn` until the process ends. Owns one lane to each peer, the
+//! peers' lanes that fall to it, and on thread 0 the door and the control lanes. Never touches a table, never
+//! blocks, never waits: what can't be done now is done in a later turn.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use dataplane::delta::{LaneTag, SlotRef, ToEvent};
+use dataplane::flow::VrfId;
+use dataplane::role::Roles;
+use dataplane::time::Instant;
+use rtrb::Consumer;
+
+use crate::board::Board;
+use crate::cause::Cause;
+use crate::config::{CONTROL_LANE, SyncConfig};
+use crate::door::Door;
+use crate::inlet::Inlet;
+use crate::lane::Lane;
+use crate::port::{Arrival, End, PumpCommand, PumpEvent, PumpPorts};
+use crate::report::{LocalReport, PumpReport};
+use crate::shared::{Rings, Shared};
+use crate::wire::Net;
+
+/// Items taken from one worker's ring per turn.
+const DRAIN_MAX: usize = 512;
+/// Commands handled per turn.
+const COMMANDS_MAX: usize = 8;
+
+/// An event thread's work.
+#[derive(Debug)]
+pub struct Pump<N: Net> {
+    net: N,
+    shared: Shared,
+    roles: Arc<Roles>,
+    board: Arc<Board>,
+    from_workers: Vec<Consumer<ToEvent>>,
+    commands: Receiver<PumpCommand>,
+    arrivals: Receiver<Arrival<N::Wire>>,
+    hand_over: Vec<Sender<Arrival<N::Wire>>>,
+    /// By peer.
+    lanes: Vec<Lane<N::Wire>>,
+    /// By peer, on event thread 0; empty elsewhere.
+    controls: Vec<Lane<N::Wire>>,
+    inlets: Vec<Inlet<N::Wire>>,
+    door: Door<N::Wire>,
+    /// By peer.
+    stats: Vec<LocalReport>,
+}
+
+impl<N: Net> Pump<N> {
+    /// Event thread `event` of `config.events`. `seed` is a random number; incarnations and pauses come from it.
+    #[must_use]
+    pub fn new(config: Arc<SyncConfig>, event: u16, net: N, ports: PumpPorts<N::Wire>, seed: u64) -> Self {
+        let rings = Rings::new(ports.to_workers, ports.applied, event);
+        let mut shared = Shared::new(Arc::clone(&config), event, rings, ports.events, seed);
+        let peers = || 0..u8::try_from(config.peers.len()).unwrap_or(u8::MAX);
+        let number = u8::try_from(event).unwrap_or(CONTROL_LANE - 1);
+        let mut lanes = |number| {
+            peers()
+                .map(|p| Lane::new(&config, p, number, shared.random()))
+                .collect()
+        };
+        Self {
+            lanes: lanes(number),
+            controls: if event == 0 {
+                lanes(CONTROL_LANE)
+            } else {
+                Vec::new()
+            },
+            net,
+            shared,
+            roles: ports.roles,
+            board: ports.board,
+            from_workers: ports.from_workers,
+            commands: ports.commands,
+            arrivals: ports.arrivals,
+            hand_over: ports.hand_over,
+            inlets: Vec::new(),
+            door: Door::new(),
+            stats: peers()
+                .map(|peer| LocalReport {
+                    peer,
+                    ..LocalReport::default()
+                })
+                .collect(),
+        }
+    }
+
+    /// One pass over everything; gives how much there was to do. 0 means that the thread may rest a little.
+    pub fn turn(&mut self, now: Instant) -> usize {
+        self.shared.refresh(now, &self.roles, &self.board);
+        let mut work = self.serve_commands() + self.welcome();
+        for lane in self.lanes.iter_mut().chain(&mut self.controls) {
+            work += lane.turn(&mut self.shared, &mut self.net);
+        }
+        let drained = self.drain();
+        work += drained + self.take_in();
+        self.send(drained == 0);
+        self.publish();
+        work
+    }
+
+    /// Says good-bye to all peers. The pump may be dropped then.
+    pub fn shutdown(&mut self, now: Instant) {
+        self.shared.refresh(now, &self.roles, &self.board);
+        for lane in self.lanes.iter_mut().chain(&mut self.controls) {
+            lane.farewell(&mut self.shared);
+        }
+        for inlet in &mut self.inlets {
+            inlet.farewell(&self.shared);
+        }
+        self.inlets.clear();
+    }
+
+    /// Counters as of the last turn.
+    #[must_use]
+    pub fn report(&self) -> PumpReport {
+        let now = self.shared.now;
+        let local_nodes = self.stats.iter().map(|stats| {
+            let mut local = stats.clone();
+            for inlet in self.inlets.iter().filter(|i| i.tag().peer == stats.peer) {
+                local.lanes.push(inlet.tag().lane);
+                for vrf in &mut local.vrfs {
+                    vrf.slots_verified += inlet.verified(VrfId(vrf.vrf));
+                }
+            }
+            local
+        });
+        PumpReport {
+            event: self.shared.event,
+            clients: self
+                .lanes
+                .iter()
+                .chain(&self.controls)
+                .map(|lane| lane.report(now))
+                .collect(),
+            local_nodes: local_nodes.collect(),
+            causes: self.shared.causes.seen(),
+            events_lost: self.shared.events_lost,
+        }
+    }
+
+    fn serve_commands(&mut self) -> usize {
+        for served in 0..COMMANDS_MAX {
+            match self.commands.try_recv() {
+                // Whoever asked has gone or is asked too much: its loss.
+                Ok(PumpCommand::Report(to)) => drop(to.try_send(self.report())),
+                Ok(PumpCommand::Resync { vrf, slot }) => self.resync(vrf, slot),
+                Err(_) => return served,
+            }
+        }
+        COMMANDS_MAX
+    }
+
+    fn resync(&mut self, vrf: Option<VrfId>, slot: Option<u16>) {
+        let config = Arc::clone(&self.shared.config);
+        for (id, known) in (0u16..)
+            .map(VrfId)
+            .zip(&config.vrfs)
+            .filter(|(id, _)| vrf.is_none_or(|v| v == *id))
+        {
+            for number in (0..known.slots).filter(|n| slot.is_none_or(|s| s == *n)) {
+                self.again(
+                    SlotRef {
+                        vrf: id,
+                        slot: number,
+                    },
+                    "requested",
+                );
+            }
+        }
+    }
+
+    fn again(&mut self, at: SlotRef, reason: &str) {
+        for lane in &mut self.lanes {
+            lane.again(at, reason, self.shared.now);
+        }
+        self.shared.changed = true;
+    }
+
+    /// Connections of peers: from the door to the thread of their lane, and from other threads' door to here.
+    fn welcome(&mut self) -> usize {
+        let mut work = 0;
+        if self.shared.event == 0 {
+            for arrival in self.door.turn(&mut self.shared, &mut self.net) {
+                let threads = self.hand_over.len().max(1);
+                let thread = usize::from(arrival.hello.lane) % threads;
+                let thread = if arrival.hello.lane == CONTROL_LANE {
+                    0
+                } else {
+                    thread
+                };
+                let taken = self
+                    .hand_over
+                    .get(thread)
+                    .is_some_and(|to| to.try_send(arrival).is_ok());
+                if !taken {
+                    self.shared.refuse(Cause::ArrivalsFull);
+                }
+                work += 1;
+            }
+        }
+        while let Ok(arrival) = self.arrivals.try_recv() {
+            self.replace(&arrival);
+            let inlet = Inlet::new(arrival, &mut self.shared);
+            self.inlets.push(inlet);
+            work += 1;
+        }
+        work
+    }
+
+    /// Closes what a new connection replaces: the same lane's older one, and all of the peer's former process.
+    fn replace(&mut self, arrival: &Arrival<N::Wire>) {
+        let shared = &mut self.shared;
+        self.inlets.retain(|inlet| {
+            let (tag, hello) = (inlet.tag(), inlet.hello());
+            let cause = if tag.peer != arrival.peer {
+                return true;
+            } else if hello.boot_id != arrival.hello.boot_id {
+                Cause::PeerRebooted
+            } else if tag.lane == arrival.hello.lane {
+                Cause::Replaced
+            } else {
+                return true;
+            };
+            lost(shared, tag, cause);
+            false
+        });
+    }
+
+    /// From the workers' rings to the lanes. Stops while a lane has no room: entries then wait in the tables,
+    /// where changes of one entry fold into one, instead of in ever longer buffers.
+    fn drain(&mut self) -> usize {
+        let mut work = 0;
+        for worker in 0..self.from_workers.len() {
+            for _ in 0..DRAIN_MAX {
+                if self.lanes.iter().any(Lane::is_full) {
+                    return work;
+                }
+                let Ok(item) = self.from_workers[worker].pop() else {
+                    break;
+                };
+                self.steer(&item);
+                work += 1;
+            }
+        }
+        work
+    }
+
+    fn steer(&mut self, item: &ToEvent) {
+        let now = self.shared.now;
+        let known = |at: &SlotRef| at.vrf.index() < self.shared.config.vrfs.len();
+        let (ToEvent::SlotBegin { at, .. }
+        | ToEvent::Record { at, .. }
+        | ToEvent::SlotEnd { at, .. }
+        | ToEvent::SlotVerified { at, .. }
+        | ToEvent::SlotFailed { at, .. }
+        | ToEvent::SlotDirty { at }) = item;
+        if !known(at) {
+            return self.shared.count(Cause::ItemUnopened);
+        }
+        let done = match item {
+            ToEvent::SlotBegin {
+                at,
+                lane,
+                generation,
+                version,
+            } => self
+                .lane(*lane)
+                .is_some_and(|l| l.begin(now, *at, *generation, *version)),
+            ToEvent::Record {
+                at,
+                only: Some(lane),
+                delta,
+            } => self.lane(*lane).is_some_and(|l| l.record(now, *at, delta)),
+            ToEvent::Record {
+                at,
+                only: None,
+                delta,
+            } => {
+                let sent = self
+                    .lanes
+                    .iter_mut()
+                    .map(|l| usize::from(l.record(now, *at, delta)))
+                    .sum::<usize>();
+                if sent == 0 {
+                    return self.shared.count(Cause::ItemUnopened);
+                }
+                true
+            }
+            ToEvent::SlotEnd { at, lane, end } => self.lane(*lane).is_some_and(|l| l.end(now, *at, end)),
+            ToEvent::SlotVerified {
+                at,
+                lane,
+                generation,
+                refused,
+            } => self.answer(*lane, |inlet, s, stats| {
+                inlet.slot_verified(s, stats, *at, *generation, *refused)
+            }),
+            ToEvent::SlotFailed { at, lane, generation } => self.answer(*lane, |inlet, s, stats| {
+                inlet.slot_failed(s, stats, *at, *generation)
+            }),
+            ToEvent::SlotDirty { at } => {
+                self.again(*at, "dirty");
+                true
+            }
+        };
+        if !done {
+            self.shared.count(Cause::ItemStale);
+        }
+    }
+
+    /// Our lane of this very connection.
+    fn lane(&mut self, tag: LaneTag) -> Option<&mut Lane<N::Wire>> {
+        self.lanes
+            .get_mut(usize::from(tag.peer))
+            .filter(|lane| lane.is_up() && lane.tag() == tag)
+    }
+
+    /// Gives a worker's answer to the peer's lane it is for, if that very connection still exists.
+    fn answer(
+        &mut self,
+        tag: LaneTag,
+        give: impl FnOnce(&mut Inlet<N::Wire>, &mut Shared, &mut LocalReport),
+    ) -> bool {
+        let Some(inlet) = self.inlets.iter_mut().find(|inlet| inlet.tag() == tag) else {
+            return false;
+        };
+        give(inlet, &mut self.shared, &mut self.stats[usize::from(tag.peer)]);
+        true
+    }
+
+    /// From the peers' lanes to the workers' rings.
+    fn take_in(&mut self) -> usize {
+        let (shared, stats) = (&mut self.shared, &mut self.stats);
+        let mut work = 0;
+        self.inlets.retain_mut(|inlet| {
+            let tag = inlet.tag();
+            match inlet.turn(shared, &mut stats[usize::from(tag.peer)]) {
+                Ok(n) => work += n,
+                Err(cause) => {
+                    lost(shared, tag, cause);
+                    return false;
+                }
+            }
+            true
+        });
+        work
+    }
+
+    fn send(&mut self, idle: bool) {
+        let several = self.lanes.len() > 1;
+        for lane in self.lanes.iter_mut().chain(&mut self.controls) {
+            lane.finish(&mut self.shared, several, idle);
+        }
+        let shared = &mut self.shared;
+        self.inlets.retain_mut(|inlet| match inlet.finish(shared) {
+            Ok(()) => true,
+            Err(cause) => {
+                lost(shared, inlet.tag(), cause);
+                false
+            }
+        });
+    }
+
+    /// Shows the role machines what is known, when something of it has changed.
+    fn publish(&mut self) {
+        if !core::mem::take(&mut self.shared.changed) {
+            return;
+        }
+        let event = usize::from(self.shared.event);
+        let vrfs = u16::try_from(self.shared.config.vrfs.len()).unwrap_or(u16::MAX);
+        for peer in (0..self.lanes.len()).filter_map(|n| u8::try_from(n).ok()) {
+            let clients = || {
+                self.lanes
+                    .iter()
+                    .chain(&self.controls)
+                    .filter(|l| l.tag().peer == peer)
+            };
+            let inlets = || self.inlets.iter().filter(|i| i.tag().peer == peer);
+            for vrf in (0..vrfs).map(VrfId) {
+                let said = clients().filter_map(|l| l.peer_vrf(vrf));
+                let heard = inlets().filter_map(|i| i.peer_vrf(vrf));
+                let newest = said.chain(heard).max_by_key(|v| v.term);
+                let verified = inlets().map(|i| i.verified(vrf)).sum();
+                let exported = clients().map(|l| l.exported(vrf)).sum();
+                self.board.set_progress(event, peer, vrf, verified, exported);
+                self.board.set_vrf(event, peer, vrf, newest);
+            }
+            let up = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let total = inlets()
+                .map(|i| u32::from(i.hello().lanes) + 1)
+                .max()
+                .unwrap_or(0);
+            let said = clients().find_map(Lane::node);
+            let node = said
+                .or_else(|| inlets().map(|i| i.hello().node_id).next())
+                .unwrap_or(0);
+            let clients_up = clients().filter(|l| l.is_up()).count();
+            self.board
+                .set_lanes(event, peer, up(clients_up), up(inlets().count()), total, node);
+        }
+    }
+}
+
+/// A peer's lane is gone.
+fn lost(shared: &mut Shared, tag: LaneTag, cause: Cause) {
+    shared.count(cause);
+    shared.changed = true;
+    let reason = cause.name();
+    shared.tell(PumpEvent::LaneDown {
+        peer: tag.peer,
+        lane: tag.lane,
+        end: End::LocalNode,
+        reason,
+    });
+}
+
+#[cfg(test)]
+#[path = "pump_tests.rs"]
+mod tests;
