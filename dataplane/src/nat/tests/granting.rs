@@ -353,3 +353,49 @@ fn first_ports_are_spread_over_the_block() {
         .collect();
     assert!(offsets.len() >= 4, "{offsets:?}");
 }
+
+/// The map of free blocks is all that workers share: each block has one holder, whoever is faster.
+#[test]
+fn workers_never_get_the_same_block() {
+    let of_many = PoolIntent {
+        ports: PortRange {
+            first: 1024,
+            last: 1024 + 64 * 200 - 1,
+        },
+        ..pool()
+    };
+    let pools = Arc::new(Pools::new(&intent(vec![of_many])));
+    let granted = &|worker: u64| {
+        let mut nat = Nat::new(
+            Arc::clone(&pools),
+            NatLimits {
+                subscribers: 400,
+                blocks: 400,
+                ..LIMITS
+            },
+            worker,
+        );
+        let mut blocks = Vec::new();
+        for host in 0..250u8 {
+            if let Ok(bound) = bind(&mut nat, host, 1000) {
+                blocks.push((
+                    bound.external,
+                    nat.block(nat.block_of(bound.mapping)).port_first,
+                    bound.part.grant,
+                ));
+            }
+        }
+        blocks
+    };
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let workers = [1, 2].map(|worker| scope.spawn(move || granted(worker)));
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap())
+            .collect()
+    });
+    assert_eq!(all.len(), 400, "to the last block");
+    let places: BTreeSet<_> = all.iter().map(|(address, port, _)| (*address, *port)).collect();
+    let grants: BTreeSet<_> = all.iter().map(|(.., grant)| *grant).collect();
+    assert_eq!((places.len(), grants.len()), (400, 400));
+}
