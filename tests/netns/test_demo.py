@@ -10,6 +10,7 @@ from pathlib import Path
 from labcase import TimedCase, wait_until
 from twinlab.lab import EAL_FOLDERS, STATE_ROOT
 from twinlab.node import RUN_ROOT
+from twinlab.shell import PYTHON
 
 DEMO = Path(__file__).with_name("demo.py")
 # While the lab is built, and at the beginning of four of the story's steps.
@@ -28,7 +29,7 @@ class TestInterrupt(TimedCase):
                 self._interrupt_at(point)
 
     def _interrupt_at(self, point):
-        with subprocess.Popen(["/usr/bin/python3", "-B", DEMO], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        with subprocess.Popen([PYTHON, "-B", DEMO], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                               text=True, start_new_session=True) as demo:
             lab_id = f"d{demo.pid}"
             try:

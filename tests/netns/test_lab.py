@@ -10,7 +10,7 @@ from pathlib import Path
 from labcase import LabCase, TimedCase, wait_until
 from twinlab.lab import STATE_ROOT, Lab
 from twinlab.scenario import running_lab
-from twinlab.shell import LabError, checksum, in_namespace, run
+from twinlab.shell import PYTHON, LabError, checksum, in_namespace, run
 from twinlab.topology import LAN_GATEWAY, SERVER, SERVER6
 
 
@@ -80,7 +80,7 @@ class TestNetwork(LabCase):
     def _speak(self, line):
         code = ("import socket,sys\ns=socket.create_connection(('10.150.0.2',7000))\n"
                 "for line in sys.stdin.buffer:\n s.sendall(line); s.recv(100)\n")
-        program = subprocess.Popen(in_namespace(self.node1.namespace, "/usr/bin/python3", "-uc", code),
+        program = subprocess.Popen(in_namespace(self.node1.namespace, PYTHON, "-uc", code),
                                    stdin=subprocess.PIPE)
         self.addCleanup(program.kill)
         program.stdin.write(line)
@@ -94,7 +94,7 @@ class TestNetwork(LabCase):
         segment = segment[:16] + struct.pack("!H", checksum(source + target + struct.pack("!HH", 6, 20) + segment)) + segment[18:]
         code = ("import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_RAW,6)\n"
                 f"s.sendto(bytes.fromhex('{segment.hex()}'),('10.150.0.2',0))")
-        run(*in_namespace(self.node1.namespace, "/usr/bin/python3", "-c", code))
+        run(*in_namespace(self.node1.namespace, PYTHON, "-c", code))
 
 
 class TestLife(TimedCase):

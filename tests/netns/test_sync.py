@@ -6,7 +6,7 @@ import unittest
 
 from labcase import VRF, LabCase, views, wait_equal, wait_in_sync, wait_until
 from twinlab.nodeconfig import SYNC_PORT
-from twinlab.shell import in_namespace, run
+from twinlab.shell import PYTHON, in_namespace, run
 
 INSULTS = {
     "noise": os.urandom(4096),
@@ -99,10 +99,9 @@ class TestInsults(LabCase):
         """Sends it and waits until the other side closes, or two seconds: a silent wait for more is allowed."""
         code = ("import socket,sys\n"
                 f"s=socket.create_connection(('{target}',{SYNC_PORT}),2)\ns.settimeout(2)\n"
-                "try:\n s.sendall(sys.stdin.buffer.read()); s.shutdown(1)\n while s.recv(4096): pass\n"
+                "try:\n s.sendall(bytes.fromhex(sys.stdin.read())); s.shutdown(1)\n while s.recv(4096): pass\n"
                 "except (TimeoutError, ConnectionError): pass\n")
-        run(*in_namespace(sender.namespace, "/usr/bin/python3", "-c",
-                          code.replace("sys.stdin.buffer.read()", f"bytes.fromhex('{data.hex()}')")))
+        run(*in_namespace(sender.namespace, PYTHON, "-c", code), stdin=data.hex())
 
     @staticmethod
     def _refused(node):
