@@ -27,6 +27,7 @@ pub mod verdict;
 pub mod config;
 pub mod counters;
 pub mod delta;
+pub mod fingerprint;
 pub mod flow;
 pub mod io;
 mod prefetch;
