@@ -2,6 +2,7 @@
 //! (`dataplane`) and the delta path (`state_sync`) are driven from here and know none of it.
 
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod dpdk;
 pub mod ipc;

@@ -1,0 +1,372 @@
+//! What changes from one configuration to another, and what each change takes: applied to the running node, or a
+//! restart. Both sides are written as one line per setting, in ctl's words, and compared.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use dataplane::config::{InterfaceId, PoolIntent, PortRange, RuleIntent, VrfIntent};
+use ipnet::IpNet;
+
+use super::{Config, KernelBinding, Syslog};
+
+/// One setting that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where: `vrf.main.firewall.rule.10.action`.
+    pub path: String,
+    /// Value before; none for a new setting.
+    pub old: Option<String>,
+    /// Value after; none for a removed one.
+    pub new: Option<String>,
+    /// Whether a running node takes it.
+    pub live: bool,
+    /// Why it does, or doesn't.
+    pub reason: &'static str,
+}
+
+/// Everything that differs, by path.
+#[must_use]
+pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
+    let (old, new) = (flatten(old), flatten(new));
+    let paths: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    paths
+        .into_iter()
+        .filter(|path| old.get(*path) != new.get(*path))
+        .map(|path| {
+            let (live, reason) = effect(path);
+            Change {
+                path: path.clone(),
+                old: old.get(path).cloned(),
+                new: new.get(path).cloned(),
+                live,
+                reason,
+            }
+        })
+        .collect()
+}
+
+/// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
+const EFFECTS: [(&str, bool, &str); 21] = [
+    ("node.", false, "names sockets and is part of every term"),
+    ("dataplane.", false, "threads and memory are allocated at start"),
+    ("port.", false, "ports and their queues are opened at start"),
+    ("interface.addresses", true, "part of the forwarding snapshot"),
+    ("interface.mtu", true, "part of the forwarding snapshot"),
+    (
+        "interface.",
+        false,
+        "flows and rules refer to interfaces by number",
+    ),
+    (
+        "vrf.slots",
+        false,
+        "entries are bound to their slot, on both nodes",
+    ),
+    (
+        "vrf.inside",
+        false,
+        "decides the slot of every flow, on both nodes",
+    ),
+    ("vrf.route", true, "part of the forwarding snapshot"),
+    ("vrf.neighbor", true, "part of the forwarding snapshot"),
+    ("vrf.timeouts", true, "used when an entry's timer is next set"),
+    ("vrf.tcp_window_check", true, "used from the next packet on"),
+    ("vrf.firewall", true, "used for the next first packet of a flow"),
+    (
+        "vrf.cg_nat.rule",
+        true,
+        "used for the next first packet of a flow",
+    ),
+    (
+        "vrf.cg_nat.pool",
+        false,
+        "the owner tables of pools are allocated at start",
+    ),
+    ("vrf.", false, "tables and lanes of a VRF are made at start"),
+    (
+        "ha_group.virtual_addresses",
+        true,
+        "part of the forwarding snapshot",
+    ),
+    (
+        "ha_group.state",
+        false,
+        "only a preference at boot; use twinpathctl set ha-group to change the role now",
+    ),
+    ("ha_group.", false, "role machines are made at start"),
+    ("sync.", false, "lanes are opened at start"),
+    ("log.level", true, "used from the next line on"),
+];
+
+fn effect(path: &str) -> (bool, &'static str) {
+    let mut parts = path.splitn(3, '.');
+    let kind = parts.next().unwrap_or_default();
+    let named = matches!(kind, "port" | "interface" | "vrf" | "ha_group");
+    let (second, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let looked_up = if named {
+        format!("{kind}.{rest}")
+    } else {
+        format!("{kind}.{second}")
+    };
+    EFFECTS
+        .iter()
+        .find(|e| looked_up.starts_with(e.0))
+        .map_or((false, "read at start"), |e| (e.1, e.2))
+}
+
+type Settings = BTreeMap<String, String>;
+
+fn put(settings: &mut Settings, path: String, value: impl ToString) {
+    settings.insert(path, value.to_string());
+}
+
+fn flatten(config: &Config) -> Settings {
+    let mut s = Settings::new();
+    put(&mut s, "node.name".into(), &config.node.name);
+    put(&mut s, "node.id".into(), config.node.id);
+    flatten_dataplane(&mut s, config);
+    for port in &config.ports {
+        let path = format!("port.{}", port.name);
+        put(&mut s, format!("{path}.device"), &port.device);
+        put(&mut s, format!("{path}.rx_queues"), port.rx_queues);
+        put(
+            &mut s,
+            format!("{path}.kernel_interface"),
+            port.kernel_interface.as_deref().unwrap_or("none"),
+        );
+    }
+    for (intent, interface) in config.intent.interfaces.iter().zip(&config.interfaces) {
+        let path = format!("interface.{}", intent.name);
+        put(
+            &mut s,
+            format!("{path}.port"),
+            config.ports.get(intent.port.index()).map_or("", |p| &p.name),
+        );
+        put(
+            &mut s,
+            format!("{path}.vrf"),
+            config.vrfs.get(intent.vrf.index()).map_or("", |v| &v.name),
+        );
+        put(&mut s, format!("{path}.vlan"), join(&intent.vlans));
+        put(&mut s, format!("{path}.mtu"), intent.mtu);
+        put(&mut s, format!("{path}.addresses"), join(&intent.addresses));
+        put(
+            &mut s,
+            format!("{path}.kernel_interface"),
+            interface.kernel_interface.as_deref().unwrap_or("none"),
+        );
+    }
+    for (n, intent) in config.intent.vrfs.iter().enumerate() {
+        flatten_vrf(&mut s, config, n, intent);
+    }
+    for (intent, group) in config.intent.ha_groups.iter().zip(&config.ha_groups) {
+        let path = format!("ha_group.{}", intent.name);
+        put(&mut s, format!("{path}.state"), lower(&group.state));
+        let named = intent
+            .virtual_addresses
+            .iter()
+            .map(|v| format!("{} {}", name_of(config, v.interface), v.address));
+        put(
+            &mut s,
+            format!("{path}.virtual_addresses"),
+            named.collect::<Vec<_>>().join(", "),
+        );
+    }
+    if let Some(sync) = &config.sync {
+        put(&mut s, "sync.interface".into(), &sync.interface);
+        put(&mut s, "sync.port".into(), sync.port);
+        put(&mut s, "sync.security".into(), lower(&sync.security));
+        put(&mut s, "sync.boot_wait_ms".into(), sync.boot_wait_ms);
+    }
+    let syslog = match &config.log.syslog {
+        Syslog::Unix(path) => path.clone(),
+        Syslog::Udp(address) => format!("udp:{address}"),
+    };
+    put(&mut s, "log.syslog".into(), syslog);
+    put(&mut s, "log.level".into(), config.log.level);
+    s
+}
+
+fn flatten_dataplane(s: &mut Settings, config: &Config) {
+    let d = &config.dataplane;
+    put(s, "dataplane.workers".into(), d.workers);
+    put(
+        s,
+        "dataplane.worker_cores".into(),
+        d.worker_cores.as_deref().map_or("default".to_owned(), join),
+    );
+    put(s, "dataplane.event_threads".into(), d.event_threads);
+    put(
+        s,
+        "dataplane.event_cores".into(),
+        d.event_cores.as_deref().map_or("default".to_owned(), join),
+    );
+    put(s, "dataplane.idle".into(), lower(&d.idle));
+    put(s, "dataplane.memory_mb".into(), d.memory_mb);
+    put(s, "dataplane.hugepages".into(), lower(&d.hugepages));
+    put(s, "dataplane.mbufs".into(), d.mbufs);
+    put(s, "dataplane.conntracks_max".into(), d.conntracks_max);
+    put(s, "dataplane.delta_ring_entries".into(), d.delta_ring_entries);
+    put(s, "dataplane.eal_args".into(), d.eal_args.join(" "));
+}
+
+fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
+    let path = format!("vrf.{}", vrf.name);
+    let binding = &config.vrfs[n];
+    let kernel = match &binding.kernel {
+        KernelBinding::Main => "main".to_owned(),
+        KernelBinding::Device(name) => format!("kernel_vrf {name}"),
+        KernelBinding::Netns(name) => format!("netns {name}"),
+    };
+    put(s, format!("{path}.kernel"), kernel);
+    put(s, format!("{path}.slots"), vrf.slots);
+    put(s, format!("{path}.inside"), join(&vrf.inside));
+    put(s, format!("{path}.tcp_window_check"), vrf.tcp_window_check);
+    let t = &vrf.timeouts;
+    let timeouts = [
+        ("tcp_opening_s", t.tcp_opening_s),
+        ("tcp_established_s", t.tcp_established_s),
+        ("tcp_closing_s", t.tcp_closing_s),
+        ("tcp_reset_s", t.tcp_reset_s),
+        ("udp_opening_s", t.udp_opening_s),
+        ("udp_established_s", t.udp_established_s),
+        ("icmp_s", t.icmp_s),
+        ("other_s", t.other_s),
+    ];
+    for (key, value) in timeouts {
+        put(s, format!("{path}.timeouts.{key}"), value);
+    }
+    put(
+        s,
+        format!("{path}.firewall.default"),
+        lower(&vrf.firewall.default),
+    );
+    put(
+        s,
+        format!("{path}.firewall.order"),
+        join(&vrf.firewall.rules.iter().map(|r| r.id).collect::<Vec<_>>()),
+    );
+    for rule in &vrf.firewall.rules {
+        put(
+            s,
+            format!("{path}.firewall.rule.{}", rule.id),
+            describe_rule(config, rule),
+        );
+    }
+    for pool in &vrf.pools {
+        put(
+            s,
+            format!("{path}.cg_nat.pool.{}", pool.name),
+            describe_pool(pool),
+        );
+    }
+    put(
+        s,
+        format!("{path}.cg_nat.rule_order"),
+        join(&vrf.nat_rules.iter().map(|r| r.id).collect::<Vec<_>>()),
+    );
+    for rule in &vrf.nat_rules {
+        let outbound = rule.outbound.map_or("any", |i| name_of(config, i));
+        let pool = vrf.pools.get(usize::from(rule.pool)).map_or("", |p| &p.name);
+        let value = format!(
+            "source {} outbound {outbound} pool {pool}",
+            prefixes(&rule.source)
+        );
+        put(s, format!("{path}.cg_nat.rule.{}", rule.id), value);
+    }
+    for route in config.forwarding.routes.iter().filter(|r| r.vrf.index() == n) {
+        let hop = |h: &dataplane::config::NextHop| {
+            let gateway = h.gateway.map_or("on the link".to_owned(), |g| g.to_string());
+            format!("{} {gateway}", name_of(config, h.interface))
+        };
+        let via: Vec<String> = route.via.iter().map(hop).collect();
+        put(s, format!("{path}.route.{}", route.prefix), via.join(", "));
+    }
+    for neighbor in &config.forwarding.neighbors {
+        let interface = config.intent.interfaces.get(neighbor.interface.index());
+        if interface.is_some_and(|i| i.vrf.index() == n) {
+            let mac: Vec<String> = neighbor.mac.iter().map(|b| format!("{b:02x}")).collect();
+            let of = name_of(config, neighbor.interface);
+            put(
+                s,
+                format!("{path}.neighbor.{of} {}", neighbor.address),
+                mac.join(":"),
+            );
+        }
+    }
+    put(
+        s,
+        format!("{path}.listen_ha_group"),
+        binding.listen_ha_group.as_deref().unwrap_or("none"),
+    );
+    for peer in &binding.peers {
+        put(
+            s,
+            format!("{path}.peer.{}", peer.name),
+            format!("source {} address {}", peer.source, peer.address),
+        );
+    }
+}
+
+fn describe_rule(config: &Config, rule: &RuleIntent) -> String {
+    let interface = |i: Option<InterfaceId>| i.map_or("any".to_owned(), |i| name_of(config, i).to_owned());
+    format!(
+        "{} protocol {} inbound {} outbound {} source {} ports {} destination {} ports {}{}",
+        lower(&rule.action),
+        rule.protocol.map_or("any".to_owned(), |p| p.to_string()),
+        interface(rule.inbound),
+        interface(rule.outbound),
+        prefixes(&rule.source),
+        ports(&rule.source_ports),
+        prefixes(&rule.destination),
+        ports(&rule.destination_ports),
+        if rule.log { " log" } else { "" },
+    )
+}
+
+fn describe_pool(pool: &PoolIntent) -> String {
+    format!(
+        "addresses {} ports {} block_size {} blocks_per_subscriber_max {} port_rest_s {} block_idle_s {} filtering {:?}",
+        join(&pool.addresses),
+        ports(&[pool.ports]),
+        pool.block_size,
+        pool.blocks_per_subscriber_max,
+        pool.port_rest_s,
+        pool.block_idle_s,
+        pool.filtering,
+    )
+}
+
+fn name_of(config: &Config, interface: InterfaceId) -> &str {
+    config
+        .intent
+        .interfaces
+        .get(interface.index())
+        .map_or("", |i| &i.name)
+}
+
+fn prefixes(list: &[IpNet]) -> String {
+    if list.is_empty() {
+        "any".to_owned()
+    } else {
+        join(list)
+    }
+}
+
+fn ports(list: &[PortRange]) -> String {
+    if list.is_empty() {
+        return "any".to_owned();
+    }
+    list.iter()
+        .map(|p| format!("{}-{}", p.first, p.last))
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+fn join(list: &[impl ToString]) -> String {
+    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn lower(value: &impl Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}

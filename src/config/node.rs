@@ -1,0 +1,197 @@
+//! `[node]`, `[dataplane]`, `[sync]`, `[log]`: the tables that exist once.
+
+use std::net::SocketAddr;
+
+use super::locate::{At, Place};
+use super::section::Section;
+use super::values::{self, word};
+use crate::plan::Hugepages;
+use crate::thread::Idle;
+
+use super::{DataplaneConfig, LogConfig, NodeConfig, Places, Security, SyncConfig, Syslog};
+
+/// Threads of one kind: more make no sense on any machine we know.
+const THREADS_MAX: u16 = 64;
+/// TCP port of the local node, unless configured.
+const SYNC_PORT: u16 = 7610;
+/// Where the lines about port blocks go, unless configured.
+const SYSLOG: &str = "/dev/log";
+
+pub(super) fn read_node(root: &Section<'_>) -> NodeConfig {
+    let section = root.section("node", "[node]");
+    let mut node = NodeConfig::default();
+    if section.is_present() {
+        if section.required("name", "\"node1\"").is_some() {
+            node.name = section
+                .parsed("name", values::name)
+                .map_or(String::new(), |n| n.value);
+        }
+        if !section.has("id") {
+            section.missing("id", "1, and another number on the other node");
+        }
+        node.id = section.number("id", 1..=255, 0);
+    } else {
+        root.missing_because(
+            "node",
+            "there is no [node]",
+            "add [node] with name = \"node1\" and id = 1",
+        );
+    }
+    section.finish();
+    node
+}
+
+pub(super) fn read_dataplane(root: &Section<'_>, cores: &[usize], places: &mut Places) -> DataplaneConfig {
+    let section = root.section("dataplane", "[dataplane]");
+    let workers = section.number("workers", 1..=THREADS_MAX, 1);
+    let event_threads = section.number("event_threads", 1..=THREADS_MAX, 1);
+    places.mark(
+        section.report(),
+        "dataplane.worker_cores".to_owned(),
+        section.place_of("worker_cores"),
+    );
+    places.mark(
+        section.report(),
+        "dataplane.event_cores".to_owned(),
+        section.place_of("event_cores"),
+    );
+    let config = DataplaneConfig {
+        workers,
+        worker_cores: thread_cores(&section, "worker_cores", workers, cores),
+        event_threads,
+        event_cores: thread_cores(&section, "event_cores", event_threads, cores),
+        idle: section
+            .parsed("idle", |t| {
+                word(t, &[("adaptive", Idle::Adaptive), ("poll", Idle::Poll)])
+            })
+            .map_or(Idle::default(), |i| i.value),
+        memory_mb: section.number("memory_mb", 64..=1_048_576, 256),
+        hugepages: section
+            .parsed("hugepages", |t| {
+                word(
+                    t,
+                    &[
+                        ("auto", Hugepages::Auto),
+                        ("off", Hugepages::Off),
+                        ("require", Hugepages::Require),
+                    ],
+                )
+            })
+            .map_or(Hugepages::default(), |h| h.value),
+        mbufs: section.number("mbufs", 1_024..=16_777_216, 16_384),
+        conntracks_max: section.number("conntracks_max", 1_024..=268_435_456, 262_144),
+        delta_ring_entries: section.number("delta_ring_entries", 64..=1_048_576, 4_096),
+        eal_args: section
+            .list("eal_args", |t| Ok(t.to_owned()))
+            .into_iter()
+            .map(|a| a.value)
+            .collect(),
+    };
+    section.finish();
+    config
+}
+
+/// The core of each thread, when given.
+fn thread_cores(
+    section: &Section<'_>,
+    key: &'static str,
+    threads: u16,
+    cores: &[usize],
+) -> Option<Vec<usize>> {
+    let listed: Vec<At<usize>> = section.list(key, |t| {
+        t.parse()
+            .map_err(|_| "write the numbers of cores, as [0, 1]".to_owned())
+    });
+    let report = section.report();
+    for core in listed
+        .iter()
+        .filter(|c| !cores.is_empty() && !cores.contains(&c.value))
+    {
+        let known: Vec<String> = cores.iter().map(usize::to_string).collect();
+        report.add(
+            core.place,
+            format!("core {} doesn't exist", core.value),
+            format!("use {}", known.join(", ")),
+        );
+    }
+    if listed.is_empty() {
+        return None;
+    }
+    let what = || format!("{key} names {} cores for {threads} threads", listed.len());
+    let one_each = listed.len() == usize::from(threads) || !section.took_all(key, &listed);
+    report.check(
+        one_each,
+        section.place_of(key),
+        what,
+        "name one core per thread, a core may come twice",
+    );
+    Some(listed.into_iter().map(|c| c.value).collect())
+}
+
+/// `[sync]` with what the cross checks need.
+pub(super) struct SyncRead {
+    pub config: SyncConfig,
+    pub interface: Place,
+}
+
+pub(super) fn read_sync(root: &Section<'_>, places: &mut Places) -> Option<SyncRead> {
+    let section = root.section("sync", "[sync]");
+    if !section.is_present() {
+        return None;
+    }
+    let interface = section.required("interface", "\"sync0\"");
+    let place = interface.as_ref().map_or(section.place, |i| i.place);
+    places.mark(section.report(), "sync.interface".to_owned(), place);
+    if !section.has("security") {
+        let what = "[sync] doesn't say how lanes are protected";
+        let advice =
+            "write security = \"none\" to accept that they are plain, on a link nobody else can reach";
+        section.missing_because("security", what, advice);
+    }
+    let security = section.parsed("security", |t| word(t, &[("none", Security::None)]));
+    let config = SyncConfig {
+        interface: interface.map_or(String::new(), |i| i.value.to_owned()),
+        port: section.number("port", 1..=65_535, SYNC_PORT),
+        security: security.map_or(Security::None, |s| s.value),
+        boot_wait_ms: section.number("boot_wait_ms", 0..=600_000, 3_000),
+    };
+    section.finish();
+    Some(SyncRead {
+        config,
+        interface: place,
+    })
+}
+
+pub(super) fn read_log(root: &Section<'_>) -> LogConfig {
+    const LEVELS: [(&str, &str); 5] = [
+        ("error", "error"),
+        ("warn", "warn"),
+        ("info", "info"),
+        ("debug", "debug"),
+        ("trace", "trace"),
+    ];
+    let section = root.section("log", "[log]");
+    let config = LogConfig {
+        syslog: section
+            .parsed("syslog", syslog)
+            .map_or_else(|| Syslog::Unix(SYSLOG.to_owned()), |s| s.value),
+        level: section
+            .parsed("level", |t| word(t, &LEVELS))
+            .map_or("info", |l| l.value),
+    };
+    section.finish();
+    config
+}
+
+fn syslog(text: &str) -> Result<Syslog, String> {
+    let advice =
+        || "write the path of a socket, as /dev/log, or udp:ADDRESS:PORT, as udp:10.0.0.9:514".to_owned();
+    match text.strip_prefix("udp:") {
+        Some(address) => address
+            .parse::<SocketAddr>()
+            .map(Syslog::Udp)
+            .map_err(|_| advice()),
+        None if text.starts_with('/') => Ok(Syslog::Unix(text.to_owned())),
+        None => Err(advice()),
+    }
+}
