@@ -58,6 +58,11 @@ impl Device {
             .map(|p| p.1)
     }
 
+    /// All of it, as DPDK reads it when a device is added later.
+    pub(super) fn spec(&self) -> &str {
+        &self.spec
+    }
+
     /// The EAL argument that makes it probe the device.
     pub(super) fn eal_argument(&self) -> String {
         if self.pci {

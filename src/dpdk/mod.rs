@@ -26,6 +26,7 @@
 //! - mbuf fields are read from Rust at offsets that `shim.c` asserts against the installed headers.
 #![expect(unsafe_code, reason = "the one folder that may call C")]
 
+mod netns;
 mod sys;
 
 pub mod device;
@@ -43,6 +44,6 @@ pub use eal::{Eal, EalError, EalOptions, EalStopped, Memory, WorkerHandle};
 pub use error::Errno;
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, PoolError};
-pub use port::{Link, PortConfig, PortError, PortSet};
+pub use port::{Link, PortConfig, PortError, PortSet, devices_at_start};
 pub use queues::{PortCounters, Ports};
 pub use stats::PortStats;

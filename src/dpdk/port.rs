@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::error::Errno;
 use super::mempool::Pool;
 use super::queues::{Lane, PortCounters, Ports};
-use super::{Device, Eal, Mempool, sys};
+use super::{Device, Eal, Mempool, netns, sys};
 
 /// Ethernet header and two VLAN tags, on top of the MTU.
 const FRAME_OVERHEAD: u16 = 14 + 2 * 4;
@@ -30,12 +30,28 @@ pub struct PortConfig {
     pub name: String,
     /// Device behind it.
     pub device: Device,
+    /// Named network namespace of a vdev's kernel interface; none for the process's own, and for PCI.
+    pub netns: Option<String>,
     /// Receive queues, 1 to 64, spread by RSS where the device can.
     pub rx_queues: u16,
     /// Bytes of a frame behind its Ethernet header.
     pub mtu: u16,
     /// Descriptors of each queue; the driver may round.
     pub descriptors: u16,
+}
+
+impl PortConfig {
+    /// The namespace to step into, if any. A PCI device is in none.
+    fn namespace(&self) -> Option<&str> {
+        self.netns.as_deref().filter(|_| !self.device.is_pci())
+    }
+}
+
+/// The devices to name when the EAL starts. Those in other namespaces are probed by [`PortSet::open`].
+#[must_use]
+pub fn devices_at_start(configs: &[PortConfig]) -> Vec<Device> {
+    let own = configs.iter().filter(|config| config.namespace().is_none());
+    own.map(|config| config.device.clone()).collect()
 }
 
 /// A device that the EAL found no port for.
@@ -86,6 +102,16 @@ pub enum PortError {
         mtu: u16,
         /// Possible.
         most: u16,
+    },
+    /// Its network namespace can't be entered.
+    #[error("port {port}: network namespace {netns}: {cause}")]
+    Namespace {
+        /// Name in the configuration.
+        port: String,
+        /// The namespace.
+        netns: String,
+        /// The kernel's answer.
+        cause: String,
     },
     /// A step of bringing the port up failed.
     #[error("port {port}: {step}: {cause}")]
@@ -169,13 +195,9 @@ impl PortSet {
         let mut ids = Vec::new();
         let mut missing = Vec::new();
         for config in configs {
-            match find(&config.device) {
-                Some(id) => ids.push(id),
-                None => missing.push(MissingPort {
-                    name: config.name.clone(),
-                    device: config.device.to_string(),
-                    hint: hint(&config.device),
-                }),
+            match in_namespace(config, || probe(config))? {
+                Ok(id) => ids.push(id),
+                Err(absent) => missing.push(absent),
             }
         }
         if !missing.is_empty() {
@@ -190,7 +212,7 @@ impl PortSet {
             not_sync: PhantomData,
         };
         for (config, id) in configs.iter().zip(ids) {
-            match bring_up(&set.pool, config, id, workers) {
+            match in_namespace(config, || bring_up(&set.pool, config, id, workers)).flatten() {
                 Ok(port) => set.ports.push(port),
                 Err(error) => {
                     // The first error is the one to report.
@@ -349,6 +371,29 @@ impl OpenPort {
         }
         drained
     }
+}
+
+/// Runs `act` in the port's network namespace.
+fn in_namespace<T>(config: &PortConfig, act: impl FnOnce() -> T) -> Result<T, PortError> {
+    netns::within(config.namespace(), act).map_err(|cause| PortError::Namespace {
+        port: config.name.clone(),
+        netns: config.netns.clone().unwrap_or_default(),
+        cause: cause.to_string(),
+    })
+}
+
+/// DPDK's number of the port, which the EAL probed at its start, or which is probed now in its namespace.
+fn probe(config: &PortConfig) -> Result<u16, MissingPort> {
+    if config.namespace().is_some() && find(&config.device).is_none() {
+        let spec = CString::new(config.device.spec()).unwrap_or_default();
+        // SAFETY: a zero-terminated string; called on the main lcore. Whether it worked shows right below.
+        unsafe { sys::rte_dev_probe(spec.as_ptr()) };
+    }
+    find(&config.device).ok_or_else(|| MissingPort {
+        name: config.name.clone(),
+        device: config.device.to_string(),
+        hint: hint(&config.device),
+    })
 }
 
 fn find(device: &Device) -> Option<u16> {

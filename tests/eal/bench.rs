@@ -40,6 +40,7 @@ pub(crate) fn config(device: &str, rx_queues: u16) -> PortConfig {
     PortConfig {
         name: device.name().to_owned(),
         device,
+        netns: None,
         rx_queues,
         mtu: MTU,
         descriptors: 256,
@@ -58,7 +59,14 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn open(eal: &Eal, pool: &Mempool, devices: &[&str]) -> Self {
-        let configs: Vec<PortConfig> = devices.iter().map(|device| config(device, 1)).collect();
+        Self::open_configs(
+            eal,
+            pool,
+            devices.iter().map(|device| config(device, 1)).collect(),
+        )
+    }
+
+    pub(crate) fn open_configs(eal: &Eal, pool: &Mempool, configs: Vec<PortConfig>) -> Self {
         let mut set = PortSet::open(eal, pool, &configs, 1).unwrap();
         let queues = (0..configs.len() as u16)
             .map(|port| RxQueue {

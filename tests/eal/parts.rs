@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use dataplane::io::Io;
-use twinpath::dpdk::{Eal, EalError, EalStopped, Mempool, PortError, PortSet};
+use twinpath::dpdk::{Eal, EalError, EalStopped, Mempool, PortError, PortSet, devices_at_start};
 
 use crate::Tally;
 use crate::bench::{Bench, MBUFS, config, start};
@@ -28,6 +28,10 @@ pub(crate) const PARTS: &[Part] = &[
     Part {
         name: "queues",
         run: queues,
+    },
+    Part {
+        name: "namespaces",
+        run: namespaces,
     },
     Part {
         name: "missing",
@@ -167,6 +171,51 @@ fn queues(root: bool) -> Tally {
     }
     let set = two.close();
     tally.check("stop", || u64::from(eal.stop(vec![set], pool).unwrap().mbufs));
+    tally
+}
+
+/// Two ports on interfaces of the same name in two network namespaces, and a third that does not exist.
+fn namespaces(root: bool) -> Tally {
+    let mut tally = Tally::default();
+    let spaces = ["a", "b"].map(|side| format!("twinpath-eal-{}-{side}", std::process::id()));
+    let device = |number| {
+        let args = "iface=port0,blocksz=65536,framesz=2048,framecnt=1024,qpairs=1";
+        config(&format!("net_af_packet{number},{args}"), 1)
+    };
+    let (eal, pool) = start(&[]);
+    tally.check("namespace missing", || {
+        let mut lost = device(2);
+        lost.netns = Some("twinpath-eal-nosuch".to_owned());
+        assert!(devices_at_start(std::slice::from_ref(&lost)).is_empty());
+        let error = PortSet::open(&eal, &pool, &[lost], 1).map(|_| ()).unwrap_err();
+        assert!(matches!(error, PortError::Namespace { .. }), "{error}");
+        1
+    });
+    let mut sets = Vec::new();
+    if root {
+        let _spaces = spaces.each_ref().map(|name| Namespace::new(name));
+        ip(&format!(
+            "-n {} link add port0 type veth peer name port0 netns {}",
+            spaces[0], spaces[1]
+        ));
+        let mut configs = [device(0), device(1)].to_vec();
+        for (config, name) in configs.iter_mut().zip(&spaces) {
+            ip(&format!("-n {name} link set port0 up"));
+            config.netns = Some(name.clone());
+        }
+        let mut bench = Bench::open_configs(&eal, &pool, configs);
+        tally.check("net_af_packet in two namespaces", || {
+            carriers::af_packet(&mut bench, "net_af_packet0", "net_af_packet1")
+        });
+        tally.check("back in our own namespace", || {
+            let shown = Command::new("ip").args(["-br", "link"]).output().unwrap();
+            let shown = String::from_utf8(shown.stdout).unwrap();
+            assert!(!shown.contains("port0"), "{shown}");
+            1
+        });
+        sets.push(bench.set);
+    }
+    tally.check("stop", || u64::from(eal.stop(sets, pool).unwrap().mbufs));
     tally
 }
 
@@ -314,6 +363,22 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A named network namespace that goes away with its value.
+struct Namespace(String);
+
+impl Namespace {
+    fn new(name: &str) -> Self {
+        ip(&format!("netns add {name}"));
+        Self(name.to_owned())
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
     }
 }
 
