@@ -96,8 +96,8 @@ class Story:
 
     def pair(self, lab):
         """Two nodes find each other."""
-        self.step("Two nodes, a client with "
-                  f"{CLIENTS} addresses, a server: namespaces {', '.join(f'{lab.lab_id}-{p}' for p in ('client', 'node1', 'node2', 'server'))}")
+        self.step(f"Two nodes, a client with {CLIENTS} addresses, a server: namespaces {lab.lab_id}-client, "
+                  f"{lab.lab_id}-node1, {lab.lab_id}-node2, {lab.lab_id}-server")
         wait_pair(lab, self.options.set)
         for place in ("node1", "node2"):
             report = views.peer(lab.node(place))
@@ -112,7 +112,8 @@ class Story:
         self.tell(f"download from {self.download.ask('begin')['inside']}")
         self.sessions = traffic.sessions(interval_ms=500)
         opened = self.sessions.ask("open", count=SESSIONS, patience_s=60)
-        self.check(opened["opened"] == SESSIONS, f"{opened['opened']} of {SESSIONS} connections open {opened['failed'] or ''}")
+        self.check(opened["opened"] == SESSIONS,
+                   f"{opened['opened']} of {SESSIONS} connections open {opened['failed'] or ''}")
         self.udp, self.ping = traffic.udp(interval_ms=250), traffic.ping(interval_ms=10)
         for program in (self.udp, self.ping):
             program.ask("begin")
@@ -161,9 +162,10 @@ class Story:
         alive = self.sessions.ask("exchange", within_s=RECOVER_WITHIN_S, patience_s=RECOVER_WITHIN_S + 10)
         udp = self.udp.ask("exchange", within_s=RECOVER_WITHIN_S, patience_s=RECOVER_WITHIN_S + 10)
         self.result.update(sessions_survived=alive["survived"], udp_survived=udp["survived"])
-        self.check(alive["survived"] == self.result["sessions_before"],
-                   f"{alive['survived']} of {self.result['sessions_before']} connections exchanged data after the failover")
-        self.check(udp["survived"] == self.result["udp_flows"], f"{udp['survived']} of {self.result['udp_flows']} UDP flows too")
+        before, udp_before = self.result["sessions_before"], self.result["udp_flows"]
+        self.check(alive["survived"] == before,
+                   f"{alive['survived']} of {before} connections exchanged data after the failover")
+        self.check(udp["survived"] == udp_before, f"{udp['survived']} of {udp_before} UDP flows too")
         self.check(self.ping.ask("exchange", within_s=5)["survived"] == 1, "ping is answered")
         progress = self.download.ask("progress", since=self.died)
         self.result["gap_ms"] = progress["gap_ms"]
@@ -186,11 +188,13 @@ class Story:
         self.step(f"{NEW_SESSIONS} new connections through node2")
         opened = self.sessions.ask("open", count=NEW_SESSIONS, patience_s=60)
         self.result["new_sessions"] = opened["opened"]
-        self.check(opened["opened"] == NEW_SESSIONS, f"{opened['opened']} of {NEW_SESSIONS} new connections open {opened['failed'] or ''}")
+        self.check(opened["opened"] == NEW_SESSIONS,
+                   f"{opened['opened']} of {NEW_SESSIONS} new connections open {opened['failed'] or ''}")
         conflicts = self.server.ask("report")["conflicts"]
         conflicts += [{"table": str(public)} for public in double_owners(lab.node("node2"))]
         self.result["port_conflicts"] = len(conflicts)
-        self.check(not conflicts, f"{len(conflicts)} of them got a public address and port in use {conflicts[:3] or ''}")
+        self.check(not conflicts,
+                   f"{len(conflicts)} of them got a public address and port in use {conflicts[:3] or ''}")
 
     def come_back(self, lab):
         """The dead node returns with the configuration it died with, and imports."""
@@ -208,7 +212,8 @@ class Story:
         self.side_by_side(lab)
         self.check(True, f"{entries} entries are equal again")
         alive = self.sessions.ask("exchange", within_s=5)
-        self.check(alive["survived"] == alive["of"], f"{alive['survived']} of {alive['of']} connections undisturbed by the return")
+        self.check(alive["survived"] == alive["of"],
+                   f"{alive['survived']} of {alive['of']} connections undisturbed by the return")
 
     def finish(self, lab, traffic):
         """The last byte, and who carried them all."""
@@ -216,7 +221,8 @@ class Story:
         mine = self.download.ask("finish", within_s=20, patience_s=30)
         seen = self.server.ask("report")
         theirs = seen["downloads"].get(mine["inside"], {})
-        intact = mine["done"] and theirs.get("done", False) and mine["sha256"] == theirs["sha256"] and mine["bytes"] == theirs["bytes"]
+        intact = (mine["done"] and theirs.get("done", False) and mine["sha256"] == theirs["sha256"]
+                  and mine["bytes"] == theirs["bytes"])
         self.result["transfer_intact"] = intact
         self.tell(f"sent      {theirs.get('bytes')} bytes, SHA-256 {theirs.get('sha256')}")
         self.tell(f"received  {mine['bytes']} bytes, SHA-256 {mine['sha256']}")
@@ -233,7 +239,8 @@ class Story:
             lab.node(place).stop("dataplane")
         before, answered = last.ask("progress")["bytes"], self.ping.ask("report")["received"]
         went_on = self.ping.ask("exchange", within_s=1.0)["survived"]
-        silent = went_on == 0 and last.ask("progress")["bytes"] == before and self.ping.ask("report")["received"] == answered
+        silent = (went_on == 0 and last.ask("progress")["bytes"] == before
+                  and self.ping.ask("report")["received"] == answered)
         self.result["stops_without_data_processes"] = silent
         self.check(silent, "nothing goes through any more")
 

@@ -65,7 +65,8 @@ def main():
         return 0
     catch_signals()
     try:
-        result = unittest.TextTestRunner(stream=sys.stderr, resultclass=Result, verbosity=0).run(unittest.TestSuite(tests))
+        runner = unittest.TextTestRunner(stream=sys.stderr, resultclass=Result, verbosity=0)
+        result = runner.run(unittest.TestSuite(tests))
     except Interrupted as name:
         print(f"netns: interrupted by {name}", file=sys.stderr)
         return 130

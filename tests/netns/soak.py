@@ -132,7 +132,8 @@ def main():
             for name, value in before.items():
                 check(after.get(name) == value, f"{name}: {value} before, {after.get(name)} after")
             for name, value in memory_before.items():
-                check(memory_after[name] <= value * RSS_GROWTH_MAX, f"{name}: {value} kB before, {memory_after[name]} kB after")
+                check(memory_after[name] <= value * RSS_GROWTH_MAX,
+                      f"{name}: {value} kB before, {memory_after[name]} kB after")
             for place in lab.nodes:
                 forwarded = lab.topology.kernel_forwarded(place)
                 check(forwarded == 0, f"{place}'s kernel forwarded {forwarded} packets")

@@ -43,7 +43,8 @@ class TestControlProcess(LabCase):
         run("ip", "-n", self.lab.topology.namespace("server"), "link", "set", "wan0", "address", NEW_MAC)
         # Its pool route and IPv6 route have gone with nothing: the link stayed up. It introduces itself again by
         # asking for the node, as a host with a new card does.
-        run(*in_namespace(self.lab.topology.namespace("server"), "ping", "-c", "1", "-W", "1", "192.0.2.2"), check=False)
+        server_namespace = self.lab.topology.namespace("server")
+        run(*in_namespace(server_namespace, "ping", "-c", "1", "-W", "1", "192.0.2.2"), check=False)
 
         self.node1.start("control")
         self.assert_all_alive(sessions, what="connections to the server's new card")
@@ -70,15 +71,16 @@ class TestOperator(LabCase):
 
     def ctl(self, *words):
         """Exit code and messages of twinpathctl."""
-        done = subprocess.run([binaries() / "twinpathctl", *words], capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run([binaries() / "twinpathctl", *words], capture_output=True, text=True, check=False,
+                              timeout=20)
         return done.returncode, done.stderr + done.stdout
 
     def test_what_does_not_exist_gets_a_message_and_an_exit_code(self):
         """VRFs, groups, nodes, commands."""
         name = self.node1.name
-        for words in (["show", "conntrack", "vrf", "nowhere"], ["show", "ha-fp-conntrack", "peer", "vrf", "nowhere"],
-                      ["set", "ha-group", "nogroup", "state", "master"], ["set", "ha-group", "group1", "state", "king"],
-                      ["show", "everything"]):
+        for text in ("show conntrack vrf nowhere", "show ha-fp-conntrack peer vrf nowhere",
+                     "set ha-group nogroup state master", "set ha-group group1 state king", "show everything"):
+            words = text.split()
             code, said = self.ctl("--node", name, *words)
             self.assertNotEqual(code, 0, f"{words} succeeded")
             self.assertTrue(said.strip(), f"{words}: no message")
@@ -89,10 +91,10 @@ class TestOperator(LabCase):
     def test_every_show_command_answers_in_text_and_json(self):
         """The whole tree, on both nodes."""
         for node in self.lab.nodes.values():
-            for words in (["ha-fp-conntrack", "state", "vrf", VRF], ["ha-fp-conntrack", "peer", "vrf", VRF], ["ha-group"],
-                          ["conntrack", "vrf", VRF], ["cg-nat", "statistics", "vrf", VRF], ["cg-nat", "pools", "vrf", VRF],
-                          ["cg-nat", "users", "vrf", VRF], ["cg-nat", "blocks", "vrf", VRF], ["fp-firewall", "rules", "vrf", VRF],
-                          ["port"], ["worker"], ["event"], ["drops"], ["memory"], ["version"]):
+            per_vrf = ("ha-fp-conntrack state", "ha-fp-conntrack peer", "conntrack", "cg-nat statistics", "cg-nat pools",
+                       "cg-nat users", "cg-nat blocks", "fp-firewall rules")
+            whole_node = ("ha-group", "port", "worker", "event", "drops", "memory", "version")
+            for words in [f"{words} vrf {VRF}".split() for words in per_vrf] + [[word] for word in whole_node]:
                 self.assertIsNotNone(node.ctl("show", *words), words)
                 code, said = self.ctl("--node", node.name, "show", *words)
                 self.assertEqual(code, 0, f"{words}: {said}")
@@ -119,7 +121,8 @@ class TestConfiguration(TimedCase):
                           [binaries() / DAEMONS["dataplane"], "--config", file]):
                 done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
                 said = done.stderr + done.stdout
-                located = {line.split("faulty.toml:")[1].split(":")[0] for line in said.splitlines() if "faulty.toml:" in line}
+                located = {line.split("faulty.toml:")[1].split(":")[0] for line in said.splitlines()
+                           if "faulty.toml:" in line}
                 self.assertNotEqual(done.returncode, 0, f"{words[0].name} accepted the file")
                 self.assertGreaterEqual(len(located), 7, f"{words[0].name} said:\n{said}")
             self.assertFalse(Path("/run/twinpath/faulty/dataplane.sock").exists())

@@ -42,7 +42,8 @@ class Failover:
 
         survived = {name: self.assert_all_alive(program, what=f"{name} after the failover")
                     for name, program in flows.items()}
-        wait_until("the download goes on", lambda: download.ask("progress")["bytes"] > received + (1 << 20), RECOVER_S)
+        wait_until("the download goes on",
+                   lambda: download.ask("progress")["bytes"] > received + (1 << 20), RECOVER_S)
         gaps = {"download": download.ask("progress", since=died)["gap_ms"]}
         gaps.update({name: flows[name].ask("report", since=died)["gap_ms"] for name in ("interactive TCP", "ping")})
         self.say(f"{entries} entries; survived {survived}; silence in ms {gaps}")
@@ -58,7 +59,7 @@ class Failover:
         for name, program in flows.items():
             self.assert_all_alive(program, what=f"{name} after the return")
         self.assert_intact(download, server)
-        resets = sum(program.ask("report")["resets"] for program in (crowd, shell, newcomers, *others.values()))
+        resets = sum(program.ask("report").get("resets", 0) for program in flows.values())
         self.assertEqual(resets + server.ask("report")["resets"], 0, "connections that were reset")
         self.assert_lanes_and_workers_busy(self.node2, knobs["node2"].workers, knobs["node2"].event_threads)
 
@@ -66,11 +67,11 @@ class Failover:
         """Connections opened from inside, and, which IPv4 behind NAT can't have, from outside."""
         self.traffic.server("client", "lan0")
         outward = self.open_sessions(self.sessions6, sources=self.traffic.addresses6, target=SERVER6)
-        inward = self.open_sessions(self.sessions6, sources=[SERVER6], target=self.traffic.addresses6[0], place="server")
-        ping6 = self.traffic.ping(20, self.traffic.addresses6[:1], SERVER6)
-        ping6.ask("begin")
-        self.ping6 = ping6
-        return {"IPv6 TCP outward": outward, "IPv6 TCP inward": inward}
+        inward = self.open_sessions(self.sessions6, place="server", sources=[SERVER6],
+                                    target=self.traffic.addresses6[0])
+        ping = self.traffic.ping(20, self.traffic.addresses6[:1], SERVER6)
+        ping.ask("begin")
+        return {"IPv6 TCP outward": outward, "IPv6 TCP inward": inward, "IPv6 ping": ping}
 
     def assert_same_public_side(self, server, held):
         """No survivor was given another address or port."""
@@ -132,8 +133,9 @@ class TestReturn(LabCase):
         self.node1.start(wait=False)
         self.say(f"killed and started again after {(time.monotonic() - began) * 1000:.0f} ms")
         self.node1.wait_running()
+        nodes = self.lab.nodes.values()
         wait_until("exactly one node is master",
-                   lambda: sorted(views.role(node) for node in self.lab.nodes.values()) == ["backup", "master"], 20, 0.1)
+                   lambda: sorted(views.role(node) for node in nodes) == ["backup", "master"], 20, 0.1)
         wait_equal(self.lab, at_least=200)
         for node in self.lab.nodes.values():
             lost = before.keys() - views.entries(node).keys()

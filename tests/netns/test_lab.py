@@ -46,7 +46,7 @@ class TestNetwork(LabCase):
         for place, address in (("node1", "100.64.1.1"), ("node1", "fd00:64::1:1"), ("client", "100.64.0.2")):
             self.assertNotIn(self.neighbor(place, address), ("NONE", "FAILED", "INCOMPLETE"), f"{address} at {place}")
         self.ping("client", SERVER)
-        self.assertIn(self.neighbor("client", LAN_GATEWAY), ("FAILED", "INCOMPLETE"), "somebody owns the virtual address")
+        self.assertIn(self.neighbor("client", LAN_GATEWAY), ("FAILED", "INCOMPLETE"), "a kernel owns the virtual address")
 
     def test_a_cut_takes_the_carrier_and_a_silent_one_only_the_frames(self):
         """Both kinds stop everything; healing undoes both; addresses stay."""
@@ -91,7 +91,8 @@ class TestNetwork(LabCase):
         """An opening segment from node1's address with a sequence number nobody chose."""
         source, target = socket.inet_aton("10.150.0.1"), socket.inet_aton("10.150.0.2")
         segment = struct.pack("!HHIIBBHHH", port, 7000, 0x12345678, 0, 0x50, 2, 1024, 0, 0)
-        segment = segment[:16] + struct.pack("!H", checksum(source + target + struct.pack("!HH", 6, 20) + segment)) + segment[18:]
+        total = checksum(source + target + struct.pack("!HH", 6, 20) + segment)
+        segment = segment[:16] + struct.pack("!H", total) + segment[18:]
         code = ("import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_RAW,6)\n"
                 f"s.sendto(bytes.fromhex('{segment.hex()}'),('10.150.0.2',0))")
         run(*in_namespace(self.node1.namespace, PYTHON, "-c", code))

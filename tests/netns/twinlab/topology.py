@@ -194,10 +194,9 @@ class Topology:
         """Takes a link away: carrier gone at both ends, or, silently, every frame lost in both directions."""
         for port in self.ports_of(link):
             if silent:
-                table = (f"table netdev cut_{port} {{\n"
-                         f" chain to_fabric {{ type filter hook ingress device \"{port}\" priority 0; policy drop; }}\n"
-                         f" chain from_fabric {{ type filter hook egress device \"{port}\" priority 0; policy drop; }}\n"
-                         "}\n")
+                chains = [f" chain {hook} {{ type filter hook {hook} device \"{port}\" priority 0; policy drop; }}\n"
+                          for hook in ("ingress", "egress")]
+                table = f"table netdev cut_{port} {{\n{''.join(chains)}}}\n"
                 run(*in_namespace(self.namespace("fabric"), "nft", "-f", "-"), stdin=table)
             else:
                 self._ip("fabric", [f"link set {port} down"])
@@ -205,7 +204,8 @@ class Topology:
     def heal(self, link):
         """Undoes both kinds of cut."""
         for port in self.ports_of(link):
-            run(*in_namespace(self.namespace("fabric"), "nft", "delete", "table", "netdev", f"cut_{port}"), check=False)
+            run(*in_namespace(self.namespace("fabric"), "nft", "delete", "table", "netdev", f"cut_{port}"),
+                check=False)
             self._ip("fabric", [f"link set {port} up"])
 
     # -- what the kernels say
