@@ -13,6 +13,8 @@
 mod transport;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 pub use super::meta::{IcmpMessage, Kind, Meta, TcpSegment};
@@ -20,7 +22,6 @@ pub use super::meta::{IcmpMessage, Kind, Meta, TcpSegment};
 use crate::flow::{Addr, FlowKey, VrfId, proto};
 use crate::verdict::{Drop, Verdict};
 use crate::wire::arp::{self, Arp};
-use crate::wire::checksum::Sum;
 use crate::wire::ethernet::{self, Ethernet, ethertype};
 use crate::wire::ext::{self, Fault};
 use crate::wire::ipv4::{self, Ipv4, option};
@@ -145,7 +146,8 @@ fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     }
     let packet = payload.get(..usize::from(total_len)).ok_or(Drop::Truncated)?;
     let (whole_header, l4) = packet.split_at_checked(header_len).ok_or(Drop::BadIpHeader)?;
-    if Sum::ZERO.bytes(whole_header).finish() != 0 {
+    let options = whole_header.get(20..).unwrap_or_default();
+    if header.sum().bytes(options).finish() != 0 {
         return Err(Drop::BadIpChecksum);
     }
     let (src, dst) = (header.src(), header.dst());
@@ -157,7 +159,7 @@ fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     meta.l3_len = low_word(header_len);
     meta.ip_len = total_len;
     if meta.has_options {
-        ipv4_options(whole_header.get(20..).unwrap_or_default())?;
+        ipv4_options(options)?;
     }
     if let Some(outcome) = ipv4_addresses(&src, &dst) {
         return outcome;
@@ -165,7 +167,7 @@ fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     if header.is_fragment() {
         return Err(Drop::Fragment);
     }
-    let pseudo = whole_header.get(12..20).unwrap_or_default();
+    let pseudo = &header.addresses();
     match header.proto() {
         proto::TCP => transport::tcp(l4, pseudo, meta),
         proto::UDP => transport::udp(l4, pseudo, meta),
@@ -235,7 +237,7 @@ fn ipv6(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     meta.l3_len = low_word(40 + offset);
     meta.ip_len = u16::try_from(packet.len()).map_err(|_| Drop::Oversized)?;
     let l4 = after.get(offset..).unwrap_or_default();
-    let pseudo = packet.get(8..40).unwrap_or_default();
+    let pseudo = &header.addresses();
     let scope = ipv6_addresses(&src, &dst)?;
     match protocol {
         // Before the scope: neighbour discovery is link-local and multicast by nature. Never in fragments (RFC 6980).

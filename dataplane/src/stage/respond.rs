@@ -303,11 +303,12 @@ pub fn tcp_reset<P: Packet>(packet: &mut P, meta: &Meta) -> bool {
         );
         header.set_flags(tcp::RST | tcp::ACK);
     }
-    let addresses = if meta.is_v6 { ip.get(8..40) } else { ip.get(12..20) };
-    let checksum = Sum::ZERO
-        .pseudo(addresses.unwrap_or_default(), 20, proto::TCP)
-        .bytes(l4)
-        .finish();
+    let sum = if meta.is_v6 {
+        Ipv6::at(ip).map(|h| Sum::ZERO.pseudo(&h.addresses(), 20, proto::TCP))
+    } else {
+        Ipv4::at(ip).map(|h| Sum::ZERO.pseudo(&h.addresses(), 20, proto::TCP))
+    };
+    let checksum = sum.unwrap_or_default().bytes(l4).finish();
     if let Some(mut header) = Tcp::at_mut(l4) {
         header.set_checksum(checksum);
     }

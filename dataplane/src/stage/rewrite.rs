@@ -234,11 +234,9 @@ pub(super) fn icmp_checksum(ip: &[u8], l4: &mut [u8], is_v6: bool) {
         return;
     };
     header.set_checksum(0);
-    let addresses = ip.get(8..40).unwrap_or_default();
-    let sum = if is_v6 {
-        Sum::ZERO.pseudo(addresses, len, proto::ICMP6)
-    } else {
-        Sum::ZERO
+    let sum = match Ipv6::at(ip) {
+        Some(header) if is_v6 => Sum::ZERO.pseudo(&header.addresses(), len, proto::ICMP6),
+        _ => Sum::ZERO,
     };
     let checksum = sum.bytes(l4).finish();
     if let Some(mut header) = Icmp::at_mut(l4) {

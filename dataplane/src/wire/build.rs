@@ -222,12 +222,12 @@ fn ports(key: &FlowKey) -> Vec<u8> {
 }
 
 fn pseudo(key: &FlowKey, len: usize) -> Sum {
-    let addresses = if key.src.is_v4() {
-        [key.src.v4_octets(), key.dst.v4_octets()].concat()
+    let sum = Sum::ZERO.word(low_word(len)).word(u16::from(key.proto));
+    if key.src.is_v4() {
+        sum.fixed(&key.src.v4_octets()).fixed(&key.dst.v4_octets())
     } else {
-        [*key.src.octets(), *key.dst.octets()].concat()
-    };
-    Sum::ZERO.pseudo(&addresses, low_word(len), key.proto)
+        sum.fixed(key.src.octets()).fixed(key.dst.octets())
+    }
 }
 
 fn padded(bytes: &[u8]) -> Vec<u8> {

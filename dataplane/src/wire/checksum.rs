@@ -14,21 +14,30 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
-        // Four independent accumulators of 32-bit words: the compiler turns them into vector additions.
-        let (blocks, rest) = bytes.as_chunks::<16>();
-        let mut lanes = [0u64; 4];
-        for block in blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
-            }
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        if !blocks.is_empty() {
+            self.0 += wide(blocks);
         }
-        self.0 += lanes.iter().sum::<u64>();
-        let (pairs, odd) = rest.as_chunks::<2>();
-        for pair in pairs {
-            self.0 += u64::from(u16::from_ne_bytes(*pair));
+        let (quads, rest) = rest.as_chunks::<4>();
+        for quad in quads {
+            self.0 += u64::from(u32::from_ne_bytes(*quad));
         }
-        if let [last] = *odd {
-            self.0 += u64::from(u16::from_ne_bytes([last, 0]));
+        self.0 += match *rest {
+            [] => 0,
+            [a] => u64::from(u16::from_ne_bytes([a, 0])),
+            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
+            [a, b, c, ..] => u64::from(u32::from_ne_bytes([a, b, c, 0])),
+        };
+        self
+    }
+
+    /// As [`Self::bytes`] for a length known when compiling, a multiple of 4: no loop is left.
+    #[inline]
+    #[must_use]
+    pub fn fixed<const N: usize>(mut self, bytes: &[u8; N]) -> Self {
+        const { assert!(N.is_multiple_of(4)) };
+        for quad in bytes.as_chunks::<4>().0 {
+            self.0 += u64::from(u32::from_ne_bytes(*quad));
         }
         self
     }
@@ -44,8 +53,8 @@ impl Sum {
     /// row, transport length, protocol.
     #[inline]
     #[must_use]
-    pub fn pseudo(self, addresses: &[u8], len: u16, proto: u8) -> Self {
-        self.bytes(addresses).word(len).word(u16::from(proto))
+    pub fn pseudo<const N: usize>(self, addresses: &[u8; N], len: u16, proto: u8) -> Self {
+        self.fixed(addresses).word(len).word(u16::from(proto))
     }
 
     /// The checksum field's value: 0 when what was added contains a right checksum.
@@ -66,6 +75,18 @@ impl Sum {
     }
 }
 
+/// Independent accumulators of 32-bit words: the compiler makes them vector additions.
+#[inline]
+fn wide(blocks: &[[u8; 32]]) -> u64 {
+    let mut lanes = [0u64; 8];
+    for block in blocks {
+        for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
+            *lane += u64::from(u32::from_ne_bytes(*word));
+        }
+    }
+    lanes.iter().sum()
+}
+
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
 const fn fold(mut sum: u64) -> u16 {
@@ -77,7 +98,7 @@ const fn fold(mut sum: u64) -> u16 {
 }
 
 /// The difference a rewrite makes to every checksum that covers the rewritten words: built once, applied to the IP
-/// header's and the transport's. HC' = ~(~HC + ~m + m') (RFC 1624, equation 3).
+/// header's and the transport's; in the machine's byte order like [`Sum`]. HC' = ~(~HC + ~m + m') (RFC 1624, equation 3).
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Change(u64);
 
@@ -89,31 +110,24 @@ impl Change {
     #[inline]
     #[must_use]
     pub const fn word(self, old: u16, new: u16) -> Self {
-        Self(self.0 + (!old) as u64 + new as u64)
+        Self(self.0 + (!old.to_be()) as u64 + new.to_be() as u64)
     }
 
     /// An IPv4 address became another.
     #[inline]
     #[must_use]
     pub const fn v4(self, old: [u8; 4], new: [u8; 4]) -> Self {
-        self.word(
-            u16::from_be_bytes([old[0], old[1]]),
-            u16::from_be_bytes([new[0], new[1]]),
-        )
-        .word(
-            u16::from_be_bytes([old[2], old[3]]),
-            u16::from_be_bytes([new[2], new[3]]),
-        )
+        Self(self.0 + (!u32::from_ne_bytes(old)) as u64 + u32::from_ne_bytes(new) as u64)
     }
 
     /// An IPv6 address became another.
     #[inline]
     #[must_use]
     pub fn v6(self, old: &[u8; 16], new: &[u8; 16]) -> Self {
-        let (old, new) = (old.as_chunks::<2>().0, new.as_chunks::<2>().0);
-        old.iter().zip(new).fold(self, |c, (o, n)| {
-            c.word(u16::from_be_bytes(*o), u16::from_be_bytes(*n))
-        })
+        let (old, new) = (old.as_chunks::<4>().0, new.as_chunks::<4>().0);
+        old.iter()
+            .zip(new)
+            .fold(self, |change, (old, new)| change.v4(*old, *new))
     }
 
     /// Both differences.
@@ -127,7 +141,7 @@ impl Change {
     #[inline]
     #[must_use]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !fold(self.0 + (!checksum) as u64)
+        !u16::from_be(fold(self.0 + (!checksum.to_be()) as u64))
     }
 
     /// As [`Self::apply`] for UDP: 0 stays 0, for the sender computed none, and a computed 0 becomes 0xffff (RFC 768).

@@ -1,5 +1,7 @@
 //! IPv4 header (RFC 791, section 3.1).
 
+use super::checksum::Sum;
+
 super::view! {
     /// The fixed 20 bytes of an IPv4 header.
     Ipv4[20] {
@@ -23,6 +25,8 @@ super::view! {
         src / set_src: ip4 @ 12,
         /// Destination address.
         dst / set_dst: ip4 @ 16,
+        /// Both addresses, as in the pseudo header.
+        addresses / set_addresses: ip4_pair @ 12,
     }
 }
 
@@ -39,6 +43,13 @@ impl<B: core::ops::Deref<Target = [u8; 20]>> Ipv4<B> {
     #[must_use]
     pub fn header_len(&self) -> usize {
         usize::from(self.version_ihl() & 0x0f) * 4
+    }
+
+    /// Sum of the fixed part, for the header checksum.
+    #[inline]
+    #[must_use]
+    pub fn sum(&self) -> Sum {
+        Sum::ZERO.fixed(&self.0)
     }
 
     /// Whether this is a piece of a packet, first or later.

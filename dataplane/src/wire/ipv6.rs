@@ -15,6 +15,8 @@ super::view! {
         src / set_src: ip6 @ 8,
         /// Destination address.
         dst / set_dst: ip6 @ 24,
+        /// Both addresses, as in the pseudo header.
+        addresses / set_addresses: ip6_pair @ 8,
     }
 }
 

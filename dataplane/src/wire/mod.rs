@@ -101,6 +101,12 @@ macro_rules! field {
     (ip6) => {
         [u8; 16]
     };
+    (ip4_pair) => {
+        [u8; 8]
+    };
+    (ip6_pair) => {
+        [u8; 32]
+    };
 }
 
 macro_rules! get {
@@ -113,14 +119,11 @@ macro_rules! get {
     ($b:expr, u32, $at:literal) => {
         u32::from_be_bytes([$b[$at], $b[$at + 1], $b[$at + 2], $b[$at + 3]])
     };
-    ($b:expr, mac, $at:literal) => {
-        core::array::from_fn(|i| $b[$at + i])
-    };
-    ($b:expr, ip4, $at:literal) => {
-        [$b[$at], $b[$at + 1], $b[$at + 2], $b[$at + 3]]
-    };
-    ($b:expr, ip6, $at:literal) => {
-        core::array::from_fn(|i| $b[$at + i])
+    // The bounds are constants within a fixed array: the compiler sees that neither can fail.
+    ($b:expr, $ty:ident, $at:literal) => {
+        $b[$at..$at + size_of::<$crate::wire::field!($ty)>()]
+            .try_into()
+            .unwrap_or([0; _])
     };
 }
 

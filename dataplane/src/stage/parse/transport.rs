@@ -1,5 +1,6 @@
 //! The transport half of parse: ports or identifier, checksum, TCP fields, and the packet an ICMP error quotes.
-//! `l4` always ends where the IP packet ends; `pseudo` is both addresses in a row.
+//! `l4` always ends where the IP packet ends; `pseudo` is both addresses in
+//! a row.
 
 use super::{IcmpMessage, Kind, Meta, TcpSegment};
 use crate::flow::{Addr, FlowKey, proto};
@@ -17,7 +18,7 @@ use crate::wire::udp::Udp;
 const QUOTE_L4_MIN: usize = 8;
 
 #[inline]
-pub(super) fn tcp(l4: &[u8], pseudo: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
+pub(super) fn tcp<const N: usize>(l4: &[u8], pseudo: &[u8; N], meta: &mut Meta) -> Result<Kind, Drop> {
     let header = Tcp::at(l4).ok_or(Drop::Truncated)?;
     let header_len = header.header_len();
     let options = l4.get(20..header_len).ok_or(Drop::BadL4Header)?;
@@ -42,7 +43,7 @@ pub(super) fn tcp(l4: &[u8], pseudo: &[u8], meta: &mut Meta) -> Result<Kind, Dro
 }
 
 #[inline]
-pub(super) fn udp(l4: &[u8], pseudo: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
+pub(super) fn udp<const N: usize>(l4: &[u8], pseudo: &[u8; N], meta: &mut Meta) -> Result<Kind, Drop> {
     let header = Udp::at(l4).ok_or(Drop::Truncated)?;
     (meta.key.src_port, meta.key.dst_port) = (header.src_port(), header.dst_port());
     let len = header.datagram_len();
@@ -82,7 +83,7 @@ pub(super) fn icmp4(l4: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
 }
 
 #[inline]
-pub(super) fn icmp6(l4: &[u8], pseudo: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
+pub(super) fn icmp6(l4: &[u8], pseudo: &[u8; 32], meta: &mut Meta) -> Result<Kind, Drop> {
     let header = Icmp::at(l4).ok_or(Drop::Truncated)?;
     verify(
         Sum::ZERO
@@ -205,7 +206,7 @@ pub(super) fn is_neighbor_discovery(l4: &[u8]) -> bool {
 /// Solicitations and advertisements are checked and answered here (RFC 4861, sections 7.1.1 and 7.1.2); router and
 /// group messages are the kernel's.
 #[cold]
-pub(super) fn neighbor_discovery(l4: &[u8], pseudo: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
+pub(super) fn neighbor_discovery(l4: &[u8], pseudo: &[u8; 32], meta: &mut Meta) -> Result<Kind, Drop> {
     verify(
         Sum::ZERO
             .pseudo(pseudo, low_word(l4.len()), proto::ICMP6)

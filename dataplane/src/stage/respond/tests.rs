@@ -227,7 +227,10 @@ fn an_echo_request_becomes_its_reply() {
     }
 }
 
-const ERRORS: [(IcmpError, (u8, u8), (u8, u8)); 6] = [
+/// Error, type and code for IPv4, for IPv6.
+type Case = (IcmpError, (u8, u8), (u8, u8));
+
+const ERRORS: [Case; 6] = [
     (IcmpError::TimeExceeded, (11, 0), (3, 0)),
     (IcmpError::TooBig { mtu: 1400 }, (3, 4), (2, 0)),
     (IcmpError::AdminProhibited, (3, 13), (1, 1)),
