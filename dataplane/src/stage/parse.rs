@@ -16,6 +16,8 @@ mod transport;
 mod fuzz;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_icmp;
 
 pub use super::meta::{IcmpMessage, Kind, Meta, TcpSegment};
 
