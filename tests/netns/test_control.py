@@ -91,8 +91,8 @@ class TestOperator(LabCase):
     def test_every_show_command_answers_in_text_and_json(self):
         """The whole tree, on both nodes."""
         for node in self.lab.nodes.values():
-            per_vrf = ("ha-fp-conntrack state", "ha-fp-conntrack peer", "conntrack", "cg-nat statistics", "cg-nat pools",
-                       "cg-nat users", "cg-nat blocks", "fp-firewall rules")
+            per_vrf = ("ha-fp-conntrack state", "ha-fp-conntrack peer", "conntrack", "cg-nat statistics",
+                       "cg-nat pools", "cg-nat users", "cg-nat blocks", "fp-firewall rules")
             whole_node = ("ha-group", "port", "worker", "event", "drops", "memory", "version")
             for words in [f"{words} vrf {VRF}".split() for words in per_vrf] + [[word] for word in whole_node]:
                 self.assertIsNotNone(node.ctl("show", *words), words)

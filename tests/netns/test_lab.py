@@ -46,7 +46,7 @@ class TestNetwork(LabCase):
         for place, address in (("node1", "100.64.1.1"), ("node1", "fd00:64::1:1"), ("client", "100.64.0.2")):
             self.assertNotIn(self.neighbor(place, address), ("NONE", "FAILED", "INCOMPLETE"), f"{address} at {place}")
         self.ping("client", SERVER)
-        self.assertIn(self.neighbor("client", LAN_GATEWAY), ("FAILED", "INCOMPLETE"), "a kernel owns the virtual address")
+        self.assertIn(self.neighbor("client", LAN_GATEWAY), ("FAILED", "INCOMPLETE"), "a kernel owns the gateway")
 
     def test_a_cut_takes_the_carrier_and_a_silent_one_only_the_frames(self):
         """Both kinds stop everything; healing undoes both; addresses stay."""

@@ -1,0 +1,227 @@
+"""Single packets through a whole node, compared byte for byte with what a slow, obvious translation would have made.
+
+Sent and received as frames on the far ends; the kernels there are kept from answering, so nothing but the frames of
+the scenario is on the wire.
+"""
+
+import struct
+import unittest
+
+from labcase import RECOVER_S, LabCase, views, wait_until
+from twinlab import packets
+from twinlab.drive import Program
+from twinlab.nodeconfig import knobs_of_nodes, toml
+from twinlab.packets import ICMP, TCP, UDP
+from twinlab.shell import checksum, in_namespace, run
+from twinlab.topology import CABLES, SERVER, SERVER6, WAN_GATEWAY
+
+CLIENT, CLIENT6 = "100.64.1.1", "fd00:64::1:1"
+CLIENT_MAC, SERVER_MAC = CABLES["lanc"][3], CABLES["wans"][3]
+LAN_MAC, WAN_MAC = CABLES["lan1"][3], CABLES["wan1"][3]
+# Subscribers behind one tag and behind two; no kernel knows them, so the file says where they are.
+TAGGED = {(100,): "100.65.1.1", (200, 201): "100.66.1.1"}
+
+DEAF = """
+table netdev deaf {{
+    chain in {{
+        type filter hook ingress device "{interface}" priority -500; policy accept;
+        ether type arp accept
+        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+        drop
+    }}
+}}
+"""
+
+
+def tagged_interfaces():
+    """Configuration of the tagged subscribers, to be added to a node's file."""
+    text = ""
+    for tags, subscriber in TAGGED.items():
+        name = "lan" + "-".join(str(tag) for tag in tags)
+        network = subscriber.rsplit(".", 2)[0]
+        text += f"""
+[[interface]]
+name = "{name}"
+port = "lan0"
+vlan = [{", ".join(str(tag) for tag in tags)}]
+vrf = "main"
+addresses = ["{network}.0.2/16"]
+
+[[vrf.route]]
+prefix = "{network}.0.0/16"
+interface = "{name}"
+
+[[vrf.neighbor]]
+interface = "{name}"
+address = "{subscriber}"
+mac = "{CLIENT_MAC}"
+
+[[vrf.firewall.rule]]
+id = {1000 + tags[0]}
+inbound = "{name}"
+outbound = "wan"
+action = "accept"
+"""
+    return text
+
+
+class TestPackets(LabCase):
+    """One node is enough: it is master at once when its peer doesn't answer."""
+
+    bare = True
+    clients = 2
+
+    def setUp(self):
+        super().setUp()
+        for place, interface in (("client", "lan0"), ("server", "wan0")):
+            run(*in_namespace(self.lab.topology.namespace(place), "nft", "-f", "-"),
+                stdin=DEAF.format(interface=interface))
+        text = toml("node1", self.node1.name, knobs_of_nodes(["boot_wait_ms=200"])["node1"],
+                    self.node1.directory / "syslog.sock")
+        self.node1.config_file.write_text(text + tagged_interfaces(), encoding="ascii")
+        self.node1.start()
+        wait_until("node1 is master", lambda: views.role(self.node1) == "master", 20)
+        self.inside = self.frames("client", "lan0")
+        self.outside = self.frames("server", "wan0")
+
+    def frames(self, place, interface):
+        """A packet socket at a far end."""
+        program = Program(self.lab, place, "frames", interface)
+        self.addCleanup(program.end)
+        program.ask("heard")
+        return program
+
+    def cross(self, sender, frame, receiver, matches):
+        """Sends until one frame that `matches` arrives: the first ones may wait for a neighbour to be resolved."""
+        before = len(receiver.ask("heard")["frames"])
+
+        def arrived():
+            sender.ask("send", frames=[frame.hex()])
+            heard = [bytes.fromhex(text) for text in receiver.ask("heard")["frames"][before:]]
+            return next((found for found in heard if matches(found)), None)
+
+        return wait_until("the packet arrives at the other end", arrived, RECOVER_S, 0.1)
+
+    def outward(self, packet, tags=()):
+        """Sends an IPv4 packet from inside; returns what left, and the public address and port it left with."""
+        frame = packets.ethernet(LAN_MAC, CLIENT_MAC, packet, tags)
+        payload = packet[(packet[0] & 15) * 4:]
+        found = self.cross(self.inside, frame, self.outside,
+                           lambda f: f[12:14] == b"\x08\x00" and f[23] == packet[9] and f.endswith(payload[-8:]))
+        header = 14 + (found[14] & 15) * 4
+        return found, ".".join(str(byte) for byte in found[26:30]), struct.unpack_from("!H", found, header)[0]
+
+    def assert_public(self, public):
+        """The address is one of the pool."""
+        self.assertTrue(public.startswith("198.51.100.") and 1 <= int(public.rsplit(".", 1)[1]) <= 14, public)
+
+    def test_udp_with_ip_options_and_back(self):
+        """Source, TTL and both checksums change; options, data and everything else stay."""
+        self.check_udp(CLIENT, (), options=b"\x01\x01\x01\x01")
+
+    def test_udp_behind_one_tag_and_behind_two(self):
+        """Tags are taken off on the way out and put on again on the way in."""
+        for tags, subscriber in TAGGED.items():
+            with self.subTest(tags=tags):
+                self.check_udp(subscriber, tags)
+
+    def check_udp(self, subscriber, tags, options=b""):
+        """There and back."""
+        data = b"there" + bytes(range(21))
+        datagram = packets.udp(subscriber, 5000, SERVER, 7001, data)
+        packet = packets.ipv4(subscriber, SERVER, UDP, datagram, options=options)
+        found, public, port = self.outward(packet, tags)
+        self.assert_public(public)
+        self.assertEqual(found, packets.ethernet(SERVER_MAC, WAN_MAC, packets.ipv4(
+            public, SERVER, UDP, packets.udp(public, port, SERVER, 7001, data), ttl=63, options=options)))
+        answer = packets.ipv4(SERVER, public, UDP, packets.udp(SERVER, 7001, public, port, data[::-1]))
+        back = self.cross(self.outside, packets.ethernet(WAN_MAC, SERVER_MAC, answer), self.inside,
+                          lambda f: f.endswith(data[::-1]))
+        self.assertEqual(back, packets.ethernet(CLIENT_MAC, LAN_MAC, packets.ipv4(
+            SERVER, subscriber, UDP, packets.udp(SERVER, 7001, subscriber, 5000, data[::-1]), ttl=63), tags))
+
+    def test_tcp_options_pass_unchanged(self):
+        """An opening segment with MSS, SACK permitted, timestamps and window scale."""
+        options = bytes.fromhex("020405b4" "0402080a" "0102030400000000" "01030307")
+        packet = packets.ipv4(CLIENT, SERVER, TCP, packets.tcp(CLIENT, 5001, SERVER, 7000, 2, options=options))
+        found, public, port = self.outward(packet)
+        self.assert_public(public)
+        self.assertEqual(found, packets.ethernet(SERVER_MAC, WAN_MAC, packets.ipv4(
+            public, SERVER, TCP, packets.tcp(public, port, SERVER, 7000, 2, options=options), ttl=63)))
+
+    def test_echo_requests_are_translated_by_identifier(self):
+        """The answer reaches the asker with the identifier it chose."""
+        rest, data = struct.pack("!HH", 77, 1), b"echo data"
+        found, public, _ = self.outward(packets.ipv4(CLIENT, SERVER, ICMP, packets.icmp(8, 0, rest, data)))
+        self.assert_public(public)
+        identifier = found[38:40]
+        self.assertEqual(found, packets.ethernet(SERVER_MAC, WAN_MAC, packets.ipv4(
+            public, SERVER, ICMP, packets.icmp(8, 0, identifier + rest[2:], data), ttl=63)))
+        answer = packets.ipv4(SERVER, public, ICMP, packets.icmp(0, 0, identifier + rest[2:], data))
+        back = self.cross(self.outside, packets.ethernet(WAN_MAC, SERVER_MAC, answer), self.inside,
+                          lambda f: f[23:24] == bytes([ICMP]))
+        self.assertEqual(back, packets.ethernet(CLIENT_MAC, LAN_MAC, packets.ipv4(
+            SERVER, CLIENT, ICMP, packets.icmp(0, 0, rest, data), ttl=63)))
+
+    def test_an_icmp_error_with_a_truncated_quote_reaches_the_sender(self):
+        """RFC 792: header and eight bytes are quoted. Both headers are translated back, both checksums right."""
+        segment = packets.tcp(CLIENT, 5002, SERVER, 7000, 2, data=b"quotedtail")
+        found, public, _ = self.outward(packets.ipv4(CLIENT, SERVER, TCP, segment))
+        rest = struct.pack("!HH", 0, 1400)
+        router = "192.0.2.99"
+        error = packets.ipv4(router, public, ICMP, packets.icmp(3, 4, rest, found[14:42]))
+        back = self.cross(self.outside, packets.ethernet(WAN_MAC, SERVER_MAC, error), self.inside,
+                          lambda f: f[23:24] == bytes([ICMP]))
+        quoted = packets.ipv4(CLIENT, SERVER, TCP, segment, ttl=63)
+        self.assertEqual(back, packets.ethernet(CLIENT_MAC, LAN_MAC, packets.ipv4(
+            router, CLIENT, ICMP, packets.icmp(3, 4, rest, quoted[:28]), ttl=63)))
+
+    def test_ipv6_with_extension_headers_is_only_hopped(self):
+        """Destination options pass; addresses, ports and checksum stay, and the hop limit falls by one."""
+        data = b"sixth"
+        extensions = ((60, b"\x00\x01\x04\x00\x00\x00\x00"),)
+        segment = packets.udp(CLIENT6, 5003, SERVER6, 7001, data)
+        packet = packets.ipv6(CLIENT6, SERVER6, UDP, segment, extensions=extensions)
+        found = self.cross(self.inside, packets.ethernet(LAN_MAC, CLIENT_MAC, packet), self.outside,
+                           lambda f: f.endswith(segment))
+        self.assertEqual(found, packets.ethernet(SERVER_MAC, WAN_MAC, packets.ipv6(
+            CLIENT6, SERVER6, UDP, segment, hops=63, extensions=extensions)))
+
+    def test_broken_packets_are_counted_and_go_nowhere(self):
+        """Each for its own reason; no conntrack comes of any of them."""
+        good = packets.ipv4(CLIENT, SERVER, UDP, packets.udp(CLIENT, 5004, SERVER, 7001, b"never seen"))
+        self.outward(packets.ipv4(CLIENT, SERVER, UDP, packets.udp(CLIENT, 5005, SERVER, 7001, b"the way is open")))
+        broken = {
+            "bad-ip-checksum": good[:10] + b"\xAA\xAA" + good[12:],
+            "bad-l4-checksum": good[:26] + b"\xAA\xAA" + good[28:],
+            # A total length below the header's; the header checksum is right.
+            "bad-ip-header": good[:2] + b"\x00\x08" + good[4:10] + self.header_checksum(good, 8) + good[12:],
+            "bad-address": packets.ipv4("127.0.0.1", SERVER, UDP,
+                                        packets.udp("127.0.0.1", 5004, SERVER, 7001, b"never seen")),
+            "ttl-exceeded": packets.ipv4(CLIENT, SERVER, UDP, good[20:], ttl=1),
+            "bad-extension-header": packets.ipv6(CLIENT6, SERVER6, UDP, b"", extensions=((0, b"\x00" * 7),) * 20),
+        }
+        before, entries = views.drops(self.node1), views.entries(self.node1)
+        for reason, packet in broken.items():
+            self.inside.ask("send", frames=[packets.ethernet(LAN_MAC, CLIENT_MAC, packet).hex()])
+            wait_until(f"{reason} is counted",
+                       lambda r=reason: views.drops(self.node1).get(r, 0) > before.get(r, 0), 5)
+        heard = [bytes.fromhex(text) for text in self.outside.ask("heard")["frames"]]
+        self.assertFalse([frame for frame in heard if b"never seen" in frame], "a broken packet was forwarded")
+        self.assertEqual(views.entries(self.node1).keys(), entries.keys())
+
+    @staticmethod
+    def header_checksum(packet, length):
+        """Checksum of an IPv4 header with another total length."""
+        return struct.pack("!H", checksum(packet[:2] + struct.pack("!H", length) + packet[4:10] + bytes(2) + packet[12:20]))
+
+    def test_the_gateway_answers_for_itself(self):
+        """The virtual address has no kernel behind it: the packet path answers the echo request."""
+        packet = packets.ipv4(SERVER, WAN_GATEWAY, ICMP, packets.icmp(8, 0, b"\x00\x01\x00\x01", b"are you there"))
+        back = self.cross(self.outside, packets.ethernet(WAN_MAC, SERVER_MAC, packet), self.outside,
+                          lambda f: f[23:24] == bytes([ICMP]) and f[34] == 0)
+        self.assertEqual(back[30:34] + back[26:30], packets.address(SERVER) + packets.address(WAN_GATEWAY))
+
+
+if __name__ == "__main__":
+    unittest.main()
