@@ -1,7 +1,9 @@
 //! The loop that drives a `turn(now)` until it is told to stop, and the threads it runs on: workers are EAL
 //! lcores (`dpdk::Eal::launch`), event threads are ordinary ones pinned here. The only place that sleeps.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -18,21 +20,57 @@ pub enum Idle {
     /// Spin a little, give way, then sleep in growing steps until there is work again. For shared cores.
     #[default]
     Adaptive,
+    /// As adaptive, with sleeps up to a millisecond. For the agent, whom no packet waits for.
+    Calm,
+}
+
+impl Idle {
+    /// Longest sleep; none for a loop that never rests. An adaptive one lets go of its core for a time that is
+    /// short against a ring of packets filling up.
+    const fn sleep_max(self) -> Option<Duration> {
+        match self {
+            Self::Poll => None,
+            Self::Adaptive => Some(Duration::from_micros(160)),
+            Self::Calm => Some(Duration::from_micros(1_280)),
+        }
+    }
 }
 
 /// Runs `turn` until `stop` is set. `turn` returns how much work it did; 0 lets an adaptive loop rest.
 /// It is called at least once, and once more after `stop` was seen only if it was already running.
 pub fn run(idle: Idle, stop: &AtomicBool, clock: &Clock, mut turn: impl FnMut(Instant) -> usize) {
-    let mut rest = Rest::default();
+    let Some(sleep_max) = idle.sleep_max() else {
+        while !step(&mut turn, stop, clock).1 {}
+        return;
+    };
+    sharpen_sleeps();
+    let mut rest = Rest {
+        empty_turns: 0,
+        sleep_max,
+    };
     loop {
-        let work = turn(clock.now());
-        if stop.load(Ordering::Relaxed) {
+        let (work, ended) = step(&mut turn, stop, clock);
+        if ended {
             return;
         }
-        if idle == Idle::Adaptive {
-            pause(rest.after(work));
-        }
+        pause(rest.after(work));
     }
+}
+
+/// One turn: its work, and whether it was the last.
+fn step(turn: &mut impl FnMut(Instant) -> usize, stop: &AtomicBool, clock: &Clock) -> (usize, bool) {
+    (turn(clock.now()), stop.load(Ordering::Relaxed))
+}
+
+/// Lets this thread's sleeps end when they should, instead of up to 50 us later, which the kernel may add to
+/// save wake-ups. A kernel that refuses costs latency, nothing else.
+fn sharpen_sleeps() {
+    // PID/task/TID; the file exists under the thread's own number only.
+    let Ok(own) = fs::read_link("/proc/thread-self") else {
+        return;
+    };
+    let Some(thread) = own.file_name() else { return };
+    let _ = fs::write(Path::new("/proc").join(thread).join("timerslack_ns"), "1");
 }
 
 /// Starts a thread pinned to `core`. Its name shows up in `ps` (15 bytes of it).
@@ -57,14 +95,14 @@ where
 const SPINS: u32 = 64;
 /// Empty turns after those that only offer the core to others.
 const YIELDS: u32 = 64;
-/// First and longest sleep. Long enough to let go of a core, short against a ring of packets filling up.
+/// First sleep; each further one is twice as long.
 const SLEEP_MIN: Duration = Duration::from_micros(10);
-const SLEEP_MAX: Duration = Duration::from_micros(160);
 
 /// How an adaptive loop rests: forgotten as soon as there is work.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Rest {
     empty_turns: u32,
+    sleep_max: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -87,7 +125,7 @@ impl Rest {
             turn if turn <= SPINS + YIELDS => Pause::Yield,
             turn => {
                 let doublings = (turn - SPINS - YIELDS - 1).min(16);
-                Pause::Sleep(SLEEP_MAX.min(SLEEP_MIN.saturating_mul(1 << doublings)))
+                Pause::Sleep(self.sleep_max.min(SLEEP_MIN.saturating_mul(1 << doublings)))
             }
         }
     }
@@ -109,32 +147,59 @@ fn pause(pause: Pause) {
 mod tests {
     use super::*;
 
+    const ADAPTIVE: Duration = Duration::from_micros(160);
+
     #[test]
     fn an_idle_loop_spins_then_yields_then_sleeps_in_doubling_steps_up_to_a_maximum() {
-        let mut rest = Rest::default();
-        for _ in 0..SPINS {
-            assert_eq!(rest.after(0), Pause::Spin);
+        for (idle, steps) in [
+            (Idle::Adaptive, [10, 20, 40, 80, 160, 160, 160, 160, 160]),
+            (Idle::Calm, [10, 20, 40, 80, 160, 320, 640, 1_280, 1_280]),
+        ] {
+            let mut rest = Rest {
+                empty_turns: 0,
+                sleep_max: idle.sleep_max().unwrap(),
+            };
+            for _ in 0..SPINS {
+                assert_eq!(rest.after(0), Pause::Spin);
+            }
+            for _ in 0..YIELDS {
+                assert_eq!(rest.after(0), Pause::Yield);
+            }
+            for micros in steps {
+                assert_eq!(rest.after(0), Pause::Sleep(Duration::from_micros(micros)));
+            }
+            rest.empty_turns = u32::MAX;
+            assert_eq!(rest.after(0), Pause::Sleep(rest.sleep_max));
         }
-        for _ in 0..YIELDS {
-            assert_eq!(rest.after(0), Pause::Yield);
-        }
-        for micros in [10, 20, 40, 80, 160, 160, 160] {
-            assert_eq!(rest.after(0), Pause::Sleep(Duration::from_micros(micros)));
-        }
-        rest.empty_turns = u32::MAX;
-        assert_eq!(rest.after(0), Pause::Sleep(SLEEP_MAX));
+        assert_eq!(Idle::Poll.sleep_max(), None);
     }
 
     #[test]
     fn work_ends_the_rest_at_once() {
-        let mut rest = Rest { empty_turns: 1_000 };
+        let mut rest = Rest {
+            empty_turns: 1_000,
+            sleep_max: ADAPTIVE,
+        };
         assert_eq!(rest.after(1), Pause::None);
         assert_eq!(rest.after(0), Pause::Spin);
     }
 
     #[test]
+    fn an_adaptive_loop_sleeps_exactly() {
+        let slack = spawn("slack", 0, || {
+            sharpen_sleeps();
+            let own = fs::read_link("/proc/thread-self").unwrap();
+            let file = Path::new("/proc")
+                .join(own.file_name().unwrap())
+                .join("timerslack_ns");
+            fs::read_to_string(file).unwrap()
+        });
+        assert_eq!(slack.unwrap().join().unwrap().trim(), "1");
+    }
+
+    #[test]
     fn a_loop_ends_after_the_turn_that_saw_stop_with_time_growing() {
-        for idle in [Idle::Poll, Idle::Adaptive] {
+        for idle in [Idle::Poll, Idle::Adaptive, Idle::Calm] {
             let (stop, clock) = (AtomicBool::new(false), Clock::start());
             let mut seen = vec![];
             run(idle, &stop, &clock, |now| {
