@@ -188,3 +188,118 @@ fn index(at: usize) -> u32 {
 const fn number(result: u32) -> Option<u32> {
     result.checked_sub(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The obvious way: try them all, longest wins, the later of equal ones.
+    fn oracle(prefixes: &[(u128, u8, u32)], key: u128) -> Option<u32> {
+        let covers = |p: &&(u128, u8, u32)| p.1 == 0 || (key ^ p.0) >> (128 - u32::from(p.1)) == 0;
+        prefixes.iter().filter(covers).max_by_key(|p| p.1).map(|p| p.2)
+    }
+
+    fn v4(a: u8, b: u8, c: u8, d: u8) -> u128 {
+        u128::from(u32::from_be_bytes([a, b, c, d])) << 96
+    }
+
+    /// Unrelated prefixes that make a table large enough for the direct level, all in 224.0.0.0/4.
+    fn padding() -> impl Iterator<Item = (u128, u8, u32)> {
+        (0..5_000_u32).map(|n| (u128::from(0xe000_0000 | n << 8) << 96, 24, 7))
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_at_every_length() {
+        let nested: Vec<_> = (0..=128)
+            .map(|len| (v4(10, 1, 2, 3), len, u32::from(len)))
+            .collect();
+        for table in [
+            Lpm::new(nested.clone()),
+            Lpm::new(nested.iter().copied().chain(padding())),
+        ] {
+            assert_eq!(table.get(v4(10, 1, 2, 3)), Some(128));
+            for flipped in 0..128_u32 {
+                let key = v4(10, 1, 2, 3) ^ (1 << (127 - flipped));
+                let expected = if key >> 124 == 0xe { continue } else { flipped };
+                assert_eq!(table.get(key), Some(expected), "bit {flipped} differs");
+            }
+        }
+    }
+
+    #[test]
+    fn no_route_is_no_number() {
+        assert_eq!(Lpm::new([]).get(v4(10, 0, 0, 1)), None);
+        let table = Lpm::new([(v4(10, 0, 0, 0), 8, 0)]);
+        assert_eq!(table.get(v4(10, 0, 0, 1)), Some(0));
+        assert_eq!(table.get(v4(11, 0, 0, 1)), None);
+    }
+
+    #[test]
+    fn the_last_of_equal_prefixes_counts_and_host_bits_do_not() {
+        let table = Lpm::new([(v4(10, 0, 0, 0), 8, 1), (v4(10, 9, 9, 9), 8, 2)]);
+        assert_eq!(table.get(v4(10, 200, 0, 0)), Some(2));
+    }
+
+    /// A full table of one million routes; the bound is on memory, which the shape of the trie decides.
+    #[test]
+    fn a_million_routes_fit_in_32_bytes_each() {
+        let route = |n: u32| {
+            let len = 8 + (crate::shard::mix64(u64::from(n)) % 17) as u8;
+            let bits = crate::shard::mix64(u64::from(n) + 1) as u32;
+            (u128::from(bits) << 96, len, n % 64)
+        };
+        let routes: Vec<_> = (0..1_000_000).map(route).collect();
+        let table = Lpm::new(routes.iter().copied());
+        assert!(table.bytes() <= 32_000_000, "{} bytes", table.bytes());
+        for n in (0..1_000_000).step_by(100_003) {
+            let key = u128::from(crate::shard::mix64(n) as u32) << 96;
+            assert_eq!(table.get(key), oracle(&routes, key));
+        }
+    }
+
+    /// Prefixes crowded into few subtrees, so that they nest and meet at every level.
+    fn crowded() -> impl Strategy<Value = Vec<(u128, u8, u32)>> {
+        let bits = (any::<u8>(), 0_u32..122).prop_map(|(pattern, at)| u128::from(pattern) << at);
+        prop::collection::vec((bits, 0_u8..=128, 0_u32..100), 0..60)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn agrees_with_trying_them_all(
+            prefixes in crowded(),
+            keys in prop::collection::vec((any::<u8>(), 0_u32..122, 0_u32..128), 1..60),
+        ) {
+            let small = Lpm::new(prefixes.iter().copied());
+            for (pattern, at, flip) in keys {
+                // Near a prefix, so that most lookups go deep.
+                let near = prefixes.get(usize::from(pattern)).map_or(u128::from(pattern) << at, |p| p.0);
+                for key in [near, near ^ (1 << flip), u128::from(pattern) << at] {
+                    prop_assert_eq!(small.get(key), oracle(&prefixes, key), "{:032x}", key);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        #[test]
+        fn a_large_table_agrees_with_trying_them_all(
+            prefixes in prop::collection::vec((any::<u32>(), 0_u8..=32, 0_u32..100), 40),
+            keys in prop::collection::vec(any::<u32>(), 40),
+        ) {
+            let all: Vec<_> =
+                prefixes.iter().map(|&(b, len, n)| (u128::from(b) << 96, len, n)).chain(padding()).collect();
+            let large = Lpm::new(all.iter().copied());
+            prop_assert!(!large.direct.is_empty());
+            for key in keys.into_iter().chain(prefixes.iter().map(|p| p.0)) {
+                let key = u128::from(key) << 96;
+                prop_assert_eq!(large.get(key), oracle(&all, key), "{:032x}", key);
+            }
+        }
+    }
+}

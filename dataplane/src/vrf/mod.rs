@@ -9,6 +9,9 @@ mod neighbor;
 mod prefixes;
 mod snapshot;
 
+#[cfg(test)]
+mod tests;
+
 pub use lpm::Lpm;
 pub use neighbor::Neighbors;
 pub use prefixes::{AddressSet, PrefixSet};

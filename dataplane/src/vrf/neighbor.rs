@@ -71,3 +71,47 @@ impl Neighbors {
         mix64(mix64(high ^ u64::from(interface.0)).wrapping_add(low)) as usize & self.mask
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    fn neighbor(interface: u16, host: u16, mac: u8) -> Neighbor {
+        let [high, low] = host.to_be_bytes();
+        Neighbor {
+            interface: InterfaceId(interface),
+            address: IpAddr::from([10, 0, high, low]),
+            mac: [2, 0, 0, 0, mac, low],
+        }
+    }
+
+    #[test]
+    fn every_neighbour_is_found_on_its_own_link_only() {
+        let list: Vec<Neighbor> = (0..5_000)
+            .flat_map(|h| [neighbor(0, h, 1), neighbor(1, h, 2)])
+            .collect();
+        let table = Neighbors::new(&list);
+        for n in &list {
+            assert_eq!(table.get(n.interface, &n.address.into()), Some(n.mac));
+            assert_eq!(table.get(InterfaceId(2), &n.address.into()), None);
+        }
+        assert_eq!(
+            table.get(InterfaceId(0), &Ipv4Addr::new(10, 1, 0, 0).into()),
+            None
+        );
+    }
+
+    #[test]
+    fn a_later_entry_replaces_an_earlier_one_and_an_empty_table_answers() {
+        let table = Neighbors::new(&[neighbor(0, 1, 1), neighbor(0, 1, 9)]);
+        assert_eq!(
+            table.get(InterfaceId(0), &Addr::v4([10, 0, 0, 1])),
+            Some([2, 0, 0, 0, 9, 1])
+        );
+        for empty in [Neighbors::new(&[]), Neighbors::default()] {
+            assert_eq!(empty.get(InterfaceId(0), &Addr::v4([10, 0, 0, 1])), None);
+        }
+    }
+}

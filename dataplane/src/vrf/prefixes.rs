@@ -121,3 +121,55 @@ impl Successor for u128 {
         self.saturating_add(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn families_do_not_mix() {
+        let all_v6 = PrefixSet::new(&[net("::/0")]);
+        assert!(all_v6.contains(&"2001:db8::1".parse::<IpAddr>().unwrap().into()));
+        assert!(
+            !all_v6.contains(&"192.0.2.1".parse::<IpAddr>().unwrap().into()),
+            "although kept as ::ffff:…"
+        );
+        let all_v4 = PrefixSet::new(&[net("0.0.0.0/0")]);
+        assert!(all_v4.contains(&"255.255.255.255".parse::<IpAddr>().unwrap().into()));
+        assert!(!all_v4.contains(&"::".parse::<IpAddr>().unwrap().into()));
+        assert!(PrefixSet::default().is_empty() && !all_v4.is_empty());
+    }
+
+    #[test]
+    fn touching_prefixes_are_one_range() {
+        let set = PrefixSet::new(&[net("10.1.0.0/16"), net("10.0.0.0/16"), net("10.0.5.0/24")]);
+        assert_eq!(set.v4, [(0x0a00_0000, 0x0a01_ffff)]);
+        assert!(set.overlaps(&net("10.0.0.0/8")) && set.overlaps(&net("10.1.2.3/32")));
+        assert!(!set.overlaps(&net("10.2.0.0/16")) && !set.overlaps(&net("a00::/8")));
+    }
+
+    proptest! {
+        #[test]
+        fn contains_what_one_of_its_prefixes_contains(
+            prefixes in prop::collection::vec((any::<u16>(), 16_u8..=32), 0..12),
+            probe in any::<u16>(),
+            low in any::<u16>(),
+        ) {
+            // Few different first bits, so that prefixes meet.
+            let base = |high: u16| u32::from(high & 7) << 16 | u32::from(high >> 3);
+            let list: Vec<IpNet> = prefixes
+                .iter()
+                .map(|&(high, len)| IpNet::new(core::net::Ipv4Addr::from(base(high)).into(), len).unwrap())
+                .collect();
+            let address = IpAddr::from(core::net::Ipv4Addr::from(u32::from(probe & 7) << 16 | u32::from(low)));
+            let expected = list.iter().any(|p| p.contains(&address));
+            prop_assert_eq!(PrefixSet::new(&list).contains(&address.into()), expected);
+        }
+    }
+}
