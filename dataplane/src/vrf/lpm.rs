@@ -247,14 +247,14 @@ mod tests {
     fn a_million_routes_fit_in_32_bytes_each() {
         let route = |n: u32| {
             let len = 8 + (crate::shard::mix64(u64::from(n)) % 17) as u8;
-            let bits = crate::shard::mix64(u64::from(n) + 1) as u32;
-            (u128::from(bits) << 96, len, n % 64)
+            let bits = u128::from(crate::shard::mix64(u64::from(n) + 1)) << 64;
+            (bits, len, n % 64)
         };
         let routes: Vec<_> = (0..1_000_000).map(route).collect();
         let table = Lpm::new(routes.iter().copied());
         assert!(table.bytes() <= 32_000_000, "{} bytes", table.bytes());
         for n in (0..1_000_000).step_by(100_003) {
-            let key = u128::from(crate::shard::mix64(n) as u32) << 96;
+            let key = u128::from(crate::shard::mix64(n)) << 64;
             assert_eq!(table.get(key), oracle(&routes, key));
         }
     }
