@@ -100,11 +100,6 @@ impl Causes {
         self.0[cause as usize] += 1;
     }
 
-    #[cfg(test)]
-    pub(crate) fn get(&self, cause: Cause) -> u64 {
-        self.0[cause as usize]
-    }
-
     /// Those that have happened.
     pub(crate) fn seen(&self) -> Vec<(String, u64)> {
         let all = Cause::ALL

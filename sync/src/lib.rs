@@ -28,4 +28,7 @@ mod cause;
 pub mod report;
 mod shared;
 
+#[cfg(test)]
+mod testbed;
+
 pub use dataplane::applied::AppliedCounters;

@@ -388,3 +388,7 @@ impl RoleMachine {
 const fn is_ready(cause: Option<Cause>) -> bool {
     matches!(cause, None | Some(Cause::PeerActive))
 }
+
+#[cfg(test)]
+#[path = "role_tests.rs"]
+mod tests;

@@ -1,0 +1,293 @@
+//! The sync port against strangers, babblers and liars: each is refused with its cause, and no worker hears of
+//! anything.
+
+use core::time::Duration;
+
+use dataplane::delta::{SlotRef, Term, ToWorker, Version};
+use dataplane::role::Role;
+use dataplane::time::Instant;
+
+use crate::config::{CONTROL_LANE, SyncConfig};
+use crate::frame::Outbox;
+use crate::hello::{Hello, encode_hello};
+use crate::port::PumpEvent;
+use crate::record::{self, VrfOpen};
+use crate::testbed::{Cluster, Plug, SLOTS, Shape, Socket, VRF, address, config};
+use crate::wire::{Io, Net, Wire};
+
+/// Node 2 alone, as a standby; node 1 is played by the test.
+fn target() -> Cluster {
+    let mut cluster = Cluster::new(&[Shape::new(1, 1, 1), Shape::new(2, 1, 1)]);
+    cluster.nodes.remove(0);
+    cluster.nodes[0].set(Role::Backup, Term::NONE);
+    cluster.fabric.borrow_mut().chunk = 1 << 20;
+    cluster
+}
+
+fn dial(cluster: &Cluster, from: u8) -> Plug {
+    Socket::new(&cluster.fabric, from)
+        .connect(address(from), address(2))
+        .unwrap()
+}
+
+fn hello(incarnation: u32) -> Hello {
+    let SyncConfig {
+        node_name, boot_id, ..
+    } = config(Shape::new(1, 1, 1), &[2]);
+    Hello {
+        versions: (1, 1),
+        features: 0,
+        node_id: 1,
+        lane: 0,
+        lanes: 1,
+        incarnation,
+        boot_id,
+        node_name,
+    }
+}
+
+/// Frames that open the VRF as master, begin slot 3 and put nothing in.
+fn session(outbox: &mut Outbox) {
+    let open = VrfOpen {
+        handle: 9,
+        slots: SLOTS,
+        role: Role::Master,
+        ready: true,
+        term: Term(0x101),
+        capacity: 1,
+        name: "main".to_owned(),
+        sections: Vec::new(),
+    };
+    let at = SlotRef {
+        vrf: dataplane::flow::VrfId(9),
+        slot: 3,
+    };
+    outbox.put(Instant::default(), |out| record::put_vrf_open(out, &open));
+    outbox.put(Instant::default(), |out| {
+        record::put_slot_begin(out, at, 7, Version::default())
+    });
+    outbox.close();
+}
+
+/// A connection whose handshake was accepted, with an outbox that counts on.
+fn accepted(cluster: &mut Cluster, incarnation: u32) -> (Plug, Outbox) {
+    let mut plug = dial(cluster, 1);
+    let mut outbox = Outbox::new(&encode_hello(&hello(incarnation)));
+    session(&mut outbox);
+    outbox.flush(&mut plug).unwrap();
+    cluster.run(5);
+    (plug, outbox)
+}
+
+fn send(plug: &mut Plug, bytes: &[u8]) {
+    assert_eq!(plug.send(bytes), Io::Done(bytes.len()));
+}
+
+fn is_closed(plug: &mut Plug) -> bool {
+    let mut buffer = [0; 4_096];
+    loop {
+        match plug.recv(&mut buffer) {
+            Io::Done(_) => {}
+            Io::Wait => return false,
+            Io::Closed | Io::Failed => return true,
+        }
+    }
+}
+
+fn seen(cluster: &Cluster) -> &[ToWorker] {
+    &cluster.nodes[0].workers[0].seen
+}
+
+#[test]
+fn bad_greetings_are_refused_each_with_its_cause() {
+    let with = |change: fn(&mut Hello)| {
+        let mut hello = hello(1);
+        change(&mut hello);
+        encode_hello(&hello)
+    };
+    let mut damaged = encode_hello(&hello(1));
+    damaged[12] ^= 1;
+    let table = [
+        (b"GET / HTTP/1.1\r\n".to_vec(), "wrong-magic"),
+        (b"TWPS\xff\xff\0\0\0\0".to_vec(), "hello-malformed"),
+        (damaged, "hello-malformed"),
+        (with(|h| h.versions = (2, 9)), "version-rejected"),
+        (with(|h| h.versions = (0, 0)), "version-rejected"),
+        (with(|h| h.node_id = 2), "node-id-rejected"),
+        (with(|h| h.node_id = 0), "node-id-rejected"),
+        (with(|h| h.lanes = 0), "lane-rejected"),
+        (with(|h| h.lane = 1), "lane-rejected"),
+        (with(|h| h.incarnation = 0), "hello-malformed"),
+    ];
+    for (bytes, cause) in table {
+        let mut cluster = target();
+        let mut plug = dial(&cluster, 1);
+        send(&mut plug, &bytes);
+        cluster.run(5);
+        assert!(is_closed(&mut plug), "{cause}");
+        assert_eq!(cluster.nodes[0].cause(cause), 1, "{cause}");
+        assert_eq!(
+            cluster.nodes[0].pumps[0].report().local_nodes[0].lanes,
+            [0u8; 0],
+            "{cause}"
+        );
+        assert!(seen(&cluster).is_empty(), "{cause}");
+    }
+}
+
+#[test]
+fn strangers_slow_ones_and_crowds_are_refused() {
+    let mut cluster = target();
+    let mut stranger = dial(&cluster, 66);
+    let mut slow = dial(&cluster, 1);
+    send(&mut slow, b"TWPS");
+    cluster.run(5);
+    assert!(is_closed(&mut stranger));
+    assert!(!is_closed(&mut slow));
+    assert_eq!(cluster.nodes[0].cause("unknown-address"), 1);
+    let crowd: Vec<_> = (0..80).map(|_| dial(&cluster, 1)).collect();
+    cluster.run(20);
+    assert_eq!(cluster.nodes[0].cause("handshakes-full"), 80 + 1 - 64);
+    cluster.tick = Duration::from_millis(100);
+    cluster.run(25);
+    assert!(is_closed(&mut slow));
+    let late = |event: &PumpEvent| {
+        *event
+            == PumpEvent::Refused {
+                reason: "hello-timeout",
+            }
+    };
+    assert_eq!(cluster.nodes[0].events.try_iter().filter(late).count(), 64);
+    drop(crowd);
+}
+
+#[test]
+fn bad_frames_end_the_connection_and_touch_nothing() {
+    let frame = |write: fn(&mut Vec<u8>)| {
+        let mut outbox = Outbox::new(&[]);
+        outbox.put(Instant::default(), write);
+        outbox.close();
+        let mut cluster = Cluster::new(&[]);
+        cluster.fabric.borrow_mut().chunk = 1 << 20;
+        let mut plug = dial(&cluster, 1);
+        outbox.flush(&mut plug).unwrap();
+        let mut bytes = vec![0; 256];
+        let mut end = Socket::new(&cluster.fabric, 2).accept().unwrap().wire;
+        let Io::Done(n) = end.recv(&mut bytes) else {
+            unreachable!("sent above")
+        };
+        bytes.truncate(n);
+        cluster.nodes.clear();
+        bytes
+    };
+    // Its sequence number is 1, like that of the frame the session has sent already.
+    let replayed = frame(record::put_heartbeat);
+    let mut damaged = replayed.clone();
+    damaged[9] ^= 4;
+    let mut oversized = replayed.clone();
+    oversized[4..8].copy_from_slice(&65_537u32.to_be_bytes());
+    for (bytes, cause) in [
+        (replayed, "frame-sequence"),
+        (damaged, "frame-check"),
+        (oversized, "frame-oversized"),
+    ] {
+        let mut cluster = target();
+        let (mut plug, _) = accepted(&mut cluster, 1);
+        let before = seen(&cluster).len();
+        assert_eq!(before, 1, "the session's begin");
+        send(&mut plug, &bytes);
+        cluster.run(5);
+        assert!(is_closed(&mut plug), "{cause}");
+        assert_eq!(cluster.nodes[0].cause(cause), 1);
+        assert_eq!(seen(&cluster).len(), before, "{cause}");
+    }
+}
+
+#[test]
+fn half_a_frame_changes_nothing_and_silence_ends_it() {
+    let mut cluster = target();
+    let (mut plug, _) = accepted(&mut cluster, 1);
+    send(&mut plug, &[1, 2, 3, 4, 0, 0, 0, 9, 0, 0]);
+    cluster.tick = Duration::from_millis(100);
+    cluster.run(15);
+    assert!(is_closed(&mut plug));
+    assert_eq!((cluster.nodes[0].cause("silent"), seen(&cluster).len()), (1, 1));
+}
+
+#[test]
+fn r21_records_of_later_versions_and_wrong_ones_are_skipped_and_counted() {
+    let mut cluster = target();
+    let (mut plug, mut outbox) = accepted(&mut cluster, 1);
+    let now = Instant::default();
+    let at = |slot| SlotRef {
+        vrf: dataplane::flow::VrfId(9),
+        slot,
+    };
+    let records: [(&[u8], &str); 3] = [
+        (&[0, 2, 0x7f, 1, 2], "record-unknown-type"),
+        (&[0, 5, 0x20, 0, 77, 0, 1, 0], "record-unknown-vrf"),
+        (&[0, 5, 0x20, 0, 9, 0, 200, 0], "record-malformed"),
+    ];
+    for (bytes, _) in records {
+        outbox.put(now, |out| out.extend_from_slice(bytes));
+    }
+    outbox.put(now, |out| record::put_ack(out, 5));
+    let delta = dataplane::delta::Delta::Refresh(dataplane::delta::RefreshRecord {
+        original: dataplane::flow::FlowKey {
+            vrf: dataplane::flow::VrfId(9),
+            ..Default::default()
+        },
+        lifetime_s: 1,
+    });
+    // Slot 4 was never begun, slot 3 was.
+    outbox.put(now, |out| record::put_delta(out, at(4), &delta, Term(0x101)));
+    outbox.put(now, |out| record::put_delta(out, at(3), &delta, Term(0x101)));
+    outbox.close();
+    outbox.flush(&mut plug).unwrap();
+    cluster.run(5);
+    for (_, cause) in records {
+        assert_eq!(cluster.nodes[0].cause(cause), 1, "{cause}");
+    }
+    assert_eq!(cluster.nodes[0].cause("record-misplaced"), 1);
+    assert_eq!(cluster.nodes[0].cause("record-not-open"), 1);
+    assert!(!is_closed(&mut plug));
+    let [
+        ToWorker::SlotBegin { at: begun, .. },
+        ToWorker::Record { at: put, .. },
+    ] = seen(&cluster)
+    else {
+        unreachable!("{:?}", seen(&cluster))
+    };
+    assert_eq!((begun.slot, put.slot, begun.vrf), (3, 3, VRF));
+}
+
+#[test]
+fn r9_late_bytes_of_a_replaced_connection_change_nothing() {
+    let mut cluster = target();
+    let (mut old, mut old_out) = accepted(&mut cluster, 1);
+    let (mut new, _) = accepted(&mut cluster, 2);
+    let before = seen(&cluster).len();
+    session(&mut old_out);
+    let _ = old_out.flush(&mut old);
+    cluster.run(5);
+    assert_eq!(seen(&cluster).len(), before);
+    assert_eq!(cluster.nodes[0].cause("replaced"), 1);
+    assert!(is_closed(&mut old) && !is_closed(&mut new));
+}
+
+#[test]
+fn the_control_lane_carries_no_slots() {
+    let mut cluster = target();
+    let mut plug = dial(&cluster, 1);
+    let mut outbox = Outbox::new(&encode_hello(&Hello {
+        lane: CONTROL_LANE,
+        ..hello(1)
+    }));
+    session(&mut outbox);
+    outbox.flush(&mut plug).unwrap();
+    cluster.run(5);
+    assert_eq!(
+        (cluster.nodes[0].cause("slot-not-accepted"), seen(&cluster).len()),
+        (1, 0)
+    );
+}

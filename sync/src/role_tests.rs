@@ -1,0 +1,240 @@
+//! The table, row by row and in all combinations; then the machine's own words: terms, orders, waiting.
+
+use super::*;
+use Desire::{Ordered, Preferred};
+use Role::{Fault, Master};
+use Situation::{Active, Free, Importing, Lost, Waiting};
+
+const ROLES: [Role; 3] = [Fault, Role::Backup, Master];
+const DESIRES: [Desire; 3] = [Desire::Backup, Preferred, Ordered];
+const SITUATIONS: [Situation; 5] = [Importing, Waiting, Lost, Active, Free];
+
+/// What is expected, written out: rows by role and desire, columns by situation in the order above.
+/// F, B and M are the next role; the second letter is the cause: i import unfinished, p master pending,
+/// w waiting for peer, a peer active, o outranked.
+const EXPECTED: [[&str; 5]; 9] = [
+    ["Fi", "Fw", "Fw", "B", "B"],
+    ["Fi", "Fw", "Fw", "B", "B"],
+    ["Fp", "Fw", "B", "B", "B"],
+    ["Bi", "B", "B", "B", "B"],
+    ["Bi", "M", "M", "Ba", "M"],
+    ["Bp", "M", "M", "M", "M"],
+    ["Bo", "B", "B", "B", "B"],
+    ["Bo", "M", "M", "M", "M"],
+    ["Bo", "M", "M", "M", "M"],
+];
+
+fn meaning(cell: &str) -> (Role, Option<Cause>) {
+    let role = match &cell[..1] {
+        "F" => Fault,
+        "B" => Role::Backup,
+        _ => Master,
+    };
+    let cause = match &cell[1..] {
+        "i" => Some(Cause::ImportUnfinished),
+        "p" => Some(Cause::MasterPending),
+        "w" => Some(Cause::WaitingForPeer),
+        "a" => Some(Cause::PeerActive),
+        "o" => Some(Cause::Outranked),
+        _ => None,
+    };
+    (role, cause)
+}
+
+#[test]
+fn the_table_says_what_is_written_here_in_every_combination() {
+    let rows = ROLES.into_iter().flat_map(|r| DESIRES.map(|d| (r, d)));
+    for ((role, desire), cells) in rows.zip(EXPECTED) {
+        for (situation, cell) in SITUATIONS.into_iter().zip(cells) {
+            assert_eq!(
+                decide(role, desire, situation),
+                meaning(cell),
+                "{role:?} {desire:?} {situation:?}"
+            );
+        }
+    }
+}
+
+const WAIT: Duration = Duration::from_millis(100);
+
+fn ms(ms: u64) -> Instant {
+    Instant::from_ns(ms * 1_000_000)
+}
+
+/// Node 1's machine at time 0.
+fn machine(desire: Desire, peers: usize) -> RoleMachine {
+    RoleMachine::new(1, true, desire, peers, WAIT, ms(0))
+}
+
+fn gone() -> PeerView {
+    PeerView {
+        slots: 8,
+        ..PeerView::default()
+    }
+}
+
+/// Node 2, all lanes up, of whose slots so many have been imported.
+fn peer(role: Role, term: u64, verified: u32) -> PeerView {
+    PeerView {
+        vrf: Some(PeerVrf {
+            role,
+            term: Term(term),
+            ready: true,
+            equal: true,
+        }),
+        node: 2,
+        slots: 8,
+        verified,
+        exported: 0,
+        clients_up: 2,
+        clients_total: 2,
+        locals_up: 2,
+        locals_total: 2,
+    }
+}
+
+#[test]
+fn a_vrf_without_a_group_is_alone_for_ever() {
+    let mut machine = RoleMachine::new(1, false, Desire::Backup, 1, WAIT, ms(0));
+    assert_eq!(machine.step(ms(1), &[peer(Master, 0x202, 0)]).role, Role::Alone);
+}
+
+#[test]
+fn fault_ends_only_when_the_last_peer_is_done() {
+    let mut m = machine(Preferred, 2);
+    let third = |verified| PeerView {
+        node: 3,
+        ..peer(Role::Backup, 0x103, verified)
+    };
+    assert_eq!(m.step(ms(1), &[gone(), third(7)]).role, Fault);
+    assert_eq!(
+        m.step(ms(2), &[peer(Fault, 0, 0), third(7)]).cause,
+        Some(Cause::ImportUnfinished)
+    );
+    let done = m.step(ms(3), &[peer(Fault, 0, 0), third(8)]);
+    assert_eq!((done.role, done.term), (Master, Term(0x201)));
+}
+
+#[test]
+fn in_fault_no_term_is_taken_over_before_its_state_is() {
+    // The term of its own former reign: with it, an empty node would be the sender.
+    let mut m = machine(Desire::Backup, 1);
+    let old = |verified| peer(Role::Backup, 0x101, verified);
+    assert_eq!(m.step(ms(1), &[old(0)]).term, Term::NONE);
+    assert_eq!(m.step(ms(2), &[old(7)]).term, Term::NONE);
+    let done = m.step(ms(3), &[old(8)]);
+    assert_eq!((done.role, done.term), (Role::Backup, Term(0x101)));
+}
+
+#[test]
+fn a_silent_peer_is_waited_for_and_no_longer() {
+    let mut m = machine(Preferred, 1);
+    assert_eq!(m.step(ms(99), &[gone()]).cause, Some(Cause::WaitingForPeer));
+    assert_eq!(m.step(ms(100), &[gone()]).role, Master);
+}
+
+#[test]
+fn an_ordered_master_takes_over_at_once_when_the_peer_it_imports_from_dies() {
+    let mut m = machine(Preferred, 1);
+    m.order(Ordered);
+    assert_eq!(
+        m.step(ms(1), &[peer(Master, 0x202, 3)]).cause,
+        Some(Cause::MasterPending)
+    );
+    let taken = m.step(ms(2), &[gone()]);
+    assert_eq!((taken.role, taken.term), (Master, Term(0x301)));
+}
+
+#[test]
+fn one_that_only_prefers_waits_before_it_takes_over_from_a_dead_peer() {
+    let mut m = machine(Preferred, 1);
+    m.step(ms(50), &[peer(Master, 0x202, 3)]);
+    assert_eq!(m.step(ms(149), &[gone()]).role, Fault);
+    assert_eq!(m.step(ms(150), &[gone()]).role, Master);
+}
+
+#[test]
+fn a_backup_follows_the_higher_term_and_takes_over_above_all_it_has_seen() {
+    let mut m = machine(Preferred, 1);
+    assert_eq!(m.step(ms(1), &[peer(Fault, 0, 0)]).term, Term(0x101));
+    let demoted = m.step(ms(2), &[peer(Master, 0x902, 0)]);
+    assert_eq!(
+        (demoted.role, demoted.term, demoted.cause),
+        (Role::Backup, Term(0x902), Some(Cause::Outranked))
+    );
+    assert_eq!(
+        m.step(ms(3), &[peer(Master, 0x902, 7)]).cause,
+        Some(Cause::ImportUnfinished)
+    );
+    let idle = m.step(ms(4), &[peer(Master, 0x902, 8)]);
+    assert_eq!((idle.cause, idle.ready), (Some(Cause::PeerActive), true));
+    let taken = m.step(ms(5), &[gone()]);
+    assert_eq!((taken.role, taken.term), (Master, Term(0xa01)));
+}
+
+#[test]
+fn a_lower_term_does_not_demote() {
+    let mut m = machine(Preferred, 1);
+    m.step(ms(100), &[gone()]);
+    assert_eq!(m.step(ms(101), &[peer(Master, 0x2, 0)]).role, Master);
+}
+
+#[test]
+fn an_order_is_carried_out_once() {
+    let mut m = machine(Desire::Backup, 1);
+    m.step(ms(1), &[peer(Fault, 0, 0)]);
+    m.order(Ordered);
+    assert_eq!(m.step(ms(2), &[peer(Master, 0x102, 8)]).role, Master);
+    assert_eq!(m.desire(), Preferred);
+    m.step(ms(3), &[peer(Master, 0x302, 0)]);
+    let stays = m.step(ms(4), &[peer(Master, 0x302, 8)]);
+    assert_eq!((stays.role, stays.cause), (Role::Backup, Some(Cause::PeerActive)));
+}
+
+#[test]
+fn an_ordered_backup_keeps_its_term_and_does_not_return_by_itself() {
+    let mut m = machine(Preferred, 1);
+    m.step(ms(100), &[gone()]);
+    m.order(Desire::Backup);
+    let down = m.step(ms(101), &[gone()]);
+    assert_eq!((down.role, down.term), (Role::Backup, Term(0x101)));
+    assert_eq!(
+        m.step(ms(900), &[peer(Role::Backup, 0x101, 0)]).role,
+        Role::Backup
+    );
+}
+
+#[test]
+fn readiness_names_the_one_thing_that_is_missing() {
+    let mut m = machine(Desire::Backup, 1);
+    let good = peer(Master, 0x202, 8);
+    m.step(ms(1), &[good]);
+    let step = |m: &mut RoleMachine, view| {
+        let decision = m.step(ms(2), &[view]);
+        (decision.ready, decision.cause)
+    };
+    assert_eq!(step(&mut m, good), (true, None));
+    assert_eq!(
+        step(
+            &mut m,
+            PeerView {
+                clients_up: 1,
+                ..good
+            }
+        ),
+        (false, Some(Cause::LanesDown))
+    );
+    assert_eq!(
+        step(&mut m, PeerView { locals_up: 1, ..good }),
+        (false, Some(Cause::LanesDown))
+    );
+    assert_eq!(
+        step(&mut m, PeerView { verified: 7, ..good }),
+        (false, Some(Cause::ImportUnfinished))
+    );
+    let differs = PeerView {
+        vrf: good.vrf.map(|v| PeerVrf { equal: false, ..v }),
+        ..good
+    };
+    assert_eq!(step(&mut m, differs), (false, Some(Cause::ConfigDiffers)));
+}
