@@ -154,3 +154,96 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Addr, VrfId};
+
+    fn translated() -> Conntrack {
+        let original = FlowKey {
+            src: Addr::v4([100, 64, 0, 1]),
+            dst: Addr::v4([203, 0, 113, 9]),
+            src_port: 5000,
+            dst_port: 443,
+            vrf: VrfId(1),
+            proto: proto::TCP,
+        };
+        let reply = FlowKey {
+            src: original.dst,
+            dst: Addr::v4([198, 51, 100, 1]),
+            src_port: 443,
+            dst_port: 1024,
+            vrf: VrfId(2),
+            proto: proto::TCP,
+        };
+        let state = State::inherited(proto::TCP, Class::Opening);
+        Conntrack::new(
+            [original, reply],
+            3,
+            state,
+            &Timeouts::default(),
+            Instant::from_secs(100),
+        )
+    }
+
+    #[test]
+    fn each_direction_leaves_as_the_other_one_arrives() {
+        let conntrack = translated();
+        let out = conntrack.translation(Direction::Original);
+        assert_eq!((out.src, out.src_port), (Addr::v4([198, 51, 100, 1]), 1024));
+        assert_eq!(
+            (out.dst, out.dst_port, out.vrf),
+            (Addr::v4([203, 0, 113, 9]), 443, VrfId(2))
+        );
+        let back = conntrack.translation(Direction::Reply);
+        assert_eq!((back.dst, back.dst_port), (Addr::v4([100, 64, 0, 1]), 5000));
+        assert_eq!(
+            (back.src, back.src_port, back.vrf),
+            (Addr::v4([203, 0, 113, 9]), 443, VrfId(1))
+        );
+    }
+
+    #[test]
+    fn a_change_of_vrf_alone_is_no_translation() {
+        let mut conntrack = translated();
+        assert!(conntrack.is_translated());
+        conntrack.keys[1] = FlowKey {
+            vrf: VrfId(2),
+            ..conntrack.keys[0].reversed()
+        };
+        assert!(!conntrack.is_translated());
+    }
+
+    #[test]
+    fn a_put_carries_what_remains_of_the_lifetime() {
+        let conntrack = translated();
+        assert_eq!(conntrack.to_put(Instant::from_secs(150)).lifetime_s, 190);
+        assert_eq!(conntrack.to_put(Instant::from_secs(9999)).lifetime_s, 0);
+    }
+
+    #[test]
+    fn every_protocol_and_class_is_inherited_with_its_own_lifetime() {
+        let t = Timeouts::default();
+        let table = [
+            (
+                proto::TCP,
+                [t.tcp_opening_s, t.tcp_established_s, t.tcp_closing_s],
+            ),
+            (
+                proto::UDP,
+                [t.udp_opening_s, t.udp_established_s, t.udp_established_s],
+            ),
+            (proto::ICMP, [t.icmp_s; 3]),
+            (proto::ICMP6, [t.icmp_s; 3]),
+            (47, [t.other_s; 3]),
+        ];
+        for (protocol, lifetimes) in table {
+            let classes = [Class::Opening, Class::Established, Class::Closing];
+            for (class, lifetime_s) in classes.into_iter().zip(lifetimes) {
+                let state = State::inherited(protocol, class);
+                assert_eq!(state.timeout_s(&t), lifetime_s, "{protocol} {class:?}");
+            }
+        }
+    }
+}

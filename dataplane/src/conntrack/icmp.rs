@@ -59,3 +59,42 @@ impl Track {
         timeouts.icmp_s
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_first_packet_back_changes_the_state() {
+        use Direction::{Original, Reply};
+        use Track::{Answered, Asked};
+        let table = [
+            (Asked, Original, Asked, false),
+            (Asked, Reply, Answered, true),
+            (Answered, Original, Answered, false),
+            (Answered, Reply, Answered, false),
+        ];
+        for (before, dir, after, changed) in table {
+            let mut track = before;
+            assert_eq!(
+                (track.observe(dir), track),
+                (changed, after),
+                "{before:?} {dir:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_inherited_class_comes_back_as_itself_and_closing_as_established() {
+        assert_eq!(Track::inherited(Class::Opening).class(), Class::Opening);
+        assert_eq!(Track::inherited(Class::Established).class(), Class::Established);
+        assert_eq!(Track::inherited(Class::Closing).class(), Class::Established);
+    }
+
+    #[test]
+    fn default_lifetimes_are_no_shorter_than_rfc_5508_req_2_asks() {
+        let timeouts = Timeouts::default();
+        assert!(Track::Asked.timeout_s(&timeouts) >= 60);
+        assert!(Track::Answered.timeout_s(&timeouts) >= 60);
+    }
+}

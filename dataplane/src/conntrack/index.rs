@@ -92,8 +92,8 @@ impl Index {
 
     /// The id under `hash` for which `is_it` says yes.
     #[inline]
-    pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.locate(hash, |id| is_it(id))
+    pub fn find(&self, hash: u64, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.locate(hash, is_it)
             .map(|(bucket, place)| self.buckets[bucket].ids[place])
     }
 
@@ -128,7 +128,9 @@ impl Index {
         }
     }
 
-    /// Takes `id` under `hash` out. False when it wasn't there.
+    /// Takes `id` under `hash` out. False when it wasn't there. An id that is here under several hashes must be
+    /// removed under each of them, in any order; never under a hash it was not inserted with, because the index keeps
+    /// too little of a hash to be sure to notice.
     pub fn remove(&mut self, hash: u64, id: u32) -> bool {
         let Some((last, place)) = self.locate(hash, |other| other == id) else {
             return false;
@@ -212,7 +214,6 @@ impl Index {
 
 /// Top 16 bits, never [`EMPTY`].
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "16 bits are left after the shift")]
 const fn tag(hash: u64) -> u16 {
     let tag = (hash >> 48) as u16;
     if tag == EMPTY { 1 } else { tag }
@@ -238,8 +239,9 @@ pub fn hash_key(key: &FlowKey, seed: u64) -> u64 {
 pub fn hash_words<const N: usize>(words: [u64; N], seed: u64) -> u64 {
     const { assert!(N.is_multiple_of(2), "words are taken in pairs") };
     let mut hash = seed ^ KEYS[0];
-    for (round, pair) in words.chunks_exact(2).enumerate() {
-        let key = seed.rotate_left(11 * (round as u32 + 1)) ^ KEYS[1 + round % 3];
+    let mut key = seed;
+    for pair in words.chunks_exact(2) {
+        key = key.rotate_left(11) ^ KEYS[1];
         hash = fold(hash ^ pair[0], key ^ pair[1]) ^ hash.rotate_left(23);
     }
     fold(hash ^ KEYS[2], seed ^ KEYS[3])
@@ -259,4 +261,184 @@ const KEYS: [u64; 4] = [
 const fn fold(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
     (product >> 64) as u64 ^ product as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{HashMap, HashSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::{Addr, VrfId, proto};
+
+    fn key(n: u32) -> FlowKey {
+        FlowKey {
+            src: Addr::v4(n.to_be_bytes()),
+            dst: Addr::v4([192, 0, 2, 1]),
+            src_port: 4000,
+            dst_port: 80,
+            vrf: VrfId(0),
+            proto: proto::TCP,
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_one_cache_line() {
+        assert_eq!((size_of::<Bucket>(), align_of::<Bucket>()), (64, 64));
+    }
+
+    #[test]
+    fn an_index_for_nothing_refuses_and_finds_nothing() {
+        let mut index = Index::new(0);
+        assert_eq!(index.insert(1, 1), Err(Full));
+        assert_eq!(index.find(1, |_| true), None);
+        assert!(!index.remove(1, 1));
+    }
+
+    #[test]
+    fn filled_to_capacity_every_key_is_found_and_the_next_is_refused() {
+        let mut index = Index::new(10_000);
+        for n in 0..10_000 {
+            index.insert(hash_key(&key(n), 7), n).unwrap();
+        }
+        assert_eq!(index.insert(hash_key(&key(10_000), 7), 10_000), Err(Full));
+        for n in 0..10_000 {
+            assert_eq!(index.find(hash_key(&key(n), 7), |id| id == n), Some(n));
+        }
+        assert_eq!(index.find(hash_key(&key(10_000), 7), |id| id == 10_000), None);
+        let load = 10_000.0 / (index.buckets.len() * PLACES) as f64;
+        assert!(load >= 0.85, "{load}");
+    }
+
+    #[test]
+    fn emptied_again_nothing_remains_that_could_slow_a_search() {
+        let mut index = Index::new(1000);
+        for round in 0..50_u32 {
+            let ids = round * 1000..round * 1000 + 1000;
+            for n in ids.clone() {
+                index.insert(hash_key(&key(n), 9), n).unwrap();
+            }
+            for n in ids {
+                assert!(index.remove(hash_key(&key(n), 9), n));
+            }
+        }
+        assert!(index.is_empty());
+        assert!(
+            index
+                .buckets
+                .iter()
+                .all(|bucket| bucket.overflow == 0 && bucket.tags == [EMPTY; PLACES])
+        );
+    }
+
+    #[test]
+    fn every_field_of_a_key_and_the_seed_change_the_hash() {
+        let base = key(1);
+        let variants = [
+            base,
+            base.reversed(),
+            FlowKey {
+                src: Addr::v4([9, 9, 9, 9]),
+                ..base
+            },
+            FlowKey {
+                src: Addr::v6([1; 16]),
+                ..base
+            },
+            FlowKey {
+                dst: Addr::v4([9, 9, 9, 9]),
+                ..base
+            },
+            FlowKey { src_port: 1, ..base },
+            FlowKey { dst_port: 1, ..base },
+            FlowKey {
+                vrf: VrfId(1),
+                ..base
+            },
+            FlowKey {
+                proto: proto::UDP,
+                ..base
+            },
+        ];
+        let hashes: HashSet<u64> = variants
+            .iter()
+            .flat_map(|key| [hash_key(key, 1), hash_key(key, 2)])
+            .collect();
+        assert_eq!(hashes.len(), 2 * variants.len());
+    }
+
+    #[test]
+    fn neighbouring_keys_spread_evenly_over_buckets_and_tags() {
+        let index = Index::new(256 * KEYS_PER_BUCKET);
+        let mut homes = vec![0_u32; 256];
+        let mut tags = HashSet::new();
+        for n in 0..25_600 {
+            let hash = hash_key(&key(0x6440_0000 + n), 0x1234_5678_9abc_def0);
+            homes[index.home(hash)] += 1;
+            tags.insert(tag(hash));
+        }
+        // 100 expected per bucket with a deviation of 10: six deviations either way.
+        assert!(homes.iter().all(|&count| (40..160).contains(&count)), "{homes:?}");
+        assert!(tags.len() > 20_000, "{} of 25,600 draws from 65,535", tags.len());
+    }
+
+    proptest! {
+        /// The worst case of one id under two hashes: the same tag, on one probe path.
+        #[test]
+        fn ids_under_two_hashes_of_one_tag_leave_no_trace(
+            homes in prop::collection::vec((0_u64..8, 0_u64..8), 1..40),
+            order in any::<u64>(),
+        ) {
+            let mut index = Index::new(80);
+            let hash = |home: u64| (1 << 48) | (home << 45);
+            for (id, &(a, b)) in (0..).zip(&homes) {
+                index.insert(hash(a), id).unwrap();
+                index.insert(hash(b), id).unwrap();
+            }
+            for (id, &(a, b)) in (0..).zip(&homes) {
+                let (first, second) = if order >> id & 1 == 0 { (a, b) } else { (b, a) };
+                prop_assert!(index.remove(hash(first), id));
+                prop_assert_eq!(index.find(hash(second), |other| other == id), Some(id));
+                prop_assert!(index.remove(hash(second), id));
+                prop_assert!(!index.remove(hash(first), id));
+            }
+            prop_assert!(index.is_empty());
+            prop_assert!(index.buckets.iter().all(|bucket| bucket.overflow == 0));
+        }
+
+        /// Few homes and few tags, so that buckets overflow all the time.
+        #[test]
+        fn it_does_what_a_hash_map_of_lists_does(
+            capacity in 1_usize..80,
+            steps in prop::collection::vec((0_u8..3, 0_u64..6, 0_u64..4, 0_u32..12), 1..400),
+        ) {
+            let mut index = Index::new(capacity);
+            let mut oracle: HashMap<(u64, u32), u32> = HashMap::new();
+            for (act, home, tag, id) in steps {
+                let hash = (tag << 48) | (home << 45);
+                let id = id + 12 * (u32::try_from(home + 6 * tag).unwrap());
+                let held: u32 = oracle.values().sum();
+                match act {
+                    0 => {
+                        let room = (held as usize) < capacity;
+                        prop_assert_eq!(index.insert(hash, id).is_ok(), room);
+                        if room {
+                            *oracle.entry((hash, id)).or_default() += 1;
+                        }
+                    }
+                    1 => {
+                        let times = oracle.entry((hash, id)).or_default();
+                        prop_assert_eq!(index.remove(hash, id), *times > 0);
+                        *times = times.saturating_sub(1);
+                    }
+                    _ => {
+                        let there = oracle.get(&(hash, id)).is_some_and(|&times| times > 0);
+                        prop_assert_eq!(index.find(hash, |other| other == id), there.then_some(id));
+                    }
+                }
+                prop_assert_eq!(index.len(), oracle.values().sum::<u32>() as usize);
+            }
+        }
+    }
 }

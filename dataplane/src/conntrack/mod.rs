@@ -19,6 +19,7 @@ mod table;
 pub mod tcp;
 pub mod udp;
 mod wheel;
+mod window;
 
 pub use entry::{Conntrack, NatBinding, State};
 pub use index::{Full, Index, hash_key, hash_words};

@@ -289,3 +289,179 @@ impl ops::IndexMut<u32> for Table {
 fn keys_of(place: &Place) -> Option<[FlowKey; 2]> {
     place.entry.as_ref().map(|entry| entry.keys)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Timeouts;
+    use crate::conntrack::{State, udp};
+    use crate::flow::{Addr, VrfId, proto};
+    use crate::time::Instant;
+
+    fn key(src: u8, dst: u8, proto: u8) -> FlowKey {
+        FlowKey {
+            src: Addr::v4([10, 0, 0, src]),
+            dst: Addr::v4([192, 0, 2, dst]),
+            src_port: 1,
+            dst_port: 2,
+            vrf: VrfId(0),
+            proto,
+        }
+    }
+
+    fn conntrack(original: FlowKey, reply: FlowKey) -> Conntrack {
+        let state = State::Udp(udp::Track::open());
+        Conntrack::new(
+            [original, reply],
+            0,
+            state,
+            &Timeouts::default(),
+            Instant::default(),
+        )
+    }
+
+    fn find(table: &Table, key: &FlowKey) -> Option<(u32, Direction)> {
+        table.find(table.hash(key), key)
+    }
+
+    #[test]
+    fn both_tuples_find_the_conntrack_and_tell_the_direction() {
+        let mut table = Table::new(4, 1);
+        for protocol in [proto::UDP, proto::ICMP] {
+            let original = key(1, 1, protocol);
+            let id = table.insert(conntrack(original, original.reversed())).unwrap();
+            assert_eq!(find(&table, &original), Some((id, Direction::Original)));
+            assert_eq!(find(&table, &original.reversed()), Some((id, Direction::Reply)));
+        }
+    }
+
+    #[test]
+    fn a_conntrack_whose_two_tuples_are_the_same_lives_and_dies_like_any_other() {
+        let mut table = Table::new(1, 1);
+        let same = FlowKey {
+            dst: Addr::v4([10, 0, 0, 1]),
+            dst_port: 1,
+            ..key(1, 1, proto::UDP)
+        };
+        assert_eq!(same, same.reversed());
+        let id = table.insert(conntrack(same, same)).unwrap();
+        assert_eq!(find(&table, &same), Some((id, Direction::Original)));
+        assert!(table.free(id).is_some());
+        assert_eq!((find(&table, &same), table.index.len()), (None, 0));
+    }
+
+    #[test]
+    fn overlapping_addresses_in_two_vrfs_do_not_meet() {
+        let mut table = Table::new(4, 1);
+        let one = key(1, 1, proto::UDP);
+        let two = FlowKey { vrf: VrfId(1), ..one };
+        let first = table.insert(conntrack(one, one.reversed())).unwrap();
+        let second = table.insert(conntrack(two, two.reversed())).unwrap();
+        assert_eq!(find(&table, &one), Some((first, Direction::Original)));
+        assert_eq!(find(&table, &two), Some((second, Direction::Original)));
+    }
+
+    #[test]
+    fn a_dead_conntrack_leaves_its_tuples_to_the_next_and_keeps_its_place() {
+        let mut table = Table::new(2, 1);
+        let original = key(1, 1, proto::UDP);
+        let dead = table.insert(conntrack(original, original.reversed())).unwrap();
+        assert!(table.unindex(dead) && !table.unindex(dead));
+        let live = table.insert(conntrack(original, original.reversed())).unwrap();
+        assert_eq!(find(&table, &original), Some((live, Direction::Original)));
+        assert_eq!((table.len(), table.live(), table.is_live(dead)), (2, 1, false));
+        assert!(table.get(dead).is_some());
+        let other = key(2, 2, proto::UDP);
+        assert_eq!(
+            table.insert(conntrack(other, other.reversed())),
+            Err(InsertError::Full)
+        );
+        assert!(table.free(dead).is_some() && table.free(dead).is_none());
+        let generation = table.generation(dead).unwrap();
+        assert_eq!(table.insert(conntrack(other, other.reversed())), Ok(dead));
+        assert_eq!(table.generation(dead), Some(generation + 1));
+    }
+
+    #[test]
+    fn a_walk_in_slices_sees_what_is_live_throughout() {
+        let mut table = Table::new(8, 1);
+        for n in 0..8 {
+            let original = key(n, n, proto::UDP);
+            table.insert(conntrack(original, original.reversed())).unwrap();
+        }
+        table.unindex(0);
+        table.free(3);
+        let (mut cursor, mut seen) = (0, Vec::new());
+        while let Some(id) = table.next_live(cursor) {
+            seen.push(id);
+            cursor = id + 1;
+            table.free(5);
+        }
+        assert_eq!(seen, [1, 2, 4, 6, 7]);
+        assert_eq!(table.iter_live().map(|(id, _)| id).collect::<Vec<_>>(), seen);
+        assert_eq!(table.next_live(u32::MAX), None);
+    }
+
+    #[test]
+    fn an_id_that_never_was_is_nothing() {
+        let mut table = Table::new(0, 1);
+        assert!(table.get(0).is_none() && table.get_mut(NIL).is_none());
+        assert!(!table.unindex(7) && table.free(7).is_none() && table.generation(7).is_none());
+        let original = key(1, 1, proto::UDP);
+        assert_eq!(
+            table.insert(conntrack(original, original)),
+            Err(InsertError::Full)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_what_a_hash_map_of_tuples_does(
+            capacity in 1_usize..24,
+            steps in prop::collection::vec((0_u8..5, 0_u8..5, 0_u8..5, 0_u8..5, 0_u8..5, 0_u32..26), 1..300),
+        ) {
+            let mut table = Table::new(capacity, 99);
+            let mut tuples: HashMap<FlowKey, (u32, Direction)> = HashMap::new();
+            let mut held: HashMap<u32, [FlowKey; 2]> = HashMap::new();
+            for (act, a, b, c, d, id) in steps {
+                let (original, reply) = (key(a, b, proto::UDP), key(c, d, proto::UDP));
+                match act {
+                    0 | 1 => {
+                        let expected = match (tuples.get(&original), tuples.get(&reply)) {
+                            (Some(&(id, _)), _) => Err(InsertError::OriginalTaken(id)),
+                            (_, Some(&(id, _))) => Err(InsertError::ReplyTaken(id)),
+                            _ if held.len() == capacity => Err(InsertError::Full),
+                            _ => Ok(()),
+                        };
+                        let got = table.insert(conntrack(original, reply));
+                        prop_assert_eq!(got.map(|_| ()), expected);
+                        if let Ok(id) = got {
+                            prop_assert!(held.insert(id, [original, reply]).is_none());
+                            tuples.insert(reply, (id, Direction::Reply));
+                            tuples.insert(original, (id, Direction::Original));
+                        }
+                    }
+                    2 => {
+                        let live = tuples.values().any(|&(other, _)| other == id);
+                        prop_assert_eq!(table.unindex(id), live);
+                        tuples.retain(|_, &mut (other, _)| other != id);
+                    }
+                    3 => {
+                        prop_assert_eq!(table.free(id).map(|old| old.keys), held.remove(&id));
+                        tuples.retain(|_, &mut (other, _)| other != id);
+                    }
+                    _ => prop_assert_eq!(find(&table, &original), tuples.get(&original).copied()),
+                }
+                let live = held.keys().filter(|&&id| tuples.values().any(|&(other, _)| other == id)).count();
+                prop_assert_eq!((table.len(), table.live()), (held.len(), live));
+                for (key, &found) in &tuples {
+                    prop_assert_eq!(find(&table, key), Some(found));
+                }
+            }
+        }
+    }
+}

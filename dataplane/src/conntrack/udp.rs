@@ -63,3 +63,42 @@ impl Track {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_first_packet_back_changes_the_state() {
+        use Direction::{Original, Reply};
+        use Track::{Established, Opening};
+        let table = [
+            (Opening, Original, Opening, false),
+            (Opening, Reply, Established, true),
+            (Established, Original, Established, false),
+            (Established, Reply, Established, false),
+        ];
+        for (before, dir, after, changed) in table {
+            let mut track = before;
+            assert_eq!(
+                (track.observe(dir), track),
+                (changed, after),
+                "{before:?} {dir:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_inherited_class_comes_back_as_itself_and_closing_as_established() {
+        assert_eq!(Track::inherited(Class::Opening).class(), Class::Opening);
+        assert_eq!(Track::inherited(Class::Established).class(), Class::Established);
+        assert_eq!(Track::inherited(Class::Closing).class(), Class::Established);
+    }
+
+    #[test]
+    fn default_lifetimes_are_no_shorter_than_rfc_4787_req_5_asks() {
+        let timeouts = Timeouts::default();
+        assert!(Track::Opening.timeout_s(&timeouts) >= 120);
+        assert!(Track::Established.timeout_s(&timeouts) >= 300);
+    }
+}

@@ -143,8 +143,9 @@ impl Wheel {
     }
 
     fn link(&mut self, id: u32, deadline_s: u32) {
-        let reach_s = self.hand_s.saturating_add(TICKS - 1);
-        let parked_s = deadline_s.clamp(self.hand_s, reach_s).min(UNARMED - 1);
+        // The very last second of the clock says "unarmed"; without this, its entry would be parked for ever.
+        let deadline_s = deadline_s.min(UNARMED - 1);
+        let parked_s = deadline_s.clamp(self.hand_s, self.hand_s.saturating_add(TICKS - 1));
         let head = core::mem::replace(&mut self.heads[tick(parked_s)], id);
         if head != NIL {
             self.links[head as usize].prev = id;
@@ -161,4 +162,151 @@ impl Wheel {
 
 const fn tick(second: u32) -> usize {
     (second % TICKS) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn due(wheel: &mut Wheel, now_s: u32) -> Vec<u32> {
+        let mut visited = Vec::new();
+        wheel.advance(now_s, usize::MAX, |id| {
+            visited.push(id);
+            Visit::Gone
+        });
+        visited
+    }
+
+    #[test]
+    fn a_deadline_is_kept_to_the_second_at_any_distance() {
+        for distance in [0, 1, 2, 1022, 1023, 1024, 1025, 7440, 100_000] {
+            let mut wheel = Wheel::new(1, 50);
+            wheel.schedule(0, 50 + distance);
+            if distance > 0 {
+                assert!(due(&mut wheel, 50 + distance - 1).is_empty(), "{distance}");
+            }
+            assert_eq!(due(&mut wheel, 50 + distance), [0], "{distance}");
+            assert!(wheel.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_deadline_in_the_past_is_due_at_once_even_within_the_same_second() {
+        let mut wheel = Wheel::new(2, 0);
+        assert!(due(&mut wheel, 100).is_empty());
+        wheel.schedule(0, 30);
+        wheel.schedule(1, 100);
+        let mut visited = due(&mut wheel, 100);
+        visited.sort_unstable();
+        assert_eq!(visited, [0, 1]);
+    }
+
+    #[test]
+    fn keep_without_a_future_means_the_next_second_and_never_loops() {
+        let mut wheel = Wheel::new(1, 0);
+        wheel.schedule(0, 10);
+        let mut visits = 0;
+        for _ in 0..3 {
+            wheel.advance(10, usize::MAX, |_| {
+                visits += 1;
+                Visit::Keep(5)
+            });
+        }
+        assert_eq!((visits, wheel.deadline_s(0)), (1, Some(11)));
+    }
+
+    #[test]
+    fn scheduling_again_replaces_and_cancelling_removes() {
+        let mut wheel = Wheel::new(3, 0);
+        for id in 0..3 {
+            wheel.schedule(id, 5000);
+        }
+        wheel.schedule(1, 3);
+        assert!(wheel.cancel(2) && !wheel.cancel(2));
+        assert_eq!(due(&mut wheel, 3), [1]);
+        assert_eq!((due(&mut wheel, 4999), due(&mut wheel, 5000)), (vec![], vec![0]));
+    }
+
+    #[test]
+    fn the_last_second_of_the_clock_is_survived() {
+        let mut wheel = Wheel::new(2, u32::MAX - 5);
+        wheel.schedule(0, u32::MAX);
+        wheel.schedule(1, u32::MAX - 2);
+        assert_eq!(due(&mut wheel, u32::MAX - 2), [1]);
+        assert_eq!(due(&mut wheel, u32::MAX - 1), [0]);
+    }
+
+    #[test]
+    fn the_budget_bounds_a_call_and_the_next_one_goes_on() {
+        let mut wheel = Wheel::new(100, 0);
+        for id in 0..100 {
+            wheel.schedule(id, 10 + id % 3);
+        }
+        let mut visited = BTreeSet::new();
+        let mut calls = 0;
+        loop {
+            let touched = wheel.advance(20, 7, |id| {
+                assert!(visited.insert(id));
+                Visit::Gone
+            });
+            assert!(touched <= 7);
+            calls += 1;
+            if touched < 7 {
+                break;
+            }
+        }
+        assert_eq!((visited.len(), calls, wheel.len()), (100, 15, 0));
+    }
+
+    proptest! {
+        /// Visits happen in order of seconds and exactly when due, whatever the jumps, budgets and cancellations.
+        #[test]
+        fn it_does_what_a_sorted_map_does(
+            start in 0_u32..5000,
+            steps in prop::collection::vec((0_u8..4, 0_u32..16, 0_u32..4000, 1_usize..6), 1..300),
+        ) {
+            let mut wheel = Wheel::new(16, start);
+            let mut oracle: BTreeMap<u32, u32> = BTreeMap::new();
+            let mut now_s = start;
+            for (act, id, number, budget) in steps {
+                match act {
+                    0 => {
+                        wheel.schedule(id, now_s + number);
+                        oracle.insert(id, now_s + number);
+                    }
+                    1 => prop_assert_eq!(wheel.cancel(id), oracle.remove(&id).is_some()),
+                    _ => {
+                        now_s += if act == 2 { number % 7 } else { number };
+                        let mut wrong = None;
+                        let visit = |id: u32| {
+                            match oracle.remove(&id) {
+                                Some(deadline) if deadline <= now_s => {}
+                                other => wrong = Some((id, other)),
+                            }
+                            if id.is_multiple_of(3) {
+                                oracle.insert(id, now_s + 1 + number);
+                                Visit::Keep(now_s + 1 + number)
+                            } else {
+                                Visit::Gone
+                            }
+                        };
+                        let touched = wheel.advance(now_s, budget, visit);
+                        prop_assert!(touched <= budget);
+                        prop_assert_eq!(wrong, None);
+                        if touched < budget {
+                            prop_assert!(oracle.values().all(|&deadline| deadline > now_s), "{:?}", oracle);
+                        }
+                    }
+                }
+                prop_assert_eq!(wheel.len(), oracle.len());
+                for id in 0..16 {
+                    prop_assert_eq!(wheel.deadline_s(id), oracle.get(&id).copied());
+                }
+            }
+        }
+    }
 }

@@ -1,0 +1,434 @@
+//! One end of a TCP connection: what it has sent, what it was allowed to send, and how sure we are of it.
+//!
+//! The bounds are those of van Rooij ("Real stateful TCP packet filtering in IP Filter", 2001), seen from a box that
+//! every segment of both directions passes:
+//!
+//! ```text
+//!   I   seq + len  <=  highest (ack + window) of the receiver, plus one for a probe of a closed window
+//!   II  seq + len  >=  highest seq + len of the sender, minus the receiver's largest window
+//!   III ack        <=  highest seq + len of the receiver
+//!   IV  ack        >=  highest ack of the sender, minus its largest window (RFC 5961 section 5.2)
+//! ```
+//!
+//! An end of an inherited connection starts *unseen*. Its segments make a *run*: adjoining sequence numbers that
+//! somebody claims to have sent. A segment elsewhere starts the run afresh, so a spoofed one displaces it
+//! but never widens it. Only an ACK of the other end that falls into the run *proves* it, and only then are the bounds
+//! kept. A blind attacker would have to guess what the other end is about to acknowledge.
+
+use super::tcp::TcpSegment;
+use crate::wire::tcp::{ACK, FIN, SYN};
+
+/// How far from an unproven run a segment may be and still belong to it: holes that loss and reordering make.
+const RUN_GAP: u32 = 1 << 16;
+
+/// An unproven run remembers at most this much, the largest window there is (RFC 7323 section 2.3).
+const RUN_MAX: u32 = 1 << 30;
+
+/// Lowest tolerance for old ACKs: an unscaled window and a segment.
+const OLD_ACK_MIN: u32 = 66_000;
+
+/// Largest shift (RFC 7323 section 2.3); also assumed when the SYN was not seen, so that nothing legal is refused.
+const SCALE_MAX: u8 = 14;
+
+/// How sure we are of an end's sequence numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    Unseen,
+    Run,
+    Proven,
+}
+
+/// What is known of one end as a sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    /// After the last sequence number sent; SYN and FIN count.
+    end: u32,
+    /// After the last one that the other end has acknowledged. Of a run: its first one.
+    acked: u32,
+    /// After the last one that the other end has made room for.
+    limit: u32,
+    /// Largest window this end has announced, in bytes.
+    window_max: u32,
+    /// Shift of its announcements.
+    scale: u8,
+    /// Its SYN was seen and asked for scaling.
+    offers_scale: bool,
+    trust: Trust,
+    /// Something it sent (its SYN, if we saw that) was acknowledged.
+    heard: bool,
+    /// Its FIN was seen; `end` is after it.
+    fin: bool,
+}
+
+/// `a` comes before `b` in sequence space (RFC 9293 section 3.4).
+#[expect(clippy::cast_possible_wrap, reason = "the sign is the answer")]
+pub(super) const fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+const fn max(a: u32, b: u32) -> u32 {
+    if before(a, b) { b } else { a }
+}
+
+/// Sequence number after the segment; SYN and FIN take one each.
+pub(super) const fn segment_end(segment: &TcpSegment) -> u32 {
+    segment
+        .seq
+        .wrapping_add(segment.payload_len)
+        .wrapping_add((segment.flags & SYN != 0) as u32)
+        .wrapping_add((segment.flags & FIN != 0) as u32)
+}
+
+impl End {
+    /// Nothing known.
+    pub(super) const UNSEEN: Self = Self {
+        end: 0,
+        acked: 0,
+        limit: 0,
+        window_max: 0,
+        scale: SCALE_MAX,
+        offers_scale: false,
+        trust: Trust::Unseen,
+        heard: false,
+        fin: false,
+    };
+
+    /// The sender of a SYN that nobody doubts: the first packet, or a SYN-ACK that acknowledges it.
+    pub(super) const fn of_syn(segment: &TcpSegment) -> Self {
+        let end = segment_end(segment);
+        Self {
+            end,
+            acked: segment.seq,
+            limit: end,
+            window_max: segment.window as u32,
+            scale: scale_of_syn(segment),
+            offers_scale: segment.window_scale.is_some(),
+            trust: Trust::Proven,
+            ..Self::UNSEEN
+        }
+    }
+
+    /// The sender of a SYN that nobody has acknowledged yet.
+    pub(super) const fn of_unproven_syn(segment: &TcpSegment) -> Self {
+        Self {
+            trust: Trust::Run,
+            ..Self::of_syn(segment)
+        }
+    }
+
+    /// Whether an ACK of the other end has proven this end's sequence numbers.
+    pub(super) const fn is_proven(&self) -> bool {
+        matches!(self.trust, Trust::Proven)
+    }
+
+    /// Whether the other end has acknowledged anything.
+    pub(super) const fn is_heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Whether a FIN was seen that can be believed.
+    pub(super) const fn has_closed(&self) -> bool {
+        self.fin && self.is_proven()
+    }
+
+    /// Whether its FIN was acknowledged.
+    pub(super) const fn has_closed_acknowledged(&self) -> bool {
+        self.has_closed() && self.acked == self.end
+    }
+
+    /// Whether the segment is this end's SYN once more.
+    pub(super) const fn is_own_syn(&self, segment: &TcpSegment) -> bool {
+        segment_end(segment) == self.end && !matches!(self.trust, Trust::Unseen)
+    }
+
+    /// Whether `ack` acknowledges something new of what this end has sent.
+    pub(super) const fn would_advance(&self, ack: u32) -> bool {
+        before(self.acked, ack) && !before(self.end, ack)
+    }
+
+    /// The number this end would send next, if it was seen at all.
+    #[cfg(test)]
+    pub(super) fn next_seq(&self) -> Option<u32> {
+        (self.trust != Trust::Unseen).then_some(self.end)
+    }
+
+    /// Makes room: the other end has announced `window` bytes from `from` on.
+    pub(super) const fn allow(&mut self, from: u32, window: u32) {
+        self.limit = max(self.limit, from.wrapping_add(window));
+    }
+
+    /// Largest window announced.
+    pub(super) const fn window_max(&self) -> u32 {
+        self.window_max
+    }
+
+    /// Whether its SYN asked for scaling.
+    pub(super) const fn offers_scale(&self) -> bool {
+        self.offers_scale
+    }
+
+    /// Scaling was not negotiated by both ends (RFC 7323 section 2.2): windows mean what they say.
+    pub(super) const fn unscale(&mut self) {
+        self.scale = 0;
+    }
+
+    /// Forgets the sequence numbers, not the scale's ceiling: the next segment starts a run.
+    pub(super) const fn doubt(&mut self) {
+        *self = Self {
+            heard: self.heard,
+            ..Self::UNSEEN
+        };
+    }
+
+    /// Bounds I and II for a segment of this end towards `receiver`.
+    pub(super) const fn may_send(&self, receiver: &Self, segment: &TcpSegment) -> bool {
+        let end = segment_end(segment);
+        let oldest = self.end.wrapping_sub(receiver.window_max).wrapping_sub(1);
+        !self.is_proven() || (!before(self.limit.wrapping_add(1), end) && !before(end, oldest))
+    }
+
+    /// Bounds III and IV for an ACK of this end for what `receiver` has sent. `slack`: some of that may have gone
+    /// another way, before the connection was inherited.
+    pub(super) const fn may_acknowledge(&self, receiver: &Self, ack: u32, slack: bool) -> bool {
+        let newest = receiver.end.wrapping_add(if slack { self.window_max } else { 0 });
+        let tolerance = if self.window_max > OLD_ACK_MIN {
+            self.window_max
+        } else {
+            OLD_ACK_MIN
+        };
+        let oldest = receiver.acked.wrapping_sub(tolerance);
+        !receiver.is_proven() || (!before(newest, ack) && !before(ack, oldest))
+    }
+
+    /// Where a RST of this end stands (RFC 5961 section 3.2). The receiver's next expected number is not known
+    /// exactly: it is what it has acknowledged, or all that was sent.
+    pub(super) const fn judge_reset(&self, seq: u32) -> ResetSeq {
+        if !self.is_proven() {
+            ResetSeq::Unknown
+        } else if seq == self.acked || seq == self.end {
+            ResetSeq::Exact
+        } else if before(seq, self.acked) || before(self.limit.wrapping_add(1), seq) {
+            ResetSeq::Outside
+        } else {
+            ResetSeq::Inside
+        }
+    }
+
+    /// Takes note of what this end has sent.
+    pub(super) const fn sent(&mut self, segment: &TcpSegment) {
+        let end = segment_end(segment);
+        let fin = segment.flags & FIN != 0;
+        let is_syn = segment.flags & SYN != 0;
+        if !self.is_proven() && (is_syn || !self.adjoins(segment)) {
+            let scale = if is_syn { scale_of_syn(segment) } else { SCALE_MAX };
+            *self = Self {
+                end,
+                acked: segment.seq,
+                limit: end,
+                window_max: 0,
+                scale,
+                offers_scale: is_syn && segment.window_scale.is_some(),
+                trust: Trust::Run,
+                heard: self.heard,
+                fin,
+            };
+        } else if before(self.end, end) {
+            // Data after a FIN: that FIN was not the end, or was never sent by this end.
+            self.fin = fin;
+            self.end = end;
+        } else if fin && end == self.end {
+            self.fin = true;
+        }
+        if !self.is_proven() {
+            self.acked = if before(segment.seq, self.acked) {
+                segment.seq
+            } else {
+                self.acked
+            };
+            self.acked = max(self.acked, self.end.wrapping_sub(RUN_MAX));
+        }
+        let window = self.window_of(segment);
+        self.window_max = if window > self.window_max {
+            window
+        } else {
+            self.window_max
+        };
+    }
+
+    /// Takes note of an ACK for what this end has sent, which the bounds have let through. `window` is what the other
+    /// end announces with it.
+    pub(super) const fn acknowledged(&mut self, ack: u32, window: u32) {
+        match self.trust {
+            Trust::Unseen => {}
+            Trust::Run => {
+                // The first number alone proves nothing when more was sent: it may be an ACK from before the run.
+                let proven = self.would_advance(ack) || (self.acked == self.end && ack == self.end);
+                if proven {
+                    self.trust = Trust::Proven;
+                    self.acked = ack;
+                    self.limit = max(self.end, ack.wrapping_add(window));
+                    self.heard = true;
+                }
+            }
+            Trust::Proven => {
+                if self.would_advance(ack) {
+                    self.acked = ack;
+                    self.heard = true;
+                }
+                // An ACK of what went another way passes (slack), but moves nothing.
+                if !before(self.end, ack) {
+                    self.allow(ack, window);
+                }
+            }
+        }
+    }
+
+    /// Window that this end announces with the segment, in bytes. A SYN's is never scaled (RFC 7323 section 2.2).
+    pub(super) const fn window_of(&self, segment: &TcpSegment) -> u32 {
+        if segment.flags & SYN != 0 {
+            segment.window as u32
+        } else {
+            (segment.window as u32) << self.scale
+        }
+    }
+
+    const fn adjoins(&self, segment: &TcpSegment) -> bool {
+        matches!(self.trust, Trust::Run)
+            && !before(segment_end(segment), self.acked.wrapping_sub(RUN_GAP))
+            && !before(self.end.wrapping_add(RUN_GAP), segment.seq)
+    }
+}
+
+/// Where a RST's sequence number is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ResetSeq {
+    /// The sender isn't proven.
+    Unknown,
+    /// What the receiver expects: it will believe it.
+    Exact,
+    /// In the window: the receiver asks back (challenge ACK).
+    Inside,
+    /// Outside the window.
+    Outside,
+}
+
+/// Shift count of a SYN; more than the largest counts as that (RFC 7323 section 2.3).
+const fn scale_of_syn(segment: &TcpSegment) -> u8 {
+    match segment.window_scale {
+        None => 0,
+        Some(scale) if scale > SCALE_MAX => SCALE_MAX,
+        Some(scale) => scale,
+    }
+}
+
+/// Whether the segment has an ACK.
+pub(super) const fn has_ack(segment: &TcpSegment) -> bool {
+    segment.flags & ACK != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(seq: u32, len: u32) -> TcpSegment {
+        TcpSegment {
+            seq,
+            ack: 0,
+            payload_len: len,
+            window: 100,
+            flags: ACK,
+            window_scale: None,
+        }
+    }
+
+    #[test]
+    fn sequence_comparison_survives_the_wrap_around() {
+        for base in [0_u32, 1, 0x7fff_ffff, 0x8000_0000, 0xffff_fffe, 0xffff_ffff] {
+            assert!(before(base, base.wrapping_add(1)), "{base}");
+            assert!(before(base, base.wrapping_add(0x7fff_ffff)), "{base}");
+            assert!(!before(base, base), "{base}");
+            assert!(!before(base.wrapping_add(1), base), "{base}");
+        }
+    }
+
+    #[test]
+    fn syn_and_fin_take_one_sequence_number_each() {
+        let segment = |flags| TcpSegment {
+            flags,
+            ..data(u32::MAX, 3)
+        };
+        assert_eq!(segment_end(&segment(ACK)), 2);
+        assert_eq!(segment_end(&segment(SYN)), 3);
+        assert_eq!(segment_end(&segment(SYN | FIN)), 4);
+    }
+
+    #[test]
+    fn a_run_grows_at_both_ends_and_bridges_small_holes() {
+        let mut end = End::UNSEEN;
+        end.sent(&data(1000, 100));
+        end.sent(&data(1200, 100));
+        end.sent(&data(900, 100));
+        assert_eq!((end.acked, end.end, end.trust), (900, 1300, Trust::Run));
+    }
+
+    #[test]
+    fn a_segment_far_away_displaces_a_run_and_does_not_widen_it() {
+        let mut end = End::UNSEEN;
+        end.sent(&data(1000, 100));
+        end.sent(&data(0x4000_0000, 10));
+        assert_eq!((end.acked, end.end), (0x4000_0000, 0x4000_000a));
+        end.acknowledged(1100, 1000);
+        assert!(
+            !end.is_proven(),
+            "an ACK of the displaced run proves nothing about the new one"
+        );
+    }
+
+    #[test]
+    fn only_an_ack_inside_the_run_proves_it() {
+        for (ack, proves) in [
+            (999, false),
+            (1000, false),
+            (1001, true),
+            (1100, true),
+            (1101, false),
+        ] {
+            let mut end = End::UNSEEN;
+            end.sent(&data(1000, 100));
+            end.acknowledged(ack, 500);
+            assert_eq!(end.is_proven(), proves, "ack {ack}");
+        }
+    }
+
+    #[test]
+    fn a_silent_end_is_proven_by_the_ack_of_its_one_number() {
+        for (ack, proves) in [(999, false), (1000, true), (1001, false)] {
+            let mut end = End::UNSEEN;
+            end.sent(&data(1000, 0));
+            end.acknowledged(ack, 500);
+            assert_eq!(end.is_proven(), proves, "ack {ack}");
+        }
+    }
+
+    #[test]
+    fn a_run_longer_than_the_largest_window_forgets_its_start() {
+        let mut end = End::UNSEEN;
+        for step in 0..40_000_u32 {
+            end.sent(&data(step * 60_000, 60_000));
+        }
+        assert_eq!(end.end.wrapping_sub(end.acked), RUN_MAX);
+    }
+
+    #[test]
+    fn a_shift_above_fourteen_counts_as_fourteen() {
+        // RFC 7323 section 2.3
+        let syn = TcpSegment {
+            flags: SYN,
+            window_scale: Some(200),
+            ..data(1, 0)
+        };
+        let end = End::of_syn(&syn);
+        assert_eq!(end.window_of(&syn), 100);
+        assert_eq!(end.window_of(&data(2, 0)), 100 << 14);
+    }
+}
