@@ -14,15 +14,21 @@ pub(crate) type Check = u64;
 /// Longest time anything may take to arrive; only a failing check waits that long.
 const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const MBUFS: u32 = 8_191;
+pub(crate) const MEMORY_MB: u32 = 64;
 pub(crate) const MTU: u16 = 1_500;
 
 /// Starts the EAL with two workers on the first core and the given devices.
 pub(crate) fn start(devices: &[&str]) -> (Eal, Mempool) {
+    start_in(Memory::Plain { mb: MEMORY_MB }, devices)
+}
+
+/// As [`start`], with a choice of memory.
+pub(crate) fn start_in(memory: Memory, devices: &[&str]) -> (Eal, Mempool) {
     let core = twinpath::machine::cores()[0];
     let options = EalOptions {
         program: "eal-test".to_owned(),
         file_prefix: "twinpath-test".to_owned(),
-        memory: Memory::Plain { mb: 64 },
+        memory,
         main_core: core,
         worker_cores: vec![core, core],
         devices: devices.iter().map(|text| Device::parse(text).unwrap()).collect(),

@@ -35,12 +35,17 @@ fn main() -> ExitCode {
     }
     let wanted = env::args().nth(1).filter(|argument| !argument.starts_with('-'));
     let chosen = parts::PARTS.iter().map(|part| part.name);
-    let chosen: Vec<&str> = chosen
+    let mut chosen: Vec<&str> = chosen
         .filter(|name| wanted.as_ref().is_none_or(|wanted| name.contains(wanted)))
         .collect();
     let root = is_root();
     if !root {
         println!("eal: not root: net_tap and net_af_packet are left out");
+    }
+    let huge = twinpath::machine::hugepages_free_mb() >= bench::MEMORY_MB;
+    if !huge {
+        println!("eal: no hugepages are free: their part is left out");
+        chosen.retain(|name| *name != parts::HUGEPAGES);
     }
     let (mut checks, mut things, mut failed) = (0, 0, Vec::new());
     for name in chosen {

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use dataplane::io::Io;
-use twinpath::dpdk::{Eal, EalError, EalStopped, Mempool, PortError, PortSet, devices_at_start};
+use twinpath::dpdk::{Eal, EalError, EalStopped, Memory, Mempool, PortError, PortSet, devices_at_start};
 
 use crate::Tally;
-use crate::bench::{Bench, MBUFS, config, start};
+use crate::bench::{Bench, MBUFS, MEMORY_MB, config, start, start_in};
 use crate::{carriers, frames, multi, ownership, workers};
 
 /// A process of its own.
@@ -18,6 +18,9 @@ pub(crate) struct Part {
     /// Takes whether it is root, in a network namespace of its own.
     pub(crate) run: fn(bool) -> Tally,
 }
+
+/// The part that needs hugepages to be free.
+pub(crate) const HUGEPAGES: &str = "hugepages";
 
 /// All of them.
 pub(crate) const PARTS: &[Part] = &[
@@ -32,6 +35,10 @@ pub(crate) const PARTS: &[Part] = &[
     Part {
         name: "namespaces",
         run: namespaces,
+    },
+    Part {
+        name: HUGEPAGES,
+        run: hugepages,
     },
     Part {
         name: "missing",
@@ -216,6 +223,24 @@ fn namespaces(root: bool) -> Tally {
         sets.push(bench.set);
     }
     tally.check("stop", || u64::from(eal.stop(sets, pool).unwrap().mbufs));
+    tally
+}
+
+/// Packet memory from hugepages, without a mount.
+fn hugepages(_root: bool) -> Tally {
+    let mut tally = Tally::default();
+    let free = twinpath::machine::hugepages_free_mb();
+    let (eal, pool) = start_in(Memory::Huge { mb: MEMORY_MB }, &["net_ring0"]);
+    let mut bench = Bench::open(&eal, &pool, &["net_ring0"]);
+    tally.check("net_ring", || {
+        carriers::pair(&mut bench, "net_ring0", "net_ring0")
+    });
+    tally.check("hugepages taken", || {
+        u64::from(free - twinpath::machine::hugepages_free_mb())
+    });
+    let Bench { set, io, .. } = bench;
+    drop(io);
+    tally.check("stop", || u64::from(eal.stop(vec![set], pool).unwrap().mbufs));
     tally
 }
 
