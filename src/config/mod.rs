@@ -2,9 +2,9 @@
 //! table, every fault is collected with its place, and only a faultless file becomes a [`Config`]. From then on
 //! nothing is checked again: the types can't hold what a check would refuse.
 //!
-//! `example.toml` beside this file names every key with its default. Reading order: [`locate`] (faults),
-//! [`section`] and [`values`] (typed access), [`node`], [`topology`], [`vrf`], [`policy`] (one table kind each),
-//! [`check`] (what needs more than one table), [`host`] (what needs the machine), [`diff`] (what a change takes).
+//! `example.toml` beside this file names every key with its default. Reading order: `locate` (faults),
+//! `section` and `values` (typed access), `node`, `topology`, `vrf`, `policy` (one table kind each),
+//! `check` (what needs more than one table), `host` (what needs the machine), `diff` (what a change takes).
 
 mod check;
 mod diff;
