@@ -276,7 +276,7 @@ impl Track {
             (Phase::SimultaneousOpen | Phase::SynReceived, _, true) => {
                 self.syn_ack_again(dir, segment, check_window)
             }
-            (Phase::Synchronized | Phase::Reset { .. }, _, false) if self.is_over() => Ok(Effect::Reopen),
+            (Phase::Synchronized | Phase::Reset { .. }, _, false) if self.is_over(dir) => Ok(Effect::Reopen),
             (Phase::SynReceived | Phase::Synchronized | Phase::Reset { .. }, _, false) => {
                 self.syn_on_live(dir, segment, check_window)
             }
@@ -437,12 +437,16 @@ impl Track {
         }
     }
 
-    /// Whether a SYN on the tuple may open the next connection: reset, or closed by both ends.
-    const fn is_over(&self) -> bool {
+    /// Whether a SYN of `dir` on the tuple may open the next connection: reset, or closed by both ends. When only the
+    /// peer's word says that it is closing, one half may still be in use: then only the originator is believed.
+    fn is_over(&self, dir: Direction) -> bool {
         let [original, reply] = &self.ends;
         match self.phase {
             Phase::Reset { .. } => true,
-            Phase::Synchronized => self.inherited_closing || (original.has_closed() && reply.has_closed()),
+            Phase::Synchronized => {
+                (original.has_closed() && reply.has_closed())
+                    || (self.inherited_closing && dir == Direction::Original)
+            }
             _ => false,
         }
     }

@@ -129,7 +129,10 @@ fn an_inherited_closing_connection_finishes_and_may_be_reopened() {
          < A 1101 ack 51 => time-wait
          > S 9000 => reopen",
     );
-    play(&mut Track::inherited(Class::Closing), "> S 9000 => reopen");
+    play(
+        &mut Track::inherited(Class::Closing),
+        "< S 9000 => pass closing\n > S 9000 => reopen",
+    );
 }
 
 #[test]
