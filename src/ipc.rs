@@ -17,6 +17,7 @@
 mod client;
 mod frame;
 mod server;
+mod socket;
 #[cfg(test)]
 mod tests;
 
@@ -33,8 +34,9 @@ use dataplane::role::Role;
 use serde::{Deserialize, Serialize};
 
 pub use self::client::Client;
-pub use self::frame::{FRAME_BYTES_MAX, FrameReader, encode};
-pub use self::server::{ClientId, Incoming, Server, Ticket, claim_socket};
+pub use self::frame::{FRAME_BYTES_MAX, FrameReader, decode, encode, frame_of};
+pub use self::server::{Incoming, Server, Ticket};
+pub use self::socket::{Arrived, ClientId, FrameServer, claim_socket};
 
 /// Version of the messages below. Both processes are installed together, so only equal versions talk; the check
 /// is for the moment between the restart of one and of the other during an upgrade.

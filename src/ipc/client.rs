@@ -3,11 +3,12 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::frame::{FrameReader, encode};
+use super::frame::{FRAME_BYTES_MAX, FrameReader, encode};
 use super::{Event, IpcError, Reply, Request, ToControl, ToData};
 
 const EVENTS_MAX: usize = 4_096;
@@ -38,7 +39,7 @@ impl Client {
             .max(1);
         let mut client = Self {
             stream,
-            reader: FrameReader::default(),
+            reader: FrameReader::new(FRAME_BYTES_MAX),
             number: 0,
             waits_max,
             events: VecDeque::new(),
@@ -57,6 +58,12 @@ impl Client {
     #[must_use]
     pub const fn boot(&self) -> u64 {
         self.boot
+    }
+
+    /// Readable when an event has come.
+    #[must_use]
+    pub fn readable(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     /// Asks and waits for the answer.

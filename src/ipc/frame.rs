@@ -1,6 +1,6 @@
-//! Frames of the process socket: cut out of a byte stream, checked for size and version, decoded. Both ends
-//! use the same reader; a reader that has returned an error is finished, because a stream that lied about a
-//! frame can't be cut any further.
+//! Frames of both Unix sockets: a length (u32, big endian) and that many bytes. Inside, the process socket has a
+//! version and postcard, the operator's socket has JSON. A reader that has returned an error is finished,
+//! because a stream that lied about a frame can't be cut any further.
 
 use std::io::{ErrorKind, Read};
 
@@ -9,14 +9,25 @@ use serde::de::DeserializeOwned;
 
 use super::{IpcError, VERSION};
 
-/// Largest frame, in bytes: a full Internet table of routes fits.
+/// Largest frame of the process socket, in bytes: a full Internet table of routes fits.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
 const HEADER: usize = 4;
-const VERSION_BYTES: usize = 2;
 const READ_BYTES: usize = 64 << 10;
 
-/// One frame with this message in it.
+/// A frame with these bytes in it.
+///
+/// # Errors
+/// When they are more than a frame can hold.
+pub fn frame_of(bytes: &[u8]) -> Result<Vec<u8>, IpcError> {
+    let length = u32::try_from(bytes.len()).map_err(|_| IpcError::TooLarge(bytes.len()))?;
+    let mut frame = Vec::with_capacity(HEADER + bytes.len());
+    frame.extend_from_slice(&length.to_be_bytes());
+    frame.extend_from_slice(bytes);
+    Ok(frame)
+}
+
+/// A frame of the process socket with this message in it.
 ///
 /// # Errors
 /// When the message is larger than a frame may be.
@@ -33,14 +44,44 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, IpcError> {
     Ok(frame)
 }
 
+/// The message in a frame of the process socket.
+///
+/// # Errors
+/// When it is of another version or damaged.
+pub fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, IpcError> {
+    let (version, body) = frame
+        .split_first_chunk()
+        .ok_or(IpcError::Malformed(postcard::Error::DeserializeUnexpectedEnd))?;
+    let version = u16::from_be_bytes(*version);
+    if version != VERSION {
+        return Err(IpcError::Version(version));
+    }
+    let (message, left_over) = postcard::take_from_bytes(body)?;
+    if !left_over.is_empty() {
+        return Err(postcard::Error::DeserializeBadEncoding.into());
+    }
+    Ok(message)
+}
+
 /// Collects bytes until a frame is whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameReader {
     bytes: Vec<u8>,
     start: usize,
+    frame_bytes_max: usize,
 }
 
 impl FrameReader {
+    /// A reader that refuses larger frames.
+    #[must_use]
+    pub const fn new(frame_bytes_max: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            start: 0,
+            frame_bytes_max,
+        }
+    }
+
     /// Takes bytes that came from the stream.
     pub fn extend(&mut self, bytes: &[u8]) {
         if self.start > 0 && self.start * 2 >= self.bytes.len() {
@@ -74,37 +115,31 @@ impl FrameReader {
         }
     }
 
-    /// The next whole message, if it is there.
+    /// The bytes of the next whole frame, if it is there.
     ///
     /// # Errors
-    /// On a frame too large or too short, of another version, or damaged.
-    pub fn message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, IpcError> {
+    /// On a frame that is too large.
+    pub fn frame(&mut self) -> Result<Option<&[u8]>, IpcError> {
         let waiting = &self.bytes[self.start..];
         let Some((header, rest)) = waiting.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
         let length = u32::from_be_bytes(*header) as usize;
-        if length > FRAME_BYTES_MAX {
+        if length > self.frame_bytes_max {
             return Err(IpcError::TooLarge(length));
         }
-        // The version is judged as soon as it is there: a foreign version's length needn't be believed.
-        if let Some(version) = rest.first_chunk::<VERSION_BYTES>() {
-            let version = u16::from_be_bytes(*version);
-            if version != VERSION {
-                return Err(IpcError::Version(version));
-            }
+        let frame = rest.get(..length);
+        if frame.is_some() {
+            self.start += HEADER + length;
         }
-        if length < VERSION_BYTES {
-            return Err(postcard::Error::DeserializeUnexpectedEnd.into());
-        }
-        let Some(frame) = rest.get(VERSION_BYTES..length) else {
-            return Ok(None);
-        };
-        let (message, left_over) = postcard::take_from_bytes(frame)?;
-        if !left_over.is_empty() {
-            return Err(postcard::Error::DeserializeBadEncoding.into());
-        }
-        self.start += HEADER + length;
-        Ok(Some(message))
+        Ok(frame)
+    }
+
+    /// The next whole message of the process socket, if it is there.
+    ///
+    /// # Errors
+    /// On a frame too large or too short, of another version, or damaged.
+    pub fn message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, IpcError> {
+        self.frame()?.map(decode).transpose()
     }
 }

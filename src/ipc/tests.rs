@@ -206,7 +206,7 @@ proptest! {
         let sent: Vec<ToData> =
             requests.into_iter().map(|(number, request)| ToData { number, request }).collect();
         let bytes: Vec<u8> = sent.iter().flat_map(|m| encode(m).unwrap()).collect();
-        let mut reader = FrameReader::default();
+        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
         let mut got = Vec::new();
         for chunk in bytes.chunks(cut) {
             reader.extend(chunk);
@@ -223,10 +223,10 @@ proptest! {
         framed.extend_from_slice(&VERSION.to_be_bytes());
         framed.extend_from_slice(&bytes);
         for input in [&bytes, &framed] {
-            let mut reader = FrameReader::default();
+            let mut reader = FrameReader::new(FRAME_BYTES_MAX);
             reader.extend(input);
             let _judged = reader.message::<ToData>();
-            let mut reader = FrameReader::default();
+            let mut reader = FrameReader::new(FRAME_BYTES_MAX);
             reader.extend(input);
             let _judged = reader.message::<ToControl>();
         }
@@ -256,7 +256,7 @@ fn a_frame_is_length_version_postcard() {
 
 #[test]
 fn too_large_a_frame_is_refused_before_it_is_read() {
-    let mut reader = FrameReader::default();
+    let mut reader = FrameReader::new(FRAME_BYTES_MAX);
     reader.extend(&[0xff, 0xff, 0xff, 0xff, 0, 1]);
     assert!(matches!(reader.message::<ToData>(), Err(IpcError::TooLarge(_))));
 }
