@@ -1,2 +1,59 @@
-//! Control process.
-fn main() {}
+//! The control process: `twinpath-control --config FILE`. Reads and checks the configuration, follows the kernel, serves
+//! `twinpathctl`, and tells the data process what both want. `--check` only reads.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use twinpath::config;
+use twinpath::control::daemon::Daemon;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "twinpath-control",
+    version,
+    about = "Control process of a twinpath node"
+)]
+struct Args {
+    /// Configuration of the node.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Only check the file: print every error with its place, exit code 1 if there is any.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    let file = args.config.display().to_string();
+    let text = std::fs::read_to_string(&args.config).with_context(|| format!("{file} can't be read"))?;
+    let cores: Vec<usize> = if args.check {
+        Vec::new()
+    } else {
+        core_affinity::get_core_ids()
+            .into_iter()
+            .flatten()
+            .map(|c| c.id)
+            .collect()
+    };
+    let config = match config::load(&file, &text, &cores) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    if args.check {
+        println!("{file}: no errors");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log.level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    Daemon::new(config)?.run()?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,7 +1,17 @@
-//! The control process.
+//! The control process: what the operator wants and what the kernel knows, told to the data process.
+//!
+//! Reading order: [`daemon`] (the loop), then what it joins: [`watch`] (kernel → reachability, out of [`netlink`],
+//! [`message`], [`mirror`], [`vrf`] and [`resolver`]), [`groups`] (HA groups), [`link`] (the connection to the data
+//! process), [`server`] and [`answers`] (the operator's commands).
+
+pub mod answers;
+pub mod daemon;
+pub mod groups;
+pub mod link;
 pub mod message;
 pub mod mirror;
 pub mod netlink;
 pub mod resolver;
+pub mod server;
 pub mod vrf;
 pub mod watch;

@@ -1,0 +1,289 @@
+//! Each operator's command: answered from the configuration, from the groups, or by the data process.
+
+use ctl::protocol::{Command, PAGE_ROWS_MAX, Refusal, RefusalKind, Reply};
+use ctl::report::{
+    GroupState, HaGroupReport, InterfaceAddress, Page, RoleRow, RuleHits, RuleRow, VersionRow,
+};
+use dataplane::config::{Action, InterfaceId, PortRange, RuleIntent};
+use dataplane::time::Instant;
+
+use super::groups::Groups;
+use super::link::DataLink;
+use crate::config::{self, Config};
+use crate::ipc::{self, Request};
+
+/// What answers are made of.
+#[derive(Debug)]
+pub struct Answers<'a> {
+    /// The configuration this process runs with.
+    pub config: &'a Config,
+    /// HA groups.
+    pub groups: &'a mut Groups,
+    /// The data process.
+    pub data: &'a mut DataLink,
+    /// When this process started.
+    pub started: Instant,
+    /// Now.
+    pub now: Instant,
+}
+
+/// Turns an ipc reply of the expected kind into the operator's.
+macro_rules! forward {
+    ($self:ident, $request:expr, $kind:ident => $reply:expr) => {
+        match $self.data.call($request)? {
+            ipc::Reply::$kind(value) => Ok($reply(value)),
+            _ => Err(wrong_reply()),
+        }
+    };
+}
+
+impl Answers<'_> {
+    /// Carries out a command.
+    ///
+    /// # Errors
+    /// Why it isn't.
+    pub fn answer(&mut self, command: Command) -> Result<Reply, Refusal> {
+        if let Some(vrf) = vrf_of(&command) {
+            self.check_vrf(vrf)?;
+        }
+        match command {
+            Command::HaState { vrf } => {
+                forward!(self, Request::SyncState { vrf }, SyncState => Reply::HaState)
+            }
+            Command::HaPeers { vrf } => {
+                forward!(self, Request::SyncReport { vrf }, SyncReport => Reply::HaPeers)
+            }
+            Command::HaSlots { vrf } => forward!(self, Request::Slots { vrf }, Slots => Reply::HaSlots),
+            Command::HaGroups => self.ha_groups(),
+            Command::Conntracks { vrf, filter, page } => {
+                let page = bounded(page);
+                forward!(self, Request::Conntracks { vrf, filter, page }, Conntracks => Reply::Conntracks)
+            }
+            Command::ConntrackCount { vrf, filter } => {
+                forward!(self, Request::ConntrackCount { vrf, filter }, Count => Reply::Count)
+            }
+            Command::NatStatistics { vrf } => {
+                forward!(self, Request::NatStatistics { vrf }, NatStatistics => Reply::NatStatistics)
+            }
+            Command::NatPools { vrf } => forward!(self, Request::Pools { vrf }, Pools => Reply::NatPools),
+            Command::NatUsers { vrf, page } => {
+                forward!(self, Request::Users { vrf, page: bounded(page) }, Users => Reply::NatUsers)
+            }
+            Command::NatBlocks { vrf, page } => {
+                forward!(self, Request::Blocks { vrf, page: bounded(page) }, Blocks => Reply::NatBlocks)
+            }
+            Command::FirewallRules { vrf } => self.rules(&vrf),
+            Command::Ports => forward!(self, Request::Ports, Ports => Reply::Ports),
+            Command::Workers => forward!(self, Request::Workers, Workers => Reply::Workers),
+            Command::Events => forward!(self, Request::Events, Events => Reply::Events),
+            Command::Drops => forward!(self, Request::Drops, Drops => Reply::Drops),
+            Command::Memory => forward!(self, Request::Memory, Memory => Reply::Memory),
+            Command::Version => self.versions(),
+            Command::FlushConntracks { vrf, filter } => {
+                forward!(self, Request::FlushConntracks { vrf, filter }, Count => Reply::Count)
+            }
+            Command::SetHaGroup { name, state } => self.set_group(&name, state),
+            Command::ConfigCheck { file, text } => Ok(Reply::Lines(check(&file, &text))),
+            Command::ConfigDiff { file, text } => self.diff(&file, &text),
+        }
+    }
+
+    fn check_vrf(&self, name: &str) -> Result<(), Refusal> {
+        let known = self.config.intent.vrfs.iter().any(|vrf| vrf.name == name);
+        if known {
+            Ok(())
+        } else {
+            Err(Refusal::not_found("VRF", name))
+        }
+    }
+
+    fn interface_name(&self, id: InterfaceId) -> String {
+        self.config
+            .intent
+            .interfaces
+            .get(id.index())
+            .map_or_else(String::new, |i| i.name.clone())
+    }
+
+    fn ha_groups(&mut self) -> Result<Reply, Refusal> {
+        let roles = match self.data.call(Request::Roles) {
+            Ok(ipc::Reply::Roles(roles)) => roles,
+            Ok(_) => return Err(wrong_reply()),
+            // What is wanted can be shown without the process that does it.
+            Err(refusal) if refusal.kind == RefusalKind::Unreachable => Vec::new(),
+            Err(refusal) => return Err(refusal),
+        };
+        let report = |row: &ctl::report::GroupRow| {
+            let intent = self.config.intent.ha_groups.iter().find(|g| g.name == row.name);
+            let addresses = intent.map_or(&[][..], |g| &g.virtual_addresses);
+            HaGroupReport {
+                name: row.name.clone(),
+                state: row.state,
+                explicit: row.explicit,
+                virtual_addresses: addresses
+                    .iter()
+                    .map(|v| InterfaceAddress {
+                        interface: self.interface_name(v.interface),
+                        address: v.address,
+                    })
+                    .collect(),
+                vrfs: roles
+                    .iter()
+                    .filter(|r: &&RoleRow| r.ha_group.as_ref() == Some(&row.name))
+                    .cloned()
+                    .collect(),
+            }
+        };
+        Ok(Reply::HaGroups(self.groups.rows().iter().map(report).collect()))
+    }
+
+    fn set_group(&mut self, name: &str, state: GroupState) -> Result<Reply, Refusal> {
+        self.data.call(self.groups.order(name, state)?)?;
+        self.groups.ordered(name, state);
+        tracing::info!(
+            group = name,
+            state = state.name(),
+            "an operator has ordered a state"
+        );
+        Ok(Reply::Done)
+    }
+
+    fn rules(&mut self, vrf: &str) -> Result<Reply, Refusal> {
+        let hits = match self.data.call(Request::RuleHits { vrf: vrf.to_owned() }) {
+            Ok(ipc::Reply::RuleHits(hits)) => Some(hits),
+            Ok(_) => return Err(wrong_reply()),
+            Err(refusal) if refusal.kind == RefusalKind::Unreachable => None,
+            Err(refusal) => return Err(refusal),
+        };
+        let Some(intent) = self.config.intent.vrfs.iter().find(|v| v.name == vrf) else {
+            return Err(Refusal::not_found("VRF", vrf));
+        };
+        let mut rows: Vec<RuleRow> = intent
+            .firewall
+            .rules
+            .iter()
+            .map(|rule| self.rule_row(rule, hits.as_deref()))
+            .collect();
+        rows.push(RuleRow {
+            id: None,
+            inbound: None,
+            outbound: None,
+            source: Vec::new(),
+            destination: Vec::new(),
+            protocol: None,
+            source_ports: Vec::new(),
+            destination_ports: Vec::new(),
+            action: action_name(intent.firewall.default).to_owned(),
+            log: false,
+            hits: hits_of(hits.as_deref(), None),
+        });
+        Ok(Reply::FirewallRules(rows))
+    }
+
+    fn rule_row(&self, rule: &RuleIntent, hits: Option<&[RuleHits]>) -> RuleRow {
+        RuleRow {
+            id: Some(rule.id),
+            inbound: rule.inbound.map(|id| self.interface_name(id)),
+            outbound: rule.outbound.map(|id| self.interface_name(id)),
+            source: rule.source.clone(),
+            destination: rule.destination.clone(),
+            protocol: rule.protocol,
+            source_ports: rule.source_ports.iter().map(ports_text).collect(),
+            destination_ports: rule.destination_ports.iter().map(ports_text).collect(),
+            action: action_name(rule.action).to_owned(),
+            log: rule.log,
+            hits: hits_of(hits, Some(rule.id)),
+        }
+    }
+
+    fn versions(&mut self) -> Result<Reply, Refusal> {
+        let mut rows = vec![VersionRow {
+            process: "control".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            dpdk: None,
+            node: self.config.node.name.clone(),
+            pid: std::process::id(),
+            uptime_s: self.now.since(self.started).as_secs(),
+        }];
+        match self.data.call(Request::Version) {
+            Ok(ipc::Reply::Version(row)) => rows.push(row),
+            Ok(_) => return Err(wrong_reply()),
+            Err(refusal) if refusal.kind == RefusalKind::Unreachable => {}
+            Err(refusal) => return Err(refusal),
+        }
+        Ok(Reply::Version(rows))
+    }
+
+    fn diff(&self, file: &str, text: &str) -> Result<Reply, Refusal> {
+        let new = config::load(file, text, &[])
+            .map_err(|faults| Refusal::new(RefusalKind::Refused, format!("{file} has errors:\n{faults}")))?;
+        let line = |change: config::Change| {
+            let value = |v: Option<String>| v.unwrap_or_else(|| "(none)".to_owned());
+            let effect = if change.live { "live" } else { "restart" };
+            let (old, new) = (value(change.old), value(change.new));
+            format!("{}: {old} -> {new} ({effect}: {})", change.path, change.reason)
+        };
+        Ok(Reply::Lines(
+            config::diff(self.config, &new).into_iter().map(line).collect(),
+        ))
+    }
+}
+
+/// Every fault of a configuration text, one line each.
+#[must_use]
+pub fn check(file: &str, text: &str) -> Vec<String> {
+    match config::load(file, text, &[]) {
+        Ok(_) => Vec::new(),
+        Err(faults) => faults.0.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn vrf_of(command: &Command) -> Option<&str> {
+    match command {
+        Command::HaState { vrf }
+        | Command::HaPeers { vrf }
+        | Command::HaSlots { vrf }
+        | Command::Conntracks { vrf, .. }
+        | Command::ConntrackCount { vrf, .. }
+        | Command::NatStatistics { vrf }
+        | Command::NatPools { vrf }
+        | Command::NatUsers { vrf, .. }
+        | Command::NatBlocks { vrf, .. }
+        | Command::FirewallRules { vrf } => Some(vrf),
+        Command::FlushConntracks { vrf, .. } => vrf.as_deref(),
+        _ => None,
+    }
+}
+
+fn wrong_reply() -> Refusal {
+    Refusal::new(RefusalKind::Refused, ipc::IpcError::WrongReply.to_string())
+}
+
+const fn bounded(page: Page) -> Page {
+    let limit = if page.limit < PAGE_ROWS_MAX {
+        page.limit
+    } else {
+        PAGE_ROWS_MAX
+    };
+    Page { limit, ..page }
+}
+
+const fn action_name(action: Action) -> &'static str {
+    match action {
+        Action::Accept => "accept",
+        Action::Drop => "drop",
+        Action::Reject => "reject",
+    }
+}
+
+fn ports_text(range: &PortRange) -> String {
+    if range.first == range.last {
+        range.first.to_string()
+    } else {
+        format!("{}-{}", range.first, range.last)
+    }
+}
+
+fn hits_of(hits: Option<&[RuleHits]>, id: Option<u32>) -> Option<u64> {
+    hits.map(|hits| hits.iter().find(|h| h.id == id).map_or(0, |h| h.hits))
+}

@@ -1,0 +1,228 @@
+//! The control process, put together: one thread, one loop, everything it waits for in one poll.
+//!
+//! ```text
+//! netlink ──► watch ──► Forwarding ──► data process ──► events: wanted neighbours ──► watch
+//! operator ─► server ─► answers ─────► data process
+//! signals ──► end
+//! ```
+//!
+//! Ending it, however suddenly, changes nothing in the data process; started again, it reads back what runs.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use ctl::paths;
+use ctl::report::GroupState;
+use dataplane::flow::VrfId;
+use dataplane::time::Instant;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::answers::Answers;
+use super::groups::Groups;
+use super::link::DataLink;
+use super::server::CtlServer;
+use super::vrf::{KernelMap, Source};
+use super::watch::Watch;
+use crate::clock::Clock;
+use crate::config::{Config, InitialState, KernelBinding};
+use crate::ipc::{Event, IpcError};
+
+/// Longest wait: a safety net, nothing depends on it.
+const WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// Why the control process can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The operator's socket can't be served.
+    #[error("the control socket: {0}")]
+    Socket(#[from] IpcError),
+    /// Signals can't be received.
+    #[error("signals: {0}")]
+    Signals(#[from] std::io::Error),
+    /// Waiting failed.
+    #[error("waiting: {0}")]
+    Poll(#[from] Errno),
+}
+
+/// Everything the control process has.
+#[derive(Debug)]
+pub struct Daemon {
+    config: Config,
+    groups: Groups,
+    watch: Watch,
+    data: DataLink,
+    server: CtlServer,
+    signals: UnixStream,
+    clock: Clock,
+    started: Instant,
+}
+
+impl Daemon {
+    /// Takes the node's control socket and prepares everything; nothing has been read or sent yet.
+    ///
+    /// # Errors
+    /// When another control process serves this node, or the system refuses.
+    pub fn new(config: Config) -> Result<Self, DaemonError> {
+        let clock = Clock::start();
+        let started = clock.now();
+        let node = config.node.name.clone();
+        let server = CtlServer::bind(&paths::control_socket(&node))?;
+        let (signals, told) = UnixStream::pair()?;
+        signals.set_nonblocking(true)?;
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::low_level::pipe::register(signal, told.try_clone()?)?;
+        }
+        Ok(Self {
+            groups: Groups::new(
+                config
+                    .ha_groups
+                    .iter()
+                    .map(|g| (g.name.clone(), preferred(g.state))),
+            ),
+            watch: Watch::new(kernel_map(&config), started),
+            data: DataLink::new(paths::data_socket(&node), node, started),
+            config,
+            server,
+            signals,
+            clock,
+            started,
+        })
+    }
+
+    /// Works until SIGTERM or SIGINT.
+    ///
+    /// # Errors
+    /// When waiting fails, which leaves nothing to do.
+    pub fn run(&mut self) -> Result<(), DaemonError> {
+        loop {
+            self.turn();
+            self.wait()?;
+            if matches!(self.signals.read(&mut [0; 8]), Ok(1..)) {
+                tracing::info!("ending as asked; the data process goes on");
+                return Ok(());
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        let now = self.clock.now();
+        for event in self.data.events() {
+            self.event(event, now);
+        }
+        if let Some(forwarding) = self.watch.turn(now) {
+            let (routes, neighbors) = (forwarding.routes.len(), forwarding.neighbors.len());
+            tracing::debug!(routes, neighbors, "reachability has changed");
+            self.data.tell(forwarding);
+        }
+        self.data
+            .turn(now, &self.config.intent, self.watch.published(), &mut self.groups);
+        let mut answers = Answers {
+            config: &self.config,
+            groups: &mut self.groups,
+            data: &mut self.data,
+            started: self.started,
+            now,
+        };
+        self.server.turn(|command| answers.answer(command));
+    }
+
+    fn event(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::NeighborWanted { interface, address } => self.watch.want(interface, address, now),
+            Event::RoleChanged(row) => {
+                tracing::info!(
+                    vrf = row.vrf,
+                    role = row.role.name(),
+                    term = row.term,
+                    cause = row.cause,
+                    "a VRF has changed its role"
+                );
+            }
+            Event::FingerprintDiffers { peer, vrf, section } => {
+                tracing::error!(
+                    peer,
+                    vrf,
+                    section,
+                    "this part of the configuration differs from the peer's"
+                );
+            }
+            Event::RuleHit {
+                vrf,
+                rule,
+                action,
+                protocol,
+                tuple,
+            } => {
+                tracing::info!(
+                    vrf,
+                    rule,
+                    ?action,
+                    protocol,
+                    src = %tuple.src,
+                    sport = tuple.src_port,
+                    dst = %tuple.dst,
+                    dport = tuple.dst_port,
+                    "firewall"
+                );
+            }
+        }
+    }
+
+    /// Waits until something can be done.
+    fn wait(&self) -> Result<(), DaemonError> {
+        let mut next = self.watch.next_turn();
+        if let Some(connect) = self.data.next_turn() {
+            next = next.min(connect);
+        }
+        let wait = next.since(self.clock.now()).min(WAIT_MAX);
+        // Rounded up: waking just before the moment would spin through its last millisecond.
+        let wait_ms = u16::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u16::MAX);
+        let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        descriptors.extend(self.watch.readable().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        descriptors.extend(self.data.readable().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        descriptors.extend(self.server.descriptors().map(|(fd, writing)| {
+            let writable = if writing {
+                PollFlags::POLLOUT
+            } else {
+                PollFlags::empty()
+            };
+            PollFd::new(fd, PollFlags::POLLIN | writable)
+        }));
+        match poll(&mut descriptors, PollTimeout::from(wait_ms)) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+const fn preferred(state: InitialState) -> GroupState {
+    match state {
+        InitialState::Master => GroupState::Master,
+        InitialState::Backup => GroupState::Backup,
+    }
+}
+
+/// Where the kernel keeps what this configuration needs.
+#[must_use]
+pub fn kernel_map(config: &Config) -> KernelMap {
+    let source = |kernel: &KernelBinding| match kernel {
+        KernelBinding::Main => Source::Main,
+        KernelBinding::Device(name) => Source::Device(name.clone()),
+        KernelBinding::Netns(name) => Source::Netns(name.clone()),
+    };
+    let vrf_of = |n: usize| config.intent.interfaces.get(n).map_or(VrfId(0), |i| i.vrf);
+    KernelMap {
+        vrfs: config.vrfs.iter().map(|vrf| source(&vrf.kernel)).collect(),
+        interfaces: config
+            .interfaces
+            .iter()
+            .enumerate()
+            .map(|(n, interface)| (vrf_of(n), interface.kernel_interface.clone()))
+            .collect(),
+        fixed: config.forwarding.clone(),
+    }
+}
