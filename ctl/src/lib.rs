@@ -4,7 +4,9 @@
 //! it. The control and data processes use the same report types between themselves, so a number has one name
 //! from the worker that counts it to the screen.
 
+pub mod client;
 pub mod paths;
 pub mod protocol;
+pub mod render;
 pub mod report;
 pub mod sync_report;

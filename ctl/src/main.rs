@@ -1,2 +1,153 @@
-//! twinpathctl.
-fn main() {}
+//! `twinpathctl`: reads the words, asks the node, prints the answer. Exit code 0: done; 1: there is no such thing, or
+//! the node refuses; 2: the words aren't understood; 3: the node can't be reached.
+
+mod words;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, ExitCode};
+
+use clap::{CommandFactory, Parser};
+use ctl::client::{Client, ClientError};
+use ctl::protocol::{Command, ProtocolError, RefusalKind, Reply};
+use ctl::{paths, render};
+
+use crate::words::{Config, Line, Verb};
+
+const REFUSED: u8 = 1;
+const USAGE: u8 = 2;
+const UNREACHABLE: u8 = 3;
+
+/// A message and the exit code that goes with it.
+struct Failure(u8, String);
+
+fn main() -> ExitCode {
+    let line = Line::parse();
+    match run(line) {
+        Ok(code) => code,
+        Err(Failure(code, message)) => {
+            eprintln!("twinpathctl: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(line: Line) -> Result<ExitCode, Failure> {
+    let command = match line.verb {
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Line::command(), "twinpathctl", &mut std::io::stdout());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Verb::Config(Config::Check { file }) => {
+            let named = line.node.is_some() || line.socket.is_some();
+            if !named {
+                return check_here(&file, line.json);
+            }
+            let (file, text) = read(&file)?;
+            Command::ConfigCheck { file, text }
+        }
+        Verb::Config(Config::Diff { file }) => {
+            let (file, text) = read(&file)?;
+            Command::ConfigDiff { file, text }
+        }
+        Verb::Show(show) => show.command(),
+        Verb::Flush(flush) => flush.command(),
+        Verb::Set(set) => set.command(),
+    };
+    let checking = matches!(command, Command::ConfigCheck { .. });
+    let socket = socket(line.node.as_deref(), line.socket)?;
+    let reply = Client::connect(&socket)
+        .and_then(|mut node| node.call_whole(command))
+        .map_err(failure)?;
+    print(&reply, line.json);
+    let faulty = checking && matches!(&reply, Reply::Lines(lines) if !lines.is_empty());
+    Ok(if faulty {
+        ExitCode::from(REFUSED)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn failure(error: ClientError) -> Failure {
+    let code = match &error {
+        ClientError::Connect(..) | ClientError::Closed | ClientError::Protocol(ProtocolError::Io(_)) => {
+            UNREACHABLE
+        }
+        ClientError::Refused(refusal) if refusal.kind == RefusalKind::Unreachable => UNREACHABLE,
+        ClientError::Refused(_) | ClientError::Protocol(_) => REFUSED,
+    };
+    Failure(code, error.to_string())
+}
+
+fn read(file: &Path) -> Result<(String, String), Failure> {
+    let name = file.display().to_string();
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok((name, text)),
+        Err(error) => Err(Failure(USAGE, format!("{name} can't be read: {error}"))),
+    }
+}
+
+/// The socket of the node that is meant.
+fn socket(node: Option<&str>, socket: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    if let Some(socket) = socket {
+        return Ok(socket);
+    }
+    if let Some(node) = node {
+        if node.is_empty() || node.contains('/') || node.starts_with('.') {
+            return Err(Failure(USAGE, format!("\"{node}\" can't be the name of a node")));
+        }
+        return Ok(paths::control_socket(node));
+    }
+    let mut nodes: Vec<String> = std::fs::read_dir(paths::run_dir())
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|node| paths::control_socket(node).exists())
+        .collect();
+    nodes.sort();
+    match nodes.as_slice() {
+        [node] => Ok(paths::control_socket(node)),
+        [] => Err(Failure(
+            UNREACHABLE,
+            format!("no node runs on this machine ({})", paths::run_dir().display()),
+        )),
+        several => Err(Failure(
+            USAGE,
+            format!("say which node with --node: {}", several.join(", ")),
+        )),
+    }
+}
+
+fn print(reply: &Reply, json: bool) {
+    let text = if json {
+        format!("{:#}\n", render::json(reply))
+    } else {
+        render::text(reply)
+    };
+    // A reader that has seen enough, such as `head`, is no failure.
+    let _closed_early = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Checks a file without a node: with the control process's own reader, which is installed beside this program.
+fn check_here(file: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let beside = std::env::current_exe()
+        .ok()
+        .map(|me| me.with_file_name("twinpath-control"));
+    let program = beside
+        .filter(|path| path.exists())
+        .unwrap_or_else(|| PathBuf::from("twinpath-control"));
+    let checked = Process::new(&program)
+        .arg("--check")
+        .arg("--config")
+        .arg(file)
+        .output();
+    let checked =
+        checked.map_err(|e| Failure(UNREACHABLE, format!("{} can't be run: {e}", program.display())))?;
+    let errors = String::from_utf8_lossy(&checked.stderr);
+    print(&Reply::Lines(errors.lines().map(str::to_owned).collect()), json);
+    Ok(if checked.status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(REFUSED)
+    })
+}

@@ -1,0 +1,474 @@
+//! The command line: the words an operator types, and the command they mean.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use ctl::protocol::Command;
+use ctl::report::{ConntrackFilter, FlowState, GroupState, Owner, Page};
+use ipnet::IpNet;
+
+/// Operate a twinpath node.
+#[derive(Debug, Parser)]
+#[command(name = "twinpathctl", version, infer_subcommands = false)]
+pub(crate) struct Line {
+    /// Name of the node; not needed when only one runs on this machine.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    /// Control socket of the node, instead of its name.
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "node")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// First word.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show state, tables and counters.
+    #[command(subcommand)]
+    Show(Show),
+    /// Remove entries.
+    #[command(subcommand)]
+    Flush(Flush),
+    /// Change what runs.
+    #[command(subcommand)]
+    Set(Set),
+    /// Examine a configuration file.
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Shell.
+        shell: Shell,
+    },
+}
+
+/// After `show`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Show {
+    /// Mirroring of conntracks to the peer.
+    #[command(subcommand)]
+    HaFpConntrack(HaFpConntrack),
+    /// HA groups and the roles of their VRFs.
+    HaGroup,
+    /// Tracked connections.
+    Conntrack(ShowConntrack),
+    /// Address translation.
+    #[command(subcommand)]
+    CgNat(CgNat),
+    /// Firewall.
+    #[command(subcommand)]
+    FpFirewall(FpFirewall),
+    /// Ports with link state and statistics.
+    Port,
+    /// Workers with their counters.
+    Worker,
+    /// Event threads with their counters.
+    Event,
+    /// Dropped packets by reason.
+    Drops,
+    /// Use of memory and of fixed stores.
+    Memory,
+    /// Versions of both processes.
+    Version,
+}
+
+/// After `show ha-fp-conntrack`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HaFpConntrack {
+    /// Configuration and role.
+    State(InVrf),
+    /// Connections to peers with statistics, lag, and progress of resyncs.
+    Peer(InVrf),
+    /// Slots with their digests, here and at the peer.
+    Slots(InVrf),
+}
+
+/// After `show cg-nat`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CgNat {
+    /// Counters.
+    Statistics(InVrf),
+    /// Pools with their use.
+    Pools(InVrf),
+    /// Subscribers that hold ports.
+    Users(InVrfPaged),
+    /// Granted port blocks.
+    Blocks(InVrfPaged),
+}
+
+/// After `show fp-firewall`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum FpFirewall {
+    /// Rules with hit counters.
+    Rules(InVrf),
+}
+
+/// `vrf NAME`.
+#[derive(Debug, Args)]
+pub(crate) struct InVrf {
+    /// The word "vrf".
+    #[arg(value_name = "vrf", value_parser = ["vrf"], hide_possible_values = true)]
+    word: String,
+    /// Name of the VRF.
+    #[arg(value_name = "NAME")]
+    vrf: String,
+}
+
+/// `vrf NAME` of a long list.
+#[derive(Debug, Args)]
+pub(crate) struct InVrfPaged {
+    #[command(flatten)]
+    in_vrf: InVrf,
+    /// Most rows to show.
+    #[arg(long, value_name = "ROWS")]
+    limit: Option<u32>,
+}
+
+/// After `show conntrack`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowConntrack {
+    #[command(flatten)]
+    in_vrf: InVrf,
+    #[command(flatten)]
+    filter: Filter,
+    /// Only count.
+    #[arg(long, conflicts_with = "limit")]
+    count: bool,
+    /// Most rows to show.
+    #[arg(long, value_name = "ROWS")]
+    limit: Option<u32>,
+}
+
+/// Which conntracks; tuples are those of the original direction.
+#[derive(Debug, Args)]
+pub(crate) struct Filter {
+    /// Source address or prefix.
+    #[arg(long, value_name = "ADDRESS", value_parser = network)]
+    src: Option<IpNet>,
+    /// Destination address or prefix.
+    #[arg(long, value_name = "ADDRESS", value_parser = network)]
+    dst: Option<IpNet>,
+    /// Source port, or identifier of an ICMP query.
+    #[arg(long, value_name = "PORT")]
+    sport: Option<u16>,
+    /// Destination port.
+    #[arg(long, value_name = "PORT")]
+    dport: Option<u16>,
+    /// Protocol, by name or number.
+    #[arg(long, value_name = "PROTOCOL", value_parser = protocol)]
+    proto: Option<u8>,
+    /// State.
+    #[arg(long)]
+    state: Option<State>,
+    /// Node that owns the entry.
+    #[arg(long)]
+    owner: Option<OwnedBy>,
+}
+
+/// State of a conntrack.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum State {
+    /// Handshake not finished, or one way only.
+    Opening,
+    /// Both ends have spoken.
+    Established,
+    /// FIN or RST seen.
+    Closing,
+}
+
+/// Owner of a conntrack.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum OwnedBy {
+    /// This node.
+    Local,
+    /// The peer.
+    Peer,
+}
+
+/// After `flush`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Flush {
+    /// Tracked connections, here and, from the active node, at the peer.
+    Conntrack(FlushConntrack),
+}
+
+/// After `flush conntrack`.
+#[derive(Debug, Args)]
+pub(crate) struct FlushConntrack {
+    /// The word "vrf".
+    #[arg(value_name = "vrf", value_parser = ["vrf"], hide_possible_values = true, requires = "vrf")]
+    word: Option<String>,
+    /// Name of the VRF; without, every VRF.
+    #[arg(value_name = "NAME")]
+    vrf: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
+}
+
+/// After `set`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Set {
+    /// State of an HA group.
+    HaGroup(SetHaGroup),
+}
+
+/// After `set ha-group`.
+#[derive(Debug, Args)]
+pub(crate) struct SetHaGroup {
+    /// Name of the group.
+    name: String,
+    /// The word "state".
+    #[arg(value_name = "state", value_parser = ["state"], hide_possible_values = true)]
+    word: String,
+    /// State wanted.
+    state: Wanted,
+}
+
+/// State of a group.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Wanted {
+    /// Take the active role.
+    Master,
+    /// Leave it to the peer.
+    Backup,
+}
+
+/// After `config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Report every error in a file. Without --node or --socket, no node is needed.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// What would change on the node if it ran with this file.
+    Diff {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+impl Show {
+    /// The command these words mean.
+    #[must_use]
+    pub(crate) fn command(self) -> Command {
+        match self {
+            Self::HaFpConntrack(HaFpConntrack::State(v)) => Command::HaState { vrf: v.vrf },
+            Self::HaFpConntrack(HaFpConntrack::Peer(v)) => Command::HaPeers { vrf: v.vrf },
+            Self::HaFpConntrack(HaFpConntrack::Slots(v)) => Command::HaSlots { vrf: v.vrf },
+            Self::HaGroup => Command::HaGroups,
+            Self::Conntrack(ShowConntrack {
+                in_vrf,
+                filter,
+                count: true,
+                ..
+            }) => Command::ConntrackCount {
+                vrf: in_vrf.vrf,
+                filter: filter.filter(),
+            },
+            Self::Conntrack(ShowConntrack {
+                in_vrf,
+                filter,
+                limit,
+                ..
+            }) => Command::Conntracks {
+                vrf: in_vrf.vrf,
+                filter: filter.filter(),
+                page: page(limit),
+            },
+            Self::CgNat(CgNat::Statistics(v)) => Command::NatStatistics { vrf: v.vrf },
+            Self::CgNat(CgNat::Pools(v)) => Command::NatPools { vrf: v.vrf },
+            Self::CgNat(CgNat::Users(v)) => Command::NatUsers {
+                vrf: v.in_vrf.vrf,
+                page: page(v.limit),
+            },
+            Self::CgNat(CgNat::Blocks(v)) => Command::NatBlocks {
+                vrf: v.in_vrf.vrf,
+                page: page(v.limit),
+            },
+            Self::FpFirewall(FpFirewall::Rules(v)) => Command::FirewallRules { vrf: v.vrf },
+            Self::Port => Command::Ports,
+            Self::Worker => Command::Workers,
+            Self::Event => Command::Events,
+            Self::Drops => Command::Drops,
+            Self::Memory => Command::Memory,
+            Self::Version => Command::Version,
+        }
+    }
+}
+
+impl Flush {
+    /// The command these words mean.
+    #[must_use]
+    pub(crate) fn command(self) -> Command {
+        let Self::Conntrack(FlushConntrack { vrf, filter, .. }) = self;
+        Command::FlushConntracks {
+            vrf,
+            filter: filter.filter(),
+        }
+    }
+}
+
+impl Set {
+    /// The command these words mean.
+    #[must_use]
+    pub(crate) fn command(self) -> Command {
+        let Self::HaGroup(SetHaGroup { name, state, .. }) = self;
+        let state = match state {
+            Wanted::Master => GroupState::Master,
+            Wanted::Backup => GroupState::Backup,
+        };
+        Command::SetHaGroup { name, state }
+    }
+}
+
+impl Filter {
+    fn filter(self) -> ConntrackFilter {
+        ConntrackFilter {
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
+            protocol: self.proto,
+            state: self.state.map(|state| match state {
+                State::Opening => FlowState::Opening,
+                State::Established => FlowState::Established,
+                State::Closing => FlowState::Closing,
+            }),
+            owner: self.owner.map(|owner| match owner {
+                OwnedBy::Local => Owner::Local,
+                OwnedBy::Peer => Owner::Peer,
+            }),
+        }
+    }
+}
+
+fn page(limit: Option<u32>) -> Page {
+    Page {
+        limit: limit.unwrap_or(u32::MAX),
+        cursor: None,
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+        .map_err(|_| "use an address, or a prefix such as 100.64.0.0/10".to_owned())
+}
+
+fn protocol(text: &str) -> Result<u8, String> {
+    match text {
+        "icmp" => Ok(1),
+        "tcp" => Ok(6),
+        "udp" => Ok(17),
+        "icmpv6" => Ok(58),
+        number => number
+            .parse()
+            .map_err(|_| "use tcp, udp, icmp, icmpv6, or a number up to 255".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn command(line: &str) -> Option<Command> {
+        let line = Line::try_parse_from(line.split(' ')).ok()?;
+        Some(match line.verb {
+            Verb::Show(show) => show.command(),
+            Verb::Flush(flush) => flush.command(),
+            Verb::Set(set) => set.command(),
+            Verb::Config(_) | Verb::Completions { .. } => return None,
+        })
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn words_in_the_place_of_vrf_and_state_are_literal() {
+        let vrf = || "main".to_owned();
+        for (line, meant) in [
+            (
+                "twinpathctl show ha-fp-conntrack peer vrf main",
+                Some(Command::HaPeers { vrf: vrf() }),
+            ),
+            (
+                "twinpathctl show ha-fp-conntrack state vrf main",
+                Some(Command::HaState { vrf: vrf() }),
+            ),
+            ("twinpathctl show ha-fp-conntrack peer main", None),
+            ("twinpathctl show ha-fp-conntrack peer vrv main", None),
+            (
+                "twinpathctl show cg-nat pools vrf main --json",
+                Some(Command::NatPools { vrf: vrf() }),
+            ),
+            ("twinpathctl --node n1 show worker", Some(Command::Workers)),
+            (
+                "twinpathctl set ha-group g state master",
+                Some(Command::SetHaGroup {
+                    name: "g".into(),
+                    state: GroupState::Master,
+                }),
+            ),
+            ("twinpathctl set ha-group g state king", None),
+            (
+                "twinpathctl flush conntrack",
+                Some(Command::FlushConntracks {
+                    vrf: None,
+                    filter: ConntrackFilter::default(),
+                }),
+            ),
+            (
+                "twinpathctl flush conntrack vrf main --proto tcp",
+                Some(Command::FlushConntracks {
+                    vrf: Some(vrf()),
+                    filter: ConntrackFilter {
+                        protocol: Some(6),
+                        ..ConntrackFilter::default()
+                    },
+                }),
+            ),
+            ("twinpathctl flush conntrack vrf", None),
+            ("twinpathctl show conntrack vrf main --count --limit 3", None),
+        ] {
+            assert_eq!(command(line), meant, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_filter_reaches_the_command() {
+        let line = "twinpathctl show conntrack vrf main --src 100.64.0.1 --dst 2001:db8::/32 --sport 1 --dport 2 \
+                    --proto 58 --state closing --owner peer --limit 9";
+        let filter = ConntrackFilter {
+            src: Some("100.64.0.1/32".parse().unwrap()),
+            dst: Some("2001:db8::/32".parse().unwrap()),
+            sport: Some(1),
+            dport: Some(2),
+            protocol: Some(58),
+            state: Some(FlowState::Closing),
+            owner: Some(Owner::Peer),
+        };
+        let page = Page {
+            limit: 9,
+            cursor: None,
+        };
+        let line: Vec<&str> = line.split_whitespace().collect();
+        let meant = Some(Command::Conntracks {
+            vrf: "main".into(),
+            filter,
+            page,
+        });
+        assert_eq!(command(&line.join(" ")), meant);
+    }
+}
