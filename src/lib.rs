@@ -8,4 +8,5 @@ pub mod dpdk;
 pub mod ipc;
 pub mod machine;
 pub mod plan;
+pub mod socket;
 pub mod thread;
