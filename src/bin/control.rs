@@ -1,6 +1,7 @@
 //! The control process: `twinpath-control --config FILE`. Reads and checks the configuration, follows the kernel, serves
 //! `twinpathctl`, and tells the data process what both want. `--check` only reads.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

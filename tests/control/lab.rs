@@ -1,0 +1,107 @@
+//! Two network namespaces to try things in, gone when dropped.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use dataplane::config::Forwarding;
+use dataplane::flow::VrfId;
+use twinpath::clock::Clock;
+use twinpath::control::vrf::{KernelMap, Source};
+use twinpath::control::watch::Watch;
+
+/// Two namespaces joined by a veth pair: `lan0` (192.0.2.1/24) here, `far0` (192.0.2.2/24) there.
+pub(crate) struct Lab {
+    pub(crate) here: String,
+    there: String,
+    pub(crate) clock: Clock,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let lab = Self {
+            here: format!("tpc-{unique}-a"),
+            there: format!("tpc-{unique}-b"),
+            clock: Clock::start(),
+        };
+        ip(&format!("netns add {}", lab.here));
+        ip(&format!("netns add {}", lab.there));
+        lab.here(&format!(
+            "link add lan0 address 02:00:00:00:00:01 type veth peer far0 netns {}",
+            lab.there
+        ));
+        lab.add_wan();
+        lab.here("addr add 192.0.2.1/24 dev lan0");
+        lab.here("addr add 2001:db8::1/64 dev lan0 nodad");
+        lab.here("addr add 198.51.100.1/24 dev wan0");
+        lab.here("link set lan0 up");
+        lab.there("link set far0 address 02:00:00:00:00:fe");
+        lab.there("addr add 192.0.2.2/24 dev far0");
+        lab.there("addr add 2001:db8::2/64 dev far0 nodad");
+        lab.there("link set far0 up");
+        lab
+    }
+
+    /// `wan0` here, its other end without an address there.
+    pub(crate) fn add_wan(&self) {
+        self.here(&format!(
+            "link add wan0 address 02:00:00:00:00:02 type veth peer farw netns {}",
+            self.there
+        ));
+        self.there("link set farw up");
+        self.here("link set wan0 up");
+    }
+
+    pub(crate) fn here(&self, command: &str) {
+        ip(&format!("-n {} {command}", self.here));
+    }
+
+    pub(crate) fn there(&self, command: &str) {
+        ip(&format!("-n {} {command}", self.there));
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        let map = KernelMap {
+            vrfs: vec![Source::Netns(self.here.clone())],
+            interfaces: vec![(VrfId(0), Some("lan0".into())), (VrfId(0), Some("wan0".into()))],
+            fixed: Forwarding::default(),
+        };
+        Watch::new(map, self.clock.now())
+    }
+
+    /// Turns the watcher until `wanted` holds of what it publishes.
+    pub(crate) fn until(&self, watch: &mut Watch, what: &str, wanted: impl Fn(&Forwarding) -> bool) {
+        let give_up = self.clock.now() + Duration::from_secs(20);
+        loop {
+            let now = self.clock.now();
+            watch.turn(now);
+            match watch.published() {
+                Some(forwarding) if wanted(forwarding) => return,
+                _ => assert!(now < give_up, "never came: {what}\n{:#?}", watch.published()),
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for netns in [&self.here, &self.there] {
+            let _reported_by_ip = Command::new("ip").args(["netns", "del", netns]).status();
+        }
+    }
+}
+
+fn ip(command: &str) {
+    let done = Command::new("ip")
+        .args(command.split_whitespace())
+        .output()
+        .expect("ip is installed");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(
+        done.status.success(),
+        "ip {command}: {said} (these tests need root)"
+    );
+}

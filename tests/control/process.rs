@@ -1,0 +1,334 @@
+//! The control process as a process: the test plays the data process and the operator.
+
+use std::path::PathBuf;
+use std::process::{Child, Command as Process};
+use std::time::Duration;
+
+use ctl::client::{Client, ClientError};
+use ctl::protocol::{Command, RefusalKind, Reply as Answer};
+use ctl::report::{GroupRow, GroupState, RoleRow, RoleState};
+use dataplane::config::{Forwarding, InterfaceId};
+use twinpath::ipc::{Event, Reply, Request, Server};
+
+use crate::lab::Lab;
+
+/// A control process of a node of its own, in a run directory of its own.
+struct Node {
+    lab: Lab,
+    dir: PathBuf,
+    process: Child,
+}
+
+impl Node {
+    fn start() -> Self {
+        let lab = Lab::new();
+        let dir = std::env::temp_dir().join(&lab.here);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("node.toml"), config(&lab.here)).unwrap();
+        let process = spawn(&dir);
+        Self { lab, dir, process }
+    }
+
+    fn restart(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = spawn(&self.dir);
+    }
+
+    /// The operator's connection, as soon as the process serves it.
+    fn operator(&self) -> Client {
+        let socket = self.dir.join("n/control.sock");
+        self.until("the control socket", || Client::connect(&socket).ok())
+    }
+
+    fn until<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+        let give_up = self.lab.clock.now() + Duration::from_secs(20);
+        loop {
+            if let Some(found) = found() {
+                return found;
+            }
+            assert!(self.lab.clock.now() < give_up, "never came: {what}");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ended_already = self.process.kill();
+        self.process.wait().unwrap();
+        std::fs::remove_dir_all(&self.dir).unwrap();
+    }
+}
+
+fn spawn(dir: &PathBuf) -> Child {
+    let mut process = Process::new(env!("CARGO_BIN_EXE_twinpath-control"));
+    process
+        .arg("--config")
+        .arg(dir.join("node.toml"))
+        .env(ctl::paths::RUN_DIR_VARIABLE, dir);
+    process.spawn().unwrap()
+}
+
+fn config(netns: &str) -> String {
+    format!(
+        r#"
+[node]
+name = "n"
+id = 1
+
+[[port]]
+name = "lan0"
+device = "net_null0"
+kernel_interface = "lan0"
+
+[[vrf]]
+name = "main"
+netns = "{netns}"
+inside = ["100.64.0.0/10"]
+
+[vrf.ha_fp_conntrack]
+listen_ha_group = "g"
+
+[[ha_group]]
+name = "g"
+state = "master"
+"#
+    )
+}
+
+/// The data process, played.
+struct Data {
+    server: Server,
+    boot: u64,
+    groups: Vec<GroupRow>,
+    /// Every order that was given.
+    orders: Vec<(GroupState, bool)>,
+    intents: usize,
+    forwarding: Option<Forwarding>,
+}
+
+impl Data {
+    fn start(node: &Node, boot: u64, groups: Vec<GroupRow>) -> Self {
+        let server = Server::bind(&node.dir.join("n/dataplane.sock")).unwrap();
+        Self {
+            server,
+            boot,
+            groups,
+            orders: Vec::new(),
+            intents: 0,
+            forwarding: None,
+        }
+    }
+
+    fn turn(&mut self) {
+        for incoming in self.server.poll() {
+            let reply = match incoming.request {
+                Request::Hello { node } => {
+                    assert_eq!(node, "n");
+                    Reply::Hello { boot: self.boot }
+                }
+                Request::Groups => Reply::Groups(self.groups.clone()),
+                Request::SetIntent(intent) => {
+                    assert_eq!(intent.vrfs[0].name, "main");
+                    self.intents += 1;
+                    Reply::Done
+                }
+                Request::SetForwarding(forwarding) => {
+                    self.forwarding = Some(*forwarding);
+                    Reply::Done
+                }
+                Request::SetGroup {
+                    name,
+                    state,
+                    explicit,
+                } => {
+                    assert_eq!(name, "g");
+                    self.orders.push((state, explicit));
+                    Reply::Done
+                }
+                Request::Roles => Reply::Roles(vec![RoleRow {
+                    vrf: "main".into(),
+                    ha_group: Some("g".into()),
+                    role: RoleState::Backup,
+                    term: 257,
+                    cause: "played".into(),
+                }]),
+                other => unreachable!("{other:?}"),
+            };
+            self.server.reply(incoming.ticket, Ok(reply));
+        }
+    }
+
+    fn knows_mac_of(&self, address: &str) -> bool {
+        let address: std::net::IpAddr = address.parse().unwrap();
+        self.forwarding
+            .as_ref()
+            .is_some_and(|f| f.neighbors.iter().any(|n| n.address == address))
+    }
+
+    fn has_route(&self, prefix: &str) -> bool {
+        let prefix = prefix.parse().unwrap();
+        self.forwarding
+            .as_ref()
+            .is_some_and(|f| f.routes.iter().any(|r| r.prefix == prefix))
+    }
+
+    fn until(&mut self, node: &Node, what: &str, mut wanted: impl FnMut(&mut Self) -> bool) {
+        node.until(what, || {
+            self.turn();
+            wanted(self).then_some(())
+        });
+    }
+
+    /// Plays on while the operator waits for an answer.
+    fn ask(&mut self, node: &Node, command: Command) -> Result<Answer, ClientError> {
+        let mut operator = node.operator();
+        let asking = std::thread::spawn(move || operator.call(&command));
+        self.until(node, "an answer", |_| asking.is_finished());
+        asking.join().unwrap()
+    }
+}
+
+fn group(state: GroupState, explicit: bool) -> Vec<GroupRow> {
+    vec![GroupRow {
+        name: "g".into(),
+        state,
+        explicit,
+    }]
+}
+
+fn group_shown(answer: Answer) -> (GroupState, bool, usize) {
+    let Answer::HaGroups(groups) = answer else {
+        panic!("{answer:?}")
+    };
+    (groups[0].state, groups[0].explicit, groups[0].vrfs.len())
+}
+
+#[test]
+fn without_a_data_process_it_says_so_and_answers_what_it_knows() {
+    let node = Node::start();
+    let mut operator = node.operator();
+    let refused = operator.call(&Command::Workers);
+    assert!(matches!(refused, Err(ClientError::Refused(r)) if r.kind == RefusalKind::Unreachable));
+    let refused = operator.call(&Command::NatPools {
+        vrf: "nowhere".into(),
+    });
+    assert!(matches!(refused, Err(ClientError::Refused(r)) if r.kind == RefusalKind::NotFound));
+    let refused = operator.call(&Command::SetHaGroup {
+        name: "nogroup".into(),
+        state: GroupState::Master,
+    });
+    assert!(matches!(refused, Err(ClientError::Refused(r)) if r.kind == RefusalKind::NotFound));
+    let Answer::Version(rows) = operator.call(&Command::Version).unwrap() else {
+        unreachable!()
+    };
+    assert_eq!(
+        rows.iter().map(|r| r.process.as_str()).collect::<Vec<_>>(),
+        ["control"]
+    );
+    assert_eq!(
+        group_shown(operator.call(&Command::HaGroups).unwrap()),
+        (GroupState::Master, false, 0)
+    );
+    let text = "[node]\nname = 1\nid = 0\n".to_owned();
+    let Answer::Lines(faults) = operator
+        .call(&Command::ConfigCheck {
+            file: "f.toml".into(),
+            text,
+        })
+        .unwrap()
+    else {
+        unreachable!()
+    };
+    assert!(
+        faults.len() > 1 && faults.iter().all(|line| line.starts_with("f.toml:")),
+        "{faults:?}"
+    );
+    let Answer::Lines(changes) = operator
+        .call(&Command::ConfigDiff {
+            file: "f.toml".into(),
+            text: config(&node.lab.here).replace("id = 1", "id = 2"),
+        })
+        .unwrap()
+    else {
+        unreachable!()
+    };
+    assert!(
+        changes.iter().any(|line| line.starts_with("node.id: 1 -> 2")),
+        "{changes:?}"
+    );
+}
+
+#[test]
+fn a_data_process_is_told_everything_and_then_every_change() {
+    let node = Node::start();
+    let mut data = Data::start(&node, 1, group(GroupState::Master, false));
+    data.until(&node, "intent and routes", |d| {
+        d.intents == 1 && d.has_route("192.0.2.0/24")
+    });
+    assert_eq!(data.orders, [], "it prefers the same by itself");
+    node.lab.here("route add 203.0.113.0/24 via 192.0.2.2");
+    data.until(&node, "the new route", |d| d.has_route("203.0.113.0/24"));
+    data.until(&node, "its gateway", |d| d.knows_mac_of("192.0.2.2"));
+    node.lab.there("addr add 192.0.2.3/24 dev far0");
+    let wanted = Event::NeighborWanted {
+        interface: InterfaceId(0),
+        address: "192.0.2.3".parse().unwrap(),
+    };
+    data.server.broadcast(wanted);
+    data.until(&node, "the wanted neighbor", |d| d.knows_mac_of("192.0.2.3"));
+}
+
+#[test]
+fn a_killed_control_process_learns_what_changed_meanwhile_and_reads_the_role_back() {
+    let mut node = Node::start();
+    let mut data = Data::start(&node, 1, group(GroupState::Master, false));
+    data.until(&node, "the first greeting", |d| d.intents == 1);
+    let order = Command::SetHaGroup {
+        name: "g".into(),
+        state: GroupState::Backup,
+    };
+    assert_eq!(data.ask(&node, order).unwrap(), Answer::Done);
+    assert_eq!(data.orders, [(GroupState::Backup, true)]);
+    data.groups = group(GroupState::Backup, true);
+    node.restart();
+    node.lab.here("route add 203.0.113.0/24 via 192.0.2.2");
+    data.until(&node, "the route", |d| {
+        d.intents == 2 && d.has_route("203.0.113.0/24")
+    });
+    assert_eq!(
+        data.orders.len(),
+        1,
+        "what runs isn't overridden by the configuration"
+    );
+    let shown = group_shown(data.ask(&node, Command::HaGroups).unwrap());
+    assert_eq!(shown, (GroupState::Backup, true, 1));
+}
+
+#[test]
+fn a_restarted_data_process_gets_the_operators_state_as_a_preference_only() {
+    let node = Node::start();
+    let mut data = Data::start(&node, 1, group(GroupState::Master, false));
+    data.until(&node, "the first greeting", |d| d.intents == 1);
+    let order = Command::SetHaGroup {
+        name: "g".into(),
+        state: GroupState::Backup,
+    };
+    assert_eq!(data.ask(&node, order).unwrap(), Answer::Done);
+    drop(data);
+    let mut data = Data::start(&node, 2, group(GroupState::Master, false));
+    data.until(&node, "the second greeting", |d| !d.orders.is_empty());
+    assert_eq!(data.orders, [(GroupState::Backup, false)]);
+    assert!(data.has_route("192.0.2.0/24"));
+}
+
+#[test]
+fn asked_to_end_it_takes_its_socket_along() {
+    let mut node = Node::start();
+    let _operator = node.operator();
+    let pid = node.process.id().to_string();
+    assert!(Process::new("kill").arg(pid).status().unwrap().success());
+    assert!(node.process.wait().unwrap().success());
+    assert!(!node.dir.join("n/control.sock").exists());
+}
