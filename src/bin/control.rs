@@ -10,6 +10,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use twinpath::config;
 use twinpath::control::daemon::Daemon;
+use twinpath::control::host::ThisMachine;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -53,8 +54,13 @@ fn main() -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log.level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+    // No reason to end: what is missing may come, and what is there must be served.
+    for fault in config::check_host(&config, &ThisMachine) {
+        tracing::warn!(%fault, "not on this machine now");
+    }
     Daemon::new(config)?.run()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -120,6 +120,11 @@ impl Mirror {
         self.links.values().find(|link| link.name == name)
     }
 
+    /// All interfaces.
+    pub fn links(&self) -> impl Iterator<Item = &KernelLink> {
+        self.links.values()
+    }
+
     /// Addresses with the index of their interface.
     pub fn addresses(&self) -> impl Iterator<Item = (u32, IpNet)> + '_ {
         self.addresses.iter().copied()

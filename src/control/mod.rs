@@ -2,11 +2,13 @@
 //!
 //! Reading order: [`daemon`] (the loop), then what it joins: [`watch`] (kernel → reachability, out of [`netlink`],
 //! [`message`], [`mirror`], [`vrf`] and [`resolver`]), [`groups`] (HA groups), [`link`] (the connection to the data
-//! process), [`server`] and [`answers`] (the operator's commands).
+//! process), [`server`] and [`answers`] (the operator's commands). [`host`] answers what a configuration asks of the
+//! machine.
 
 pub mod answers;
 pub mod daemon;
 pub mod groups;
+pub mod host;
 pub mod link;
 pub mod message;
 pub mod mirror;
