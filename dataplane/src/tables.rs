@@ -198,6 +198,24 @@ impl Tables {
         }
     }
 
+    /// Entries on dirty lists: changed, and not emitted yet. Walks the lists: for tests and diagnosis.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        let mut waiting = 0;
+        for list in &self.dirty {
+            let mut word = list.head;
+            while word != NIL {
+                waiting += 1;
+                let changed = Changed::untagged(word);
+                word = match changed.kind {
+                    Kind::Block => self.nat.sync(changed.id).dirty_next,
+                    Kind::Conntrack => self.conntracks.sync(changed.id).dirty_next,
+                };
+            }
+        }
+        waiting
+    }
+
     /// Rule ids with their hits, in order.
     #[must_use]
     pub fn rule_hits(&self, vrf: VrfId) -> &[(u32, u64)] {

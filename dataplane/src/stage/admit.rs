@@ -199,7 +199,8 @@ fn track(
         Ok(id) => Ok(Outcome::Tracked(id)),
         Err(error) => {
             if let Some(nat) = nat {
-                cx.tables.nat.release(cx.now, nat.mapping);
+                // Nothing has left from the port: it needs no rest.
+                cx.tables.nat.cancel(cx.now, nat.mapping);
             }
             Err(match error {
                 InsertError::Full => Drop::TableFull,

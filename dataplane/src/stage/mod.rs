@@ -126,8 +126,10 @@ impl Work {
         }
     }
 
+    /// Whether the next stage is to look at it. A packet of another worker is none of this one's business: the
+    /// stages between steer and transmit leave it alone.
     pub(crate) const fn is_open(&self) -> bool {
-        matches!(self.verdict, Verdict::Forward)
+        matches!(self.verdict, Verdict::Forward) && self.to_worker.is_none()
     }
 
     pub(crate) const fn drop(&mut self, reason: Drop) {

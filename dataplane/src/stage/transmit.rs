@@ -106,7 +106,7 @@ pub(crate) fn transmit<I: Io>(
     for (i, mut packet) in packets.drain(..).enumerate() {
         let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
         let counters = &mut cx.tables.counters;
-        if work.is_open()
+        if work.verdict == Verdict::Forward
             && let Some(owner) = work.to_worker
         {
             counters.handoff_out += 1;
