@@ -291,18 +291,3 @@ fn the_control_lane_carries_no_slots() {
         (1, 0)
     );
 }
-
-#[test]
-fn r32_a_slot_begins_with_the_authority_of_the_announced_term() {
-    let mut cluster = target();
-    let _open = accepted(&mut cluster, 1);
-    let [
-        ToWorker::SlotBegin {
-            version, generation, ..
-        },
-    ] = seen(&cluster)
-    else {
-        unreachable!("{:?}", seen(&cluster))
-    };
-    assert_eq!((version.term, version.counter, *generation), (Term(0x101), 0, 7));
-}

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use dataplane::delta::{LaneTag, SlotRef, ToWorker, Version};
+use dataplane::delta::{LaneTag, SlotRef, ToWorker};
 use dataplane::flow::VrfId;
 
 use crate::board::PeerVrf;
@@ -236,13 +236,6 @@ impl<W: Wire> Inlet<W> {
                     self.fail(s, at, generation, SlotFailure::NotAccepting);
                     return Ok(Outcome::Done);
                 }
-                // A slot that hasn't changed since the sender's term began still carries an older one. The walk
-                // has the authority of the term under which it is sent.
-                let announced = self.peering.known(at.vrf).map_or(version.term, |k| k.state.term);
-                let version = Version {
-                    term: version.term.max(announced),
-                    ..version
-                };
                 if !s.rings.push(
                     at.slot,
                     ToWorker::SlotBegin {

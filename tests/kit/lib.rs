@@ -2,4 +2,16 @@
 //! them, and checkers. Everything between the seams (`dataplane::io::Io`, `state_sync::wire::Net`, the `now` argument)
 //! is production code.
 
+pub mod cluster;
+pub mod node;
+
+pub mod network;
 pub mod nic;
+
+pub mod checker;
+pub mod expect;
+pub mod oracle;
+
+pub mod config;
+pub mod packet;
+pub mod random;

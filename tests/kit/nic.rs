@@ -33,7 +33,10 @@ impl Pool {
     /// A pool of `size` packets.
     #[must_use]
     pub fn new(size: usize) -> Arc<Self> {
-        Arc::new(Self { alive: AtomicUsize::new(0), size })
+        Arc::new(Self {
+            alive: AtomicUsize::new(0),
+            size,
+        })
     }
 
     /// Packets that have not been dropped.
@@ -49,7 +52,12 @@ impl Pool {
             return None;
         }
         self.alive.fetch_add(1, Ordering::Relaxed);
-        Some(MemPacket { bytes: vec![0; ROOM], start: HEADROOM, end: HEADROOM, pool: Arc::clone(self) })
+        Some(MemPacket {
+            bytes: vec![0; ROOM],
+            start: HEADROOM,
+            end: HEADROOM,
+            pool: Arc::clone(self),
+        })
     }
 }
 
@@ -117,8 +125,12 @@ impl MemIo {
 
     /// Puts a frame into a receive queue; false when the pool is empty or there is no such queue.
     pub fn inject(&mut self, queue: RxQueue, frame: &[u8]) -> bool {
-        let Some((_, waiting)) = self.waiting.iter_mut().find(|(q, _)| *q == queue) else { return false };
-        let Some(mut packet) = self.pool.alloc() else { return false };
+        let Some((_, waiting)) = self.waiting.iter_mut().find(|(q, _)| *q == queue) else {
+            return false;
+        };
+        let Some(mut packet) = self.pool.alloc() else {
+            return false;
+        };
         if !packet.set_len(frame.len()) {
             return false;
         }
@@ -129,7 +141,10 @@ impl MemIo {
 
     /// Takes what has left by a port.
     pub fn take_sent(&mut self, port: PortId) -> Vec<Vec<u8>> {
-        self.sent.get_mut(port.index()).map(core::mem::take).unwrap_or_default()
+        self.sent
+            .get_mut(port.index())
+            .map(core::mem::take)
+            .unwrap_or_default()
     }
 }
 
@@ -137,7 +152,9 @@ impl Io for MemIo {
     type Packet = MemPacket;
 
     fn rx(&mut self, queue: RxQueue, into: &mut Burst<MemPacket>) {
-        let Some((_, waiting)) = self.waiting.iter_mut().find(|(q, _)| *q == queue) else { return };
+        let Some((_, waiting)) = self.waiting.iter_mut().find(|(q, _)| *q == queue) else {
+            return;
+        };
         while !into.is_full() {
             let Some(packet) = waiting.pop_front() else { break };
             into.push(packet);

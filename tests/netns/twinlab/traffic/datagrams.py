@@ -111,11 +111,10 @@ class Datagrams:
         self.task = asyncio.create_task(self._ask_on())
 
     async def _ask_on(self):
-        # Spread over the interval: the silence of all flows together is then finer than that of one.
         while True:
             for flow in self.flows:
                 self._send(flow)
-                await asyncio.sleep(self.interval_s / len(self.flows))
+            await asyncio.sleep(self.interval_s)
 
     async def do_exchange(self, within_s):
         """How many flows get an answer to something asked from now on, asking again while time is left."""

@@ -142,8 +142,6 @@ class Server:
                     allowance -= CHUNK
                 # A number in each chunk: a piece lost, doubled or out of place changes the digest.
                 chunk = struct.pack("!Q", number) + block
-                if limit:
-                    chunk = chunk[:limit - record["bytes"]]
                 number += 1
                 digest.update(chunk)
                 writer.write(chunk)

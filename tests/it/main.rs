@@ -1,0 +1,6 @@
+//! Whole nodes, and pairs of them, against what they promise. One binary; a module per promise.
+
+#[cfg(test)]
+mod handoff;
+#[cfg(test)]
+mod replication;

@@ -1,0 +1,456 @@
+//! The invariants of the design (DESIGN.md section 10), asserted over whole nodes: some after every step, the others
+//! at quiescence. Each violation names the invariant and what was found.
+
+use core::fmt::Debug;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use dataplane::conntrack::Conntrack;
+use dataplane::counters::Counters;
+use dataplane::delta::{Class, Term, Version};
+use dataplane::flow::{FlowKey, VrfId};
+use dataplane::nat::{BlockRow, Protocol};
+use dataplane::role::Role;
+use dataplane::slot::{block_digest, conntrack_digest};
+use dataplane::stage::meta::Kind;
+
+use crate::config::MAIN;
+use crate::node::Node;
+use crate::packet;
+
+/// A tuple in a form that sorts.
+type Tuple = (u16, u8, [u8; 16], u16, [u8; 16], u16);
+
+/// What is replicated of a conntrack, with its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Original tuple.
+    pub original: FlowKey,
+    /// Reply tuple.
+    pub reply: FlowKey,
+    /// Grant of the block of its public port.
+    pub grant: Option<u64>,
+    /// Replicated class.
+    pub class: Class,
+    /// Version.
+    pub version: Version,
+    /// Slot.
+    pub slot: u16,
+}
+
+/// What a node holds, in comparable form.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Live conntracks by original tuple.
+    pub conntracks: BTreeMap<Tuple, Row>,
+    /// Held blocks by grant: subscriber, public address, first port, slot, ports in use.
+    pub blocks: BTreeMap<u64, (String, String, u16, u16, u32)>,
+    /// Version, digest and count of each slot.
+    pub slots: BTreeMap<(u16, u16), (Version, u64, u32)>,
+}
+
+/// Sortable form of a tuple.
+#[must_use]
+pub const fn tuple(key: &FlowKey) -> Tuple {
+    (
+        key.vrf.0,
+        key.proto,
+        *key.src.octets(),
+        key.src_port,
+        *key.dst.octets(),
+        key.dst_port,
+    )
+}
+
+fn row(conntrack: &Conntrack) -> Row {
+    Row {
+        original: conntrack.keys[0],
+        reply: conntrack.keys[1],
+        grant: conntrack.nat.map(|nat| nat.part.grant),
+        class: conntrack.class,
+        version: conntrack.sync.version,
+        slot: conntrack.slot,
+    }
+}
+
+/// Held blocks of a node, over all workers.
+#[must_use]
+pub fn blocks(node: &Node) -> Vec<BlockRow> {
+    let mut rows = Vec::new();
+    for tables in node.tables() {
+        tables.nat.blocks(0, u32::MAX, &mut rows);
+    }
+    rows
+}
+
+/// What a node holds.
+#[must_use]
+pub fn view(node: &Node) -> View {
+    let mut view = View::default();
+    for tables in node.tables() {
+        for (_, conntrack) in tables.conntracks.iter_live() {
+            view.conntracks.insert(tuple(&conntrack.keys[0]), row(conntrack));
+        }
+        for vrf in 0..node.setup.vrfs() {
+            for (number, slot) in tables.slots.of_vrf(VrfId(vrf)) {
+                view.slots
+                    .insert((vrf, number), (slot.version, slot.digest, slot.count));
+            }
+        }
+    }
+    for b in blocks(node) {
+        let value = (
+            b.subscriber.to_string(),
+            b.address.to_string(),
+            b.port_first,
+            b.slot,
+            b.used,
+        );
+        view.blocks.insert(b.grant, value);
+    }
+    view
+}
+
+/// What is still under way, in words; empty at quiescence.
+#[must_use]
+pub fn quiescent(nodes: &[Option<Node>; 2], cut: bool) -> Vec<String> {
+    let mut missing = Vec::new();
+    let live = nodes.iter().flatten().count();
+    for (index, node) in nodes.iter().enumerate() {
+        let Some(node) = node else { continue };
+        for tables in node.tables() {
+            if tables.waiting() > 0 {
+                missing.push(format!(
+                    "node {index}: {} entries wait for emission",
+                    tables.waiting()
+                ));
+            }
+        }
+        if node.role(MAIN).0 == Role::Fault {
+            missing.push(format!("node {index} is in fault"));
+        }
+        if live < 2 || cut || !node.setup.grouped {
+            continue;
+        }
+        if !node.is_ready() {
+            missing.push(format!(
+                "node {index} is not ready: {:?}",
+                node.board.view(0, MAIN, node.setup.slots)
+            ));
+        }
+        for report in node.reports() {
+            for client in report.clients {
+                if client.status != "established" || client.lag_records > 0 {
+                    missing.push(format!(
+                        "node {index} lane {} is {}, {} records behind",
+                        client.lane, client.status, client.lag_records
+                    ));
+                }
+                for vrf in client
+                    .vrfs
+                    .iter()
+                    .filter(|v| v.streaming && v.slots_verified < v.slots_total)
+                {
+                    missing.push(format!(
+                        "node {index} lane {} vrf {}: {} of {} slots verified, {} failures",
+                        client.lane, vrf.vrf, vrf.slots_verified, vrf.slots_total, vrf.slots_failed
+                    ));
+                }
+            }
+        }
+    }
+    missing
+}
+
+/// I8 and I9: what differs between two connected nodes at quiescence, and what each contradicts itself in.
+#[must_use]
+pub fn differences(nodes: &[Option<Node>; 2], cut: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    for (index, node) in nodes.iter().enumerate() {
+        if let Some(node) = node {
+            found.extend(
+                contradictions(node)
+                    .into_iter()
+                    .map(|what| format!("node {index}: {what}")),
+            );
+        }
+    }
+    if let [Some(a), Some(b)] = nodes
+        && !cut
+        && a.setup.grouped
+    {
+        let (a, b) = (view(a), view(b));
+        compare("I8 conntrack", &a.conntracks, &b.conntracks, &mut found);
+        compare("I8 block", &a.blocks, &b.blocks, &mut found);
+        compare("I8 slot", &a.slots, &b.slots, &mut found);
+    }
+    found
+}
+
+/// Entries that differ, at most ten of them.
+fn compare<K: Ord + Debug, V: PartialEq + Debug>(
+    what: &str,
+    a: &BTreeMap<K, V>,
+    b: &BTreeMap<K, V>,
+    found: &mut Vec<String>,
+) {
+    let keys: std::collections::BTreeSet<&K> = a.keys().chain(b.keys()).collect();
+    let mut different = keys.into_iter().filter(|k| a.get(k) != b.get(k));
+    for key in different.by_ref().take(10) {
+        found.push(format!("{what} {key:?}: {:?} and {:?}", a.get(key), b.get(key)));
+    }
+    let more = different.count();
+    if more > 0 {
+        found.push(format!("{what}: {more} more"));
+    }
+}
+
+/// What a node holds must fit together: digests and counts, blocks and ports, packets.
+#[must_use]
+pub fn contradictions(node: &Node) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut sums: HashMap<(u16, u16), (u64, u32)> = HashMap::new();
+    let mut ports: HashMap<u64, HashSet<(u8, u16)>> = HashMap::new();
+    for tables in node.tables() {
+        for (_, conntrack) in tables.conntracks.iter_live() {
+            if let Some(nat) = conntrack.nat {
+                let class = Protocol::of(conntrack.keys[0].proto).map_or(9, |p| p as u8);
+                ports
+                    .entry(nat.part.grant)
+                    .or_default()
+                    .insert((class, public_port(conntrack)));
+            }
+            if conntrack.sync.emitted() {
+                let sum = sums.entry((conntrack.keys[0].vrf.0, conntrack.slot)).or_default();
+                sum.0 = sum.0.wrapping_add(conntrack_digest(
+                    &conntrack.to_put(dataplane::time::Instant::default()),
+                ));
+                sum.1 += 1;
+            }
+        }
+    }
+    for b in blocks(node) {
+        let used = ports.remove(&b.grant).map_or(0, |p| p.len());
+        if used != b.used as usize {
+            found.push(format!(
+                "block {b:?} counts {} ports in use, conntracks use {used}",
+                b.used
+            ));
+        }
+        let Some(tables) = node.tables().nth(usize::from(b.slot % node.setup.workers)) else {
+            continue;
+        };
+        let Some(id) = tables.nat.find_block(b.pool.vrf, &b.address, b.port_first) else {
+            found.push(format!("block {b:?} is not where its slot belongs"));
+            continue;
+        };
+        let block = tables.nat.block(id);
+        if block.sync.emitted() {
+            let record = dataplane::delta::BlockRecord {
+                grant: block.grant,
+                subscriber: block.subscriber,
+                address: block.address,
+                port_first: block.port_first,
+                held: true,
+                version: block.sync.version,
+            };
+            let sum = sums.entry((b.vrf.0, b.slot)).or_default();
+            sum.0 = sum.0.wrapping_add(block_digest(&record));
+            sum.1 += 1;
+        }
+    }
+    for (grant, used) in ports {
+        found.push(format!(
+            "grant {grant}: {} ports in use, but no such block",
+            used.len()
+        ));
+    }
+    for (at, (version, digest, count)) in view(node).slots {
+        let sum = sums.get(&at).copied().unwrap_or_default();
+        if sum != (digest, count) {
+            found.push(format!(
+                "slot {at:?} at {version:?} says {count} entries, holds {} (digest {})",
+                sum.1,
+                if sum.0 == digest { "equal" } else { "different" }
+            ));
+        }
+    }
+    found.extend(conservation(&node.counters()));
+    if node.packets.alive() != 0 {
+        found.push(format!(
+            "I9: {} packets neither sent nor freed",
+            node.packets.alive()
+        ));
+    }
+    found
+}
+
+/// Public port of a translated conntrack: from inside the reply goes to it, from outside the original did.
+fn public_port(conntrack: &Conntrack) -> u16 {
+    let [original, reply] = &conntrack.keys;
+    if original.src == reply.dst && original.src_port == reply.dst_port {
+        original.dst_port
+    } else {
+        reply.dst_port
+    }
+}
+
+/// I9 of the workers' counters, when nothing waits on a dirty list.
+#[must_use]
+pub fn conservation(c: &Counters) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut equal = |what: &str, left: u64, right: u64| {
+        if left != right {
+            found.push(format!("I9 {what}: {left} is not {right}"));
+        }
+    };
+    equal(
+        "produced = coalesced + cancelled + unsent + emitted",
+        c.deltas_produced,
+        c.deltas_coalesced + c.deltas_cancelled + c.deltas_unsent + c.deltas_emitted,
+    );
+    equal(
+        "received = applied + confirmed + refused by cause",
+        c.absorb_received,
+        c.absorb_applied
+            + c.absorb_confirmed
+            + c.absorb_stale
+            + c.absorb_fenced
+            + c.absorb_full
+            + c.absorb_conflict
+            + c.absorb_no_pool
+            + c.absorb_unknown,
+    );
+    found
+}
+
+/// What must hold after every step, with what it has to remember of the step before.
+#[derive(Debug, Default)]
+pub struct Watch {
+    nodes: [Memory; 2],
+    /// I2 is costly: it looks at every entry.
+    pub every_entry: bool,
+    /// Frames that nodes have sent.
+    pub frames: u64,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    slots: HashMap<(u16, u16), Version>,
+    entries: HashMap<Tuple, Version>,
+    was_active: bool,
+    applied: u64,
+}
+
+impl Watch {
+    /// The node is another process from now on.
+    pub fn forget(&mut self, node: usize) {
+        self.nodes[node] = Memory::default();
+    }
+
+    /// I10: no user packet from a node that isn't active. A node that was active when its step began may have sent.
+    ///
+    /// # Panics
+    /// When it is violated.
+    pub fn emitted(&mut self, index: usize, node: &Node, frames: &[Vec<u8>]) {
+        self.frames += frames.len() as u64;
+        if node.is_active(MAIN) || self.nodes[index].was_active {
+            return;
+        }
+        for frame in frames {
+            let kind = packet::read(frame).map(|meta| meta.kind);
+            assert!(
+                !matches!(kind, Ok(Kind::Flow | Kind::IcmpError)),
+                "I10: node {index} is {:?} and sent {frame:02x?}",
+                node.role(MAIN)
+            );
+        }
+    }
+
+    /// I1, I2 and I7.
+    ///
+    /// # Panics
+    /// When one is violated.
+    pub fn step(&mut self, index: usize, node: &Node) {
+        let memory = &mut self.nodes[index];
+        let active = node.is_active(MAIN);
+        versions_grow(index, node, memory);
+        if self.every_entry {
+            entries_grow(index, node, memory, active);
+            unique(index, node, active);
+        }
+        let counters = node.counters();
+        let applied = counters.absorb_applied + counters.absorb_confirmed;
+        if active && memory.was_active {
+            assert_eq!(
+                applied, memory.applied,
+                "node {index} applied records while it was active"
+            );
+        }
+        (memory.was_active, memory.applied) = (active, applied);
+    }
+}
+
+fn versions_grow(index: usize, node: &Node, memory: &mut Memory) {
+    for tables in node.tables() {
+        for vrf in 0..node.setup.vrfs() {
+            for (number, slot) in tables.slots.of_vrf(VrfId(vrf)) {
+                let before = memory
+                    .slots
+                    .insert((vrf, number), slot.version)
+                    .unwrap_or_default();
+                assert!(
+                    slot.version >= before,
+                    "I1: node {index} slot {number} went from {before:?} to {:?}",
+                    slot.version
+                );
+            }
+        }
+    }
+}
+
+fn entries_grow(index: usize, node: &Node, memory: &mut Memory, active: bool) {
+    let mut seen = HashMap::new();
+    for tables in node.tables() {
+        for (_, conntrack) in tables.conntracks.iter_live() {
+            let key = tuple(&conntrack.keys[0]);
+            let version = conntrack.sync.version;
+            if let Some(before) = memory.entries.get(&key) {
+                let slot = memory.slots.get(&(conntrack.keys[0].vrf.0, conntrack.slot));
+                // A tuple that was opened anew has no version yet; and the holder of a higher term overrules.
+                let overruled = slot.is_some_and(|s| s.term > before.term);
+                assert!(
+                    version >= *before || !conntrack.sync.emitted() || overruled || active,
+                    "I2: node {index} entry {key:?} went from {before:?} to {version:?}"
+                );
+            }
+            seen.insert(key, version);
+        }
+    }
+    memory.entries = seen;
+}
+
+/// I7: no two live conntracks of the active node share a tuple, over all workers.
+fn unique(index: usize, node: &Node, active: bool) {
+    if !active {
+        return;
+    }
+    let mut tuples = HashSet::new();
+    for tables in node.tables() {
+        for (_, conntrack) in tables.conntracks.iter_live() {
+            for key in &conntrack.keys {
+                assert!(tuples.insert(*key), "I7: node {index} has {key:?} twice");
+            }
+        }
+    }
+}
+
+/// The highest term that any live node holds for the first VRF.
+#[must_use]
+pub fn highest_term(nodes: &[Option<Node>; 2]) -> Term {
+    nodes
+        .iter()
+        .flatten()
+        .map(|n| n.role(MAIN).1)
+        .max()
+        .unwrap_or(Term::NONE)
+}

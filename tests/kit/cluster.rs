@@ -1,0 +1,357 @@
+//! Two appliances, the link between them, and the hosts around them, on one virtual clock. Tests and the simulator
+//! move it turn by turn; after every turn the checker looks at what must hold always, and at quiescence at the rest.
+
+use core::time::Duration;
+
+use dataplane::flow::FlowKey;
+use dataplane::io::PortId;
+use dataplane::time::Instant;
+use state_sync::role::Desire;
+
+use crate::checker::{Watch, differences, quiescent};
+use crate::config::{LAN, MAIN, Setup, WAN, sync_address};
+use crate::network::Fabric;
+use crate::node::Node;
+use crate::packet;
+use crate::random::Random;
+
+/// A frame that a node has sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// Index of the node.
+    pub node: usize,
+    /// Port it left by.
+    pub port: PortId,
+    /// The frame.
+    pub frame: Vec<u8>,
+}
+
+/// How a node dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// The process: its kernel closes the connections.
+    Process,
+    /// The machine: nobody is told.
+    Power,
+}
+
+/// Longest wait for quiescence.
+const SETTLE_MAX: Duration = Duration::from_secs(120);
+
+/// Turns without a change of any counter that count as quiet.
+const QUIET_TURNS: usize = 40;
+
+/// Two nodes and everything around them.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The nodes; none is dead. Index 0 has node id 1.
+    pub nodes: [Option<Node>; 2],
+    /// With what a node boots.
+    pub setups: [Setup; 2],
+    /// Configured preference of each node.
+    pub desires: [Desire; 2],
+    /// The link between them.
+    pub fabric: Fabric,
+    /// The clock.
+    pub now: Instant,
+    /// Chance of everything that isn't decided by the test.
+    pub random: Random,
+    /// What must hold always.
+    pub watch: Watch,
+    /// Frames that have left and that nobody has looked at yet.
+    pub sent: Vec<Sent>,
+    boots: u64,
+}
+
+impl Cluster {
+    /// Two nodes of equal setup that have just booted; the first prefers to be master.
+    #[must_use]
+    pub fn new(setup: Setup, seed: u64) -> Self {
+        Self::of([setup.clone(), setup], seed)
+    }
+
+    /// Two nodes that have just booted; the first prefers to be master.
+    #[must_use]
+    pub fn of(setups: [Setup; 2], seed: u64) -> Self {
+        let v6 = setups[0].sync_v6;
+        let mut cluster = Self {
+            nodes: [None, None],
+            setups,
+            desires: [Desire::Preferred, Desire::Backup],
+            fabric: Fabric::new([sync_address(1, v6), sync_address(2, v6)], seed),
+            now: Instant::from_secs(1_000),
+            random: Random::new(seed),
+            watch: Watch::default(),
+            sent: Vec::new(),
+            boots: seed << 16,
+        };
+        cluster.start(0);
+        cluster.start(1);
+        cluster
+    }
+
+    /// A pair in which the first node is master and the second one has everything.
+    #[must_use]
+    pub fn pair(setup: Setup, seed: u64) -> Self {
+        let mut cluster = Self::new(setup, seed);
+        cluster.settle();
+        assert_eq!(cluster.active(), Some(0), "the first node was to become master");
+        cluster
+    }
+
+    /// Boots a dead node, empty.
+    pub fn start(&mut self, node: usize) {
+        self.boots += 1;
+        let net = self.fabric.open(node, self.boots);
+        let id = [1, 2][node];
+        self.fabric.set_now(self.now);
+        self.nodes[node] = Some(Node::boot(
+            id,
+            &self.setups[node],
+            self.desires[node],
+            &net,
+            self.boots,
+            self.now,
+        ));
+        self.watch.forget(node);
+    }
+
+    /// Kills a node: everything it knew is gone.
+    pub fn kill(&mut self, node: usize, death: Death) {
+        self.fabric.die(node, death == Death::Process);
+        self.nodes[node] = None;
+        self.watch.forget(node);
+    }
+
+    /// Orders a node about, as `set ha-group … state` does.
+    pub fn order(&mut self, node: usize, desire: Desire) {
+        if let Some(node) = &mut self.nodes[node] {
+            node.order(desire);
+        }
+    }
+
+    /// A live node.
+    ///
+    /// # Panics
+    /// When it is dead.
+    #[must_use]
+    pub fn node(&mut self, node: usize) -> &mut Node {
+        assert!(self.nodes[node].is_some(), "node {node} is dead");
+        match &mut self.nodes[node] {
+            Some(node) => node,
+            None => unreachable!(),
+        }
+    }
+
+    /// The only node that is active, if it is the only one.
+    #[must_use]
+    pub fn active(&self) -> Option<usize> {
+        let active = |n: usize| self.nodes[n].as_ref().is_some_and(|n| n.is_active(MAIN));
+        match (active(0), active(1)) {
+            (true, false) => Some(0),
+            (false, true) => Some(1),
+            _ => None,
+        }
+    }
+
+    /// One turn of everything that lives, then `step` passes. Returns how much there was to do.
+    pub fn turn(&mut self, step: Duration) -> usize {
+        self.fabric.set_now(self.now);
+        let mut work = 0;
+        for index in 0..2 {
+            let Some(node) = &mut self.nodes[index] else {
+                continue;
+            };
+            work += node.turn(self.now);
+        }
+        self.after_step();
+        self.now = self.now + step;
+        work
+    }
+
+    /// One turn of one thread of one node: the simulator's way. Roles are stepped as thread 0.
+    pub fn turn_thread(&mut self, index: usize, thread: usize) -> usize {
+        self.fabric.set_now(self.now);
+        let Some(node) = &mut self.nodes[index] else {
+            return 0;
+        };
+        let work = match thread.checked_sub(1) {
+            None => node.step_roles(self.now),
+            Some(thread) => node.step_thread(thread, self.now),
+        };
+        self.after_step();
+        work
+    }
+
+    /// Collects what was sent and checks what must hold after every step.
+    pub fn after_step(&mut self) {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            let Some(node) = node else { continue };
+            for port in [LAN, WAN] {
+                let frames = node.take_sent(port);
+                self.watch.emitted(index, node, &frames);
+                self.sent.extend(frames.into_iter().map(|frame| Sent {
+                    node: index,
+                    port,
+                    frame,
+                }));
+            }
+            self.watch.step(index, node);
+        }
+    }
+
+    /// Lets time pass: small steps while there is something to do, larger ones while there isn't.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            let work = self.turn(Duration::ZERO);
+            let step = if work > 0 {
+                Duration::from_micros(200)
+            } else {
+                Duration::from_millis(4)
+            };
+            let left = end.since(self.now);
+            self.now = self.now + step.min(left);
+        }
+    }
+
+    /// Lets much time pass without looking at every millisecond of it: lanes keep up by heartbeats in between.
+    pub fn idle(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.turn(Duration::ZERO);
+            let left = end.since(self.now);
+            self.now = self.now + Duration::from_millis(90).min(left);
+        }
+    }
+
+    /// Runs until nothing changes any more and the standby, if any, has everything; then checks that both nodes are
+    /// equal entry by entry.
+    ///
+    /// # Panics
+    /// When it doesn't come to rest, or when the nodes differ.
+    pub fn settle(&mut self) {
+        let missing = self.try_settle();
+        assert!(missing.is_empty(), "no quiescence: {missing:#?}");
+        let differences = self.compare();
+        assert!(differences.is_empty(), "at quiescence: {differences:#?}");
+    }
+
+    /// Runs until quiescence; returns what was still missing when patience ended.
+    pub fn try_settle(&mut self) -> Vec<String> {
+        let end = self.now + SETTLE_MAX;
+        let mut before = self.totals();
+        let mut quiet = 0;
+        let mut missing = vec!["not begun".to_owned()];
+        while self.now < end {
+            let work = self.turn(Duration::ZERO);
+            let step = if work > 0 {
+                Duration::from_micros(200)
+            } else {
+                Duration::from_millis(4)
+            };
+            self.now = self.now + step;
+            let after = self.totals();
+            quiet = if after == before { quiet + 1 } else { 0 };
+            before = after;
+            if quiet >= QUIET_TURNS {
+                quiet = 0;
+                missing = quiescent(&self.nodes, self.fabric.is_cut());
+                if missing.is_empty() {
+                    return missing;
+                }
+            }
+        }
+        if missing.is_empty() {
+            missing.push("counters never stood still".to_owned());
+        }
+        missing
+    }
+
+    /// In what the two nodes differ, when both live and are connected; and in what each contradicts itself.
+    #[must_use]
+    pub fn compare(&self) -> Vec<String> {
+        differences(&self.nodes, self.fabric.is_cut())
+    }
+
+    fn totals(&self) -> Vec<u64> {
+        let mut totals = Vec::new();
+        for node in self.nodes.iter().flatten() {
+            let counters = node.counters();
+            let moving = [
+                "deltas_produced",
+                "deltas_emitted",
+                "deltas_unsent",
+                "walk_records",
+            ];
+            let absorbing = [
+                "absorb_received",
+                "absorb_applied",
+                "absorb_fenced",
+                "swept",
+                "blocks_released",
+            ];
+            let counted = counters
+                .named()
+                .filter(|(name, _)| moving.contains(name) || absorbing.contains(name));
+            totals.extend(counted.map(|(_, value)| value));
+            for report in node.reports() {
+                for client in &report.clients {
+                    // Not the frames: heartbeats never stand still.
+                    totals.extend([
+                        client.records_sent - client.lag_records,
+                        u64::from(client.incarnation),
+                    ]);
+                    totals.push(client.vrfs.iter().map(|v| u64::from(v.slots_verified)).sum());
+                }
+            }
+            let (role, term) = node.role(MAIN);
+            totals.extend([role as u64, term.0]);
+        }
+        totals
+    }
+
+    /// Puts a frame into a random receive queue of a port, lets the workers handle it, and returns what they sent.
+    pub fn through(&mut self, node: usize, port: PortId, frame: &[u8]) -> Vec<Sent> {
+        let workers = self.node(node).workers();
+        let worker = self.random.index(workers);
+        self.through_worker(node, worker, port, frame)
+    }
+
+    /// As [`Self::through`], by the queue of one worker.
+    pub fn through_worker(&mut self, node: usize, worker: usize, port: PortId, frame: &[u8]) -> Vec<Sent> {
+        self.after_step();
+        let waiting = self.sent.len();
+        let now = self.now;
+        let one = self.node(node);
+        assert!(one.inject(worker, port, frame), "no buffer for a frame");
+        for _ in 0..4 {
+            for thread in 0..one.workers() {
+                one.step_thread(thread, now);
+            }
+        }
+        self.after_step();
+        self.sent.split_off(waiting)
+    }
+
+    /// A first or further packet of a flow from inside; the tuple that left by the WAN, if one did.
+    pub fn out(&mut self, node: usize, key: &FlowKey) -> Option<FlowKey> {
+        let id = [1, 2][node];
+        let frame = packet::simple(&packet::to_node(id, LAN, &key.src), key);
+        let sent = self.through(node, LAN, &frame);
+        sent.iter()
+            .find(|s| s.port == WAN)
+            .and_then(|s| packet::flow(&s.frame))
+    }
+
+    /// The answer to a tuple that left by the WAN; the tuple that left by the LAN, if one did.
+    pub fn back(&mut self, node: usize, outside: &FlowKey) -> Option<FlowKey> {
+        let id = [1, 2][node];
+        let key = outside.reversed();
+        let frame = packet::simple(&packet::to_node(id, WAN, &key.src), &key);
+        let sent = self.through(node, WAN, &frame);
+        sent.iter()
+            .find(|s| s.port == LAN)
+            .and_then(|s| packet::flow(&s.frame))
+    }
+}

@@ -1,0 +1,417 @@
+//! One configuration with knobs, from which both nodes of a test pair are made: a LAN port, a WAN port, one VRF with
+//! a pool, a firewall that lets the inside out, and static routes and neighbours. A test changes the fields it is
+//! about; whatever it doesn't name is the default, so that a test says what it depends on.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::time::Duration;
+
+use dataplane::config::{
+    Action, Filtering, FirewallIntent, Forwarding, HaGroupIntent, Intent, InterfaceId, InterfaceIntent,
+    NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent, Timeouts, VirtualAddress,
+    VrfIntent,
+};
+use dataplane::flow::{Addr, VrfId};
+use dataplane::io::PortId;
+use dataplane::nat::NatLimits;
+use dataplane::tables::Limits;
+use dataplane::vrf::PortInfo;
+use dataplane::wire::ethernet::Mac;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use state_sync::config::{SyncConfig, SyncPeer, SyncVrf, Timing};
+
+/// Port towards the subscribers.
+pub const LAN: PortId = PortId(0);
+/// Port towards the network.
+pub const WAN: PortId = PortId(1);
+/// Interface on [`LAN`] in the first VRF.
+pub const LAN_IF: InterfaceId = InterfaceId(0);
+/// Interface on [`WAN`] in the first VRF.
+pub const WAN_IF: InterfaceId = InterfaceId(1);
+/// The VRF that every test has.
+pub const MAIN: VrfId = VrfId(0);
+/// Next hop of the subscribers, moves with the role.
+pub const LAN_VIP: Ipv4Addr = Ipv4Addr::new(100, 64, 0, 1);
+/// Next hop of the network, moves with the role.
+pub const WAN_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The network's router.
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+/// The network's router, IPv6.
+pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0xfe);
+/// MAC address of the network's router.
+pub const ROUTER_MAC: Mac = [2, 0, 0, 0xff, 0, 0xfe];
+/// Subscribers that neighbours are known for: 100.64.1.1 on, and 2001:db8:1::1 on.
+pub const SUBSCRIBERS: u8 = 250;
+
+/// The knobs.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Worker threads.
+    pub workers: u16,
+    /// Event threads.
+    pub events: u16,
+    /// Slots of each VRF; must be equal on both nodes.
+    pub slots: u16,
+    /// Entries of each ring between a worker and an event thread.
+    pub ring_entries: usize,
+    /// Conntracks of each worker.
+    pub conntracks: usize,
+    /// Mappings of each worker.
+    pub mappings: u32,
+    /// Blocks of each worker.
+    pub blocks: u32,
+    /// Subscribers of each worker.
+    pub subscribers: u32,
+    /// Packet buffers of the node.
+    pub packets: usize,
+    /// Public addresses of the pool: that many from 198.51.100.1 on; 0 for no NAT.
+    pub pool_addresses: u8,
+    /// Ports of the pool.
+    pub pool_ports: PortRange,
+    /// Ports per block.
+    pub block_size: u16,
+    /// Blocks per subscriber.
+    pub blocks_max: u8,
+    /// Rest of a freed port, in seconds.
+    pub port_rest_s: u32,
+    /// How long an empty block stays granted, in seconds.
+    pub block_idle_s: u32,
+    /// Who may send to a mapping.
+    pub filtering: Filtering,
+    /// Check TCP windows.
+    pub tcp_window_check: bool,
+    /// Lifetimes.
+    pub timeouts: Timeouts,
+    /// Firewall rules; by default the LAN may open anything to the WAN.
+    pub rules: Vec<RuleIntent>,
+    /// When no rule matches.
+    pub default: Action,
+    /// A second VRF with the same addresses, on VLAN 200 of both ports and with a pool at 203.0.113.1 on.
+    pub second_vrf: bool,
+    /// Tags of the LAN interface, outer first.
+    pub lan_vlans: Vec<u16>,
+    /// Tags of the WAN interface, outer first.
+    pub wan_vlans: Vec<u16>,
+    /// Whether the VRFs listen to an HA group; otherwise the node is alone.
+    pub grouped: bool,
+    /// How long a booted node waits for a silent peer.
+    pub boot_wait: Duration,
+    /// Timings of connections.
+    pub timing: Timing,
+    /// IPv6 instead of IPv4 between the nodes.
+    pub sync_v6: bool,
+    /// Largest packet of the WAN interface, in bytes.
+    pub wan_mtu: u16,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            workers: 2,
+            events: 2,
+            slots: 16,
+            ring_entries: 1_024,
+            conntracks: 4_096,
+            mappings: 4_096,
+            blocks: 512,
+            subscribers: 512,
+            packets: 16_384,
+            pool_addresses: 4,
+            pool_ports: PortRange {
+                first: 1_024,
+                last: 65_535,
+            },
+            block_size: 256,
+            blocks_max: 4,
+            port_rest_s: 120,
+            block_idle_s: 60,
+            filtering: Filtering::EndpointDependent,
+            tcp_window_check: true,
+            timeouts: Timeouts::default(),
+            rules: vec![accept(10, Some(LAN_IF), Some(WAN_IF))],
+            default: Action::Drop,
+            second_vrf: false,
+            lan_vlans: vec![],
+            wan_vlans: vec![],
+            grouped: true,
+            boot_wait: Duration::from_millis(1_500),
+            timing: Timing::default(),
+            sync_v6: false,
+            wan_mtu: 1_500,
+        }
+    }
+}
+
+/// A rule that matches everything and accepts it.
+#[must_use]
+pub const fn accept(id: u32, inbound: Option<InterfaceId>, outbound: Option<InterfaceId>) -> RuleIntent {
+    RuleIntent {
+        id,
+        inbound,
+        outbound,
+        source: vec![],
+        destination: vec![],
+        protocol: None,
+        source_ports: vec![],
+        destination_ports: vec![],
+        action: Action::Accept,
+        log: false,
+    }
+}
+
+/// IPv4 prefix.
+#[must_use]
+pub fn net4(address: Ipv4Addr, len: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(address, len))
+}
+
+/// IPv6 prefix.
+#[must_use]
+pub fn net6(address: Ipv6Addr, len: u8) -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(address, len))
+}
+
+/// IPv4 address of subscriber `n`, counted from 1.
+#[must_use]
+pub const fn subscriber(n: u8) -> Addr {
+    Addr::v4([100, 64, 1, n])
+}
+
+/// IPv6 address of subscriber `n`.
+#[must_use]
+pub const fn subscriber6(n: u8) -> Addr {
+    Addr::v6([0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, n])
+}
+
+/// MAC address of subscriber `n`.
+#[must_use]
+pub const fn subscriber_mac(n: u8) -> Mac {
+    [2, 0, 0, 1, 0, n]
+}
+
+/// IPv4 address of server `n` on the Internet.
+#[must_use]
+pub const fn server(n: u8) -> Addr {
+    Addr::v4([203, 0, 113, n])
+}
+
+/// IPv6 address of server `n`.
+#[must_use]
+pub const fn server6(n: u8) -> Addr {
+    Addr::v6([0x20, 1, 0xd, 0xb8, 0, 0x99, 0, 0, 0, 0, 0, 0, 0, 0, 0, n])
+}
+
+/// Public address `n` of the pool, counted from 0.
+#[must_use]
+pub const fn public(n: u8) -> Addr {
+    Addr::v4([198, 51, 100, 1 + n])
+}
+
+/// MAC address of a node's port.
+#[must_use]
+pub fn node_mac(node: u8, port: PortId) -> Mac {
+    [2, 0, 0, 0xa0, node, port.0.to_be_bytes()[1]]
+}
+
+/// Address of a node on the sync link.
+#[must_use]
+pub fn sync_address(node: u8, v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0xfd00, 0x150, 0, 0, 0, 0, 0, u16::from(node)).into()
+    } else {
+        Ipv4Addr::new(10, 150, 0, node).into()
+    }
+}
+
+const fn inside6() -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0)
+}
+
+impl Setup {
+    /// Number of VRFs.
+    #[must_use]
+    pub const fn vrfs(&self) -> u16 {
+        1 + self.second_vrf as u16
+    }
+
+    /// What the node is told to do.
+    #[must_use]
+    pub fn intent(&self) -> Intent {
+        let mut interfaces = vec![
+            interface("lan", LAN, &self.lan_vlans, MAIN, 1_500),
+            interface("wan", WAN, &self.wan_vlans, MAIN, self.wan_mtu),
+        ];
+        let mut vrfs = vec![self.vrf("main", [198, 51, 100, 1], WAN_IF)];
+        if self.second_vrf {
+            interfaces.push(interface("lan2", LAN, &[200], VrfId(1), 1_500));
+            interfaces.push(interface("wan2", WAN, &[200], VrfId(1), 1_500));
+            let mut second = self.vrf("second", [203, 0, 113, 201], InterfaceId(3));
+            second.firewall.rules = vec![accept(10, Some(InterfaceId(2)), Some(InterfaceId(3)))];
+            vrfs.push(second);
+        }
+        let virtual_addresses = vec![
+            VirtualAddress {
+                interface: LAN_IF,
+                address: LAN_VIP.into(),
+            },
+            VirtualAddress {
+                interface: WAN_IF,
+                address: WAN_VIP.into(),
+            },
+        ];
+        Intent {
+            interfaces,
+            vrfs,
+            ha_groups: vec![HaGroupIntent {
+                name: "group1".to_owned(),
+                virtual_addresses,
+            }],
+        }
+    }
+
+    fn vrf(&self, name: &str, public: [u8; 4], wan: InterfaceId) -> VrfIntent {
+        let first = u32::from_be_bytes(public);
+        let pool = PoolIntent {
+            name: "public".to_owned(),
+            addresses: (0..u32::from(self.pool_addresses))
+                .map(|n| Ipv4Addr::from(first + n))
+                .collect(),
+            ports: self.pool_ports,
+            block_size: self.block_size,
+            blocks_per_subscriber_max: self.blocks_max,
+            port_rest_s: self.port_rest_s,
+            block_idle_s: self.block_idle_s,
+            filtering: self.filtering,
+        };
+        let rule = NatRuleIntent {
+            id: 1,
+            outbound: Some(wan),
+            source: vec![net4(Ipv4Addr::new(100, 64, 0, 0), 10)],
+            pool: 0,
+        };
+        let translated = self.pool_addresses > 0;
+        VrfIntent {
+            name: name.to_owned(),
+            slots: self.slots,
+            inside: vec![net4(Ipv4Addr::new(100, 64, 0, 0), 10), net6(inside6(), 48)],
+            ha_group: self.grouped.then(|| "group1".to_owned()),
+            firewall: FirewallIntent {
+                rules: self.rules.clone(),
+                default: self.default,
+            },
+            pools: if translated { vec![pool] } else { vec![] },
+            nat_rules: if translated { vec![rule] } else { vec![] },
+            timeouts: self.timeouts,
+            tcp_window_check: self.tcp_window_check,
+        }
+    }
+
+    /// Routes and neighbours, as the kernel would tell them.
+    #[must_use]
+    pub fn forwarding(&self) -> Forwarding {
+        let mut routes = Vec::new();
+        let mut neighbors = Vec::new();
+        let mut addresses = Vec::new();
+        for vrf in 0..self.vrfs() {
+            let (lan, wan) = (InterfaceId(2 * vrf), InterfaceId(2 * vrf + 1));
+            let mut route = |prefix, interface, gateway: Option<IpAddr>| {
+                routes.push(Route {
+                    vrf: VrfId(vrf),
+                    prefix,
+                    via: vec![NextHop { interface, gateway }],
+                });
+            };
+            route(net4(Ipv4Addr::UNSPECIFIED, 0), wan, Some(ROUTER.into()));
+            route(net4(Ipv4Addr::new(100, 64, 0, 0), 10), lan, None);
+            route(net6(Ipv6Addr::UNSPECIFIED, 0), wan, Some(ROUTER6.into()));
+            route(net6(inside6(), 48), lan, None);
+            for gateway in [IpAddr::from(ROUTER), IpAddr::from(ROUTER6)] {
+                neighbors.push(Neighbor {
+                    interface: wan,
+                    address: gateway,
+                    mac: ROUTER_MAC,
+                });
+            }
+            for n in 1..=SUBSCRIBERS {
+                for address in [subscriber(n).ip(), subscriber6(n).ip()] {
+                    neighbors.push(Neighbor {
+                        interface: lan,
+                        address,
+                        mac: subscriber_mac(n),
+                    });
+                }
+            }
+            addresses.push((lan, net4(Ipv4Addr::new(100, 64, 0, 2), 10)));
+            addresses.push((lan, net6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0xff02), 48)));
+            addresses.push((wan, net4(Ipv4Addr::new(192, 0, 2, 2), 24)));
+        }
+        Forwarding {
+            links: vec![],
+            addresses,
+            routes,
+            neighbors,
+        }
+    }
+
+    /// Ports of node `node`.
+    #[must_use]
+    pub fn ports(&self, node: u8) -> Vec<PortInfo> {
+        [LAN, WAN]
+            .map(|port| PortInfo {
+                mac: node_mac(node, port),
+                mtu: 1_500,
+            })
+            .to_vec()
+    }
+
+    /// Sizes of one worker's tables.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        Limits {
+            conntracks: self.conntracks,
+            nat: NatLimits {
+                subscribers: self.subscribers,
+                blocks: self.blocks,
+                mappings: self.mappings,
+                events: 4_096,
+            },
+        }
+    }
+
+    /// What event threads are told, on node `node` of the pair (1 and 2).
+    #[must_use]
+    pub fn sync(&self, node: u8, boot_id: u64) -> SyncConfig {
+        let intent = self.intent();
+        let vrfs = intent.vrfs.iter().map(|vrf| SyncVrf {
+            name: vrf.name.clone(),
+            slots: vrf.slots,
+            peers: if self.grouped { vec![0] } else { vec![] },
+            sections: state_sync::fingerprint::sections(&intent, vrf),
+            capacity: self.conntracks as u64 * u64::from(self.workers),
+        });
+        SyncConfig {
+            node_id: node,
+            node_name: format!("node{node}"),
+            boot_id,
+            workers: self.workers,
+            events: self.events,
+            peers: vec![SyncPeer {
+                name: "peer1".to_owned(),
+                source: sync_address(node, self.sync_v6),
+                address: sync_address(3 - node, self.sync_v6),
+            }],
+            vrfs: vrfs.collect(),
+            timing: self.timing,
+        }
+    }
+}
+
+fn interface(name: &str, port: PortId, vlans: &[u16], vrf: VrfId, mtu: u16) -> InterfaceIntent {
+    InterfaceIntent {
+        name: name.to_owned(),
+        port,
+        vlans: vlans.to_vec(),
+        vrf,
+        mtu,
+        addresses: vec![],
+    }
+}

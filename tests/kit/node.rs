@@ -1,0 +1,345 @@
+//! A whole appliance of production parts, stepped by hand: W workers, E event threads and the role machines, wired as
+//! the data process wires them, over ports in memory and a link in memory. Its clock is the caller's plus an offset
+//! of its own, since no clock time of one node may mean anything to another.
+//!
+//! Born empty with a boot number; lives until it is dropped, which is its death: nothing is said to anybody.
+
+use core::time::Duration;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use dataplane::applied::AppliedCounters;
+use dataplane::config::{Forwarding, Intent};
+use dataplane::counters::Counters;
+use dataplane::delta::Term;
+use dataplane::flow::VrfId;
+use dataplane::inbox::Ask;
+use dataplane::io::{PortId, RxQueue};
+use dataplane::nat::Pools;
+use dataplane::notice::Notice;
+use dataplane::role::{Role, Roles};
+use dataplane::tables::Tables;
+use dataplane::time::Instant;
+use dataplane::vrf::Snapshot;
+use dataplane::wiring::{Counts, Wiring};
+use dataplane::worker::{ABSORB_BUDGET, Shared, Worker};
+use state_sync::board::Board;
+use state_sync::port::{Arrival, PumpCommand, PumpEvent, PumpPorts};
+use state_sync::pump::Pump;
+use state_sync::report::PumpReport;
+use state_sync::role::{Decision, Desire, RoleMachine};
+
+use crate::config::{LAN, Setup, WAN};
+use crate::network::{MemNet, MemWire};
+use crate::nic::{MemIo, MemPacket, Pool};
+
+/// One appliance.
+#[derive(Debug)]
+pub struct Node {
+    /// 1 or 2.
+    pub id: u8,
+    /// Its configuration.
+    pub setup: Setup,
+    /// Its packet buffers.
+    pub packets: Arc<Pool>,
+    /// What its workers share.
+    pub shared: Arc<Shared>,
+    /// What its event threads know.
+    pub board: Arc<Board>,
+    /// Messages of its workers.
+    pub notices: Receiver<Notice>,
+    /// What its event threads had to say.
+    pub pump_events: Receiver<PumpEvent>,
+    intent: Intent,
+    forwarding: Forwarding,
+    workers: Vec<Worker<MemIo>>,
+    ios: Vec<MemIo>,
+    pumps: Vec<Pump<MemNet>>,
+    machines: Vec<Machine>,
+    asks: Vec<Sender<Ask>>,
+    commands: Vec<Sender<PumpCommand>>,
+    offset: Duration,
+    /// Workers and event threads that don't run, by thread number.
+    pub stopped: Vec<bool>,
+}
+
+#[derive(Debug)]
+struct Machine {
+    machine: RoleMachine,
+    last: Option<Decision>,
+}
+
+impl Node {
+    /// A node that has just booted. `desire` is its configured preference.
+    #[must_use]
+    pub fn boot(id: u8, setup: &Setup, desire: Desire, net: &MemNet, boot_id: u64, now: Instant) -> Self {
+        let intent = setup.intent();
+        let forwarding = setup.forwarding();
+        let sync = Arc::new(setup.sync(id, boot_id));
+        let (workers, events) = (usize::from(setup.workers), usize::from(setup.events));
+        let roles = Arc::new(Roles::new(intent.vrfs.len()));
+        let board = Arc::new(Board::new(events, sync.peers.len(), sync.vrfs.len()));
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(Snapshot::build(&intent, &forwarding, &setup.ports(id))),
+            roles: Arc::clone(&roles),
+            pools: Arc::new(Pools::new(&intent)),
+            applied: Arc::new(AppliedCounters::new(workers, events)),
+        });
+        let wiring = Wiring::<MemPacket>::new(Counts {
+            workers,
+            events,
+            ring_entries: setup.ring_entries,
+        });
+        let packets = Pool::new(setup.packets);
+        let offset = Duration::from_secs(u64::from(id) * 100_000);
+        let slots: Vec<u16> = sync.vrfs.iter().map(|v| v.slots).collect();
+        let mut threads = Vec::new();
+        let mut ios = Vec::new();
+        for (number, links) in (0_u16..).zip(wiring.workers) {
+            let place = (number, setup.workers);
+            let queues: Vec<RxQueue> = [LAN, WAN]
+                .iter()
+                .map(|&port| RxQueue { port, queue: number })
+                .collect();
+            let seed = boot_id.rotate_left(u32::from(number) + 7);
+            let pools = Arc::clone(&shared.pools);
+            let tables = Tables::new(place, events, &slots, setup.limits(), pools, seed);
+            ios.push(MemIo::new(Arc::clone(&packets), &queues, 2));
+            threads.push(Worker::new(place, queues, 2, Arc::clone(&shared), tables, links));
+        }
+        let (events_in, pump_events) = bounded(4_096);
+        let (hand_over, arrivals): (Vec<_>, Vec<_>) =
+            (0..events).map(|_| bounded::<Arrival<MemWire>>(64)).unzip();
+        let mut commands = Vec::new();
+        let mut pumps = Vec::new();
+        for (number, (ends, arrivals)) in (0_u16..).zip(wiring.events.into_iter().zip(arrivals)) {
+            let (command, commanded) = bounded(16);
+            commands.push(command);
+            let ports = PumpPorts {
+                from_workers: ends.from_workers,
+                to_workers: ends.to_workers,
+                applied: Arc::clone(&shared.applied),
+                roles: Arc::clone(&roles),
+                board: Arc::clone(&board),
+                events: events_in.clone(),
+                commands: commanded,
+                arrivals,
+                hand_over: hand_over.clone(),
+            };
+            let seed = boot_id.wrapping_mul(31).wrapping_add(u64::from(number));
+            pumps.push(Pump::new(Arc::clone(&sync), number, net.share(), ports, seed));
+        }
+        let machines = sync.vrfs.iter().map(|vrf| Machine {
+            machine: RoleMachine::new(
+                id,
+                setup.grouped,
+                desire,
+                vrf.peers.len(),
+                setup.boot_wait,
+                now + offset,
+            ),
+            last: None,
+        });
+        if !setup.grouped {
+            for vrf in 0..setup.vrfs() {
+                roles.set(VrfId(vrf), Role::Alone, Term::NONE.next_of(id));
+            }
+        }
+        Self {
+            id,
+            setup: setup.clone(),
+            packets,
+            machines: machines.collect(),
+            stopped: vec![false; workers + events],
+            shared,
+            board,
+            notices: wiring.main.notices,
+            pump_events,
+            intent,
+            forwarding,
+            workers: threads,
+            ios,
+            pumps,
+            asks: wiring.main.asks,
+            commands,
+            offset,
+        }
+    }
+
+    /// One turn of everything: roles, workers, event threads. Returns how much there was to do.
+    pub fn turn(&mut self, now: Instant) -> usize {
+        let mut work = self.step_roles(now);
+        for thread in 0..self.threads() {
+            work += self.step_thread(thread, now);
+        }
+        work
+    }
+
+    /// Workers and event threads: workers come first.
+    #[must_use]
+    pub const fn threads(&self) -> usize {
+        self.workers.len() + self.pumps.len()
+    }
+
+    /// One turn of one thread.
+    pub fn step_thread(&mut self, thread: usize, now: Instant) -> usize {
+        if self.stopped[thread] {
+            return 0;
+        }
+        let now = now + self.offset;
+        match thread.checked_sub(self.workers.len()) {
+            None => self.workers[thread].turn(now, &mut self.ios[thread]),
+            Some(event) => self.pumps[event].turn(now),
+        }
+    }
+
+    /// Lets the role machines decide, as the agent does; returns how many roles changed.
+    pub fn step_roles(&mut self, now: Instant) -> usize {
+        if !self.setup.grouped {
+            return 0;
+        }
+        let now = now + self.offset;
+        let mut changed = 0;
+        for (vrf, machine) in (0..).map(VrfId).zip(&mut self.machines) {
+            let decision = machine
+                .machine
+                .step(now, &[self.board.view(0, vrf, self.setup.slots)]);
+            if machine.last.map(|l| (l.role, l.term)) != Some((decision.role, decision.term)) {
+                let was_active = machine.last.is_some_and(|l| l.role.is_active());
+                self.shared.roles.set(vrf, decision.role, decision.term);
+                changed += 1;
+                if decision.role.is_active() && !was_active {
+                    // A full inbox would be retried by the agent; here nothing else asks.
+                    let _ = self.asks[0].try_send(Ask::Announce(vrf));
+                }
+            }
+            self.board.set_ready(vrf, decision.ready);
+            machine.last = Some(decision);
+        }
+        changed
+    }
+
+    /// Whether every role machine calls the node ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.machines.iter().all(|m| m.last.is_some_and(|l| l.ready))
+    }
+
+    /// An order for all VRFs.
+    pub fn order(&mut self, desire: Desire) {
+        for machine in &mut self.machines {
+            machine.machine.order(desire);
+        }
+    }
+
+    /// Role and term of a VRF.
+    #[must_use]
+    pub fn role(&self, vrf: VrfId) -> (Role, Term) {
+        self.shared.roles.get(vrf)
+    }
+
+    /// Whether the node is active for a VRF.
+    #[must_use]
+    pub fn is_active(&self, vrf: VrfId) -> bool {
+        self.role(vrf).0.is_active()
+    }
+
+    /// Puts a frame into the receive queue of `worker` on `port`; false when no buffer was free.
+    pub fn inject(&mut self, worker: usize, port: PortId, frame: &[u8]) -> bool {
+        let Ok(queue) = u16::try_from(worker) else {
+            return false;
+        };
+        self.ios[worker].inject(RxQueue { port, queue }, frame)
+    }
+
+    /// Takes what has left by `port`, over all workers.
+    pub fn take_sent(&mut self, port: PortId) -> Vec<Vec<u8>> {
+        self.ios.iter_mut().flat_map(|io| io.take_sent(port)).collect()
+    }
+
+    /// Ports of one worker.
+    pub fn io(&mut self, worker: usize) -> &mut MemIo {
+        &mut self.ios[worker]
+    }
+
+    /// Tables of all workers.
+    pub fn tables(&self) -> impl Iterator<Item = &Tables> {
+        self.workers.iter().map(Worker::tables)
+    }
+
+    /// Tables of one worker, to break on purpose.
+    pub fn tables_mut(&mut self, worker: usize) -> &mut Tables {
+        self.workers[worker].tables_mut()
+    }
+
+    /// Number of workers.
+    #[must_use]
+    pub const fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Counters of all workers together.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for tables in self.tables() {
+            sum.add(&tables.counters);
+        }
+        sum
+    }
+
+    /// What the event threads have counted.
+    #[must_use]
+    pub fn reports(&self) -> Vec<PumpReport> {
+        self.pumps.iter().map(Pump::report).collect()
+    }
+
+    /// Stops (true) or lets run all workers' application of the peer's records.
+    pub fn stop_absorb(&mut self, stop: bool) {
+        for worker in &mut self.workers {
+            worker.set_absorb_budget(if stop { 0 } else { ABSORB_BUDGET });
+        }
+    }
+
+    /// Stops (true) or lets run all event threads.
+    pub fn stop_events(&mut self, stop: bool) {
+        let workers = self.workers.len();
+        self.stopped[workers..].fill(stop);
+    }
+
+    /// Asks a worker.
+    pub fn ask(&self, worker: usize, ask: Ask) -> bool {
+        self.asks[worker].try_send(ask).is_ok()
+    }
+
+    /// Asks an event thread.
+    pub fn command(&self, event: usize, command: PumpCommand) -> bool {
+        self.commands[event].try_send(command).is_ok()
+    }
+
+    /// Changes intent or forwarding, as the agent does: the snapshot is swapped whole.
+    pub fn publish(&mut self, change: impl FnOnce(&mut Intent, &mut Forwarding)) {
+        change(&mut self.intent, &mut self.forwarding);
+        let snapshot = Snapshot::build(&self.intent, &self.forwarding, &self.setup.ports(self.id));
+        self.shared.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// The node's own time at the cluster's `now`.
+    #[must_use]
+    pub fn time(&self, now: Instant) -> Instant {
+        now + self.offset
+    }
+
+    /// Stops in order: last deltas out, good-bye to the peer, all buffers back.
+    pub fn shutdown(mut self, now: Instant) -> Arc<Pool> {
+        for (worker, io) in self.workers.iter_mut().zip(&mut self.ios) {
+            worker.drain(io);
+        }
+        for pump in &mut self.pumps {
+            pump.turn(now + self.offset);
+            pump.shutdown(now + self.offset);
+        }
+        Arc::clone(&self.packets)
+    }
+}
