@@ -4,8 +4,10 @@
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod data;
 pub mod dpdk;
 pub mod ipc;
+pub mod log;
 pub mod machine;
 pub mod plan;
 pub mod socket;

@@ -16,6 +16,16 @@ pub fn cores() -> Vec<usize> {
     cores
 }
 
+/// A random number for hash seeds and process identities, from the kernel.
+#[must_use]
+pub fn random_seed() -> u64 {
+    // The standard library seeds its hashers from the kernel; an empty hash is that seed, mixed.
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}
+
 /// Megabytes of free hugepages, of all sizes.
 #[must_use]
 pub fn hugepages_free_mb() -> u32 {

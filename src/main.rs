@@ -1,2 +1,59 @@
-//! Data process.
-fn main() {}
+//! `twinpath-dataplane`: forwards packets on poll-mode cores and mirrors its tables to the peer.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context;
+use clap::Parser;
+use twinpath::config::{self, Faults};
+use twinpath::data::{self, Start};
+use twinpath::machine;
+
+/// Command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "twinpath-dataplane",
+    version,
+    about = "The data process of a twinpath node"
+)]
+struct Args {
+    /// Configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/twinpath/twinpath.toml")]
+    config: PathBuf,
+    /// Print who polls what and the memory needed, and exit without starting anything.
+    #[arg(long)]
+    plan: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            match error.downcast_ref::<Faults>() {
+                Some(faults) => eprintln!("{faults}"),
+                None => eprintln!("twinpath-dataplane: {error:#}"),
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let file = args.config.display().to_string();
+    let text = std::fs::read_to_string(&args.config).with_context(|| format!("reading {file}"))?;
+    let config = config::load(&file, &text, &machine::cores())?;
+    let start = Start::new(config)?;
+    if args.plan {
+        println!("{}", start.plan);
+        return Ok(());
+    }
+    twinpath::log::to_stderr(start.config.log.level);
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("installing a signal handler")?;
+    }
+    data::run(&start, &stop)?;
+    Ok(())
+}

@@ -5,11 +5,12 @@
 //! A conntrack removed on the active node leaves lookup at once and stays in the arena, dead, until its removal
 //! record is emitted; removed on a standby (by a record or a sweep) it is gone at once.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::conntrack::{Conntrack, InsertError, Table, Wheel};
 use crate::counters::Counters;
-use crate::delta::{SlotRef, Term};
+use crate::delta::{SlotRef, Term, ToEvent};
 use crate::flow::VrfId;
 use crate::nat::{Nat, NatLimits, Pools};
 use crate::role::{Role, Roles};
@@ -64,6 +65,8 @@ pub struct Tables {
     pub(crate) dirty: Vec<DirtyList>,
     pub(crate) walking: Vec<SlotRef>,
     pub(crate) lost: Vec<SlotRef>,
+    /// Answers to ends of slots, per event thread: at most one per slot and peer.
+    pub(crate) answers: Vec<VecDeque<ToEvent>>,
     pub(crate) dead: usize,
     workers: u16,
 }
@@ -154,6 +157,9 @@ impl Tables {
             dirty: vec![DirtyList { head: NIL, tail: NIL }; lanes.max(1)],
             walking: Vec::with_capacity(slots_total),
             lost: Vec::with_capacity(slots_total),
+            answers: (0..lanes.max(1))
+                .map(|_| VecDeque::with_capacity(slots_total))
+                .collect(),
             dead: 0,
             workers,
         }

@@ -256,8 +256,8 @@ impl<I: Io> Worker<I> {
 
     fn absorb(&mut self, now: Instant) -> usize {
         let mut work = 0;
-        for (event, (inbox, replies)) in self.inputs.iter_mut().zip(&mut self.outputs).enumerate() {
-            let processed = absorb(&mut self.tables, inbox, replies, self.absorb_budget, now);
+        for (event, inbox) in self.inputs.iter_mut().enumerate() {
+            let processed = absorb(&mut self.tables, inbox, event, self.absorb_budget, now);
             if processed > 0 {
                 self.shared
                     .applied

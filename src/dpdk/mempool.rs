@@ -50,7 +50,7 @@ pub enum PoolError {
 #[derive(Debug)]
 pub(super) struct Pool {
     raw: NonNull<sys::rte_mempool>,
-    size: u32,
+    pub(super) size: u32,
 }
 
 // SAFETY: a mempool is made for allocation and release from any thread; per-lcore caches are found by the
@@ -80,7 +80,7 @@ impl Pool {
     }
 
     /// Mbufs in the pool.
-    fn available(&self) -> u32 {
+    pub(super) fn available(&self) -> u32 {
         // SAFETY: as for `in_use`.
         unsafe { sys::rte_mempool_avail_count(self.raw()) }
     }

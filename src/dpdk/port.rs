@@ -280,6 +280,12 @@ impl PortSet {
         self.ports.is_empty()
     }
 
+    /// Packet buffers held by packets and queues. Exact only while no worker runs.
+    #[must_use]
+    pub fn mbufs_in_use(&self) -> u32 {
+        self.pool.size - self.pool.available()
+    }
+
     /// The port's MAC address. On `net_af_packet` frames with this source are the kernel's own, going out.
     #[must_use]
     pub fn mac(&self, port: PortId) -> Option<[u8; 6]> {

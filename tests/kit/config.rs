@@ -381,11 +381,11 @@ impl Setup {
     #[must_use]
     pub fn sync(&self, node: u8, boot_id: u64) -> SyncConfig {
         let intent = self.intent();
-        let vrfs = intent.vrfs.iter().map(|vrf| SyncVrf {
+        let vrfs = (0..).map(VrfId).zip(&intent.vrfs).map(|(id, vrf)| SyncVrf {
             name: vrf.name.clone(),
             slots: vrf.slots,
             peers: if self.grouped { vec![0] } else { vec![] },
-            sections: state_sync::fingerprint::sections(&intent, vrf),
+            sections: dataplane::fingerprint::sections(&intent, id),
             capacity: self.conntracks as u64 * u64::from(self.workers),
         });
         SyncConfig {

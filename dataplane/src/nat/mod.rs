@@ -36,7 +36,7 @@ pub use self::block::{Block, BlockChange};
 use self::log::BlockEvent;
 use self::mapping::Mapping;
 pub use self::mapping::Protocol;
-pub use self::pool::{PoolRef, PoolSize, Pools};
+pub use self::pool::{PoolRef, PoolSize, Pools, granting_node};
 use self::random::Random;
 use self::subscriber::{Inside, Subscriber};
 pub use self::view::{BlockRow, PoolUsage, UserRow};

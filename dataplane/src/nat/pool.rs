@@ -191,6 +191,16 @@ const fn grant_id(term: Term, counter: u64) -> Option<u64> {
     Some((reign << 8 | term.node() as u64) << GRANT_COUNTER_BITS | counter)
 }
 
+/// Node that made a grant, from its identity.
+#[must_use]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the low byte above the counter is the node"
+)]
+pub const fn granting_node(grant: u64) -> u8 {
+    (grant >> GRANT_COUNTER_BITS) as u8
+}
+
 fn add_runs(runs: &mut Vec<Run>, pool: u16, settings: &PoolIntent) {
     for (address, ip) in (0..).zip(&settings.addresses) {
         let ip = u32::from(*ip);

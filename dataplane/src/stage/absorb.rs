@@ -1,7 +1,7 @@
 //! The peer's records, applied by the worker that owns their slot. A refusal changes nothing and is counted with
 //! its cause; whatever came of it, the record counts as processed, and only then is it acknowledged.
 
-use rtrb::{Consumer, Producer};
+use rtrb::Consumer;
 
 use crate::config::Timeouts;
 use crate::conntrack::{Conntrack, InsertError, NatBinding, State};
@@ -29,21 +29,21 @@ enum Refused {
     Unknown,
 }
 
-/// Applies up to `budget` items of one event thread; returns how many were processed.
+/// Applies up to `budget` items of event thread `event`; returns how many were processed. Answers wait in the tables
+/// until that thread's ring has room, so that two nodes with full rings never wait for one another.
 pub(crate) fn absorb(
     tables: &mut Tables,
     inbox: &mut Consumer<ToWorker>,
-    replies: &mut Producer<ToEvent>,
+    event: usize,
     budget: usize,
     now: Instant,
 ) -> usize {
     let mut processed = 0;
-    // An end must be answered: without room for the answer it waits, and with it all behind it.
-    while processed < budget && !replies.is_full() {
+    while processed < budget {
         let Ok(item) = inbox.pop() else { break };
         processed += 1;
         if let Some(answer) = process(tables, item, now) {
-            let _ = replies.push(answer);
+            tables.answers[event].push_back(answer);
         }
     }
     processed
@@ -460,18 +460,16 @@ fn find_original(tables: &Tables, original: &crate::flow::FlowKey) -> Option<u32
 fn finish(tables: &mut Tables, at: SlotRef, lane: LaneTag, end: &SlotEnd, now: Instant) -> Option<ToEvent> {
     let generation = end.generation;
     let slot = tables.slots.get(at)?;
-    let Some(source) = slot
+    let expected = |s: &&Incoming| s.open && s.lane == lane && s.generation == generation;
+    let source = slot
         .source
         .as_ref()
-        .filter(|s| s.open && s.lane == lane && s.generation == generation)
-    else {
+        .filter(expected)
+        .filter(|_| !tables.is_active(at.vrf));
+    let Some(source) = source else {
         tables.counters.absorb_fenced += 1;
-        return None;
+        return Some(ToEvent::SlotFailed { at, lane, generation });
     };
-    if tables.is_active(at.vrf) {
-        tables.counters.absorb_fenced += 1;
-        return None;
-    }
     let (count, digest) = stamped(tables, at, generation);
     let ended = source.end(end, count, digest);
     if let Some(source) = tables.slots.get_mut(at).and_then(|s| s.source.as_mut()) {

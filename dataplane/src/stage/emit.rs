@@ -24,10 +24,22 @@ pub(crate) fn emit(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: In
     let mut pushed = 0;
     tables.list_blocks();
     for (lane, ring) in rings.iter_mut().enumerate() {
+        pushed += answer_ends(tables, lane, ring);
         pushed += tell_lost(tables, lane, ring);
         pushed += drain(tables, lane, ring, now);
     }
     pushed + walk(tables, rings, now)
+}
+
+/// Sends what became of the peers' slot ends.
+fn answer_ends(tables: &mut Tables, event: usize, ring: &mut Producer<ToEvent>) -> usize {
+    let mut sent = 0;
+    while !ring.is_full()
+        && let Some(answer) = tables.answers[event].pop_front()
+    {
+        sent += usize::from(ring.push(answer).is_ok());
+    }
+    sent
 }
 
 /// Tells the event thread which of its slots have to be sent again.

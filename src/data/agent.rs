@@ -1,0 +1,338 @@
+//! The data process's main thread, in turns: orders of the control process in, roles, snapshots and answers out.
+//! Never on the packet path, never waited for by it; everything it needs from a worker comes back through a channel
+//! that it polls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use ctl::protocol::{Refusal, RefusalKind};
+use dataplane::config::{Action, Forwarding, Intent};
+use dataplane::flow::VrfId;
+use dataplane::inbox::Ask;
+use dataplane::notice::Notice;
+use dataplane::time::Instant;
+use dataplane::vrf::{PortInfo, Snapshot};
+use dataplane::worker::Shared;
+use state_sync::port::{PumpCommand, PumpEvent};
+
+use super::answer::{self, Pending, Static};
+use super::ask::tuple;
+use super::roles::RoleKeeper;
+use super::syslog::Syslog;
+use crate::ipc::{Event, Incoming, Reply, Request, Server, Ticket};
+
+/// Messages of workers handled in one turn.
+const NOTICES_PER_TURN: usize = 1_024;
+
+/// After a role flip every address is announced this often, so that one lost frame costs a second, not a timeout.
+const ANNOUNCEMENTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
+
+/// An answer that took longer than this was not coming.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// The agent's ends of everything.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) server: Server,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) keeper: RoleKeeper,
+    pub(crate) syslog: Syslog,
+    pub(crate) workers: Vec<Sender<Ask>>,
+    pub(crate) notices: Receiver<Notice>,
+    pub(crate) pump_commands: Vec<Sender<PumpCommand>>,
+    pub(crate) pump_events: Receiver<PumpEvent>,
+    pub(crate) intent: Intent,
+    pub(crate) forwarding: Forwarding,
+    pub(crate) ports: Vec<PortInfo>,
+    pub(crate) facts: Static,
+    pub(crate) pending: Vec<Waiting>,
+    pub(crate) announcing: Vec<(VrfId, Instant)>,
+}
+
+/// A question whose answer is still being collected.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    ticket: Ticket,
+    until: Instant,
+    pending: Pending,
+}
+
+impl Agent {
+    /// One turn; returns how much there was to do.
+    pub(crate) fn turn(&mut self, now: Instant, ports: &crate::dpdk::PortSet) -> usize {
+        let incoming = self.server.poll();
+        let mut work = incoming.len();
+        for request in incoming {
+            self.serve(request, now, ports);
+        }
+        work += self.step_roles(now);
+        work += self.announce(now);
+        work += self.notices(now);
+        work += self.pump_events();
+        work + self.answers(now)
+    }
+
+    fn step_roles(&mut self, now: Instant) -> usize {
+        let changed = self.keeper.step(now);
+        for &vrf in &changed {
+            let Some(row) = self.keeper.row(vrf) else { continue };
+            tracing::info!(
+                vrf = row.vrf,
+                role = row.role.name(),
+                term = row.term,
+                cause = row.cause,
+                "role changed"
+            );
+            self.announcing.retain(|(v, _)| *v != vrf);
+            if self.keeper.is_active(vrf) {
+                self.announcing
+                    .extend(ANNOUNCEMENTS.map(|after| (vrf, now + after)));
+            }
+            self.server.broadcast(Event::RoleChanged(row));
+        }
+        changed.len()
+    }
+
+    fn announce(&mut self, now: Instant) -> usize {
+        let due = self.announcing.iter().filter(|(_, at)| *at <= now).count();
+        if due == 0 {
+            return 0;
+        }
+        for (vrf, at) in core::mem::take(&mut self.announcing) {
+            if at > now {
+                self.announcing.push((vrf, at));
+            } else if let Some(worker) = self.workers.first() {
+                // A full inbox is retried with the next announcement.
+                let _ = worker.try_send(Ask::Announce(vrf));
+            }
+        }
+        due
+    }
+
+    fn notices(&mut self, now: Instant) -> usize {
+        let mut handled = 0;
+        while handled < NOTICES_PER_TURN {
+            let Ok(notice) = self.notices.try_recv() else {
+                break;
+            };
+            handled += 1;
+            match notice {
+                Notice::Unresolved { interface, address } => {
+                    self.server.broadcast(Event::NeighborWanted {
+                        interface,
+                        address: address.ip(),
+                    });
+                }
+                Notice::Block(event) => {
+                    self.syslog.block(&event, &self.facts.names.vrf(event.vrf), now);
+                }
+                Notice::RuleHit {
+                    vrf,
+                    rule_id,
+                    key,
+                    accepted,
+                } => {
+                    let action = if accepted { Action::Accept } else { Action::Drop };
+                    let vrf = self.facts.names.vrf(vrf);
+                    tracing::info!(vrf, rule = rule_id, ?key, accepted, "firewall rule");
+                    self.server.broadcast(Event::RuleHit {
+                        vrf,
+                        rule: Some(rule_id),
+                        action,
+                        protocol: key.proto,
+                        tuple: tuple(&key),
+                    });
+                }
+            }
+        }
+        handled
+    }
+
+    fn pump_events(&mut self) -> usize {
+        let mut handled = 0;
+        while let Ok(event) = self.pump_events.try_recv() {
+            handled += 1;
+            match event {
+                PumpEvent::LaneUp { peer, lane, end } => {
+                    tracing::info!(peer = self.facts.peer(peer), lane, ?end, "lane up");
+                }
+                PumpEvent::LaneDown {
+                    peer,
+                    lane,
+                    end,
+                    reason,
+                } => {
+                    tracing::warn!(peer = self.facts.peer(peer), lane, ?end, reason, "lane down");
+                }
+                PumpEvent::VrfOpened {
+                    peer,
+                    vrf,
+                    differences,
+                    ..
+                } => self.compare(peer, vrf, &differences),
+                PumpEvent::Exported {
+                    peer,
+                    vrf,
+                    lane,
+                    slots,
+                    records,
+                    took_ms,
+                } => {
+                    let (peer, vrf) = (self.facts.peer(peer), self.facts.names.vrf(vrf));
+                    tracing::info!(
+                        peer,
+                        vrf,
+                        lane,
+                        slots,
+                        records,
+                        took_ms,
+                        "peer has verified the lane's slots"
+                    );
+                }
+                PumpEvent::Refused { reason } => tracing::warn!(reason, "sync connection refused"),
+            }
+        }
+        handled
+    }
+
+    fn compare(&mut self, peer: u8, vrf: VrfId, differences: &[state_sync::fingerprint::Difference]) {
+        let name = self.facts.peer(peer).to_owned();
+        self.facts
+            .set_differences(peer, vrf, differences.iter().map(|d| d.section.clone()).collect());
+        for difference in differences {
+            let (peer, vrf) = (name.clone(), self.facts.names.vrf(vrf));
+            let section = difference.section.clone();
+            tracing::warn!(peer, vrf, section, strength = ?difference.strength, "configuration differs from the peer's");
+            self.server
+                .broadcast(Event::FingerprintDiffers { peer, vrf, section });
+        }
+    }
+
+    fn serve(&mut self, incoming: Incoming, now: Instant, ports: &crate::dpdk::PortSet) {
+        let Incoming { ticket, request } = incoming;
+        match self.carry_out(request, now, ports) {
+            Ok(Served::Now(reply)) => self.server.reply(ticket, Ok(reply)),
+            Ok(Served::Later(pending)) => {
+                self.pending.push(Waiting {
+                    ticket,
+                    until: now + ANSWER_WAIT,
+                    pending,
+                });
+            }
+            Err(refusal) => self.server.reply(ticket, Err(refusal)),
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        request: Request,
+        now: Instant,
+        ports: &crate::dpdk::PortSet,
+    ) -> Result<Served, Refusal> {
+        match request {
+            Request::Hello { node } if node != self.facts.node => Err(Refusal::new(
+                RefusalKind::Refused,
+                format!(
+                    "this is the data process of node {}, not of {node}",
+                    self.facts.node
+                ),
+            )),
+            Request::Hello { .. } => Ok(Served::Now(Reply::Hello {
+                boot: self.facts.boot_id,
+            })),
+            Request::SetIntent(intent) => self.set_intent(*intent).map(Served::Now),
+            Request::SetForwarding(forwarding) => {
+                if self.forwarding != *forwarding {
+                    self.forwarding = *forwarding;
+                    self.publish();
+                }
+                Ok(Served::Now(Reply::Done))
+            }
+            Request::SetGroup {
+                name,
+                state,
+                explicit,
+            } => {
+                if self.keeper.set_group(&name, state, explicit) {
+                    Ok(Served::Now(Reply::Done))
+                } else {
+                    Err(Refusal::new(RefusalKind::NotFound, format!("no HA group {name}")))
+                }
+            }
+            other => answer::answer(other, self, now, ports),
+        }
+    }
+
+    /// A changed intent is taken when tables, pools and lanes can stay as they are.
+    fn set_intent(&mut self, intent: Intent) -> Result<Reply, Refusal> {
+        if let Some(what) = needs_restart(&self.intent, &intent) {
+            let message = format!("{what} can't change while the data process runs: restart it");
+            return Err(Refusal::new(RefusalKind::Refused, message));
+        }
+        if self.intent != intent {
+            self.intent = intent;
+            self.publish();
+        }
+        Ok(Reply::Done)
+    }
+
+    fn publish(&self) {
+        let snapshot = Snapshot::build(&self.intent, &self.forwarding, &self.ports);
+        self.shared.snapshot.store(Arc::new(snapshot));
+    }
+
+    fn answers(&mut self, now: Instant) -> usize {
+        let mut done = 0;
+        for mut waiting in core::mem::take(&mut self.pending) {
+            let polled = waiting.pending.poll();
+            let result = match polled {
+                Some(result) => result,
+                None if waiting.until > now => {
+                    self.pending.push(waiting);
+                    continue;
+                }
+                None => Err(Refusal::new(
+                    RefusalKind::Unreachable,
+                    "the workers did not answer in time".to_owned(),
+                )),
+            };
+            self.server.reply(waiting.ticket, result);
+            done += 1;
+        }
+        done
+    }
+}
+
+/// How a request is answered.
+#[derive(Debug)]
+pub(crate) enum Served {
+    Now(Reply),
+    Later(Pending),
+}
+
+/// The part of an intent that tables, pools and lanes were built from.
+fn needs_restart(old: &Intent, new: &Intent) -> Option<&'static str> {
+    let vrf_names = |i: &Intent| {
+        i.vrfs
+            .iter()
+            .map(|v| (v.name.clone(), v.slots))
+            .collect::<Vec<_>>()
+    };
+    if vrf_names(old) != vrf_names(new) {
+        return Some("the list of VRFs or a slot count");
+    }
+    let changed = |differ: fn(&dataplane::config::VrfIntent, &dataplane::config::VrfIntent) -> bool| {
+        old.vrfs.iter().zip(&new.vrfs).any(|(o, n)| differ(o, n))
+    };
+    if changed(|o, n| o.pools != n.pools) {
+        return Some("an address pool");
+    }
+    if changed(|o, n| o.inside != n.inside) {
+        return Some("the inside prefixes");
+    }
+    if changed(|o, n| o.ha_group != n.ha_group) {
+        return Some("the HA group of a VRF");
+    }
+    None
+}

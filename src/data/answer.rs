@@ -1,0 +1,483 @@
+//! What each question of the control process is answered with: values the agent has, or answers collected from
+//! workers and event threads.
+
+use ctl::protocol::{Refusal, RefusalKind};
+use ctl::report::{
+    Count, DropRow, EventRow, MemoryRow, PlanReport, PoolRow, PortRow, RuleHits, VersionRow, WorkerRow,
+};
+use ctl::sync_report::{SlotRow, SyncState};
+use dataplane::counters::Counters;
+use dataplane::flow::VrfId;
+use dataplane::io::PortId;
+use dataplane::nat::{PoolRef, PoolUsage};
+use dataplane::time::Instant;
+use state_sync::config::SyncPeer;
+
+use super::agent::{Agent, Served};
+use super::ask::{self, Gather, Names};
+use super::peers::{self, PumpGather};
+use crate::dpdk::PortSet;
+use crate::ipc::{Reply, Request};
+
+/// Polled until it has an answer.
+pub(crate) struct Pending(Box<dyn FnMut() -> Option<Result<Reply, Refusal>>>);
+
+impl core::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Pending")
+    }
+}
+
+impl Pending {
+    pub(crate) fn poll(&mut self) -> Option<Result<Reply, Refusal>> {
+        (self.0)()
+    }
+}
+
+/// What doesn't change while the process lives, and what event threads have said about the peers.
+#[derive(Debug)]
+pub(crate) struct Static {
+    pub(crate) node: String,
+    pub(crate) boot_id: u64,
+    pub(crate) started: Instant,
+    pub(crate) names: Names,
+    pub(crate) ports: Vec<PortFacts>,
+    pub(crate) plan: PlanReport,
+    pub(crate) worker_facts: Vec<(u16, Vec<String>)>,
+    pub(crate) event_cores: Vec<u16>,
+    pub(crate) peers: Vec<SyncPeer>,
+    /// Per VRF: its peers by index, and the name each has in the VRF.
+    pub(crate) vrf_peers: Vec<Vec<(u8, String)>>,
+    pub(crate) slots: Vec<u16>,
+    pub(crate) mbufs: u32,
+    pub(crate) differences: Vec<(u8, VrfId, Vec<String>)>,
+}
+
+/// A port as configured.
+#[derive(Debug)]
+pub(crate) struct PortFacts {
+    pub(crate) name: String,
+    pub(crate) device: String,
+    pub(crate) driver: String,
+    pub(crate) rx_queues: u16,
+    pub(crate) tx_queues: u16,
+}
+
+impl Static {
+    /// A peer's name for the log.
+    pub(crate) fn peer(&self, peer: u8) -> &str {
+        self.peers.get(usize::from(peer)).map_or("?", |p| p.name.as_str())
+    }
+
+    /// Replaces what is known to differ from a peer.
+    pub(crate) fn set_differences(&mut self, peer: u8, vrf: VrfId, sections: Vec<String>) {
+        self.differences.retain(|(p, v, _)| (*p, *v) != (peer, vrf));
+        if !sections.is_empty() {
+            self.differences.push((peer, vrf, sections));
+        }
+    }
+
+    /// The VRF of that name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn vrf(&self, name: &str) -> Result<VrfId, Refusal> {
+        (0..)
+            .map(VrfId)
+            .zip(self.names.vrfs.iter())
+            .find(|(_, n)| *n == name)
+            .map(|(id, _)| id)
+            .ok_or_else(|| {
+                not_found(format!(
+                    "no VRF {name}; there are: {}",
+                    self.names.vrfs.join(", ")
+                ))
+            })
+    }
+}
+
+fn not_found(message: String) -> Refusal {
+    Refusal::new(RefusalKind::NotFound, message)
+}
+
+/// Answers a question.
+///
+/// # Errors
+/// When it names something that doesn't exist.
+pub(crate) fn answer(
+    request: Request,
+    agent: &Agent,
+    now: Instant,
+    ports: &PortSet,
+) -> Result<Served, Refusal> {
+    let facts = &agent.facts;
+    let workers = &agent.workers;
+    Ok(match request {
+        Request::Groups => Served::Now(Reply::Groups(agent.keeper.groups())),
+        Request::Roles => Served::Now(Reply::Roles(agent.keeper.rows())),
+        Request::Plan => Served::Now(Reply::Plan(facts.plan.clone())),
+        Request::Version => Served::Now(Reply::Version(version(facts, now))),
+        Request::Ports => Served::Now(Reply::Ports(port_rows(facts, ports))),
+        Request::Workers => worker_rows(agent),
+        Request::Drops => drops(agent),
+        Request::Memory => memory(agent, ports),
+        Request::Events => events(agent),
+        Request::Conntracks { vrf, filter, page } => {
+            let vrf = facts.vrf(&vrf)?;
+            match ask::conntracks(workers, vrf, filter, page, facts.names.clone()) {
+                Some(gather) => one(gather, Reply::Conntracks),
+                None => Served::Now(Reply::Conntracks(ctl::report::Rows::all(vec![]))),
+            }
+        }
+        Request::ConntrackCount { vrf, filter } => {
+            let vrf = facts.vrf(&vrf)?;
+            sum(ask::count(workers, Some(vrf), &filter, &facts.names, false))
+        }
+        Request::FlushConntracks { vrf, filter } => {
+            let vrf = vrf.map(|name| facts.vrf(&name)).transpose()?;
+            sum(ask::count(workers, vrf, &filter, &facts.names, true))
+        }
+        Request::Users { vrf, page } => {
+            match ask::users(workers, facts.vrf(&vrf)?, page, facts.names.clone()) {
+                Some(gather) => one(gather, Reply::Users),
+                None => Served::Now(Reply::Users(ctl::report::Rows::all(vec![]))),
+            }
+        }
+        Request::Blocks { vrf, page } => {
+            match ask::blocks(workers, facts.vrf(&vrf)?, page, facts.names.clone()) {
+                Some(gather) => one(gather, Reply::Blocks),
+                None => Served::Now(Reply::Blocks(ctl::report::Rows::all(vec![]))),
+            }
+        }
+        Request::NatStatistics { vrf } => nat_statistics(agent, facts.vrf(&vrf)?),
+        Request::Pools { vrf } => pool_rows(agent, facts.vrf(&vrf)?),
+        Request::RuleHits { vrf } => rule_hits(agent, facts.vrf(&vrf)?),
+        Request::SyncState { vrf } => Served::Now(Reply::SyncState(sync_state(agent, facts.vrf(&vrf)?)?)),
+        Request::SyncReport { vrf } => sync_report(agent, facts.vrf(&vrf)?)?,
+        Request::Slots { vrf } => slot_rows(agent, facts.vrf(&vrf)?),
+        Request::Hello { .. }
+        | Request::SetIntent(_)
+        | Request::SetForwarding(_)
+        | Request::SetGroup { .. } => {
+            return Err(Refusal::new(RefusalKind::Protocol, "not a question".to_owned()));
+        }
+    })
+}
+
+impl Pending {
+    fn later(poll: impl FnMut() -> Option<Result<Reply, Refusal>> + 'static) -> Served {
+        Served::Later(Self(Box::new(poll)))
+    }
+}
+
+/// An answer made from those of all workers.
+fn all<T: Send + 'static>(mut gather: Gather<T>, reply: impl Fn(Vec<T>) -> Reply + 'static) -> Served {
+    Pending::later(move || match gather.poll() {
+        Ok(None) => None,
+        Ok(Some(answers)) => Some(Ok(reply(answers))),
+        Err(gone) => Some(Err(Refusal::new(RefusalKind::Unreachable, gone.to_string()))),
+    })
+}
+
+/// The answer of one worker.
+fn one<T: Send + 'static>(mut gather: Gather<T>, reply: fn(T) -> Reply) -> Served {
+    Pending::later(move || match gather.poll() {
+        Ok(None) => None,
+        Ok(Some(mut answers)) => answers.pop().map(|answer| Ok(reply(answer))),
+        Err(gone) => Some(Err(Refusal::new(RefusalKind::Unreachable, gone.to_string()))),
+    })
+}
+
+fn sum(gather: Gather<u64>) -> Served {
+    all(gather, |counts| Reply::Count(counts.iter().sum()))
+}
+
+fn version(facts: &Static, now: Instant) -> VersionRow {
+    VersionRow {
+        process: "dataplane".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        dpdk: Some(crate::dpdk::eal::version()),
+        node: facts.node.clone(),
+        pid: std::process::id(),
+        uptime_s: now.since(facts.started).as_secs(),
+    }
+}
+
+fn port_rows(facts: &Static, ports: &PortSet) -> Vec<PortRow> {
+    (0..)
+        .map(PortId)
+        .zip(&facts.ports)
+        .map(|(id, port)| port_row(id, port, ports))
+        .collect()
+}
+
+fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
+    let stats = ports.stats(id).unwrap_or_default();
+    let link = ports.link(id);
+    PortRow {
+        name: port.name.clone(),
+        device: port.device.clone(),
+        driver: port.driver.clone(),
+        up: link.is_some_and(|l| l.up),
+        speed_mbps: link.and_then(|l| l.speed_mbps).unwrap_or(0),
+        mac: ports.mac(id).unwrap_or_default(),
+        rx_queues: port.rx_queues,
+        tx_queues: port.tx_queues,
+        rx_packets: stats.rx_packets,
+        rx_bytes: stats.rx_bytes,
+        rx_missed: stats.rx_missed,
+        rx_errors: stats.rx_errors,
+        rx_nombuf: stats.rx_no_mbuf,
+        tx_packets: stats.tx_packets,
+        tx_bytes: stats.tx_bytes,
+        tx_errors: stats.tx_errors,
+        xstats: ports
+            .xstats(id)
+            .into_iter()
+            .map(|(name, value)| Count::new(name, value))
+            .collect(),
+    }
+}
+
+fn worker_rows(agent: &Agent) -> Served {
+    let facts = agent.facts.worker_facts.clone();
+    let gather = Gather::once(&agent.workers, |tables, _| {
+        let table = &tables.conntracks;
+        (
+            tables.counters.clone(),
+            table.len() as u64,
+            table.capacity() as u64,
+        )
+    });
+    all(gather, move |answers| {
+        let rows =
+            (0..)
+                .zip(answers)
+                .zip(&facts)
+                .map(|((worker, (counters, held, most)), (core, queues))| WorkerRow {
+                    worker,
+                    core: *core,
+                    conntracks: held,
+                    conntracks_max: most,
+                    queues: queues.clone(),
+                    counters: counters
+                        .named()
+                        .map(|(name, value)| Count::new(name, value))
+                        .collect(),
+                });
+        Reply::Workers(rows.collect())
+    })
+}
+
+fn drops(agent: &Agent) -> Served {
+    all(
+        Gather::once(&agent.workers, |tables, _| tables.counters.clone()),
+        |answers| {
+            let mut total = Counters::default();
+            answers.iter().for_each(|c| total.add(c));
+            let rows = total.drops().map(|(reason, packets)| DropRow {
+                reason: reason.name().to_owned(),
+                meaning: reason.doc().trim().to_owned(),
+                packets,
+            });
+            Reply::Drops(rows.collect())
+        },
+    )
+}
+
+fn memory(agent: &Agent, ports: &PortSet) -> Served {
+    let mbufs = MemoryRow {
+        name: "mbufs".to_owned(),
+        unit: "entries".to_owned(),
+        used: u64::from(ports.mbufs_in_use()),
+        total: u64::from(agent.facts.mbufs),
+    };
+    let gather = Gather::once(&agent.workers, |tables, _| {
+        let table = &tables.conntracks;
+        let bytes = table.memory_bytes() + tables.slots.memory_bytes();
+        (table.len() as u64, table.capacity() as u64, bytes as u64)
+    });
+    all(gather, move |answers| {
+        let mut rows = vec![mbufs.clone()];
+        for (worker, (used, total, bytes)) in answers.into_iter().enumerate() {
+            let row = |what: &str, unit: &str, used, total| MemoryRow {
+                name: format!("worker{worker} {what}"),
+                unit: unit.to_owned(),
+                used,
+                total,
+            };
+            rows.push(row("conntracks", "entries", used, total));
+            rows.push(row("tables", "bytes", bytes, bytes));
+        }
+        Reply::Memory(rows)
+    })
+}
+
+fn events(agent: &Agent) -> Served {
+    let cores = agent.facts.event_cores.clone();
+    let mut gather = PumpGather::ask(&agent.pump_commands);
+    Pending::later(move || {
+        let reports = gather.poll()?;
+        let rows: Vec<EventRow> = reports
+            .iter()
+            .zip(&cores)
+            .map(|(report, core)| peers::event_row(report, *core))
+            .collect();
+        Some(Ok(Reply::Events(rows)))
+    })
+}
+
+fn nat_statistics(agent: &Agent, vrf: VrfId) -> Served {
+    let pools: Vec<PoolRef> = agent.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
+    let gather = Gather::once(&agent.workers, move |tables, _| usage(&tables.nat, &pools));
+    all(gather, |answers| {
+        let mut total = PoolUsage::default();
+        answers.into_iter().flatten().for_each(|u| total += u);
+        let counts = [
+            ("subscribers", u64::from(total.subscribers)),
+            ("blocks-held", u64::from(total.blocks)),
+            ("ports-tcp", u64::from(total.ports[0])),
+            ("ports-udp", u64::from(total.ports[1])),
+            ("ports-icmp", u64::from(total.ports[2])),
+            ("ports-resting", u64::from(total.resting)),
+            ("blocks-granted", total.granted),
+            ("blocks-released", total.released),
+            ("refused-pool-exhausted", total.pool_exhausted),
+            ("refused-address-exhausted", total.address_exhausted),
+            ("refused-quota", total.quota_reached),
+            ("rests-cut-short", total.rests_cut_short),
+        ];
+        Reply::NatStatistics(counts.map(|(name, value)| Count::new(name, value)).into())
+    })
+}
+
+fn usage(nat: &dataplane::nat::Nat, pools: &[PoolRef]) -> Vec<PoolUsage> {
+    pools
+        .iter()
+        .map(|&pool| nat.usage(pool).unwrap_or_default())
+        .collect()
+}
+
+fn pool_rows(agent: &Agent, vrf: VrfId) -> Served {
+    let pools: Vec<PoolRef> = agent.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
+    let shared = std::sync::Arc::clone(&agent.shared);
+    let intents = agent
+        .intent
+        .vrfs
+        .get(vrf.index())
+        .map(|v| v.pools.clone())
+        .unwrap_or_default();
+    let asked = pools.clone();
+    let gather = Gather::once(&agent.workers, move |tables, _| usage(&tables.nat, &asked));
+    all(gather, move |answers| {
+        let row = |(nth, &pool): (usize, &PoolRef)| {
+            let intent = intents.get(usize::from(pool.pool))?;
+            let size = shared.pools.size(pool)?;
+            let mut used = PoolUsage::default();
+            answers.iter().filter_map(|a| a.get(nth)).for_each(|&u| used += u);
+            let blocks_per_address = size.blocks / size.addresses.max(1);
+            let last = u32::from(intent.ports.first) + blocks_per_address * u32::from(size.block_size) - 1;
+            Some(PoolRow {
+                name: intent.name.clone(),
+                addresses: size.addresses,
+                port_first: intent.ports.first,
+                port_last: u16::try_from(last).unwrap_or(u16::MAX),
+                block_size: size.block_size,
+                blocks_total: u64::from(size.blocks),
+                blocks_granted: u64::from(size.blocks_held),
+                ports_used: used.ports.iter().map(|&p| u64::from(p)).sum(),
+                ports_resting: u64::from(used.resting),
+            })
+        };
+        Reply::Pools(pools.iter().enumerate().filter_map(row).collect())
+    })
+}
+
+fn rule_hits(agent: &Agent, vrf: VrfId) -> Served {
+    all(
+        Gather::once(&agent.workers, move |tables, _| tables.rule_hits(vrf).to_vec()),
+        |answers| {
+            let mut total: Vec<RuleHits> = Vec::new();
+            for (id, hits) in answers.into_iter().flatten() {
+                match total.iter_mut().find(|t| t.id == Some(id)) {
+                    Some(rule) => rule.hits += hits,
+                    None => total.push(RuleHits { id: Some(id), hits }),
+                }
+            }
+            Reply::RuleHits(total)
+        },
+    )
+}
+
+fn sync_state(agent: &Agent, vrf: VrfId) -> Result<SyncState, Refusal> {
+    let row = agent
+        .keeper
+        .row(vrf)
+        .ok_or_else(|| not_found("no such VRF".to_owned()))?;
+    Ok(SyncState {
+        vrf: row.vrf,
+        enabled: agent
+            .facts
+            .vrf_peers
+            .get(vrf.index())
+            .is_some_and(|p| !p.is_empty()),
+        listen_ha_group: row.ha_group,
+        role: row.role,
+        term: row.term,
+        cause: row.cause,
+        peers: peers::addresses(&agent.facts, vrf),
+    })
+}
+
+fn sync_report(agent: &Agent, vrf: VrfId) -> Result<Served, Refusal> {
+    let row = agent
+        .keeper
+        .row(vrf)
+        .ok_or_else(|| not_found("no such VRF".to_owned()))?;
+    let skeleton = peers::skeleton(&agent.facts, vrf, &row);
+    let mut pumps = PumpGather::ask(&agent.pump_commands);
+    let mut reports = None;
+    let mut swept = Gather::once(&agent.workers, |tables, _| tables.counters.swept);
+    Ok(Pending::later(move || {
+        if reports.is_none() {
+            reports = pumps.poll();
+        }
+        let reports = reports.as_ref()?;
+        let swept: u64 = match swept.poll() {
+            Ok(None) => return None,
+            Ok(Some(answers)) => answers.iter().sum(),
+            Err(_) => 0,
+        };
+        Some(Ok(Reply::SyncReport(peers::fill(
+            skeleton.clone(),
+            vrf,
+            reports,
+            swept,
+        ))))
+    }))
+}
+
+fn slot_rows(agent: &Agent, vrf: VrfId) -> Served {
+    let gather = Gather::once(&agent.workers, move |tables, _| {
+        let row = |(slot, held): (u16, &dataplane::slot::Slot)| SlotRow {
+            slot,
+            worker: 0,
+            event: u16::try_from(tables.lane_of(slot)).unwrap_or(0),
+            term: held.version.term.0,
+            counter: held.version.counter,
+            entries: held.count,
+            digest: held.digest,
+            peer_digest: None,
+            dirty: !held.walks.is_empty() || held.source.as_ref().is_some_and(|s| s.open),
+        };
+        tables.slots.of_vrf(vrf).map(row).collect::<Vec<_>>()
+    });
+    all(gather, |answers| {
+        let mut rows: Vec<SlotRow> = (0..)
+            .zip(answers)
+            .flat_map(|(worker, rows)| rows.into_iter().map(move |row| SlotRow { worker, ..row }))
+            .collect();
+        rows.sort_by_key(|row| row.slot);
+        Reply::Slots(rows)
+    })
+}

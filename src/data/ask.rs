@@ -1,0 +1,374 @@
+//! Questions that only workers can answer: each becomes a visitor that looks at a slice of a worker's tables per
+//! turn and sends what it found. The agent never waits; it polls the answers of its open questions every turn.
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use ctl::report::{
+    BlockRow, ConntrackFilter, ConntrackRow, FlowState, NatReport, Owner, Page, Rows, Tuple, UserRow,
+};
+use dataplane::conntrack::Conntrack;
+use dataplane::delta::{Class, Term};
+use dataplane::flow::{FlowKey, VrfId};
+use dataplane::inbox::{Ask, Visited, Visitor};
+use dataplane::nat::{self, Nat, PoolRef};
+use dataplane::tables::Tables;
+use dataplane::time::Instant;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Places of an arena looked at per turn: a few microseconds.
+const SLICE: u32 = 512;
+
+/// Rows of one page at most.
+pub(crate) const ROWS_MAX: u32 = 2_000;
+
+/// Local names, to put into rows.
+#[derive(Debug, Clone)]
+pub(crate) struct Names {
+    pub(crate) node: u8,
+    pub(crate) vrfs: Arc<[String]>,
+    pub(crate) pools: Arc<[Vec<String>]>,
+}
+
+impl Names {
+    pub(crate) fn vrf(&self, vrf: VrfId) -> String {
+        self.vrfs.get(vrf.index()).cloned().unwrap_or_default()
+    }
+
+    fn pool(&self, pool: PoolRef) -> String {
+        let names = self.pools.get(pool.vrf.index());
+        names
+            .and_then(|n| n.get(usize::from(pool.pool)))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// Owner of what was written under `term`, or by nobody yet.
+    const fn owner(&self, term: Term) -> Owner {
+        if term.0 == 0 || term.node() == self.node {
+            Owner::Local
+        } else {
+            Owner::Peer
+        }
+    }
+}
+
+/// Answers of all workers, collected as they come.
+#[derive(Debug)]
+pub(crate) struct Gather<T> {
+    from: Receiver<(usize, T)>,
+    answers: Vec<Option<T>>,
+}
+
+impl<T: Send + 'static> Gather<T> {
+    /// Asks every worker; `look` is called once on each.
+    pub(crate) fn once(
+        workers: &[Sender<Ask>],
+        look: impl Fn(&mut Tables, Instant) -> T + Clone + Send + 'static,
+    ) -> Self {
+        Self::sliced(workers, move || {
+            let look = look.clone();
+            move |tables: &mut Tables, now| Some(look(tables, now))
+        })
+    }
+
+    /// Asks every worker with a visitor of its own from `make`, called once per turn until it has an answer.
+    pub(crate) fn sliced<V>(workers: &[Sender<Ask>], make: impl Fn() -> V) -> Self
+    where
+        V: FnMut(&mut Tables, Instant) -> Option<T> + Send + 'static,
+    {
+        let (to, from) = bounded(workers.len().max(1));
+        for (number, worker) in workers.iter().enumerate() {
+            send(worker, number, to.clone(), make());
+        }
+        Self {
+            from,
+            answers: workers.iter().map(|_| None).collect(),
+        }
+    }
+
+    /// Asks one worker.
+    pub(crate) fn one<V>(worker: &Sender<Ask>, visit: V) -> Self
+    where
+        V: FnMut(&mut Tables, Instant) -> Option<T> + Send + 'static,
+    {
+        let (to, from) = bounded(1);
+        send(worker, 0, to, visit);
+        Self {
+            from,
+            answers: vec![None],
+        }
+    }
+
+    /// All answers in worker order once they are there; an error when a worker is gone.
+    pub(crate) fn poll(&mut self) -> Result<Option<Vec<T>>, WorkerGone> {
+        loop {
+            match self.from.try_recv() {
+                Ok((number, answer)) => self.answers[number] = Some(answer),
+                Err(TryRecvError::Empty) => return Ok(None),
+                Err(TryRecvError::Disconnected) => break,
+            }
+        }
+        // All senders are gone: every worker has answered or dropped the question.
+        self.answers
+            .iter_mut()
+            .map(Option::take)
+            .collect::<Option<Vec<T>>>()
+            .map(Some)
+            .ok_or(WorkerGone)
+    }
+}
+
+/// A worker dropped a question: its inbox was full, or it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a worker is too busy to answer; try again")]
+pub(crate) struct WorkerGone;
+
+fn send<T, V>(worker: &Sender<Ask>, number: usize, to: Sender<(usize, T)>, mut visit: V)
+where
+    T: Send + 'static,
+    V: FnMut(&mut Tables, Instant) -> Option<T> + Send + 'static,
+{
+    let visitor = Visitor::new(move |tables, now| match visit(tables, now) {
+        None => Visited::More,
+        Some(answer) => {
+            // The agent may have given up waiting.
+            let _ = to.try_send((number, answer));
+            Visited::Done
+        }
+    });
+    // A full inbox drops the question, and with it the sender: `poll` notices.
+    let _ = worker.try_send(Ask::Visit(visitor));
+}
+
+/// Where a listing over all workers stands: worker in the high half, place in the low one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cursor {
+    pub(crate) worker: usize,
+    place: u32,
+}
+
+impl Cursor {
+    pub(crate) fn of(page: Page) -> Self {
+        let word = page.cursor.unwrap_or(0);
+        Self {
+            worker: (word >> 32) as usize,
+            place: u32::try_from(word & 0xffff_ffff).unwrap_or(0),
+        }
+    }
+
+    fn word(worker: usize, place: u32) -> u64 {
+        (worker as u64) << 32 | u64::from(place)
+    }
+
+    /// Where to go on after worker `worker` of `workers` was left at `next`.
+    fn next(worker: usize, workers: usize, next: Option<u32>) -> Option<u64> {
+        match next {
+            Some(place) => Some(Self::word(worker, place)),
+            None if worker + 1 < workers => Some(Self::word(worker + 1, 0)),
+            None => None,
+        }
+    }
+}
+
+/// One page of conntracks, from the worker the cursor names.
+pub(crate) fn conntracks(
+    workers: &[Sender<Ask>],
+    vrf: VrfId,
+    filter: ConntrackFilter,
+    page: Page,
+    names: Names,
+) -> Option<Gather<Rows<ConntrackRow>>> {
+    let at = Cursor::of(page);
+    let total = workers.len();
+    let limit = page.limit.clamp(1, ROWS_MAX) as usize;
+    let mut place = at.place;
+    let mut rows = Vec::new();
+    Some(Gather::one(workers.get(at.worker)?, move |tables, now| {
+        for _ in 0..SLICE {
+            let next = tables.conntracks.next_live(place).filter(|_| rows.len() < limit);
+            let Some(id) = next else {
+                let resume = (rows.len() >= limit).then_some(place);
+                let rows = core::mem::take(&mut rows);
+                return Some(Rows {
+                    rows,
+                    next: Cursor::next(at.worker, total, resume),
+                });
+            };
+            place = id + 1;
+            let conntrack = &tables.conntracks[id];
+            if conntrack.keys[0].vrf == vrf && wanted(conntrack, &filter, &names) {
+                rows.push(conntrack_row(conntrack, at.worker, now, &names));
+            }
+        }
+        None
+    }))
+}
+
+/// Counts, or with `flush` removes, matching conntracks on every worker.
+pub(crate) fn count(
+    workers: &[Sender<Ask>],
+    vrf: Option<VrfId>,
+    filter: &ConntrackFilter,
+    names: &Names,
+    flush: bool,
+) -> Gather<u64> {
+    Gather::sliced(workers, || {
+        let (filter, names) = (filter.clone(), names.clone());
+        let (mut place, mut count) = (0, 0_u64);
+        move |tables: &mut Tables, now: Instant| {
+            for _ in 0..SLICE {
+                let Some(id) = tables.conntracks.next_live(place) else {
+                    return Some(count);
+                };
+                place = id + 1;
+                let conntrack = &tables.conntracks[id];
+                let inside = conntrack.keys[0].vrf;
+                if vrf.is_none_or(|v| v == inside) && wanted(conntrack, &filter, &names) {
+                    // Only the active node ends conntracks; a standby's would come back with the next record.
+                    if flush && tables.is_active(inside) {
+                        tables.remove(now, id);
+                        tables.counters.conntracks_flushed += 1;
+                    } else if flush {
+                        continue;
+                    }
+                    count += 1;
+                }
+            }
+            None
+        }
+    })
+}
+
+/// One page of subscribers.
+pub(crate) fn users(
+    workers: &[Sender<Ask>],
+    vrf: VrfId,
+    page: Page,
+    names: Names,
+) -> Option<Gather<Rows<UserRow>>> {
+    listing(workers, page, Nat::users, move |_, row: &nat::UserRow| {
+        (row.vrf == vrf).then(|| UserRow {
+            subscriber: row.subscriber.ip(),
+            pool: names.pool(row.pool),
+            address: v4(row.address.ip()),
+            blocks: u16::try_from(row.blocks).unwrap_or(u16::MAX),
+            ports_used: row.used,
+            mappings: row.used + row.resting,
+        })
+    })
+}
+
+/// One page of port blocks.
+pub(crate) fn blocks(
+    workers: &[Sender<Ask>],
+    vrf: VrfId,
+    page: Page,
+    names: Names,
+) -> Option<Gather<Rows<BlockRow>>> {
+    listing(workers, page, Nat::blocks, move |worker, row: &nat::BlockRow| {
+        (row.vrf == vrf).then(|| BlockRow {
+            pool: names.pool(row.pool),
+            address: v4(row.address.ip()),
+            port_first: row.port_first,
+            port_last: row.port_last,
+            subscriber: row.subscriber.ip(),
+            grant: row.grant,
+            owner: if dataplane::nat::granting_node(row.grant) == names.node {
+                Owner::Local
+            } else {
+                Owner::Peer
+            },
+            ports_used: u16::try_from(row.used).unwrap_or(u16::MAX),
+            worker: u16::try_from(worker).unwrap_or(u16::MAX),
+            slot: row.slot,
+        })
+    })
+}
+
+fn listing<R, T>(
+    workers: &[Sender<Ask>],
+    page: Page,
+    slice: fn(&Nat, u32, u32, &mut Vec<R>) -> Option<u32>,
+    row: impl Fn(usize, &R) -> Option<T> + Send + 'static,
+) -> Option<Gather<Rows<T>>>
+where
+    R: Send + 'static,
+    T: Send + 'static,
+{
+    let at = Cursor::of(page);
+    let total = workers.len();
+    let limit = page.limit.clamp(1, ROWS_MAX) as usize;
+    let mut place = Some(at.place);
+    let mut rows: Vec<T> = Vec::new();
+    let mut raw = Vec::new();
+    Some(Gather::one(workers.get(at.worker)?, move |tables, _| {
+        let from = place.filter(|_| rows.len() < limit);
+        let Some(from) = from else {
+            let rows = core::mem::take(&mut rows);
+            return Some(Rows {
+                rows,
+                next: Cursor::next(at.worker, total, place),
+            });
+        };
+        place = slice(&tables.nat, from, SLICE, &mut raw);
+        rows.extend(raw.drain(..).filter_map(|r| row(at.worker, &r)));
+        None
+    }))
+}
+
+fn wanted(conntrack: &Conntrack, filter: &ConntrackFilter, names: &Names) -> bool {
+    let owner = names.owner(conntrack.sync.version.term);
+    filter.matches(
+        conntrack.keys[0].proto,
+        &tuple(&conntrack.keys[0]),
+        flow_state(conntrack.class),
+        owner,
+    )
+}
+
+fn conntrack_row(conntrack: &Conntrack, worker: usize, now: Instant, names: &Names) -> ConntrackRow {
+    let version = conntrack.sync.version;
+    ConntrackRow {
+        protocol: conntrack.keys[0].proto,
+        state: flow_state(conntrack.class),
+        vrf: names.vrf(conntrack.keys[0].vrf),
+        reply_vrf: names.vrf(conntrack.keys[1].vrf),
+        original: tuple(&conntrack.keys[0]),
+        reply: tuple(&conntrack.keys[1]),
+        nat: conntrack.nat.map(|n| NatReport {
+            grant: n.part.grant,
+            mapping: n.part.mapping,
+        }),
+        owner: names.owner(version.term),
+        lifetime_s: conntrack.lifetime_s(now),
+        worker: u16::try_from(worker).unwrap_or(u16::MAX),
+        slot: conntrack.slot,
+        term: version.term.0,
+        counter: version.counter,
+    }
+}
+
+/// A tuple in the words of reports.
+pub(crate) fn tuple(key: &FlowKey) -> Tuple {
+    Tuple {
+        src: key.src.ip(),
+        src_port: key.src_port,
+        dst: key.dst.ip(),
+        dst_port: key.dst_port,
+    }
+}
+
+const fn flow_state(class: Class) -> FlowState {
+    match class {
+        Class::Opening => FlowState::Opening,
+        Class::Established => FlowState::Established,
+        Class::Closing => FlowState::Closing,
+    }
+}
+
+fn v4(ip: IpAddr) -> std::net::Ipv4Addr {
+    match ip {
+        IpAddr::V4(a) => a,
+        IpAddr::V6(_) => std::net::Ipv4Addr::UNSPECIFIED,
+    }
+}

@@ -1,0 +1,17 @@
+//! The data process from start to stop: what it is made of, in the order it is made and undone.
+//!
+//! ```text
+//!   configuration ► plan ► process socket ► EAL ► ports ► rings ► workers ► event threads ► agent (this thread)
+//!   stop signal:  workers finish a turn and free their packets ► event threads send what is left and say BYE ►
+//!                 ports close, every mbuf is back ► EAL ends
+//! ```
+
+mod agent;
+mod answer;
+mod ask;
+mod assembly;
+mod peers;
+mod roles;
+mod syslog;
+
+pub use self::assembly::{Start, StartError, run};

@@ -1,0 +1,184 @@
+//! One role machine per VRF, stepped by the agent: reads what the event threads know of the peers, writes the one
+//! word that workers read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ctl::report::{GroupRow, GroupState, RoleRow};
+use dataplane::delta::Term;
+use dataplane::flow::VrfId;
+use dataplane::role::{Role, Roles};
+use dataplane::time::Instant;
+use state_sync::board::Board;
+use state_sync::config::SyncConfig;
+use state_sync::role::{Decision, Desire, RoleMachine};
+
+use crate::config::{Config, InitialState};
+use crate::ipc::role_state;
+
+/// All VRFs' roles.
+#[derive(Debug)]
+pub(crate) struct RoleKeeper {
+    roles: Arc<Roles>,
+    board: Arc<Board>,
+    vrfs: Vec<Vrf>,
+    groups: Vec<GroupRow>,
+}
+
+#[derive(Debug)]
+struct Vrf {
+    name: String,
+    group: Option<String>,
+    slots: u16,
+    peers: Vec<u8>,
+    machine: RoleMachine,
+    last: Option<Decision>,
+}
+
+impl RoleKeeper {
+    /// Machines in their boot state.
+    pub(crate) fn new(
+        config: &Config,
+        sync: &SyncConfig,
+        boot_wait: Duration,
+        roles: Arc<Roles>,
+        board: Arc<Board>,
+        now: Instant,
+    ) -> Self {
+        let groups: Vec<GroupRow> = config
+            .ha_groups
+            .iter()
+            .map(|group| GroupRow {
+                name: group.name.clone(),
+                state: match group.state {
+                    InitialState::Master => GroupState::Master,
+                    InitialState::Backup => GroupState::Backup,
+                },
+                explicit: false,
+            })
+            .collect();
+        let vrfs = config
+            .vrfs
+            .iter()
+            .zip(&sync.vrfs)
+            .map(|(vrf, replicated)| {
+                let group = vrf.listen_ha_group.clone();
+                let prefers_master = group.as_ref().is_some_and(|name| {
+                    groups
+                        .iter()
+                        .any(|g| g.name == *name && g.state == GroupState::Master)
+                });
+                let desire = if prefers_master {
+                    Desire::Preferred
+                } else {
+                    Desire::Backup
+                };
+                let peers = replicated.peers.len();
+                Vrf {
+                    name: vrf.name.clone(),
+                    slots: replicated.slots,
+                    peers: replicated.peers.clone(),
+                    machine: RoleMachine::new(sync.node_id, group.is_some(), desire, peers, boot_wait, now),
+                    group,
+                    last: None,
+                }
+            })
+            .collect();
+        let keeper = Self {
+            roles,
+            board,
+            vrfs,
+            groups,
+        };
+        keeper.start_lone_vrfs(sync.node_id);
+        keeper
+    }
+
+    /// A VRF without a group is active from the start; grants still need a term to be named under.
+    fn start_lone_vrfs(&self, node: u8) {
+        for (id, vrf) in (0..).map(VrfId).zip(&self.vrfs) {
+            if vrf.group.is_none() {
+                self.roles.set(id, Role::Alone, Term::NONE.next_of(node));
+            }
+        }
+    }
+
+    /// Steps every machine; returns the VRFs whose role changed.
+    pub(crate) fn step(&mut self, now: Instant) -> Vec<VrfId> {
+        let mut changed = Vec::new();
+        for (id, vrf) in (0..).map(VrfId).zip(&mut self.vrfs) {
+            if vrf.group.is_none() {
+                continue;
+            }
+            let views: Vec<_> = vrf
+                .peers
+                .iter()
+                .map(|&peer| self.board.view(peer, id, vrf.slots))
+                .collect();
+            let decision = vrf.machine.step(now, &views);
+            let known = vrf.last.map(|l| (l.role, l.term));
+            if known != Some((decision.role, decision.term)) {
+                self.roles.set(id, decision.role, decision.term);
+                changed.push(id);
+            }
+            self.board.set_ready(id, decision.ready);
+            vrf.last = Some(decision);
+        }
+        changed
+    }
+
+    /// An order for a group; false when there is no such group.
+    pub(crate) fn set_group(&mut self, name: &str, state: GroupState, explicit: bool) -> bool {
+        let Some(group) = self.groups.iter_mut().find(|g| g.name == name) else {
+            return false;
+        };
+        if group.explicit && !explicit {
+            // A configured preference, said again by a restarted control process, doesn't undo an order.
+            return true;
+        }
+        group.state = state;
+        group.explicit = explicit;
+        let desire = match (state, explicit) {
+            (GroupState::Backup, _) => Desire::Backup,
+            (GroupState::Master, true) => Desire::Ordered,
+            (GroupState::Master, false) => Desire::Preferred,
+        };
+        for vrf in self.vrfs.iter_mut().filter(|v| v.group.as_deref() == Some(name)) {
+            vrf.machine.order(desire);
+        }
+        true
+    }
+
+    /// What groups were last told.
+    pub(crate) fn groups(&self) -> Vec<GroupRow> {
+        self.groups.clone()
+    }
+
+    /// Whether the VRF is active now.
+    pub(crate) fn is_active(&self, vrf: VrfId) -> bool {
+        self.roles.get(vrf).0.is_active()
+    }
+
+    /// One VRF's role.
+    pub(crate) fn row(&self, id: VrfId) -> Option<RoleRow> {
+        let vrf = self.vrfs.get(id.index())?;
+        let (role, term) = self.roles.get(id);
+        let cause = vrf.last.and_then(|l| l.cause).map_or("", |c| c.text()).to_owned();
+        Some(RoleRow {
+            vrf: vrf.name.clone(),
+            ha_group: vrf.group.clone(),
+            role: role_state(role),
+            term: term.0,
+            cause,
+        })
+    }
+
+    /// Every VRF's role.
+    pub(crate) fn rows(&self) -> Vec<RoleRow> {
+        (0..)
+            .map(VrfId)
+            .take(self.vrfs.len())
+            .filter_map(|id| self.row(id))
+            .collect()
+    }
+}
