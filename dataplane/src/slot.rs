@@ -2,7 +2,7 @@
 //! going out of it or coming into it.
 //!
 //! Born with the worker, one per (VRF, slot) the worker owns; lives as long as the process. Only the owner
-//! touches it. On the sending side the worker [`Slots::begin_walk`]s a slot when a lane asks for it and streams
+//! touches it. On the sending side the worker walks a slot when a lane asks for it and streams
 //! every later change; on the receiving side a begin opens a generation, records are stamped with it, and
 //! only an end whose count and digest add up lets what was not stamped be swept (DESIGN.md, "Resync").
 
@@ -484,7 +484,7 @@ mod tests {
         for key in 0..=REFUSED_KEPT as u64 {
             incoming.refuse(key, 1);
         }
-        let count = REFUSED_KEPT as u32 + 1;
+        let count = u32::try_from(REFUSED_KEPT).unwrap() + 1;
         let end = SlotEnd {
             generation: 7,
             count,
