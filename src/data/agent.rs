@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use ctl::protocol::{Refusal, RefusalKind};
 use dataplane::config::{Action, Forwarding, Intent};
 use dataplane::flow::VrfId;
@@ -13,12 +13,10 @@ use dataplane::inbox::Ask;
 use dataplane::notice::Notice;
 use dataplane::time::Instant;
 use dataplane::vrf::{PortInfo, Snapshot};
-use dataplane::worker::Shared;
-use state_sync::port::{PumpCommand, PumpEvent};
+use state_sync::port::PumpEvent;
 
-use super::answer::{self, Pending, Static};
+use super::answer::{self, Pending, Served, Sources};
 use super::ask::tuple;
-use super::roles::RoleKeeper;
 use super::syslog::Syslog;
 use crate::ipc::{Event, Incoming, Reply, Request, Server, Ticket};
 
@@ -35,17 +33,12 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) server: Server,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) keeper: RoleKeeper,
+    pub(crate) sources: Sources,
     pub(crate) syslog: Syslog,
-    pub(crate) workers: Vec<Sender<Ask>>,
     pub(crate) notices: Receiver<Notice>,
-    pub(crate) pump_commands: Vec<Sender<PumpCommand>>,
     pub(crate) pump_events: Receiver<PumpEvent>,
-    pub(crate) intent: Intent,
     pub(crate) forwarding: Forwarding,
     pub(crate) ports: Vec<PortInfo>,
-    pub(crate) facts: Static,
     pub(crate) pending: Vec<Waiting>,
     pub(crate) announcing: Vec<(VrfId, Instant)>,
 }
@@ -74,9 +67,11 @@ impl Agent {
     }
 
     fn step_roles(&mut self, now: Instant) -> usize {
-        let changed = self.keeper.step(now);
+        let changed = self.sources.keeper.step(now);
         for &vrf in &changed {
-            let Some(row) = self.keeper.row(vrf) else { continue };
+            let Some(row) = self.sources.keeper.row(vrf) else {
+                continue;
+            };
             tracing::info!(
                 vrf = row.vrf,
                 role = row.role.name(),
@@ -85,7 +80,7 @@ impl Agent {
                 "role changed"
             );
             self.announcing.retain(|(v, _)| *v != vrf);
-            if self.keeper.is_active(vrf) {
+            if self.sources.keeper.is_active(vrf) {
                 self.announcing
                     .extend(ANNOUNCEMENTS.map(|after| (vrf, now + after)));
             }
@@ -102,7 +97,7 @@ impl Agent {
         for (vrf, at) in core::mem::take(&mut self.announcing) {
             if at > now {
                 self.announcing.push((vrf, at));
-            } else if let Some(worker) = self.workers.first() {
+            } else if let Some(worker) = self.sources.workers.first() {
                 // A full inbox is retried with the next announcement.
                 let _ = worker.try_send(Ask::Announce(vrf));
             }
@@ -125,7 +120,8 @@ impl Agent {
                     });
                 }
                 Notice::Block(event) => {
-                    self.syslog.block(&event, &self.facts.names.vrf(event.vrf), now);
+                    self.syslog
+                        .block(&event, &self.sources.facts.names.vrf(event.vrf), now);
                 }
                 Notice::RuleHit {
                     vrf,
@@ -134,7 +130,7 @@ impl Agent {
                     accepted,
                 } => {
                     let action = if accepted { Action::Accept } else { Action::Drop };
-                    let vrf = self.facts.names.vrf(vrf);
+                    let vrf = self.sources.facts.names.vrf(vrf);
                     tracing::info!(vrf, rule = rule_id, ?key, accepted, "firewall rule");
                     self.server.broadcast(Event::RuleHit {
                         vrf,
@@ -155,7 +151,7 @@ impl Agent {
             handled += 1;
             match event {
                 PumpEvent::LaneUp { peer, lane, end } => {
-                    tracing::info!(peer = self.facts.peer(peer), lane, ?end, "lane up");
+                    tracing::info!(peer = self.sources.facts.peer(peer), lane, ?end, "lane up");
                 }
                 PumpEvent::LaneDown {
                     peer,
@@ -163,7 +159,13 @@ impl Agent {
                     end,
                     reason,
                 } => {
-                    tracing::warn!(peer = self.facts.peer(peer), lane, ?end, reason, "lane down");
+                    tracing::warn!(
+                        peer = self.sources.facts.peer(peer),
+                        lane,
+                        ?end,
+                        reason,
+                        "lane down"
+                    );
                 }
                 PumpEvent::VrfOpened {
                     peer,
@@ -179,7 +181,7 @@ impl Agent {
                     records,
                     took_ms,
                 } => {
-                    let (peer, vrf) = (self.facts.peer(peer), self.facts.names.vrf(vrf));
+                    let (peer, vrf) = (self.sources.facts.peer(peer), self.sources.facts.names.vrf(vrf));
                     tracing::info!(
                         peer,
                         vrf,
@@ -197,11 +199,14 @@ impl Agent {
     }
 
     fn compare(&mut self, peer: u8, vrf: VrfId, differences: &[state_sync::fingerprint::Difference]) {
-        let name = self.facts.peer(peer).to_owned();
-        self.facts
-            .set_differences(peer, vrf, differences.iter().map(|d| d.section.clone()).collect());
+        let name = self.sources.facts.peer(peer).to_owned();
+        self.sources.facts.set_differences(
+            peer,
+            vrf,
+            differences.iter().map(|d| d.section.clone()).collect(),
+        );
         for difference in differences {
-            let (peer, vrf) = (name.clone(), self.facts.names.vrf(vrf));
+            let (peer, vrf) = (name.clone(), self.sources.facts.names.vrf(vrf));
             let section = difference.section.clone();
             tracing::warn!(peer, vrf, section, strength = ?difference.strength, "configuration differs from the peer's");
             self.server
@@ -231,15 +236,15 @@ impl Agent {
         ports: &crate::dpdk::PortSet,
     ) -> Result<Served, Refusal> {
         match request {
-            Request::Hello { node } if node != self.facts.node => Err(Refusal::new(
+            Request::Hello { node } if node != self.sources.facts.node => Err(Refusal::new(
                 RefusalKind::Refused,
                 format!(
                     "this is the data process of node {}, not of {node}",
-                    self.facts.node
+                    self.sources.facts.node
                 ),
             )),
             Request::Hello { .. } => Ok(Served::Now(Reply::Hello {
-                boot: self.facts.boot_id,
+                boot: self.sources.facts.boot_id,
             })),
             Request::SetIntent(intent) => self.set_intent(*intent).map(Served::Now),
             Request::SetForwarding(forwarding) => {
@@ -254,32 +259,32 @@ impl Agent {
                 state,
                 explicit,
             } => {
-                if self.keeper.set_group(&name, state, explicit) {
+                if self.sources.keeper.set_group(&name, state, explicit) {
                     Ok(Served::Now(Reply::Done))
                 } else {
                     Err(Refusal::new(RefusalKind::NotFound, format!("no HA group {name}")))
                 }
             }
-            other => answer::answer(other, self, now, ports),
+            other => answer::answer(other, &self.sources, now, ports),
         }
     }
 
     /// A changed intent is taken when tables, pools and lanes can stay as they are.
     fn set_intent(&mut self, intent: Intent) -> Result<Reply, Refusal> {
-        if let Some(what) = needs_restart(&self.intent, &intent) {
+        if let Some(what) = needs_restart(&self.sources.intent, &intent) {
             let message = format!("{what} can't change while the data process runs: restart it");
             return Err(Refusal::new(RefusalKind::Refused, message));
         }
-        if self.intent != intent {
-            self.intent = intent;
+        if self.sources.intent != intent {
+            self.sources.intent = intent;
             self.publish();
         }
         Ok(Reply::Done)
     }
 
     fn publish(&self) {
-        let snapshot = Snapshot::build(&self.intent, &self.forwarding, &self.ports);
-        self.shared.snapshot.store(Arc::new(snapshot));
+        let snapshot = Snapshot::build(&self.sources.intent, &self.forwarding, &self.ports);
+        self.sources.shared.snapshot.store(Arc::new(snapshot));
     }
 
     fn answers(&mut self, now: Instant) -> usize {
@@ -302,13 +307,6 @@ impl Agent {
         }
         done
     }
-}
-
-/// How a request is answered.
-#[derive(Debug)]
-pub(crate) enum Served {
-    Now(Reply),
-    Later(Pending),
 }
 
 /// The part of an intent that tables, pools and lanes were built from.

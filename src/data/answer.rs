@@ -1,23 +1,46 @@
 //! What each question of the control process is answered with: values the agent has, or answers collected from
 //! workers and event threads.
 
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
 use ctl::protocol::{Refusal, RefusalKind};
-use ctl::report::{
-    Count, DropRow, EventRow, MemoryRow, PlanReport, PoolRow, PortRow, RuleHits, VersionRow, WorkerRow,
-};
+use ctl::report::{Count, DropRow, EventRow, MemoryRow, PoolRow, PortRow, RuleHits, VersionRow, WorkerRow};
 use ctl::sync_report::{SlotRow, SyncState};
+use dataplane::config::Intent;
 use dataplane::counters::Counters;
 use dataplane::flow::VrfId;
+use dataplane::inbox::Ask;
 use dataplane::io::PortId;
 use dataplane::nat::{PoolRef, PoolUsage};
 use dataplane::time::Instant;
-use state_sync::config::SyncPeer;
+use dataplane::worker::Shared;
+use state_sync::port::PumpCommand;
 
-use super::agent::{Agent, Served};
-use super::ask::{self, Gather, Names};
+use super::ask::{self, Gather};
+use super::facts::{Facts, PortFacts, not_found};
 use super::peers::{self, PumpGather};
+use super::roles::RoleKeeper;
 use crate::dpdk::PortSet;
 use crate::ipc::{Reply, Request};
+
+/// Where answers come from.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) keeper: RoleKeeper,
+    pub(crate) workers: Vec<Sender<Ask>>,
+    pub(crate) pump_commands: Vec<Sender<PumpCommand>>,
+    pub(crate) intent: Intent,
+    pub(crate) facts: Facts,
+}
+
+/// How a request is answered.
+#[derive(Debug)]
+pub(crate) enum Served {
+    Now(Reply),
+    Later(Pending),
+}
 
 /// Polled until it has an answer.
 pub(crate) struct Pending(Box<dyn FnMut() -> Option<Result<Reply, Refusal>>>);
@@ -34,94 +57,28 @@ impl Pending {
     }
 }
 
-/// What doesn't change while the process lives, and what event threads have said about the peers.
-#[derive(Debug)]
-pub(crate) struct Static {
-    pub(crate) node: String,
-    pub(crate) boot_id: u64,
-    pub(crate) started: Instant,
-    pub(crate) names: Names,
-    pub(crate) ports: Vec<PortFacts>,
-    pub(crate) plan: PlanReport,
-    pub(crate) worker_facts: Vec<(u16, Vec<String>)>,
-    pub(crate) event_cores: Vec<u16>,
-    pub(crate) peers: Vec<SyncPeer>,
-    /// Per VRF: its peers by index, and the name each has in the VRF.
-    pub(crate) vrf_peers: Vec<Vec<(u8, String)>>,
-    pub(crate) slots: Vec<u16>,
-    pub(crate) mbufs: u32,
-    pub(crate) differences: Vec<(u8, VrfId, Vec<String>)>,
-}
-
-/// A port as configured.
-#[derive(Debug)]
-pub(crate) struct PortFacts {
-    pub(crate) name: String,
-    pub(crate) device: String,
-    pub(crate) driver: String,
-    pub(crate) rx_queues: u16,
-    pub(crate) tx_queues: u16,
-}
-
-impl Static {
-    /// A peer's name for the log.
-    pub(crate) fn peer(&self, peer: u8) -> &str {
-        self.peers.get(usize::from(peer)).map_or("?", |p| p.name.as_str())
-    }
-
-    /// Replaces what is known to differ from a peer.
-    pub(crate) fn set_differences(&mut self, peer: u8, vrf: VrfId, sections: Vec<String>) {
-        self.differences.retain(|(p, v, _)| (*p, *v) != (peer, vrf));
-        if !sections.is_empty() {
-            self.differences.push((peer, vrf, sections));
-        }
-    }
-
-    /// The VRF of that name.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub(crate) fn vrf(&self, name: &str) -> Result<VrfId, Refusal> {
-        (0..)
-            .map(VrfId)
-            .zip(self.names.vrfs.iter())
-            .find(|(_, n)| *n == name)
-            .map(|(id, _)| id)
-            .ok_or_else(|| {
-                not_found(format!(
-                    "no VRF {name}; there are: {}",
-                    self.names.vrfs.join(", ")
-                ))
-            })
-    }
-}
-
-fn not_found(message: String) -> Refusal {
-    Refusal::new(RefusalKind::NotFound, message)
-}
-
 /// Answers a question.
 ///
 /// # Errors
 /// When it names something that doesn't exist.
 pub(crate) fn answer(
     request: Request,
-    agent: &Agent,
+    sources: &Sources,
     now: Instant,
     ports: &PortSet,
 ) -> Result<Served, Refusal> {
-    let facts = &agent.facts;
-    let workers = &agent.workers;
+    let facts = &sources.facts;
+    let workers = &sources.workers;
     Ok(match request {
-        Request::Groups => Served::Now(Reply::Groups(agent.keeper.groups())),
-        Request::Roles => Served::Now(Reply::Roles(agent.keeper.rows())),
+        Request::Groups => Served::Now(Reply::Groups(sources.keeper.groups())),
+        Request::Roles => Served::Now(Reply::Roles(sources.keeper.rows())),
         Request::Plan => Served::Now(Reply::Plan(facts.plan.clone())),
         Request::Version => Served::Now(Reply::Version(version(facts, now))),
         Request::Ports => Served::Now(Reply::Ports(port_rows(facts, ports))),
-        Request::Workers => worker_rows(agent),
-        Request::Drops => drops(agent),
-        Request::Memory => memory(agent, ports),
-        Request::Events => events(agent),
+        Request::Workers => worker_rows(sources),
+        Request::Drops => drops(sources),
+        Request::Memory => memory(sources, ports),
+        Request::Events => events(sources),
         Request::Conntracks { vrf, filter, page } => {
             let vrf = facts.vrf(&vrf)?;
             match ask::conntracks(workers, vrf, filter, page, facts.names.clone()) {
@@ -149,12 +106,12 @@ pub(crate) fn answer(
                 None => Served::Now(Reply::Blocks(ctl::report::Rows::all(vec![]))),
             }
         }
-        Request::NatStatistics { vrf } => nat_statistics(agent, facts.vrf(&vrf)?),
-        Request::Pools { vrf } => pool_rows(agent, facts.vrf(&vrf)?),
-        Request::RuleHits { vrf } => rule_hits(agent, facts.vrf(&vrf)?),
-        Request::SyncState { vrf } => Served::Now(Reply::SyncState(sync_state(agent, facts.vrf(&vrf)?)?)),
-        Request::SyncReport { vrf } => sync_report(agent, facts.vrf(&vrf)?)?,
-        Request::Slots { vrf } => slot_rows(agent, facts.vrf(&vrf)?),
+        Request::NatStatistics { vrf } => nat_statistics(sources, facts.vrf(&vrf)?),
+        Request::Pools { vrf } => pool_rows(sources, facts.vrf(&vrf)?),
+        Request::RuleHits { vrf } => rule_hits(sources, facts.vrf(&vrf)?),
+        Request::SyncState { vrf } => Served::Now(Reply::SyncState(sync_state(sources, facts.vrf(&vrf)?)?)),
+        Request::SyncReport { vrf } => sync_report(sources, facts.vrf(&vrf)?)?,
+        Request::Slots { vrf } => slot_rows(sources, facts.vrf(&vrf)?),
         Request::Hello { .. }
         | Request::SetIntent(_)
         | Request::SetForwarding(_)
@@ -192,7 +149,7 @@ fn sum(gather: Gather<u64>) -> Served {
     all(gather, |counts| Reply::Count(counts.iter().sum()))
 }
 
-fn version(facts: &Static, now: Instant) -> VersionRow {
+fn version(facts: &Facts, now: Instant) -> VersionRow {
     VersionRow {
         process: "dataplane".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -203,7 +160,7 @@ fn version(facts: &Static, now: Instant) -> VersionRow {
     }
 }
 
-fn port_rows(facts: &Static, ports: &PortSet) -> Vec<PortRow> {
+fn port_rows(facts: &Facts, ports: &PortSet) -> Vec<PortRow> {
     (0..)
         .map(PortId)
         .zip(&facts.ports)
@@ -239,9 +196,9 @@ fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
     }
 }
 
-fn worker_rows(agent: &Agent) -> Served {
-    let facts = agent.facts.worker_facts.clone();
-    let gather = Gather::once(&agent.workers, |tables, _| {
+fn worker_rows(sources: &Sources) -> Served {
+    let facts = sources.facts.worker_facts.clone();
+    let gather = Gather::once(&sources.workers, |tables, _| {
         let table = &tables.conntracks;
         (
             tables.counters.clone(),
@@ -269,9 +226,9 @@ fn worker_rows(agent: &Agent) -> Served {
     })
 }
 
-fn drops(agent: &Agent) -> Served {
+fn drops(sources: &Sources) -> Served {
     all(
-        Gather::once(&agent.workers, |tables, _| tables.counters.clone()),
+        Gather::once(&sources.workers, |tables, _| tables.counters.clone()),
         |answers| {
             let mut total = Counters::default();
             answers.iter().for_each(|c| total.add(c));
@@ -285,14 +242,14 @@ fn drops(agent: &Agent) -> Served {
     )
 }
 
-fn memory(agent: &Agent, ports: &PortSet) -> Served {
+fn memory(sources: &Sources, ports: &PortSet) -> Served {
     let mbufs = MemoryRow {
         name: "mbufs".to_owned(),
         unit: "entries".to_owned(),
         used: u64::from(ports.mbufs_in_use()),
-        total: u64::from(agent.facts.mbufs),
+        total: u64::from(sources.facts.mbufs),
     };
-    let gather = Gather::once(&agent.workers, |tables, _| {
+    let gather = Gather::once(&sources.workers, |tables, _| {
         let table = &tables.conntracks;
         let bytes = table.memory_bytes() + tables.slots.memory_bytes();
         (table.len() as u64, table.capacity() as u64, bytes as u64)
@@ -313,9 +270,9 @@ fn memory(agent: &Agent, ports: &PortSet) -> Served {
     })
 }
 
-fn events(agent: &Agent) -> Served {
-    let cores = agent.facts.event_cores.clone();
-    let mut gather = PumpGather::ask(&agent.pump_commands);
+fn events(sources: &Sources) -> Served {
+    let cores = sources.facts.event_cores.clone();
+    let mut gather = PumpGather::ask(&sources.pump_commands);
     Pending::later(move || {
         let reports = gather.poll()?;
         let rows: Vec<EventRow> = reports
@@ -327,9 +284,9 @@ fn events(agent: &Agent) -> Served {
     })
 }
 
-fn nat_statistics(agent: &Agent, vrf: VrfId) -> Served {
-    let pools: Vec<PoolRef> = agent.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
-    let gather = Gather::once(&agent.workers, move |tables, _| usage(&tables.nat, &pools));
+fn nat_statistics(sources: &Sources, vrf: VrfId) -> Served {
+    let pools: Vec<PoolRef> = sources.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
+    let gather = Gather::once(&sources.workers, move |tables, _| usage(&tables.nat, &pools));
     all(gather, |answers| {
         let mut total = PoolUsage::default();
         answers.into_iter().flatten().for_each(|u| total += u);
@@ -358,17 +315,17 @@ fn usage(nat: &dataplane::nat::Nat, pools: &[PoolRef]) -> Vec<PoolUsage> {
         .collect()
 }
 
-fn pool_rows(agent: &Agent, vrf: VrfId) -> Served {
-    let pools: Vec<PoolRef> = agent.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
-    let shared = std::sync::Arc::clone(&agent.shared);
-    let intents = agent
+fn pool_rows(sources: &Sources, vrf: VrfId) -> Served {
+    let pools: Vec<PoolRef> = sources.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
+    let shared = Arc::clone(&sources.shared);
+    let intents = sources
         .intent
         .vrfs
         .get(vrf.index())
         .map(|v| v.pools.clone())
         .unwrap_or_default();
     let asked = pools.clone();
-    let gather = Gather::once(&agent.workers, move |tables, _| usage(&tables.nat, &asked));
+    let gather = Gather::once(&sources.workers, move |tables, _| usage(&tables.nat, &asked));
     all(gather, move |answers| {
         let row = |(nth, &pool): (usize, &PoolRef)| {
             let intent = intents.get(usize::from(pool.pool))?;
@@ -393,9 +350,9 @@ fn pool_rows(agent: &Agent, vrf: VrfId) -> Served {
     })
 }
 
-fn rule_hits(agent: &Agent, vrf: VrfId) -> Served {
+fn rule_hits(sources: &Sources, vrf: VrfId) -> Served {
     all(
-        Gather::once(&agent.workers, move |tables, _| tables.rule_hits(vrf).to_vec()),
+        Gather::once(&sources.workers, move |tables, _| tables.rule_hits(vrf).to_vec()),
         |answers| {
             let mut total: Vec<RuleHits> = Vec::new();
             for (id, hits) in answers.into_iter().flatten() {
@@ -409,14 +366,14 @@ fn rule_hits(agent: &Agent, vrf: VrfId) -> Served {
     )
 }
 
-fn sync_state(agent: &Agent, vrf: VrfId) -> Result<SyncState, Refusal> {
-    let row = agent
+fn sync_state(sources: &Sources, vrf: VrfId) -> Result<SyncState, Refusal> {
+    let row = sources
         .keeper
         .row(vrf)
         .ok_or_else(|| not_found("no such VRF".to_owned()))?;
     Ok(SyncState {
         vrf: row.vrf,
-        enabled: agent
+        enabled: sources
             .facts
             .vrf_peers
             .get(vrf.index())
@@ -425,19 +382,19 @@ fn sync_state(agent: &Agent, vrf: VrfId) -> Result<SyncState, Refusal> {
         role: row.role,
         term: row.term,
         cause: row.cause,
-        peers: peers::addresses(&agent.facts, vrf),
+        peers: peers::addresses(&sources.facts, vrf),
     })
 }
 
-fn sync_report(agent: &Agent, vrf: VrfId) -> Result<Served, Refusal> {
-    let row = agent
+fn sync_report(sources: &Sources, vrf: VrfId) -> Result<Served, Refusal> {
+    let row = sources
         .keeper
         .row(vrf)
         .ok_or_else(|| not_found("no such VRF".to_owned()))?;
-    let skeleton = peers::skeleton(&agent.facts, vrf, &row);
-    let mut pumps = PumpGather::ask(&agent.pump_commands);
+    let skeleton = peers::skeleton(&sources.facts, vrf, &row);
+    let mut pumps = PumpGather::ask(&sources.pump_commands);
     let mut reports = None;
-    let mut swept = Gather::once(&agent.workers, |tables, _| tables.counters.swept);
+    let mut swept = Gather::once(&sources.workers, |tables, _| tables.counters.swept);
     Ok(Pending::later(move || {
         if reports.is_none() {
             reports = pumps.poll();
@@ -457,8 +414,8 @@ fn sync_report(agent: &Agent, vrf: VrfId) -> Result<Served, Refusal> {
     }))
 }
 
-fn slot_rows(agent: &Agent, vrf: VrfId) -> Served {
-    let gather = Gather::once(&agent.workers, move |tables, _| {
+fn slot_rows(sources: &Sources, vrf: VrfId) -> Served {
+    let gather = Gather::once(&sources.workers, move |tables, _| {
         let row = |(slot, held): (u16, &dataplane::slot::Slot)| SlotRow {
             slot,
             worker: 0,

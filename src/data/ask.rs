@@ -3,54 +3,24 @@
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use ctl::report::{
-    BlockRow, ConntrackFilter, ConntrackRow, FlowState, NatReport, Owner, Page, Rows, Tuple, UserRow,
+    BlockRow, ConntrackFilter, ConntrackRow, FlowState, NatReport, Page, Rows, Tuple, UserRow,
 };
 use dataplane::conntrack::Conntrack;
-use dataplane::delta::{Class, Term};
+use dataplane::delta::Class;
 use dataplane::flow::{FlowKey, VrfId};
 use dataplane::inbox::{Ask, Visited, Visitor};
-use dataplane::nat::{self, Nat, PoolRef};
+use dataplane::nat::{self, Nat};
 use dataplane::tables::Tables;
 use dataplane::time::Instant;
+
+use super::facts::Names;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 /// Places of an arena looked at per turn: a few microseconds.
 const SLICE: u32 = 512;
 
 /// Rows of one page at most.
 pub(crate) const ROWS_MAX: u32 = 2_000;
-
-/// Local names, to put into rows.
-#[derive(Debug, Clone)]
-pub(crate) struct Names {
-    pub(crate) node: u8,
-    pub(crate) vrfs: Arc<[String]>,
-    pub(crate) pools: Arc<[Vec<String>]>,
-}
-
-impl Names {
-    pub(crate) fn vrf(&self, vrf: VrfId) -> String {
-        self.vrfs.get(vrf.index()).cloned().unwrap_or_default()
-    }
-
-    fn pool(&self, pool: PoolRef) -> String {
-        let names = self.pools.get(pool.vrf.index());
-        names
-            .and_then(|n| n.get(usize::from(pool.pool)))
-            .cloned()
-            .unwrap_or_default()
-    }
-
-    /// Owner of what was written under `term`, or by nobody yet.
-    const fn owner(&self, term: Term) -> Owner {
-        if term.0 == 0 || term.node() == self.node {
-            Owner::Local
-        } else {
-            Owner::Peer
-        }
-    }
-}
 
 /// Answers of all workers, collected as they come.
 #[derive(Debug)]
@@ -273,11 +243,7 @@ pub(crate) fn blocks(
             port_last: row.port_last,
             subscriber: row.subscriber.ip(),
             grant: row.grant,
-            owner: if dataplane::nat::granting_node(row.grant) == names.node {
-                Owner::Local
-            } else {
-                Owner::Peer
-            },
+            owner: names.grantor(row.grant),
             ports_used: u16::try_from(row.used).unwrap_or(u16::MAX),
             worker: u16::try_from(worker).unwrap_or(u16::MAX),
             slot: row.slot,

@@ -10,8 +10,10 @@ mod agent;
 mod answer;
 mod ask;
 mod assembly;
+mod facts;
 mod peers;
 mod roles;
+mod settings;
 mod syslog;
 
 pub use self::assembly::{Start, StartError, run};

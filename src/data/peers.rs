@@ -11,7 +11,7 @@ use state_sync::config::CONTROL_LANE;
 use state_sync::port::PumpCommand;
 use state_sync::report::{self, PumpReport};
 
-use super::answer::Static;
+use super::facts::Facts;
 
 /// Reports of all event threads, collected as they come.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ fn records_received(report: &PumpReport) -> u64 {
 }
 
 /// Configured peers of a VRF.
-pub(crate) fn addresses(facts: &Static, vrf: VrfId) -> Vec<PeerAddress> {
+pub(crate) fn addresses(facts: &Facts, vrf: VrfId) -> Vec<PeerAddress> {
     let of_vrf = facts.vrf_peers.get(vrf.index()).map_or(&[][..], Vec::as_slice);
     of_vrf
         .iter()
@@ -115,7 +115,7 @@ pub(crate) struct Skeleton {
     peers: Vec<u8>,
 }
 
-pub(crate) fn skeleton(facts: &Static, vrf: VrfId, row: &RoleRow) -> Skeleton {
+pub(crate) fn skeleton(facts: &Facts, vrf: VrfId, row: &RoleRow) -> Skeleton {
     let slots = facts.slots.get(vrf.index()).copied().unwrap_or(0);
     let of_vrf = facts.vrf_peers.get(vrf.index()).map_or(&[][..], Vec::as_slice);
     let indexes: Vec<u8> = of_vrf.iter().map(|(peer, _)| *peer).collect();
@@ -152,7 +152,7 @@ pub(crate) fn skeleton(facts: &Static, vrf: VrfId, row: &RoleRow) -> Skeleton {
     }
 }
 
-fn differing(facts: &Static, peer: u8, vrf: VrfId) -> Vec<String> {
+fn differing(facts: &Facts, peer: u8, vrf: VrfId) -> Vec<String> {
     facts
         .differences
         .iter()

@@ -1,0 +1,205 @@
+//! What the configuration means to each part of the data process: plan, EAL, ports, tables, lanes. Pure translation;
+//! nothing is started here but the sockets, which must exist before the EAL does.
+
+use std::net::IpAddr;
+
+use dataplane::config::{Intent, PoolIntent};
+use dataplane::fingerprint;
+use dataplane::flow::VrfId;
+use dataplane::io::PortId;
+use dataplane::nat::NatLimits;
+use dataplane::tables::Limits;
+use dataplane::vrf::PortInfo;
+use state_sync::config::{SyncConfig, SyncPeer, SyncVrf, Timing};
+
+use super::assembly::StartError;
+use crate::config::Config;
+use crate::dpdk::mempool::ROOM_DEFAULT;
+use crate::dpdk::{Device, EalOptions, Memory, PortConfig, PortSet, devices_at_start};
+use crate::machine;
+use crate::plan::{Plan, PlanInput, PlanPort};
+use crate::socket::{SyncNet, SyncSettings};
+
+/// Descriptors of each queue.
+const DESCRIPTORS: u16 = 512;
+
+/// What the plan is made from: configuration and machine.
+pub(super) fn plan_input(config: &Config) -> PlanInput {
+    let threads = &config.dataplane;
+    PlanInput {
+        cores: machine::cores(),
+        hugepages_free_mb: machine::hugepages_free_mb(),
+        workers: usize::from(threads.workers),
+        worker_cores: threads.worker_cores.clone(),
+        event_threads: usize::from(threads.event_threads),
+        event_cores: threads.event_cores.clone(),
+        ports: config
+            .ports
+            .iter()
+            .map(|port| PlanPort {
+                name: port.name.clone(),
+                device: port.device.clone(),
+                rx_queues: port.rx_queues,
+            })
+            .collect(),
+        mbufs: threads.mbufs,
+        mbuf_room: ROOM_DEFAULT,
+        descriptors: DESCRIPTORS,
+        memory_mb: threads.memory_mb,
+        hugepages: threads.hugepages,
+        conntracks_max: u64::from(threads.conntracks_max),
+    }
+}
+
+/// How the EAL is started.
+pub(super) fn eal_options(config: &Config, plan: &Plan, ports: &[PortConfig]) -> EalOptions {
+    let mb = plan.memory.mb;
+    EalOptions {
+        program: "twinpath-dataplane".to_owned(),
+        file_prefix: format!("twinpath-{}-{}", config.node.name, std::process::id()),
+        memory: if plan.memory.huge {
+            Memory::Huge { mb }
+        } else {
+            Memory::Plain { mb }
+        },
+        main_core: plan.main_core,
+        worker_cores: plan.worker_cores(),
+        devices: devices_at_start(ports),
+        log_level: "error".to_owned(),
+        extra_args: config.dataplane.eal_args.clone(),
+    }
+}
+
+/// How each port is opened.
+///
+/// # Errors
+/// Names the first device that is neither a PCI address nor a vdev string.
+pub(super) fn port_configs(config: &Config) -> Result<Vec<PortConfig>, StartError> {
+    (0..)
+        .map(PortId)
+        .zip(&config.ports)
+        .map(|(id, port)| port_config(config, id, port))
+        .collect()
+}
+
+/// A port carries the largest packet of its interfaces, and lives where their VRF's kernel interfaces do.
+fn port_config(
+    config: &Config,
+    id: PortId,
+    port: &crate::config::PortConfig,
+) -> Result<PortConfig, StartError> {
+    let interfaces = || config.intent.interfaces.iter().filter(|i| i.port == id);
+    let netns = interfaces().find_map(|i| config.vrfs.get(i.vrf.index())?.kernel.netns());
+    Ok(PortConfig {
+        name: port.name.clone(),
+        device: Device::parse(&port.device).ok_or_else(|| StartError::Device {
+            port: port.name.clone(),
+            device: port.device.clone(),
+        })?,
+        netns: netns.map(str::to_owned),
+        rx_queues: port.rx_queues,
+        mtu: interfaces().map(|i| i.mtu).max().unwrap_or(1_500),
+        descriptors: DESCRIPTORS,
+    })
+}
+
+/// What opened ports say of themselves.
+pub(super) fn port_infos(config: &Config, ports: &PortSet) -> Vec<PortInfo> {
+    (0..)
+        .map(PortId)
+        .take(config.ports.len())
+        .map(|id| PortInfo {
+            mac: ports.mac(id).unwrap_or_default(),
+            mtu: ports.mtu(id).unwrap_or(0),
+        })
+        .collect()
+}
+
+/// Sizes of one worker's tables. Slots are spread by hash, so each worker gets its share with room for unevenness.
+pub(super) fn limits(config: &Config) -> Limits {
+    let workers = u32::from(config.dataplane.workers.max(1));
+    let share = config.dataplane.conntracks_max.div_ceil(workers);
+    let conntracks = if workers > 1 { share + share / 8 } else { share };
+    let blocks = block_count(&config.intent);
+    let nat = NatLimits {
+        subscribers: blocks.min(conntracks).max(1),
+        blocks: blocks + blocks / 4 + 64,
+        mappings: conntracks + conntracks / 4,
+        events: 4_096,
+    };
+    Limits {
+        conntracks: conntracks as usize,
+        nat,
+    }
+}
+
+fn block_count(intent: &Intent) -> u32 {
+    let of_pool = |pool: &PoolIntent| {
+        let ports = u32::from(pool.ports.last) - u32::from(pool.ports.first) + 1;
+        let per_address = ports / u32::from(pool.block_size.max(1));
+        u32::try_from(pool.addresses.len())
+            .unwrap_or(u32::MAX)
+            .saturating_mul(per_address)
+    };
+    intent
+        .vrfs
+        .iter()
+        .flat_map(|v| &v.pools)
+        .map(of_pool)
+        .fold(0, u32::saturating_add)
+}
+
+/// Peers of several VRFs with the same addresses are one peer with one set of lanes.
+pub(super) fn sync_config(config: &Config) -> SyncConfig {
+    let mut peers: Vec<SyncPeer> = Vec::new();
+    let vrfs = (0..)
+        .map(VrfId)
+        .zip(config.vrfs.iter().zip(&config.intent.vrfs))
+        .map(|(id, (vrf, intent))| SyncVrf {
+            name: vrf.name.clone(),
+            slots: intent.slots,
+            peers: vrf
+                .peers
+                .iter()
+                .map(|peer| peer_index(&mut peers, peer))
+                .collect(),
+            sections: fingerprint::sections(&config.intent, id),
+            capacity: u64::from(config.dataplane.conntracks_max),
+        })
+        .collect();
+    SyncConfig {
+        node_id: config.node.id,
+        node_name: config.node.name.clone(),
+        boot_id: machine::random_seed(),
+        workers: config.dataplane.workers,
+        events: config.dataplane.event_threads,
+        peers,
+        vrfs,
+        timing: Timing::default(),
+    }
+}
+
+fn peer_index(peers: &mut Vec<SyncPeer>, peer: &crate::config::PeerConfig) -> u8 {
+    let same = |p: &SyncPeer| p.source == peer.source && p.address == peer.address;
+    let index = peers.iter().position(same).unwrap_or_else(|| {
+        peers.push(SyncPeer {
+            name: peer.name.clone(),
+            source: peer.source,
+            address: peer.address,
+        });
+        peers.len() - 1
+    });
+    u8::try_from(index).unwrap_or(u8::MAX)
+}
+
+/// One set of sockets per event thread; the first one listens.
+pub(super) fn open_sockets(config: &Config, sync: &SyncConfig) -> Result<Vec<SyncNet>, StartError> {
+    let settings = SyncSettings {
+        interface: config.sync.as_ref().map(|s| s.interface.clone()),
+        port: config.sync.as_ref().map_or(0, |s| s.port),
+    };
+    let addresses: Vec<IpAddr> = sync.peers.iter().map(|p| p.source).collect();
+    let mut nets = vec![SyncNet::listener(settings.clone(), &addresses)?];
+    nets.resize_with(usize::from(sync.events), || SyncNet::connector(settings.clone()));
+    Ok(nets)
+}
