@@ -34,6 +34,14 @@ pub struct Limits {
     pub nat: NatLimits,
 }
 
+/// Parts of the worker that tests switch off, to see that their proofs notice. All off in production: nothing sets
+/// them there.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Faults {
+    /// A verified end sweeps nothing.
+    pub no_sweep: bool,
+}
+
 /// How this worker sees a VRF's role: refreshed once per turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VrfRole {
@@ -43,6 +51,17 @@ pub struct VrfRole {
     pub term: Term,
     /// When this worker first saw this role and term.
     pub since_s: u32,
+    /// Term under which this node was last active.
+    pub reigned: Term,
+}
+
+impl VrfRole {
+    /// Whether this node's word still counts: it is active, or was until it was told to stand by and nobody has
+    /// taken over since.
+    #[must_use]
+    pub fn has_word(&self) -> bool {
+        self.role == Role::Master || (self.reigned != Term::NONE && self.reigned == self.term)
+    }
 }
 
 /// One worker's state.
@@ -60,6 +79,8 @@ pub struct Tables {
     pub counters: Counters,
     /// Roles as of this turn.
     pub roles: Vec<VrfRole>,
+    /// What a test has broken.
+    pub faults: Faults,
     /// First packets decided per VRF and rule, in the rules' order.
     rule_hits: Vec<Vec<(u32, u64)>>,
     pub(crate) dirty: Vec<DirtyList>,
@@ -67,6 +88,8 @@ pub struct Tables {
     pub(crate) lost: Vec<SlotRef>,
     /// Answers to ends of slots, per event thread: at most one per slot and peer.
     pub(crate) answers: Vec<VecDeque<ToEvent>>,
+    /// Slots with changes that were never told: sent anew when this node is active again.
+    muted: Vec<SlotRef>,
     pub(crate) dead: usize,
     workers: u16,
 }
@@ -149,10 +172,12 @@ impl Tables {
                 VrfRole {
                     role: Role::Fault,
                     term: Term::NONE,
-                    since_s: 0
+                    since_s: 0,
+                    reigned: Term::NONE,
                 };
                 slots_per_vrf.len()
             ],
+            faults: Faults::default(),
             rule_hits: vec![Vec::new(); slots_per_vrf.len()],
             dirty: vec![DirtyList { head: NIL, tail: NIL }; lanes.max(1)],
             walking: Vec::with_capacity(slots_total),
@@ -160,6 +185,7 @@ impl Tables {
             answers: (0..lanes.max(1))
                 .map(|_| VecDeque::with_capacity(slots_total))
                 .collect(),
+            muted: Vec::with_capacity(slots_total),
             dead: 0,
             workers,
         }
@@ -167,15 +193,54 @@ impl Tables {
 
     /// Takes over the roles as they are now.
     pub fn observe_roles(&mut self, roles: &Roles, now: Instant) {
-        for (index, seen) in (0..).zip(self.roles.iter_mut()) {
+        for index in 0..u16::try_from(self.roles.len()).unwrap_or(u16::MAX) {
             let (role, term) = roles.get(VrfId(index));
+            let seen = &mut self.roles[usize::from(index)];
             if (seen.role, seen.term) != (role, term) {
+                let reigned = if role == Role::Master { term } else { seen.reigned };
                 *seen = VrfRole {
                     role,
                     term,
                     since_s: now.secs(),
+                    reigned,
                 };
+                if role == Role::Master {
+                    self.resend_muted(VrfId(index));
+                }
             }
+        }
+    }
+
+    /// What could not be told while another node's word counted has to be sent now: the slots go out anew.
+    fn resend_muted(&mut self, vrf: VrfId) {
+        let mut index = 0;
+        while let Some(&at) = self.muted.get(index) {
+            if at.vrf == vrf {
+                self.muted.swap_remove(index);
+                self.lose(at);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// A change of a slot is not told, because another node's word counts. Its peers hold something else now.
+    pub(crate) fn mute(&mut self, at: SlotRef) {
+        if !self.muted.contains(&at) {
+            self.muted.push(at);
+        }
+    }
+
+    /// The slot is as the node whose word counts says.
+    pub(crate) fn unmute(&mut self, at: SlotRef) {
+        self.muted.retain(|m| *m != at);
+    }
+
+    /// An entry that no peer was told of and that isn't listed either gets listed.
+    pub(crate) fn relist(&mut self, changed: Changed) {
+        let sync = self.sync_mut(changed);
+        if !sync.emitted() && !sync.dirty {
+            self.changed(changed, false);
         }
     }
 
@@ -316,7 +381,17 @@ impl Tables {
     /// Ends a conntrack at once, telling nobody: what a standby does for its active.
     pub fn discard(&mut self, now: Instant, id: u32) {
         let at = self.unhook(now, id);
-        self.forget(at, id);
+        if !self.conntracks[id].sync.dirty {
+            self.forget(at, id);
+            return;
+        }
+        // It stands on the dirty list of a node that was active before: its place is freed when it leaves it.
+        let sync = &mut self.conntracks[id].sync;
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.unaccount(sync);
+        }
+        sync.dead = true;
+        self.dead += 1;
     }
 
     /// Ends a port block on a standby. False while conntracks still live in it.
@@ -374,7 +449,10 @@ impl Tables {
             slot.unlink(Kind::Block, &mut self.nat, id);
             slot.unaccount(&mut self.nat.block_mut(id).sync);
         }
-        self.nat.free_block(id);
+        // One that is listed is freed when it leaves the list.
+        if !self.nat.block(id).sync.dirty {
+            self.nat.free_block(id);
+        }
     }
 
     /// Closes the account of a conntrack that is out of every list and frees its place.

@@ -10,7 +10,7 @@ use crate::delta::{
     Term, ToEvent, ToWorker, Version,
 };
 use crate::flow::Direction;
-use crate::nat::LearnError;
+use crate::nat::{LearnError, Nat};
 use crate::role::Role;
 use crate::slot::{
     Ended, Incoming, Kind, NIL, Walk, block_digest, block_key_digest, conntrack_digest, key_digest,
@@ -27,6 +27,8 @@ enum Refused {
     Conflict,
     NoPool,
     Unknown,
+    /// An older grant that another worker of this node holds: gone as soon as that worker has heard of its release.
+    Elsewhere,
 }
 
 /// Applies up to `budget` items of event thread `event`; returns how many were processed. Answers wait in the tables
@@ -68,10 +70,7 @@ fn process(tables: &mut Tables, item: ToWorker, now: Instant) -> Option<ToEvent>
             begin(tables, at, lane, generation, version);
             None
         }
-        ToWorker::Record { at, lane, delta } => {
-            record(tables, at, lane, &delta, now);
-            None
-        }
+        ToWorker::Record { at, lane, delta } => record(tables, at, lane, &delta, now),
         ToWorker::SlotEnd { at, lane, end } => finish(tables, at, lane, &end, now),
     }
 }
@@ -113,7 +112,10 @@ fn begin(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32, versi
         tables.counters.absorb_fenced += 1;
         return;
     }
-    let authoritative = version.term > slot.version.term;
+    // A generation that did not come to its end leaves the slot where it was, though its records have moved the
+    // slot's version into the new term already.
+    let unfinished = slot.source.as_ref().is_some_and(|s| s.authoritative);
+    let authoritative = unfinished || version.term > slot.version.term;
     slot.refused = 0;
     slot.source = Some(Incoming::open(lane, generation, authoritative));
 }
@@ -124,7 +126,7 @@ fn reigns(tables: &Tables, at: SlotRef, theirs: Term) -> bool {
     matches!(seen.role, Role::Master | Role::Alone) && theirs <= seen.term
 }
 
-fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: Instant) {
+fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: Instant) -> Option<ToEvent> {
     tables.counters.absorb_received += 1;
     let current = tables
         .slots
@@ -147,6 +149,22 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
         advance(tables, at, delta);
     }
     count(tables, outcome);
+    if outcome == Err(Refused::Elsewhere) {
+        again(tables, at)
+    } else {
+        None
+    }
+}
+
+/// The slot has to come again: at the end of the generation that is open, or as soon as the sender hears of it.
+fn again(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
+    let source = tables.slots.get_mut(at)?.source.as_mut()?;
+    let asked = core::mem::replace(&mut source.muddled, true);
+    if source.open || asked {
+        return None;
+    }
+    let (lane, generation) = (source.lane, source.generation);
+    Some(ToEvent::SlotFailed { at, lane, generation })
 }
 
 /// The slot's version follows what the sender has emitted, applied or refused.
@@ -171,7 +189,7 @@ fn count(tables: &mut Tables, outcome: Result<Applied, Refused>) {
         Err(Refused::Stale) => &mut c.absorb_stale,
         Err(Refused::Fenced) => &mut c.absorb_fenced,
         Err(Refused::Full) => &mut c.absorb_full,
-        Err(Refused::Conflict) => &mut c.absorb_conflict,
+        Err(Refused::Conflict | Refused::Elsewhere) => &mut c.absorb_conflict,
         Err(Refused::NoPool) => &mut c.absorb_no_pool,
         Err(Refused::Unknown) => &mut c.absorb_unknown,
     } += 1;
@@ -185,12 +203,16 @@ enum Applied {
 
 /// Whether a record of `theirs` may replace what is held at `ours`.
 fn newer(tables: &Tables, at: SlotRef, ours: Version, theirs: Version) -> bool {
-    theirs > ours
-        || tables
-            .slots
-            .get(at)
-            .and_then(|s| s.source.as_ref())
-            .is_some_and(|s| s.authoritative)
+    theirs > ours || overrules(tables, at)
+}
+
+/// Whether the slot is being sent by the holder of a higher term, whose word counts over what looks newer here.
+fn overrules(tables: &Tables, at: SlotRef) -> bool {
+    tables
+        .slots
+        .get(at)
+        .and_then(|s| s.source.as_ref())
+        .is_some_and(|s| s.authoritative)
 }
 
 fn generation(tables: &Tables, at: SlotRef) -> u32 {
@@ -279,7 +301,7 @@ fn create(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) -> Re
     let nat = match put.nat {
         None => None,
         Some(part) => {
-            let learned = tables.nat.learn(now, put, at.slot).map_err(refusal)?;
+            let learned = evicting(tables, now, |nat| nat.learn(now, put, at.slot))?;
             if let Some(slot) = tables.slots.get_mut(at) {
                 slot.link(Kind::Block, &mut tables.nat, learned.block);
             }
@@ -293,10 +315,65 @@ fn create(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) -> Re
         Ok(id) => Ok(id),
         Err(refused) => {
             if let Some(nat) = nat {
-                tables.nat.release(now, nat.mapping);
+                tables.nat.cancel(now, nat.mapping);
             }
             Err(refused)
         }
+    }
+}
+
+/// Learns from a record; what an older grant or a mapping from the past still holds gives way (I7: on a standby the
+/// newest grant wins), and the record is tried again.
+fn evicting<T>(
+    tables: &mut Tables,
+    now: Instant,
+    mut learn: impl FnMut(&mut Nat) -> Result<T, LearnError>,
+) -> Result<T, Refused> {
+    let mut outcome = learn(&mut tables.nat);
+    // The inside endpoint and the public one may each be held by another mapping: at most two have to go.
+    for _ in 0..2 {
+        let gave_way = match outcome {
+            Err(LearnError::Conflict {
+                block: Some(block), ..
+            }) => {
+                evict_in(tables, block, None, now);
+                tables.counters.absorb_evicted += 1;
+                tables.discard_block(now, block)
+            }
+            Err(LearnError::PortTaken { mapping }) => {
+                evict_in(tables, tables.nat.block_of(mapping), Some(mapping), now);
+                true
+            }
+            _ => false,
+        };
+        if !gave_way {
+            break;
+        }
+        outcome = learn(&mut tables.nat);
+    }
+    outcome.map_err(refusal)
+}
+
+/// Discards the conntracks of a block, or of one mapping in it. They are all in the block's slot.
+fn evict_in(tables: &mut Tables, block: u32, mapping: Option<u32>, now: Instant) {
+    let held = tables.nat.block(block);
+    let at = SlotRef {
+        vrf: held.inside_vrf,
+        slot: held.slot,
+    };
+    let mut id = first(tables, at, Kind::Conntrack);
+    while id != NIL {
+        let conntrack = &tables.conntracks[id];
+        let next = conntrack.sync.next;
+        let stands_on = conntrack.nat.is_some_and(|nat| match mapping {
+            Some(mapping) => nat.mapping == mapping,
+            None => tables.nat.block_of(nat.mapping) == block,
+        });
+        if stands_on {
+            tables.counters.absorb_evicted += 1;
+            tables.discard(now, id);
+        }
+        id = next;
     }
 }
 
@@ -328,7 +405,14 @@ fn insert_evicting(
         Ok(id) => Ok(id),
         Err(InsertError::Full) => Err(Refused::Full),
         Err(InsertError::OriginalTaken(holder) | InsertError::ReplyTaken(holder)) => {
-            if tables.conntracks[holder].sync.version >= version {
+            let held = &tables.conntracks[holder];
+            let at = SlotRef {
+                vrf: held.keys[0].vrf,
+                slot: held.slot,
+            };
+            // One that the holder of a higher term has not named so far is from a tail nobody was told of.
+            let overruled = overrules(tables, at) && held.sync.stamp != generation(tables, at);
+            if held.sync.version >= version && !overruled {
                 return Err(Refused::Conflict);
             }
             tables.counters.absorb_evicted += 1;
@@ -345,6 +429,7 @@ const fn refusal(error: LearnError) -> Refused {
     match error {
         LearnError::NoPool | LearnError::Unsupported => Refused::NoPool,
         LearnError::Older { .. } => Refused::Stale,
+        LearnError::Conflict { block: None, .. } => Refused::Elsewhere,
         LearnError::Conflict { .. } | LearnError::PortTaken { .. } | LearnError::InUse { .. } => {
             Refused::Conflict
         }
@@ -405,13 +490,12 @@ fn apply_block(
         return release_block(tables, at, record);
     }
     let digest = block_digest(record);
-    let id = match tables.nat.learn_block(now, record, at.vrf, at.slot) {
+    let id = match evicting(tables, now, |nat| nat.learn_block(now, record, at.vrf, at.slot)) {
         Ok(id) => id,
-        Err(error) => {
-            let refused = refusal(error);
+        Err(refused) => {
             if let Some(slot) = tables.slots.get_mut(at)
                 && let Some(source) = &mut slot.source
-                && refused != Refused::Stale
+                && !matches!(refused, Refused::Stale | Refused::Elsewhere)
             {
                 slot.refused += 1;
                 source.refuse(block_key_digest(record.grant), digest);
@@ -479,10 +563,13 @@ fn finish(tables: &mut Tables, at: SlotRef, lane: LaneTag, end: &SlotEnd, now: I
     match ended {
         Ended::Failed => Some(ToEvent::SlotFailed { at, lane, generation }),
         Ended::Verified(refused) => {
-            sweep(tables, at, generation, now);
-            if let Some(slot) = tables.slots.get_mut(at) {
-                slot.version = end.version;
+            if !tables.faults.no_sweep {
+                sweep(tables, at, generation, now);
             }
+            if let Some(slot) = tables.slots.get_mut(at) {
+                slot.version = slot.version.max(end.version);
+            }
+            tables.unmute(at);
             Some(ToEvent::SlotVerified {
                 at,
                 lane,

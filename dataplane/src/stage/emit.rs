@@ -109,10 +109,16 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
     if dead {
         tables.dead -= 1;
     }
+    let refresh = conntrack.sync.refresh_only && known;
     // A demoted node's unsent tail: the new active decides; nothing here may look like its word.
-    if role.role != Role::Master || (dead && !known) {
+    if !role.has_word() || (dead && !known) {
+        if !refresh && (known || !dead) {
+            tables.mute(at);
+        }
         if dead {
             tables.forget(at, id);
+        } else if !refresh && let Some(slot) = tables.slots.get_mut(at) {
+            slot.unaccount(&mut tables.conntracks[id].sync);
         }
         let counter = if dead {
             &mut tables.counters.deltas_cancelled
@@ -131,7 +137,6 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
         tables.forget(at, id);
         return Some(Delta::Del(record));
     }
-    let refresh = conntrack.sync.refresh_only && known;
     let mut put = conntrack.to_put(now);
     if refresh {
         return Some(Delta::Refresh(RefreshRecord {
@@ -164,11 +169,19 @@ fn encode_block(tables: &mut Tables, at: SlotRef, id: u32) -> Option<Delta> {
         let sync = &tables.nat.block(id).sync;
         (sync.dead, sync.emitted())
     };
-    if role.role != Role::Master || (dead && !known) {
+    if !role.has_word() || (dead && !known) {
+        if known || !dead {
+            tables.mute(at);
+        }
         if dead {
             tables.drop_block(at, id);
+            tables.counters.deltas_cancelled += 1;
+        } else {
+            if let Some(slot) = tables.slots.get_mut(at) {
+                slot.unaccount(&mut tables.nat.block_mut(id).sync);
+            }
+            tables.counters.deltas_unsent += 1;
         }
-        tables.counters.deltas_cancelled += 1;
         return None;
     }
     let slot = tables.slots.get_mut(at)?;
@@ -253,9 +266,8 @@ fn walk_slot(
                 ..*walk
             };
             let begun = *walk;
-            if role.role == Role::Master {
-                slot.version.term = slot.version.term.max(role.term);
-            }
+            // Also when told to stand by: as long as nobody has taken over, the term is this node's to send under.
+            slot.version.term = slot.version.term.max(role.term);
             let cursor = slot.first(Kind::Block);
             if let Some(walk) = slot.walks.first_mut() {
                 walk.cursor = cursor;
@@ -300,6 +312,9 @@ fn walk_slot(
             continue;
         }
         let (kind, id, only) = (walk.kind, walk.cursor, Some(walk.lane));
+        if role.role == Role::Master {
+            tables.relist(Changed { kind, id });
+        }
         let (next, delta) = visit(tables, kind, id, now);
         if let Some(walk) = tables.slots.get_mut(at).and_then(|s| s.walks.first_mut()) {
             walk.cursor = next;
