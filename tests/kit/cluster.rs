@@ -322,9 +322,13 @@ impl Cluster {
         let now = self.now;
         let one = self.node(node);
         assert!(one.inject(worker, port, frame), "no buffer for a frame");
+        // Rx, a handoff, a hairpin and its handoff: at most four turns.
         for _ in 0..4 {
-            for thread in 0..one.workers() {
-                one.step_thread(thread, now);
+            let work: usize = (0..one.workers())
+                .map(|thread| one.step_thread(thread, now))
+                .sum();
+            if work == 0 {
+                break;
             }
         }
         self.after_step();
