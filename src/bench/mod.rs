@@ -1,0 +1,17 @@
+//! What `twinpath-bench` measures, and how: see each part. All of it drives the same worker, ports and event threads
+//! as the data process.
+
+mod failover;
+mod flows;
+mod machine;
+mod pair;
+mod path;
+mod random;
+mod report;
+mod rig;
+mod scene;
+mod stats;
+mod sync;
+mod yardstick;
+
+pub(crate) mod run;

@@ -1,0 +1,252 @@
+//! The appliance under test: one VRF with a firewall rule and source NAT, a router on either side, tables of a size
+//! that the flows fill to about 90 %. Made anew for each table size.
+
+use core::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender};
+use dataplane::applied::AppliedCounters;
+use dataplane::config::{
+    Action, Filtering, FirewallIntent, Forwarding, HaGroupIntent, Intent, InterfaceId, InterfaceIntent,
+    NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent, Timeouts, VirtualAddress,
+    VrfIntent,
+};
+use dataplane::delta::Term;
+use dataplane::flow::VrfId;
+use dataplane::inbox::Ask;
+use dataplane::io::{PortId, RxQueue};
+use dataplane::nat::{NatLimits, Pools};
+use dataplane::notice::Notice;
+use dataplane::role::{Role, Roles};
+use dataplane::tables::{Limits, Tables};
+use dataplane::vrf::{PortInfo, Snapshot};
+use dataplane::wire::ethernet::Mac;
+use dataplane::wiring::{Counts, EventEnds, Wiring};
+use dataplane::worker::{Shared, Worker};
+use ipnet::{IpNet, Ipv4Net};
+use twinpath::dpdk::Ports;
+
+pub(crate) const LAN: PortId = PortId(0);
+pub(crate) const WAN: PortId = PortId(1);
+pub(crate) const MAIN: VrfId = VrfId(0);
+/// Both nodes of a pair have the same MAC addresses here, so that one set of frames is for either.
+pub(crate) const LAN_MAC: Mac = [2, 0, 0, 0, 0xa0, 0];
+pub(crate) const WAN_MAC: Mac = [2, 0, 0, 0, 0xa0, 1];
+pub(crate) const LAN_ROUTER_MAC: Mac = [2, 0, 0, 0, 0xb0, 0];
+pub(crate) const WAN_ROUTER_MAC: Mac = [2, 0, 0, 0, 0xb0, 1];
+/// Slots of the VRF: the default.
+pub(crate) const SLOTS: u16 = 1_024;
+/// Entries of a delta ring: the default.
+const RING_ENTRIES: usize = 4_096;
+/// Mean number of flows of a subscriber.
+const FLOWS_PER_SUBSCRIBER: usize = 64;
+const BLOCK_SIZE: u16 = 512;
+/// Blocks of one public address, above the well-known ports.
+const BLOCKS_PER_ADDRESS: usize = 126;
+
+/// How large.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scene {
+    pub(crate) flows: usize,
+    /// Whether the VRF belongs to an HA group, that is: whether changes are replicated.
+    pub(crate) replicated: bool,
+}
+
+impl Scene {
+    pub(crate) fn subscribers(self) -> usize {
+        (self.flows / FLOWS_PER_SUBSCRIBER).max(16)
+    }
+
+    pub(crate) fn intent(self) -> Intent {
+        let first = u32::from(Ipv4Addr::new(198, 18, 0, 0));
+        let addresses = self.subscribers() / (BLOCKS_PER_ADDRESS / 2) + 2;
+        let pool = PoolIntent {
+            name: "public".to_owned(),
+            addresses: (first..).take(addresses).map(Ipv4Addr::from).collect(),
+            ports: PortRange {
+                first: 1_024,
+                last: 65_535,
+            },
+            block_size: BLOCK_SIZE,
+            blocks_per_subscriber_max: 4,
+            port_rest_s: 120,
+            block_idle_s: 60,
+            filtering: Filtering::EndpointDependent,
+        };
+        let rule = RuleIntent {
+            id: 10,
+            inbound: Some(InterfaceId(0)),
+            outbound: Some(InterfaceId(1)),
+            source: vec![inside()],
+            destination: vec![],
+            protocol: None,
+            source_ports: vec![],
+            destination_ports: vec![],
+            action: Action::Accept,
+            log: false,
+        };
+        let nat_rule = NatRuleIntent {
+            id: 1,
+            outbound: Some(InterfaceId(1)),
+            source: vec![inside()],
+            pool: 0,
+        };
+        Intent {
+            interfaces: vec![interface("lan", LAN), interface("wan", WAN)],
+            vrfs: vec![VrfIntent {
+                name: "main".to_owned(),
+                slots: SLOTS,
+                inside: vec![inside()],
+                ha_group: self.replicated.then(|| "group1".to_owned()),
+                firewall: FirewallIntent {
+                    rules: vec![rule],
+                    default: Action::Drop,
+                },
+                pools: vec![pool],
+                nat_rules: vec![nat_rule],
+                timeouts: Timeouts::default(),
+                tcp_window_check: true,
+            }],
+            ha_groups: vec![HaGroupIntent {
+                name: "group1".to_owned(),
+                virtual_addresses: vec![
+                    virtual_address(0, Ipv4Addr::new(10, 0, 0, 1)),
+                    virtual_address(1, Ipv4Addr::new(192, 0, 2, 1)),
+                ],
+            }],
+        }
+    }
+
+    pub(crate) fn limits(self) -> Limits {
+        let room = u32::try_from(self.flows / 9 * 10 + 64).unwrap_or(u32::MAX);
+        let subscribers = u32::try_from(self.subscribers() + 64).unwrap_or(u32::MAX);
+        Limits {
+            conntracks: room as usize,
+            nat: NatLimits {
+                subscribers,
+                blocks: 2 * subscribers,
+                mappings: room,
+                events: 65_536,
+            },
+        }
+    }
+}
+
+fn inside() -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10))
+}
+
+fn interface(name: &str, port: PortId) -> InterfaceIntent {
+    InterfaceIntent {
+        name: name.to_owned(),
+        port,
+        vlans: vec![],
+        vrf: MAIN,
+        mtu: 1_500,
+        addresses: vec![],
+    }
+}
+
+fn virtual_address(interface: u16, address: Ipv4Addr) -> VirtualAddress {
+    VirtualAddress {
+        interface: InterfaceId(interface),
+        address: address.into(),
+    }
+}
+
+/// A router of each side is all that the appliance sees: the subscribers' and the Internet's.
+fn forwarding() -> Forwarding {
+    let routers = [
+        (
+            InterfaceId(0),
+            Ipv4Addr::new(10, 0, 0, 254),
+            LAN_ROUTER_MAC,
+            inside(),
+        ),
+        (
+            InterfaceId(1),
+            Ipv4Addr::new(192, 0, 2, 254),
+            WAN_ROUTER_MAC,
+            IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+        ),
+    ];
+    Forwarding {
+        links: vec![],
+        addresses: vec![],
+        routes: routers
+            .iter()
+            .map(|(interface, gateway, _, prefix)| Route {
+                vrf: MAIN,
+                prefix: *prefix,
+                via: vec![NextHop {
+                    interface: *interface,
+                    gateway: Some(IpAddr::V4(*gateway)),
+                }],
+            })
+            .collect(),
+        neighbors: routers
+            .iter()
+            .map(|(interface, gateway, mac, _)| Neighbor {
+                interface: *interface,
+                address: IpAddr::V4(*gateway),
+                mac: *mac,
+            })
+            .collect(),
+    }
+}
+
+/// One worker with everything around it but the ports and the event thread.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) worker: Worker<Ports>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) asks: Vec<Sender<Ask>>,
+    notices: Receiver<Notice>,
+}
+
+impl Node {
+    /// The node and the event thread's ends of its rings. It polls queue `queue` of both ports. Without an HA group
+    /// it is active at once.
+    pub(crate) fn new(scene: Scene, queue: u16, seed: u64) -> (Self, EventEnds) {
+        let intent = scene.intent();
+        let ports = [LAN_MAC, WAN_MAC].map(|mac| PortInfo { mac, mtu: 1_500 });
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(Snapshot::build(&intent, &forwarding(), &ports)),
+            roles: Arc::new(Roles::new(1)),
+            pools: Arc::new(Pools::new(&intent)),
+            applied: Arc::new(AppliedCounters::new(1, 1)),
+        });
+        if !scene.replicated {
+            shared.roles.set(MAIN, Role::Alone, Term::NONE.next_of(1));
+        }
+        let mut wiring = Wiring::new(Counts {
+            workers: 1,
+            events: 1,
+            ring_entries: RING_ENTRIES,
+        });
+        let tables = Tables::new(
+            (0, 1),
+            1,
+            &[SLOTS],
+            scene.limits(),
+            Arc::clone(&shared.pools),
+            seed,
+        );
+        let queues = [LAN, WAN].map(|port| RxQueue { port, queue }).to_vec();
+        let links = wiring.workers.remove(0);
+        let worker = Worker::new((0, 1), queues, 2, Arc::clone(&shared), tables, links);
+        let node = Self {
+            worker,
+            shared,
+            asks: wiring.main.asks,
+            notices: wiring.main.notices,
+        };
+        (node, wiring.events.remove(0))
+    }
+
+    /// Throws away what the worker had to say.
+    pub(crate) fn hush(&self) {
+        while self.notices.try_recv().is_ok() {}
+    }
+}

@@ -1,0 +1,53 @@
+//! `twinpath-bench`: what a packet, a new connection, a change on its way to the peer, a complete resync and a role
+//! flip cost on this machine. `scripts/bench` builds it, gives it huge pages and runs it.
+
+#[path = "../bench/mod.rs"]
+mod bench;
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use bench::run::{Wish, run};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Path,
+    Sync,
+    Failover,
+}
+
+/// Measures twinpath on this machine, beside its yardsticks.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Only this part; may be repeated.
+    #[arg(long)]
+    part: Vec<Part>,
+    /// Fewer rows and shorter slices.
+    #[arg(long)]
+    quick: bool,
+    /// Commit that the report names.
+    #[arg(long, default_value = "unknown")]
+    commit: String,
+    /// Output of `scripts/demo --json` to take failover rows from.
+    #[arg(long)]
+    demo: Option<PathBuf>,
+    /// Where the JSON goes.
+    #[arg(long, default_value = "target/bench/report.json")]
+    output: PathBuf,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let wants = |part| arguments.part.is_empty() || arguments.part.contains(&part);
+    run(&Wish {
+        path: wants(Part::Path),
+        sync: wants(Part::Sync),
+        failover: wants(Part::Failover),
+        quick: arguments.quick,
+        commit: arguments.commit.clone(),
+        demo: arguments.demo.clone(),
+        output: arguments.output.clone(),
+    })
+}
