@@ -144,6 +144,8 @@ pub struct Incoming {
     /// The sender's term is higher than this slot's was: its word counts even where ours looks newer (an
     /// unsent tail of a demoted node).
     pub authoritative: bool,
+    /// Term of the begin.
+    pub term: Term,
     /// A removal came for something refused that was no longer remembered: the end can't add up.
     pub muddled: bool,
     refused_count: u32,
@@ -169,6 +171,7 @@ impl Incoming {
             generation,
             open: true,
             authoritative,
+            term: Term::NONE,
             muddled: false,
             refused_count: 0,
             refused_digest: 0,

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use dataplane::delta::{LaneTag, SlotRef, ToWorker};
+use dataplane::delta::{LaneTag, SlotRef, Term, ToWorker};
 use dataplane::flow::VrfId;
 
 use crate::board::PeerVrf;
@@ -161,21 +161,35 @@ impl<W: Wire> Inlet<W> {
         let _ = self.finish(s);
     }
 
-    /// Decides anew for each VRF whether state may come in: a change of direction closes its slots.
+    /// Decides anew for each VRF whether state may come in: a change of direction closes its slots. The peer is
+    /// told, since it may see no change: what it sends before the direction turns back would be missing here.
     fn direct(&mut self, s: &mut Shared) {
-        for (vrf, import) in self.imports.iter_mut().enumerate() {
-            let known = u16::try_from(vrf)
-                .ok()
-                .and_then(|id| self.peering.known(VrfId(id)));
-            let own = s.own.get(vrf);
+        let mut closed = Vec::new();
+        for (vrf, import) in (0u16..).zip(&mut self.imports) {
+            let known = self.peering.known(VrfId(vrf));
+            let own = s.own.get(usize::from(vrf));
             let accepts = self.tag.lane != CONTROL_LANE
-                && s.is_standing_by(vrf)
+                && s.is_standing_by(usize::from(vrf))
                 && known.zip(own).is_some_and(|(known, own)| {
-                    known.slots > 0 && outranks(known.state.term, self.hello.node_id, own.term)
+                    let theirs = known.state.term;
+                    // A higher term of this very peer that another lane was faster to tell: its word here is only late.
+                    let late =
+                        import.accepts && theirs != Term::NONE && own.term.node() == self.hello.node_id;
+                    known.slots > 0 && (late || outranks(theirs, self.hello.node_id, own.term))
                 });
             if accepts == import.accepts {
                 continue;
             }
+            let open = (0u16..)
+                .zip(&import.slots)
+                .filter(|(_, slot)| slot.generation != 0);
+            closed.extend(open.map(|(slot, state)| {
+                let at = SlotRef {
+                    vrf: VrfId(vrf),
+                    slot,
+                };
+                (at, state.generation)
+            }));
             let slots = if accepts {
                 known.map_or(0, |k: Known| k.slots)
             } else {
@@ -187,6 +201,9 @@ impl<W: Wire> Inlet<W> {
                 verified: 0,
             };
             s.changed = true;
+        }
+        for (at, generation) in closed {
+            self.fail(s, at, generation, SlotFailure::NotAccepting);
         }
     }
 

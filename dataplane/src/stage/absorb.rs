@@ -114,10 +114,12 @@ fn begin(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32, versi
     }
     // A generation that did not come to its end leaves the slot where it was, though its records have moved the
     // slot's version into the new term already.
-    let unfinished = slot.source.as_ref().is_some_and(|s| s.authoritative);
-    let authoritative = unfinished || version.term > slot.version.term;
+    let unfinished = |s: &Incoming| s.authoritative && s.term == version.term;
+    let authoritative = version.term > slot.version.term || slot.source.as_ref().is_some_and(unfinished);
     slot.refused = 0;
-    slot.source = Some(Incoming::open(lane, generation, authoritative));
+    let mut source = Incoming::open(lane, generation, authoritative);
+    source.term = version.term;
+    slot.source = Some(source);
 }
 
 /// Whether this node is itself active under a term that `theirs` doesn't exceed.

@@ -267,7 +267,9 @@ fn walk_slot(
             };
             let begun = *walk;
             // Also when told to stand by: as long as nobody has taken over, the term is this node's to send under.
-            slot.version.term = slot.version.term.max(role.term);
+            if role.has_word() {
+                slot.version.term = slot.version.term.max(role.term);
+            }
             let cursor = slot.first(Kind::Block);
             if let Some(walk) = slot.walks.first_mut() {
                 walk.cursor = cursor;
