@@ -3,4 +3,6 @@
 #[cfg(test)]
 mod handoff;
 #[cfg(test)]
+mod packet_path;
+#[cfg(test)]
 mod replication;
