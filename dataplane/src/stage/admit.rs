@@ -62,7 +62,9 @@ fn first_packet(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Outcom
         return Err(Drop::IcmpErrorUnmatched);
     }
     let state = open(meta)?;
-    if cx.pools.is_pool_address(key.vrf, &key.dst) {
+    // From inside to a pool (RFC 4787 REQ-9): the source is translated first, then it comes as if from outside.
+    let from_inside = cx.snapshot.vrf(key.vrf).inside.contains(&key.src);
+    if !from_inside && cx.pools.is_pool_address(key.vrf, &key.dst) {
         inbound(meta, work, state, cx)
     } else {
         outbound(meta, work, state, cx)

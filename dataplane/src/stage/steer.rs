@@ -62,16 +62,13 @@ fn wrong_station(meta: &Meta, mac: &[u8; 6]) -> Option<Drop> {
 
 fn owner_slot(meta: &Meta, cx: &Context<'_>) -> SlotRef {
     let key = &meta.key;
-    if let Some((vrf, slot)) = cx.pools.owner(key.vrf, &key.dst, key.dst_port) {
+    let vrf = cx.snapshot.vrf(key.vrf);
+    let src_inside = vrf.inside.contains(&key.src);
+    // From inside to a pool is the first half of a hairpin: the subscriber's own, like everything it sends.
+    if !src_inside && let Some((vrf, slot)) = cx.pools.owner(key.vrf, &key.dst, key.dst_port) {
         return SlotRef { vrf, slot };
     }
-    let vrf = cx.snapshot.vrf(key.vrf);
-    let slot = slot_of(
-        &key.src,
-        vrf.inside.contains(&key.src),
-        &key.dst,
-        vrf.inside.contains(&key.dst),
-        vrf.slots,
-    );
+    let dst_inside = vrf.inside.contains(&key.dst);
+    let slot = slot_of(&key.src, src_inside, &key.dst, dst_inside, vrf.slots);
     SlotRef { vrf: key.vrf, slot }
 }
