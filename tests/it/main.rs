@@ -5,4 +5,6 @@ mod handoff;
 #[cfg(test)]
 mod packet_path;
 #[cfg(test)]
+mod policy;
+#[cfg(test)]
 mod replication;
