@@ -17,7 +17,39 @@ pub(crate) fn prefetch<T>(line: &T) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(line).cast()) }
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Asks for every line of `value`: for what a packet reads all over.
+#[inline(always)]
+#[cfg(target_arch = "x86_64")]
+#[expect(
+    unsafe_code,
+    reason = "the intrinsic takes a raw pointer; there is no safe form of it"
+)]
+pub(crate) fn prefetch_all<T>(value: &T) {
+    use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    let first: *const i8 = core::ptr::from_ref(value).cast();
+    let mut offset = 0;
+    while offset < size_of::<T>() {
+        // SAFETY: SSE is part of every x86_64; the address lies within a live value, and the instruction
+        // neither faults nor reads in a way the program could see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(offset)) }
+        offset += LINE;
+    }
+    // The value need not begin with a line: its last byte may be in one more.
+    if align_of::<T>() < LINE {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(size_of::<T>().saturating_sub(1))) }
+    }
+}
+
 /// Nothing: this processor gets no hint.
 #[inline(always)]
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn prefetch<T>(_line: &T) {}
+
+/// Nothing: this processor gets no hint.
+#[inline(always)]
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn prefetch_all<T>(_value: &T) {}
