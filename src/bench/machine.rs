@@ -1,6 +1,7 @@
 //! What the figures were measured on: processor, pages, and how much of it other guests and programs took meanwhile.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 
 use serde::Serialize;
 
@@ -11,7 +12,7 @@ use super::stats::as_f64;
 pub(crate) struct Machine {
     cpu: String,
     cores: usize,
-    tsc_mhz: u64,
+    tsc_mhz: f64,
     /// Megabytes of huge pages reserved, what the packet buffers are in, and what the tables were asked to be in.
     hugepages: Hugepages,
     /// Percent of the cores' time that the hypervisor gave to others during the run.
@@ -29,12 +30,12 @@ struct Hugepages {
 }
 
 impl Machine {
-    pub(crate) fn look(cores: usize, tsc_hz: u64, huge_packets: bool) -> Self {
+    pub(crate) fn look(cores: usize, huge_packets: bool) -> Self {
         let tunables = std::env::var("GLIBC_TUNABLES").unwrap_or_default();
         Self {
             cpu: cpu(),
             cores,
-            tsc_mhz: tsc_hz / 1_000_000,
+            tsc_mhz: 0.0,
             hugepages: Hugepages {
                 reserved_mb: kb_of("/proc/meminfo", "Hugetlb:") / 1_024,
                 packets: huge_packets,
@@ -52,7 +53,8 @@ impl Machine {
     }
 
     /// Fills in what became known in the run.
-    pub(crate) fn finish(&mut self, before: Ticks) {
+    pub(crate) fn finish(&mut self, before: Ticks, tsc_hz: f64) {
+        self.tsc_mhz = (tsc_hz / 1e5).round() / 10.0;
         let now = Ticks::now();
         let share = |part: u64, earlier: u64| {
             let all = as_f64(now.all.saturating_sub(before.all)).max(1.0);
@@ -65,10 +67,9 @@ impl Machine {
     pub(crate) fn summary(&self) -> String {
         let yes = |on: bool| if on { "2 MiB" } else { "4 KiB" };
         format!(
-            "{}, {} cores, TSC {} MHz; pages: packets {}, tables {} ({} MB reserved); load before {}",
+            "{}, {} cores; pages: packets {}, tables {} ({} MB reserved); load before {}",
             self.cpu,
             self.cores,
-            self.tsc_mhz,
             yes(self.hugepages.packets),
             yes(self.hugepages.tables),
             self.hugepages.reserved_mb,
@@ -78,8 +79,8 @@ impl Machine {
 
     pub(crate) fn disturbances(&self) -> String {
         format!(
-            "steal {} %, cores busy {} % of the time (this run alone: 50 to 100 %)",
-            self.steal, self.busy
+            "TSC {} MHz; steal {} %, cores busy {} % of the time (this run alone: 50 to 100 %)",
+            self.tsc_mhz, self.steal, self.busy
         )
     }
 }
@@ -110,6 +111,44 @@ impl Ticks {
             idle: field(3) + field(4),
             steal: field(7),
         }
+    }
+}
+
+/// Tells whether the kernel gave this thread's core to somebody else.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    file: Option<File>,
+    waited_ns: u64,
+}
+
+impl Watch {
+    /// For the calling thread. Where the kernel doesn't tell, nothing is ever seen.
+    pub(crate) fn new() -> Self {
+        Self {
+            file: File::open("/proc/thread-self/schedstat").ok(),
+            waited_ns: 0,
+        }
+    }
+
+    /// Looks from now on.
+    pub(crate) fn start(&mut self) {
+        self.waited_ns = self.waited();
+    }
+
+    /// Whether the thread had to wait for its core since `start`.
+    pub(crate) fn disturbed(&self) -> bool {
+        self.waited() != self.waited_ns
+    }
+
+    /// Nanoseconds spent runnable and not running: the second of three numbers.
+    fn waited(&self) -> u64 {
+        let mut text = [0; 96];
+        let Some(read) = self.file.as_ref().and_then(|f| f.read_at(&mut text, 0).ok()) else {
+            return 0;
+        };
+        let digits = text[..read].split(|&b| b == b' ').nth(1).unwrap_or_default();
+        let digit = |sum: u64, b: &u8| sum.wrapping_mul(10).wrapping_add(u64::from(b.wrapping_sub(b'0')));
+        digits.iter().fold(0, digit)
     }
 }
 

@@ -14,7 +14,7 @@ use super::report::Report;
 use super::rig::{BATCH, Rig, TURNS, WORKER_QUEUE};
 use super::run::Extent;
 use super::scene::{LAN, Node, Scene, WAN};
-use super::stats::{Batches, as_f64};
+use super::stats::{Batches, Timed, as_f64};
 use super::yardstick::{Arena, bare, stateless};
 
 /// One output frame in so many is checked in full.
@@ -54,8 +54,8 @@ impl Loaded {
         (0..count).map(|_| self.random.below(self.forth.len())).collect()
     }
 
-    /// One batch of random flows, both ways. Returns the worker's clocks.
-    pub(crate) fn batch(&mut self, rig: &mut Rig, proof: &mut Proof) -> anyhow::Result<u64> {
+    /// One batch of random flows, both ways.
+    pub(crate) fn batch(&mut self, rig: &mut Rig, proof: &mut Proof) -> anyhow::Result<Timed> {
         let (forth, back) = (self.draw(BATCH), self.draw(BATCH));
         rig.feeder.feed(LAN, forth.iter().map(|&i| &self.forth[i].0))?;
         rig.feeder.feed(WAN, back.iter().map(|&i| &self.back[i].0))?;
@@ -98,8 +98,8 @@ fn drops(node: &Node) -> String {
         .join(", ")
 }
 
-/// Takes one step of some flows through the worker, in their order, until nothing is left to do. Returns the clocks of
-/// the turns in which there was something to do. `back` gets the tuple with which the outside answers.
+/// Takes one step of some flows through the worker, in their order, until nothing is left to do. Timed are the turns in
+/// which there was something to do. `back` gets the tuple with which the outside answers.
 pub(crate) fn step(
     rig: &mut Rig,
     node: &mut Node,
@@ -107,7 +107,7 @@ pub(crate) fn step(
     keys: &[FlowKey],
     back: &mut [FlowKey],
     numbers: &[u32],
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<Timed> {
     let (enter, leave): (PortId, PortId) = if step.is_from_inside() {
         (LAN, WAN)
     } else {
@@ -123,6 +123,7 @@ pub(crate) fn step(
     rig.feeder.feed(enter, frames.iter().map(|f| &f.0))?;
     let mut clocks = 0;
     let mut turns = 0;
+    rig.watch.start();
     loop {
         let start = tsc::read();
         let work = node.worker.turn(rig.clock.now(), &mut rig.io);
@@ -139,6 +140,7 @@ pub(crate) fn step(
             node.worker.tables().waiting()
         );
     }
+    let disturbed = rig.watch.disturbed();
     let mut bad = 0;
     let sent = rig.feeder.collect(leave, |index, frame| {
         if step == Step::Open {
@@ -153,7 +155,7 @@ pub(crate) fn step(
         numbers.len(),
         drops(node)
     );
-    Ok(clocks)
+    Ok(Timed { clocks, disturbed })
 }
 
 /// Steps of a new flow that are timed, and the rest that makes it established.
@@ -185,7 +187,7 @@ pub(crate) fn create(
     let mut batches = Batches::default();
     let numbers: Vec<u32> = range.filter_map(|n| u32::try_from(n).ok()).collect();
     for chunk in numbers.chunks(BATCH) {
-        let mut clocks = 0;
+        let mut whole = Timed::default();
         for &one in steps {
             let mut looks = 0;
             while !ready(node) {
@@ -193,9 +195,11 @@ pub(crate) fn create(
                 ensure!(looks < LOOKS_MAX, "the standby takes nothing any more");
                 std::hint::spin_loop();
             }
-            clocks += step(rig, node, one, keys, back, chunk)?;
+            let timed = step(rig, node, one, keys, back, chunk)?;
+            whole.clocks += timed.clocks;
+            whole.disturbed |= timed.disturbed;
         }
-        batches.add(clocks);
+        batches.add(whole);
         node.hush();
     }
     let per_batch = as_f64(numbers.len() as u64) / as_f64(numbers.chunks(BATCH).len().max(1) as u64);
@@ -286,9 +290,9 @@ pub(crate) fn run(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow:
         yard.slice(rig, extent, &mut arena, &mut batches, &mut sizes[0].loaded)?;
         for size in &mut sizes {
             for count in 0..extent.batches + extent.batches / 8 {
-                let clocks = size.loaded.batch(rig, &mut proof)?;
+                let timed = size.loaded.batch(rig, &mut proof)?;
                 if count >= extent.batches / 8 {
-                    batches.add(clocks);
+                    batches.add(timed);
                 }
             }
             size.clocks.push(batches.mean() / as_f64(2 * BATCH as u64));
@@ -353,9 +357,7 @@ impl Yard {
         self.b1.push(batches.mean() / packets);
         let lines = 4_096;
         for _ in 0..extent.batches / 4 {
-            let start = tsc::read();
-            arena.read(lines);
-            batches.add(tsc::read() - start);
+            batches.add(rig.timed(|_, _| arena.read(lines)));
         }
         self.r.push(batches.mean() / as_f64(lines as u64));
         Ok(())
@@ -496,7 +498,7 @@ fn new_flows(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow::Resu
                 range,
             )?);
         }
-        let rates: Vec<f64> = clocks.iter().map(|c| as_f64(rig.hz) / c).collect();
+        let rates: Vec<f64> = clocks.iter().map(|c| rig.hz() / c).collect();
         let filling = format!("table filling to {} flows, no replication", scene.flows);
         match profile {
             Profile::Udp => {

@@ -18,8 +18,9 @@ use twinpath::dpdk::mempool::ROOM_DEFAULT;
 use twinpath::dpdk::{Device, Eal, EalOptions, Mbuf, Memory, Mempool, PortConfig, PortSet, Ports, tsc};
 
 use super::flows::FRAME_LEN;
+use super::machine::Watch;
 use super::scene::{LAN, WAN};
-use super::stats::as_f64;
+use super::stats::{Timed, as_f64};
 
 /// Queue that the worker under test polls.
 pub(crate) const WORKER_QUEUE: u16 = 1;
@@ -48,8 +49,9 @@ pub(crate) struct Rig {
     pub(crate) standby_io: Option<Ports>,
     pub(crate) standby_feeder: Feeder,
     pub(crate) clock: Clock,
-    /// Clocks per second.
-    pub(crate) hz: u64,
+    pub(crate) watch: Watch,
+    /// Clock and counter when the rig was made.
+    since: (Instant, u64),
     /// Whether packet buffers are in huge pages.
     pub(crate) huge: bool,
 }
@@ -99,8 +101,10 @@ impl Rig {
         let Ok([io, feeder, standby_io, standby_feeder]) = <[Ports; 4]>::try_from(set.split(&queues)?) else {
             bail!("four handles were asked for");
         };
+        let clock = Clock::start();
         Ok(Self {
-            hz: tsc::hz(&eal),
+            watch: Watch::new(),
+            since: (clock.now(), tsc::read()),
             eal,
             pool,
             set,
@@ -108,25 +112,37 @@ impl Rig {
             feeder: Feeder::new(feeder),
             standby_io: Some(standby_io),
             standby_feeder: Feeder::new(standby_feeder),
-            clock: Clock::start(),
+            clock,
             huge,
         })
     }
 
     /// Clocks of `work` with the worker's ports and a clock to read.
-    pub(crate) fn timed(&mut self, work: impl FnOnce(&mut Ports, &Clock)) -> u64 {
+    pub(crate) fn timed(&mut self, work: impl FnOnce(&mut Ports, &Clock)) -> Timed {
+        self.watch.start();
         let start = tsc::read();
         work(&mut self.io, &self.clock);
-        tsc::read() - start
+        let clocks = tsc::read() - start;
+        Timed {
+            clocks,
+            disturbed: self.watch.disturbed(),
+        }
     }
 
     pub(crate) fn now(&self) -> Instant {
         self.clock.now()
     }
 
+    /// Clocks per second, measured from the rig's start until now: on a busy machine DPDK's own short measurement
+    /// is off by percents.
+    pub(crate) fn hz(&self) -> f64 {
+        let clocks = tsc::read() - self.since.1;
+        as_f64(clocks) / self.now().since(self.since.0).as_secs_f64()
+    }
+
     /// Clocks as nanoseconds.
     pub(crate) fn ns(&self, clocks: f64) -> f64 {
-        clocks * 1e9 / as_f64(self.hz)
+        clocks * 1e9 / self.hz()
     }
 
     /// Ends everything in order; an error if a packet buffer is missing. Returns how many came back.

@@ -69,7 +69,7 @@ pub(crate) fn run(wish: &Wish) -> anyhow::Result<()> {
     let before = Ticks::now();
     let mut rig = Rig::start(own)?;
     let extent = if wish.quick { Extent::QUICK } else { Extent::FULL };
-    let machine = Machine::look(cores.len(), rig.hz, rig.huge);
+    let machine = Machine::look(cores.len(), rig.huge);
     println!("{}, commit {}", machine.summary(), wish.commit);
     let mut report = Report::new(machine, wish.commit.clone());
     if wish.path {
@@ -90,8 +90,9 @@ pub(crate) fn run(wish: &Wish) -> anyhow::Result<()> {
         }
     }
     drop(pair);
+    let hz = rig.hz();
     let mbufs = rig.stop().context("stopping")?;
-    report.machine.finish(before);
+    report.machine.finish(before, hz);
     println!(
         "{}; all {mbufs} packet buffers came back",
         report.machine.disturbances()

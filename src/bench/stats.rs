@@ -35,11 +35,22 @@ fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted[low] + (sorted[high] - sorted[low]) * (place - as_f64(low as u64))
 }
 
-/// Clocks of many equal batches. On a shared machine some batches are interrupted by other work for milliseconds;
-/// those cost many times the median and say nothing about the code. They are left out, and counted.
+/// One measurement.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Timed {
+    pub(crate) clocks: u64,
+    /// The thread lost its core meanwhile.
+    pub(crate) disturbed: bool,
+}
+
+/// Clocks of many equal batches. On a shared machine some batches are interrupted by other work for milliseconds, of
+/// which the kernel or, when the hypervisor did it, only the duration tells. They say nothing about the code: they are
+/// left out, and counted.
 #[derive(Debug, Default)]
 pub(crate) struct Batches {
     clocks: Vec<u64>,
+    /// Used only when there are no others.
+    disturbed: Vec<u64>,
     /// Batches left out so far.
     pub(crate) interrupted: u64,
     /// Batches in all.
@@ -51,19 +62,28 @@ const INTERRUPTED: u64 = 4;
 
 impl Batches {
     /// Adds a batch.
-    pub(crate) fn add(&mut self, clocks: u64) {
-        self.clocks.push(clocks);
+    pub(crate) fn add(&mut self, timed: Timed) {
+        if timed.disturbed {
+            self.disturbed.push(timed.clocks);
+        } else {
+            self.clocks.push(timed.clocks);
+        }
     }
 
     /// Mean clocks per batch of those not interrupted since the last call.
     pub(crate) fn mean(&mut self) -> f64 {
+        let all = self.clocks.len() + self.disturbed.len();
+        if self.clocks.is_empty() {
+            self.clocks.append(&mut self.disturbed);
+        }
         self.clocks.sort_unstable();
         let median = self.clocks.get(self.clocks.len() / 2).copied().unwrap_or(0);
         let good = self.clocks.partition_point(|&c| c <= INTERRUPTED * median);
         let sum: u64 = self.clocks[..good].iter().sum();
-        self.total += self.clocks.len() as u64;
-        self.interrupted += (self.clocks.len() - good) as u64;
+        self.total += all as u64;
+        self.interrupted += (all - good) as u64;
         self.clocks.clear();
+        self.disturbed.clear();
         as_f64(sum) / as_f64(good.max(1) as u64)
     }
 }
@@ -90,9 +110,19 @@ mod tests {
     fn interrupted_batches_are_left_out_and_counted() {
         let mut batches = Batches::default();
         for clocks in [10, 12, 11, 9_000, 11] {
-            batches.add(clocks);
+            let disturbed = false;
+            batches.add(Timed { clocks, disturbed });
         }
+        batches.add(Timed {
+            clocks: 30,
+            disturbed: true,
+        });
         assert_eq!(batches.mean(), 11.0);
-        assert_eq!((batches.interrupted, batches.total), (1, 5));
+        assert_eq!((batches.interrupted, batches.total), (2, 6));
+        batches.add(Timed {
+            clocks: 40,
+            disturbed: true,
+        });
+        assert_eq!(batches.mean(), 40.0);
     }
 }

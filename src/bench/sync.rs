@@ -403,7 +403,7 @@ fn connections(
     };
     active.compare(&theirs.side.node)?;
     let per_flow = as_f64(emitted) / as_f64(made.max(1));
-    let hz = as_f64(rig.hz);
+    let hz = rig.hz();
     let rates: Vec<f64> = with.iter().map(|c| hz / c).collect();
     let base: Vec<f64> = without.iter().map(|c| hz / c).collect();
     let costs: Vec<f64> = with
