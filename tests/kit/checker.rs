@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dataplane::conntrack::Conntrack;
 use dataplane::counters::Counters;
-use dataplane::delta::{Class, Term, Version};
+use dataplane::delta::{Class, SlotRef, Term, Version};
 use dataplane::flow::{FlowKey, VrfId};
 use dataplane::nat::{BlockRow, Protocol};
 use dataplane::role::Role;
@@ -416,9 +416,16 @@ fn entries_grow(index: usize, node: &Node, memory: &mut Memory, active: bool) {
             let key = tuple(&conntrack.keys[0]);
             let version = conntrack.sync.version;
             if let Some(before) = memory.entries.get(&key) {
-                let slot = memory.slots.get(&(conntrack.keys[0].vrf.0, conntrack.slot));
-                // A tuple that was opened anew has no version yet; and the holder of a higher term overrules.
-                let overruled = slot.is_some_and(|s| s.term > before.term);
+                let at = SlotRef {
+                    vrf: conntrack.keys[0].vrf,
+                    slot: conntrack.slot,
+                };
+                // A tuple that was opened anew has no version yet; and the holder of a higher term overrules: by the
+                // slot's version at the end of its resync, until then by the term it was begun with.
+                let overruled = tables.slots.get(at).is_some_and(|slot| {
+                    let begun = slot.source.as_ref().map_or(Term::NONE, |s| s.term);
+                    slot.version.term.max(begun) > before.term
+                });
                 assert!(
                     version >= *before || !conntrack.sync.emitted() || overruled || active,
                     "I2: node {index} entry {key:?} went from {before:?} to {version:?}"
