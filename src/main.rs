@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use clap::Parser;
 use twinpath::config::{self, Faults};
+use twinpath::control::host::ThisMachine;
 use twinpath::data::{self, Start};
 use twinpath::machine;
 
@@ -54,6 +55,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("installing a signal handler")?;
     }
-    data::run(&start, &stop)?;
+    if let Err(error) = data::run(&start, &stop) {
+        // Most often something that the file names isn't there: say where in the file.
+        for fault in config::check_host(&start.config, &ThisMachine) {
+            eprintln!("{fault}");
+        }
+        return Err(error.into());
+    }
     Ok(())
 }

@@ -82,6 +82,8 @@ counters! {
     blocks_released,
     /// Port block log events that found their channel full.
     block_events_lost,
+    /// Other messages to the main thread (unresolved neighbours, log lines of rules) beyond their limits.
+    notices_lost,
     /// Changes of replicated entries, before coalescing.
     deltas_produced,
     /// Changes folded into one that was waiting.

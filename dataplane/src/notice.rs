@@ -2,7 +2,7 @@
 
 use crossbeam_channel::Sender;
 
-use crate::config::InterfaceId;
+use crate::config::{Action, InterfaceId};
 use crate::flow::{Addr, FlowKey, VrfId};
 use crate::nat::log::BlockEvent;
 use crate::time::Instant;
@@ -33,8 +33,8 @@ pub enum Notice {
         rule_id: u32,
         /// The packet's tuple.
         key: FlowKey,
-        /// Whether it went through.
-        accepted: bool,
+        /// What the rule says.
+        action: Action,
     },
 }
 
@@ -79,7 +79,7 @@ impl Notices {
     }
 
     /// Reports a rule hit, within the limit.
-    pub fn rule_hit(&mut self, vrf: VrfId, rule_id: u32, key: FlowKey, accepted: bool, now: Instant) {
+    pub fn rule_hit(&mut self, vrf: VrfId, rule_id: u32, key: FlowKey, action: Action, now: Instant) {
         if self.logs.0 != now.secs() {
             self.logs = (now.secs(), 0);
         }
@@ -92,7 +92,7 @@ impl Notices {
             vrf,
             rule_id,
             key,
-            accepted,
+            action,
         });
     }
 

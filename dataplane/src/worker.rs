@@ -275,6 +275,7 @@ impl<I: Io> Worker<I> {
                 self.tables.counters.block_events_lost += 1;
             }
         }
+        self.tables.counters.notices_lost = self.links.notices.lost;
         if self.visiting.is_none() {
             match self.links.asks.try_recv() {
                 Ok(Ask::Announce(vrf)) => self.announcing.start(vrf, &self.shared.snapshot.load()),

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use twinpath::config;
 use twinpath::control::daemon::Daemon;
 use twinpath::control::host::ThisMachine;
+use twinpath::machine;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -31,23 +32,19 @@ fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let file = args.config.display().to_string();
     let text = std::fs::read_to_string(&args.config).with_context(|| format!("{file} can't be read"))?;
-    let cores: Vec<usize> = if args.check {
-        Vec::new()
-    } else {
-        core_affinity::get_core_ids()
-            .into_iter()
-            .flatten()
-            .map(|c| c.id)
-            .collect()
-    };
-    let config = match config::load(&file, &text, &cores) {
+    let config = match config::load(&file, &text, &machine::cores()) {
         Ok(config) => config,
         Err(faults) => {
             eprintln!("{faults}");
             return Ok(ExitCode::FAILURE);
         }
     };
+    let missing = config::check_host(&config, &ThisMachine);
     if args.check {
+        // The file is in order; interfaces may be made before it is used, and elsewhere there may be others.
+        for fault in missing {
+            eprintln!("{fault} (not an error of the file)");
+        }
         println!("{file}: no errors");
         return Ok(ExitCode::SUCCESS);
     }
@@ -58,7 +55,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .with_writer(std::io::stderr)
         .init();
     // No reason to end: what is missing may come, and what is there must be served.
-    for fault in config::check_host(&config, &ThisMachine) {
+    for fault in missing {
         tracing::warn!(%fault, "not on this machine now");
     }
     Daemon::new(config)?.run()?;

@@ -8,9 +8,11 @@ use dataplane::config::{Action, InterfaceId, PortRange, RuleIntent};
 use dataplane::time::Instant;
 
 use super::groups::Groups;
+use super::host::ThisMachine;
 use super::link::DataLink;
 use crate::config::{self, Config};
 use crate::ipc::{self, Request};
+use crate::machine;
 
 /// What answers are made of.
 #[derive(Debug)]
@@ -229,13 +231,14 @@ impl Answers<'_> {
     }
 }
 
-/// Every fault of a configuration text, one line each.
+/// Every fault of a configuration text, one line each; when it has none, what it names and this machine lacks.
 #[must_use]
 pub fn check(file: &str, text: &str) -> Vec<String> {
-    match config::load(file, text, &[]) {
-        Ok(_) => Vec::new(),
-        Err(faults) => faults.0.iter().map(ToString::to_string).collect(),
-    }
+    let faults = match config::load(file, text, &machine::cores()) {
+        Ok(config) => config::check_host(&config, &ThisMachine),
+        Err(faults) => faults.0,
+    };
+    faults.iter().map(ToString::to_string).collect()
 }
 
 fn vrf_of(command: &Command) -> Option<&str> {

@@ -2,13 +2,14 @@
 //! Never on the packet path, never waited for by it; everything it needs from a worker comes back through a channel
 //! that it polls.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use ctl::protocol::{Refusal, RefusalKind};
-use dataplane::config::{Action, Forwarding, Intent};
-use dataplane::flow::VrfId;
+use dataplane::config::{Forwarding, Intent};
+use dataplane::flow::{Addr, VrfId};
 use dataplane::inbox::Ask;
 use dataplane::notice::Notice;
 use dataplane::time::Instant;
@@ -122,16 +123,25 @@ impl Agent {
                 Notice::Block(event) => {
                     self.syslog
                         .block(&event, &self.sources.facts.names.vrf(event.vrf), now);
+                    self.sources.log_lines = (self.syslog.sent, self.syslog.lost);
                 }
                 Notice::RuleHit {
                     vrf,
                     rule_id,
                     key,
-                    accepted,
+                    action,
                 } => {
-                    let action = if accepted { Action::Accept } else { Action::Drop };
                     let vrf = self.sources.facts.names.vrf(vrf);
-                    tracing::info!(vrf, rule = rule_id, ?key, accepted, "firewall rule");
+                    // Also here: rules log without a control process, too.
+                    tracing::info!(
+                        vrf,
+                        rule = rule_id,
+                        ?action,
+                        protocol = key.proto,
+                        from = %end(&key.src, key.src_port),
+                        to = %end(&key.dst, key.dst_port),
+                        "firewall rule"
+                    );
                     self.server.broadcast(Event::RuleHit {
                         vrf,
                         rule: Some(rule_id),
@@ -333,4 +343,9 @@ fn needs_restart(old: &Intent, new: &Intent) -> Option<&'static str> {
         return Some("the HA group of a VRF");
     }
     None
+}
+
+/// One end of a flow, as people write it.
+fn end(address: &Addr, port: u16) -> SocketAddr {
+    SocketAddr::new(address.ip(), port)
 }

@@ -33,6 +33,8 @@ pub(crate) struct Sources {
     pub(crate) pump_commands: Vec<Sender<PumpCommand>>,
     pub(crate) intent: Intent,
     pub(crate) facts: Facts,
+    /// Lines about port blocks that the log's receiver took and did not take.
+    pub(crate) log_lines: (u64, u64),
 }
 
 /// How a request is answered.
@@ -287,7 +289,8 @@ fn events(sources: &Sources) -> Served {
 fn nat_statistics(sources: &Sources, vrf: VrfId) -> Served {
     let pools: Vec<PoolRef> = sources.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
     let gather = Gather::once(&sources.workers, move |tables, _| usage(&tables.nat, &pools));
-    all(gather, |answers| {
+    let (sent, lost) = sources.log_lines;
+    all(gather, move |answers| {
         let mut total = PoolUsage::default();
         answers.into_iter().flatten().for_each(|u| total += u);
         let counts = [
@@ -303,6 +306,8 @@ fn nat_statistics(sources: &Sources, vrf: VrfId) -> Served {
             ("refused-address-exhausted", total.address_exhausted),
             ("refused-quota", total.quota_reached),
             ("rests-cut-short", total.rests_cut_short),
+            ("node-log-lines-sent", sent),
+            ("node-log-lines-lost", lost),
         ];
         Reply::NatStatistics(counts.map(|(name, value)| Count::new(name, value)).into())
     })

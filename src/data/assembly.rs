@@ -158,6 +158,7 @@ pub fn run(start: &Start, stop: &AtomicBool) -> Result<(), StartError> {
     let mut agent = Agent {
         server,
         sources: Sources {
+            log_lines: (0, 0),
             shared: Arc::clone(&shared),
             keeper,
             workers: wiring.main.asks,

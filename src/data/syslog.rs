@@ -1,6 +1,7 @@
 //! Lines about port blocks, one datagram each, to the local syslog socket or a remote collector. Never waits: a
 //! receiver that doesn't keep up costs lines, which are counted, and nothing else.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::time::UNIX_EPOCH;
@@ -56,11 +57,11 @@ impl Syslog {
         self.line.clear();
         let unix_ns = u64::try_from(unix_ns).unwrap_or(u64::MAX);
         format_rfc5424(&mut self.line, event, PRI, unix_ns, &self.hostname, vrf);
-        if self.send() {
+        // A receiver that was restarted has a new socket behind the old name: no line need be lost for that.
+        if self.send() || self.send() {
             self.sent += 1;
         } else {
             self.lost += 1;
-            self.socket = Socket::Closed;
         }
     }
 
@@ -69,11 +70,16 @@ impl Syslog {
             self.socket = open(&self.target);
         }
         let line = self.line.as_bytes();
-        match &self.socket {
-            Socket::Unix(socket) => socket.send(line).is_ok(),
-            Socket::Udp(socket) => socket.send(line).is_ok(),
-            Socket::Closed => false,
+        let outcome = match &self.socket {
+            Socket::Unix(socket) => socket.send(line),
+            Socket::Udp(socket) => socket.send(line),
+            Socket::Closed => return false,
+        };
+        // A full receiver is still the right one.
+        if outcome.as_ref().is_err_and(|e| e.kind() != ErrorKind::WouldBlock) {
+            self.socket = Socket::Closed;
         }
+        outcome.is_ok()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{icmp, tcp, udp};
 use crate::config::Timeouts;
-use crate::delta::{Class, NatPart, PutRecord};
+use crate::delta::{Class, NatPart, PutRecord, Term};
 use crate::flow::{Direction, FlowKey, proto};
 use crate::slot::SyncState;
 use crate::time::Instant;
@@ -30,6 +30,8 @@ pub struct Conntrack {
     pub nat: Option<NatBinding>,
     /// Replication.
     pub sync: SyncState,
+    /// Term of this node's reign in which `state` was last kept up; none when it never was.
+    pub reign: Term,
     /// Firewall rule that let it in.
     pub rule: u32,
     /// When it was created or learnt, on the scale of [`Instant::secs`].
@@ -76,10 +78,21 @@ impl Conntrack {
             refreshed_s: now.secs(),
             nat: None,
             sync: SyncState::default(),
+            reign: Term::NONE,
             rule: 0,
             created_s: now.secs(),
             packets: [0; 2],
             bytes: [0; 2],
+        }
+    }
+
+    /// To be called before a packet is judged in the reign of `term`. Packets of other reigns went through another
+    /// node: what this one remembers of windows may be long past, so the state is as good as learnt from a record.
+    #[inline]
+    pub fn observe_reign(&mut self, term: Term) {
+        if self.reign != term {
+            self.reign = term;
+            self.state = State::inherited(self.keys[0].proto, self.class);
         }
     }
 
@@ -159,6 +172,9 @@ impl State {
 mod tests {
     use super::*;
     use crate::flow::{Addr, VrfId};
+    use crate::stage::meta::TcpSegment;
+    use crate::verdict::Drop;
+    use crate::wire::tcp::{ACK, SYN};
 
     fn translated() -> Conntrack {
         let original = FlowKey {
@@ -220,6 +236,42 @@ mod tests {
         let conntrack = translated();
         assert_eq!(conntrack.to_put(Instant::from_secs(150)).lifetime_s, 190);
         assert_eq!(conntrack.to_put(Instant::from_secs(9999)).lifetime_s, 0);
+    }
+
+    #[test]
+    fn a_node_that_was_demoted_and_returns_believes_no_window_of_its_former_reign() {
+        let (own, peers, own_again) = (Term(0x101), Term(0x202), Term(0x301));
+        let segment = |flags, seq, ack| TcpSegment {
+            seq,
+            ack,
+            window: 1_000,
+            flags,
+            ..TcpSegment::default()
+        };
+        let mut conntrack = translated();
+        conntrack.state = State::Tcp(tcp::Track::open(&segment(SYN, 100, 0)).unwrap());
+        conntrack.reign = own;
+        let observe = |conntrack: &mut Conntrack, direction, segment: TcpSegment| {
+            let State::Tcp(track) = &mut conntrack.state else {
+                panic!("not TCP any more");
+            };
+            let class = track
+                .observe(direction, &segment, true)
+                .map(|outcome| outcome.class);
+            conntrack.class = class.unwrap_or(conntrack.class);
+            class
+        };
+        let (original, reply) = (Direction::Original, Direction::Reply);
+        observe(&mut conntrack, reply, segment(SYN | ACK, 500, 101)).unwrap();
+        observe(&mut conntrack, original, segment(ACK, 101, 501)).unwrap();
+        // Meanwhile another node carried a gigabyte.
+        let far = segment(ACK, 101, 1 << 30);
+        conntrack.observe_reign(own);
+        assert_eq!(observe(&mut conntrack, original, far), Err(Drop::TcpWindow));
+        for term in [peers, own_again] {
+            conntrack.observe_reign(term);
+            assert_eq!(observe(&mut conntrack, original, far), Ok(Class::Established));
+        }
     }
 
     #[test]

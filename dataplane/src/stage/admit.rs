@@ -61,6 +61,10 @@ fn first_packet(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Outcom
     if meta.kind == Kind::IcmpError {
         return Err(Drop::IcmpErrorUnmatched);
     }
+    // Refused here too, not only on the way out: each probe of a traceroute would take a port (RFC 1812, 5.2.1.2).
+    if meta.ttl <= 1 {
+        return Err(Drop::TtlExceeded);
+    }
     let state = open(meta)?;
     // From inside to a pool (RFC 4787 REQ-9): the source is translated first, then it comes as if from outside.
     let from_inside = cx.snapshot.vrf(key.vrf).inside.contains(&key.src);
@@ -168,12 +172,11 @@ fn permit(
         inbound: work.interface,
         outbound: Some(out),
     });
-    let accepted = decision.action == Action::Accept;
     if let Some(rule) = decision.rule {
         cx.tables.hit(key.vrf, rule);
         if decision.log {
             cx.notices
-                .rule_hit(key.vrf, decision.rule_id, *arrived, accepted, cx.now);
+                .rule_hit(key.vrf, decision.rule_id, *arrived, decision.action, cx.now);
         }
     }
     match (decision.action, decision.rule) {
@@ -197,6 +200,7 @@ fn track(
     let mut conntrack = Conntrack::new([meta.key, reply], work.at.slot, state, timeouts, cx.now);
     conntrack.nat = nat;
     conntrack.rule = rule;
+    conntrack.reign = cx.tables.roles[work.at.vrf.index()].term;
     match cx.tables.create(conntrack) {
         Ok(id) => Ok(Outcome::Tracked(id)),
         Err(error) => {

@@ -41,9 +41,13 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
             }
             continue;
         }
-        if work.entry != NIL && reopens(cx, meta, work.entry, work.direction) {
-            cx.tables.remove(cx.now, work.entry);
-            work.entry = NIL;
+        if work.entry != NIL {
+            let term = cx.tables.roles[work.at.vrf.index()].term;
+            cx.tables.conntracks[work.entry].observe_reign(term);
+            if reopens(cx, meta, work.entry, work.direction) {
+                cx.tables.remove(cx.now, work.entry);
+                work.entry = NIL;
+            }
         }
     }
 }
