@@ -96,6 +96,8 @@ class LabCase(TimedCase):
         self.assertEqual((len(lanes), len(loads)), (event_threads, workers))
         self.assertNotIn(0, lanes.values(), "a lane without a record")
         self.assertNotIn(0, loads.values(), "a worker without a packet")
+        queues = views.packets_per_queue(node)
+        self.assertNotIn(0, queues.values(), f"a receive queue without a packet: {queues}")
 
 
 __all__ = ["HA_GROUP", "LabCase", "LabError", "SERVER6", "TimedCase", "VRF", "double_owners", "other", "views",

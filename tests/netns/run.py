@@ -27,6 +27,11 @@ class Result(unittest.TextTestResult):
         super(unittest.TextTestResult, self).startTest(test)
         print(f"{test.id()}", file=sys.stderr, flush=True)
 
+    def addSubTest(self, test, subtest, err):
+        unittest.TestResult.addSubTest(self, test, subtest, err)
+        if err is not None:
+            self._end(f"FAILED: {subtest.id()}")
+
     def _end(self, word):
         print(f"    {word} ({time.monotonic() - self.began:.1f} s)", file=sys.stderr, flush=True)
 

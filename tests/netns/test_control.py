@@ -2,9 +2,12 @@
 
 import subprocess
 import unittest
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from labcase import VRF, LabCase, TimedCase, views, wait_equal, wait_until
 from twinlab.node import DAEMONS, binaries
+from twinlab.nodeconfig import Knobs, toml
 from twinlab.shell import in_namespace, run
 from twinlab.topology import SERVER, SERVER_FAR, SERVER_FAR_NET
 
@@ -78,15 +81,40 @@ class TestOperator(LabCase):
     def test_what_does_not_exist_gets_a_message_and_an_exit_code(self):
         """VRFs, groups, nodes, commands."""
         name = self.node1.name
-        for text in ("show conntrack vrf nowhere", "show ha-fp-conntrack peer vrf nowhere",
-                     "set ha-group nogroup state master", "set ha-group group1 state king", "show everything"):
+        for text, expected in (("show conntrack vrf nowhere", 1), ("show ha-fp-conntrack peer vrf nowhere", 1),
+                               ("show cg-nat blocks vrf nowhere", 1), ("show fp-firewall rules vrf nowhere", 1),
+                               ("flush conntrack vrf nowhere", 1), ("set ha-group nogroup state master", 1),
+                               ("set ha-group group1 state king", 2), ("show everything", 2),
+                               ("show conntrack vrf main --src nonsense", 2), ("config diff /nonexistent", 2)):
             words = text.split()
-            code, said = self.ctl("--node", name, *words)
-            self.assertNotEqual(code, 0, f"{words} succeeded")
-            self.assertTrue(said.strip(), f"{words}: no message")
+            for json in ((), ("--json",)):
+                code, said = self.ctl("--node", name, *words, *json)
+                self.assertEqual(code, expected, f"{words}: {said}")
+                self.assertTrue(said.strip(), f"{words}: no message")
         code, said = self.ctl("--node", "nonode", "show", "version")
-        self.assertNotEqual(code, 0)
+        self.assertEqual(code, 3)
         self.assertIn("nonode", said)
+
+    def test_a_changed_file_is_compared_with_what_runs(self):
+        """No difference from its own file; one key changed is one line that names it; a faulty file is refused."""
+        own = self.node1.config_file
+        def diff(file):
+            return self.node1.ctl("config", "diff", file)["lines"]
+        self.assertEqual(diff(own), [])
+        changed, faulty = own.with_name("changed.toml"), own.with_name("faulty.toml")
+        text = own.read_text(encoding="ascii")
+        changed.write_text(text.replace("udp_established_s = 300", "udp_established_s = 301"), encoding="ascii")
+        lines = diff(changed)
+        self.assertEqual(len(lines), 1, lines)
+        self.assertIn("udp_established_s", lines[0])
+        faulty.write_text(text.replace("workers = 2", "workers = 0"), encoding="ascii")
+        for verb in ("diff", "check"):
+            code, said = self.ctl("--node", self.node1.name, "config", verb, faulty)
+            self.assertEqual(code, 1, said)
+            self.assertIn("faulty.toml:", said)
+        code, said = self.ctl("--node", self.node1.name, "config", "check", own)
+        self.assertEqual((code, said.strip()), (0, ""))
+        self.assertEqual(diff(own), [], "the refused file changed what runs")
 
     def test_every_show_command_answers_in_text_and_json(self):
         """The whole tree, on both nodes."""
@@ -101,14 +129,25 @@ class TestOperator(LabCase):
 
 
 class TestConfiguration(TimedCase):
-    """Files with faults."""
+    """Files with faults, and what is said about good ones."""
+
+    def test_the_plan_starts_nothing(self):
+        """Who polls what, and the memory, from the file alone."""
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "plan.toml"
+            file.write_text(toml("node1", "planned", Knobs(workers=2, event_threads=3), "/dev/null"), encoding="ascii")
+            done = subprocess.run([binaries() / DAEMONS["dataplane"], "--config", file, "--plan"], capture_output=True,
+                                  text=True, timeout=20, check=False)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for word in ("worker 0", "worker 1", "event0", "event2", "lan0/1", "wan0/1", "MB"):
+                self.assertIn(word, done.stdout)
+            done = subprocess.run([binaries() / "twinpathctl", "config", "check", file], capture_output=True, text=True,
+                                  timeout=20, check=False)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertFalse(Path("/run/twinpath/planned").exists())
 
     def test_seven_faults_yield_seven_located_messages(self):
         """All at once, each with file and line, from the check and from both daemons; nothing is started."""
-        from pathlib import Path
-        from tempfile import TemporaryDirectory
-
-        from twinlab.nodeconfig import Knobs, toml
         text = toml("node1", "faulty", Knobs(), "/dev/null")
         for old, new in SEVEN_FAULTS:
             self.assertIn(old, text, "the template has changed: adapt the fault")

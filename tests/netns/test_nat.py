@@ -3,7 +3,7 @@
 import re
 import unittest
 
-from labcase import LabCase, double_owners, views, wait_equal, wait_until
+from labcase import VRF, LabCase, double_owners, views, wait_equal, wait_until
 
 SMALL_POOL = ("pool=198.51.100.1", "ports=1024-2047", "block_size=64", "blocks_per_subscriber_max=1")
 BLOCKS = 16
@@ -38,6 +38,61 @@ class TestScarcity(LabCase):
         self.assert_no_conflicts(server, self.node2)
         self.assert_all_alive(holders)
         self.assertEqual(double_owners(self.node2), {})
+
+
+class TestFullTable(LabCase):
+    """Room for far fewer conntracks than are asked for."""
+
+    settings = ("conntracks_max=1024",)
+
+    def test_a_full_table_is_counted_and_harms_no_connection_in_it(self):
+        """New connections are refused, old ones talk on, both tables stay equal; room that comes back is used."""
+        self.traffic.server()
+        holders = self.open_sessions(200)
+        wait_equal(self.lab, at_least=200)
+        late = self.traffic.sessions(2000)
+        opened = late.ask("open", count=1400, within_s=3, patience_s=60)["opened"]
+        self.assertLess(opened, 1000)
+        self.assertGreater(views.drops(self.node1).get("table-full", 0), 0, "the full table was not counted")
+        self.assert_all_alive(holders)
+        entries = wait_equal(self.lab, at_least=200 + opened)
+        self.say(f"{opened} of 1400 more connections in a table of 1024, {entries} entries")
+        self.assertLessEqual(entries, 1152)  # each worker has room for an uneven share
+        late.ask("close")
+
+        def room():
+            self.node1.ctl("flush", "conntrack", "vrf", VRF, "--state", "closing")
+            return len(views.entries(self.node1)) < 800
+
+        wait_until("room comes back", room, 20, 0.2)
+        self.open_sessions(20)
+        self.assert_all_alive(holders)
+
+
+class TestRelease(LabCase):
+    """Blocks that are given back."""
+
+    settings = ("port_rest_s=1", "block_idle_s=1")
+    clients = 8
+
+    def test_a_released_block_leaves_a_line_with_its_grant(self):
+        """The same grant id as the line about the grant, from which both ends of the time follow."""
+        self.traffic.server()
+        self.open_sessions(16)
+        granted = views.blocks(self.node1)
+        wait_equal(self.lab, at_least=16)
+        self.node1.ctl("flush", "conntrack", "vrf", VRF)
+        wait_until("no block is held", lambda: not any(views.blocks(n) for n in self.lab.nodes.values()), 60, 0.5)
+        log = self.node1.directory / "syslog.log"
+        for block in granted:
+            wait_until(f"a line about the release of grant {block['grant']}",
+                       lambda b=block: [line for line in log.read_text(encoding="utf-8").splitlines()
+                                        if f"{b['grant']:016x}" in line and "block-released" in line], 10)
+        for line in log.read_text(encoding="utf-8").splitlines():
+            self.assertRegex(line, SYSLOG)
+        counts = {row["name"]: row["value"] for row in self.node1.ctl("show", "cg-nat", "statistics", "vrf", VRF)}
+        self.assertEqual((counts["node-log-lines-lost"], counts["node-log-lines-sent"]),
+                         (0, len(log.read_text(encoding="utf-8").splitlines())))
 
 
 class TestLog(LabCase):

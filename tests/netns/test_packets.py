@@ -1,36 +1,17 @@
-"""Single packets through a whole node, compared byte for byte with what a slow, obvious translation would have made.
-
-Sent and received as frames on the far ends; the kernels there are kept from answering, so nothing but the frames of
-the scenario is on the wire.
-"""
+"""Single packets through a whole node, compared byte for byte with what a slow, obvious translation would have made."""
 
 import struct
 import unittest
 
-from labcase import RECOVER_S, LabCase, views, wait_until
+from labcase import views, wait_until
+from packetcase import CLIENT, CLIENT6, CLIENT_MAC, LAN_MAC, SERVER_MAC, WAN_MAC, PacketCase
 from twinlab import packets
-from twinlab.drive import Program
-from twinlab.nodeconfig import knobs_of_nodes, toml
 from twinlab.packets import ICMP, TCP, UDP
-from twinlab.shell import checksum, in_namespace, run
-from twinlab.topology import CABLES, SERVER, SERVER6, WAN_GATEWAY
+from twinlab.shell import checksum
+from twinlab.topology import SERVER, SERVER6, WAN_GATEWAY
 
-CLIENT, CLIENT6 = "100.64.1.1", "fd00:64::1:1"
-CLIENT_MAC, SERVER_MAC = CABLES["lanc"][3], CABLES["wans"][3]
-LAN_MAC, WAN_MAC = CABLES["lan1"][3], CABLES["wan1"][3]
 # Subscribers behind one tag and behind two; no kernel knows them, so the file says where they are.
 TAGGED = {(100,): "100.65.1.1", (200, 201): "100.66.1.1"}
-
-DEAF = """
-table netdev deaf {{
-    chain in {{
-        type filter hook ingress device "{interface}" priority -500; policy accept;
-        ether type arp accept
-        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
-        drop
-    }}
-}}
-"""
 
 
 def tagged_interfaces():
@@ -65,55 +46,11 @@ action = "accept"
     return text
 
 
-class TestPackets(LabCase):
-    """One node is enough: it is master at once when its peer doesn't answer."""
+class TestPackets(PacketCase):
+    """Every kind of packet that goes through."""
 
-    bare = True
-    clients = 2
-
-    def setUp(self):
-        super().setUp()
-        for place, interface in (("client", "lan0"), ("server", "wan0")):
-            run(*in_namespace(self.lab.topology.namespace(place), "nft", "-f", "-"),
-                stdin=DEAF.format(interface=interface))
-        text = toml("node1", self.node1.name, knobs_of_nodes(["boot_wait_ms=200"])["node1"],
-                    self.node1.directory / "syslog.sock")
-        self.node1.config_file.write_text(text + tagged_interfaces(), encoding="ascii")
-        self.node1.start()
-        wait_until("node1 is master", lambda: views.role(self.node1) == "master", 20)
-        self.inside = self.frames("client", "lan0")
-        self.outside = self.frames("server", "wan0")
-
-    def frames(self, place, interface):
-        """A packet socket at a far end."""
-        program = Program(self.lab, place, "frames", interface)
-        self.addCleanup(program.end)
-        program.ask("heard")
-        return program
-
-    def cross(self, sender, frame, receiver, matches):
-        """Sends until one frame that `matches` arrives: the first ones may wait for a neighbour to be resolved."""
-        before = len(receiver.ask("heard")["frames"])
-
-        def arrived():
-            sender.ask("send", frames=[frame.hex()])
-            heard = [bytes.fromhex(text) for text in receiver.ask("heard")["frames"][before:]]
-            return next((found for found in heard if matches(found)), None)
-
-        return wait_until("the packet arrives at the other end", arrived, RECOVER_S, 0.1)
-
-    def outward(self, packet, tags=()):
-        """Sends an IPv4 packet from inside; returns what left, and the public address and port it left with."""
-        frame = packets.ethernet(LAN_MAC, CLIENT_MAC, packet, tags)
-        payload = packet[(packet[0] & 15) * 4:]
-        found = self.cross(self.inside, frame, self.outside,
-                           lambda f: f[12:14] == b"\x08\x00" and f[23] == packet[9] and f.endswith(payload[-8:]))
-        header = 14 + (found[14] & 15) * 4
-        return found, ".".join(str(byte) for byte in found[26:30]), struct.unpack_from("!H", found, header)[0]
-
-    def assert_public(self, public):
-        """The address is one of the pool."""
-        self.assertTrue(public.startswith("198.51.100.") and 1 <= int(public.rsplit(".", 1)[1]) <= 14, public)
+    def configuration(self, text):
+        return text + tagged_interfaces()
 
     def test_udp_with_ip_options_and_back(self):
         """Source, TTL and both checksums change; options, data and everything else stay."""

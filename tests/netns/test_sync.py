@@ -3,19 +3,38 @@
 import os
 import struct
 import unittest
+import zlib
 
 from labcase import VRF, LabCase, views, wait_equal, wait_in_sync, wait_until
 from twinlab.nodeconfig import SYNC_PORT
 from twinlab.shell import PYTHON, in_namespace, run
 
+
+def hello(versions=(1, 1), node=99, lane=0, lanes=2, boot=7, damage=0):
+    """A client's first bytes (sync/PROTOCOL.md R-2, R-3)."""
+    body = struct.pack("!BBIBBBIQ", *versions, 0, node, lane, lanes, 1, boot) + b"\x07someone"
+    return b"TWPS" + struct.pack("!HI", len(body), zlib.crc32(body) ^ damage) + body
+
+
+# What is sent, and the cause it must be counted under.
 INSULTS = {
-    "noise": os.urandom(4096),
-    "zeros": bytes(4096),
-    "a web request": b"GET / HTTP/1.1\r\nHost: node1\r\n\r\n",
-    "an enormous length": struct.pack("<II", 0xFFFFFFFF, 0xFFFFFFFF) + bytes(64),
-    "half a frame": b"\x10\x00",
-    "nothing": b"",
+    "noise": (b"\xff" + os.urandom(4095), "wrong-magic"),  # not by chance the protocol's first byte
+    "zeros": (bytes(4096), "wrong-magic"),
+    "a web request": (b"GET / HTTP/1.1\r\nHost: node1\r\n\r\n", "wrong-magic"),
+    "an enormous length": (b"TWPS" + b"\xff" * 64, "hello-malformed"),
+    "a damaged hello": (hello(damage=1), "hello-malformed"),
+    "a foreign version": (hello(versions=(7, 9)), "version-rejected"),
+    "an impossible node id": (hello(node=0), "node-id-rejected"),
+    "an impossible lane": (hello(lane=5), "lane-rejected"),
+    "half a hello": (hello()[:20], "hello-timeout"),
+    "nothing": (b"", "hello-timeout"),
 }
+# Frames behind a good handshake (R-10, R-11): check, length, sequence, records.
+FRAMES = {
+    "a damaged frame": (struct.pack("!IIQ", 0x12345678, 4, 1) + b"\x00\x01\x03\x00", "frame-check"),
+    "an oversized frame": (struct.pack("!IIQ", 0, 1 << 30, 1), "frame-oversized"),
+}
+STRANGER = "10.150.0.99"
 
 
 class TestLink(LabCase):
@@ -75,41 +94,62 @@ class TestLink(LabCase):
 class TestInsults(LabCase):
     """Bytes that no peer would send."""
 
-    def test_garbage_on_the_sync_port_changes_nothing(self):
-        """From the peer's own address, too: connections are closed, counted, and no entry moves."""
+    def setUp(self):
+        super().setUp()
         self.traffic.server()
-        sessions = self.open_sessions(100)
+        self.sessions = self.open_sessions(100)
         wait_equal(self.lab, at_least=100)
-        before = {place: views.entries(node) for place, node in self.lab.nodes.items()}
-        pids = {place: (node.pid("dataplane"), node.pid("control")) for place, node in self.lab.nodes.items()}
-        for name, insult in INSULTS.items():
-            for sender, target in ((self.node2, "10.150.0.1"), (self.node1, "10.150.0.2")):
-                self._insult(sender, target, insult)
-            self.say(f"sent {name}")
-        for place, node in self.lab.nodes.items():
-            self.assertEqual((node.pid("dataplane"), node.pid("control")), pids[place], f"{place} lost a process")
-            self.assertEqual(views.difference(before[place], views.entries(node)), [])
-        self.assertGreater(sum(self._refused(node) for node in self.lab.nodes.values()), 0, "no refusal was counted")
+        self.before = {place: views.entries(node) for place, node in self.lab.nodes.items()}
+        self.pids = self._pids()
+
+    def test_garbage_on_the_sync_port_changes_nothing(self):
+        """From the peer's own address: each connection is closed, counted by its cause, and no entry moves."""
+        for name, (insult, cause) in INSULTS.items():
+            for sender, victim in ((self.node2, self.node1), (self.node1, self.node2)):
+                self._insult(name, sender, victim, insult, cause)
+        self._nothing_has_changed()
+        for node in self.lab.nodes.values():
+            self.assertTrue(views.lanes_up(node, 2), f"{node.place} lost a lane")
+
+    def test_a_stranger_on_the_sync_link_is_not_listened_to(self):
+        """Another address than a configured peer's: closed unread."""
+        run("ip", "-n", self.node2.namespace, "address", "add", f"{STRANGER}/24", "dev", "sync0")
+        self._insult("a good hello", self.node2, self.node1, hello(), "unknown-address", source=STRANGER)
+        self._nothing_has_changed()
+
+    def test_garbage_behind_a_good_handshake_ends_that_connection_alone(self):
+        """Lanes that it displaced come back; both tables stay equal."""
+        for name, (insult, cause) in FRAMES.items():
+            self._insult(name, self.node2, self.node1, hello(node=2, boot=os.getpid()) + insult, cause)
+        self._nothing_has_changed()
+
+    def _nothing_has_changed(self):
+        self.assertEqual(self._pids(), self.pids, "a process has gone")
         wait_in_sync(self.lab, "node1")
-        self.assert_all_alive(sessions)
+        for place, node in self.lab.nodes.items():
+            self.assertEqual(views.difference(self.before[place], views.entries(node)), [])
+        self.assert_all_alive(self.sessions)
         self.open_sessions(20)
         wait_equal(self.lab, at_least=120)
 
-    def _insult(self, sender, target, data):
-        """Sends it and waits until the other side closes, or two seconds: a silent wait for more is allowed."""
+    def _pids(self):
+        return {place: (node.pid("dataplane"), node.pid("control")) for place, node in self.lab.nodes.items()}
+
+    def _insult(self, name, sender, victim, data, cause, source=None):
+        """Sends it, waits until the other side closes, and until it has counted why."""
+        target, own = ("10.150.0.1", "10.150.0.2") if victim is self.node1 else ("10.150.0.2", "10.150.0.1")
         code = ("import socket,sys\n"
-                f"s=socket.create_connection(('{target}',{SYNC_PORT}),2)\ns.settimeout(2)\n"
-                "try:\n s.sendall(bytes.fromhex(sys.stdin.read())); s.shutdown(1)\n while s.recv(4096): pass\n"
-                "except (TimeoutError, ConnectionError): pass\n")
+                f"s=socket.create_connection(('{target}',{SYNC_PORT}),2,('{source or own}',0))\ns.settimeout(10)\n"
+                "try:\n s.sendall(bytes.fromhex(sys.stdin.read()))\n while s.recv(4096): pass\n"
+                "except ConnectionError: pass\n")
+        before = self._counted(victim, cause)
         run(*in_namespace(sender.namespace, PYTHON, "-c", code), stdin=data.hex())
+        wait_until(f"{victim.place} counts {cause} for {name}", lambda: self._counted(victim, cause) > before, 10)
 
     @staticmethod
-    def _refused(node):
-        """Everything an event thread counts about connections and frames it turned away."""
-        words = ("refused", "rejected", "malformed", "bad", "closed", "error", "foreign", "unknown")
+    def _counted(node, cause):
         return sum(count["value"] for row in node.ctl("show", "event") for count in row["counters"]
-                   if any(word in count["name"] for word in words)) \
-            + views.peer(node)["local_node"]["receive_error"]
+                   if count["name"] == cause)
 
 
 if __name__ == "__main__":

@@ -79,22 +79,27 @@ class Node:
 
     def pid(self, daemon):
         """Process id of a running daemon, or None."""
-        try:
-            record = json.loads((self.directory / f"{daemon}.pid").read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            return None
-        child = _CHILDREN.get(record["pid"])
-        if child is not None and child.poll() is not None:
+        record = self._record(daemon)
+        child = _CHILDREN.get(record.get("pid"))
+        if not record or (child is not None and child.poll() is not None):
             return None
         return record["pid"] if start_time(record["pid"]) == record["start_time"] else None
+
+    def _record(self, daemon):
+        try:
+            return json.loads((self.directory / f"{daemon}.pid").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return {}
 
     def kill(self, only=None, wait=True):
         """kill -9, data process first: what a power failure does to a node, as far as one machine can show it."""
         self._signal(signal.SIGKILL, only, within_s=5 if wait else 0)
 
     def stop(self, only=None):
-        """SIGTERM, and waits for the orderly end."""
+        """SIGTERM, and waits for the orderly end. Returns the exit codes of those that this process had started."""
         self._signal(signal.SIGTERM, only, within_s=15)
+        mine = {daemon: _CHILDREN.get(self._record(daemon).get("pid")) for daemon in self._chosen(only)}
+        return {daemon: child.wait() for daemon, child in mine.items() if child is not None}
 
     def _signal(self, number, only, within_s):
         running = [(daemon, self.pid(daemon)) for daemon in self._chosen(only)]
@@ -124,13 +129,17 @@ class Node:
 
     def ctl(self, *words, within_s=10):
         """Runs `twinpathctl --node NAME WORDS --json` and returns what it printed, decoded."""
-        text = run(binaries() / "twinpathctl", "--node", self.name, *words, "--json", within_s=within_s)
+        text = run(*self.ctl_words(*words, "--json"), within_s=within_s)
         if not text.strip():
             return True
         try:
             return json.loads(text)
         except ValueError as error:
             raise LabError(f"twinpathctl {' '.join(words)}: not JSON: {text[:200]!r}") from error
+
+    def ctl_words(self, *words):
+        """The command line that asks this node."""
+        return [binaries() / "twinpathctl", "--node", self.name, *words]
 
     def set_state(self, state):
         """Makes the HA group of the lab master or backup here."""

@@ -16,16 +16,17 @@ def address(text):
 
 
 def ethernet(target, source, payload, tags=()):
-    """A frame; tags from the outside in."""
+    """A frame; tags from the outside in, the outer one of two a service tag (IEEE 802.1ad)."""
     kind = 0x86DD if payload[0] >> 4 == 6 else 0x0800
-    body = b"".join(struct.pack("!HH", 0x8100, tag) for tag in tags) + struct.pack("!H", kind) + payload
+    types = [0x88A8, 0x8100][-len(tags):]
+    body = b"".join(struct.pack("!HH", *tag) for tag in zip(types, tags)) + struct.pack("!H", kind) + payload
     return bytes.fromhex(target.replace(":", "")) + bytes.fromhex(source.replace(":", "")) + body
 
 
-def ipv4(source, target, protocol, payload, ttl=64, options=b"", identification=0x1234):
+def ipv4(source, target, protocol, payload, ttl=64, options=b"", identification=0x1234, service=0):
     """An IPv4 packet that must not be fragmented."""
     length = 20 + len(options)
-    header = struct.pack("!BBHHHBBH", 0x40 | length // 4, 0, length + len(payload), identification, 0x4000, ttl,
+    header = struct.pack("!BBHHHBBH", 0x40 | length // 4, service, length + len(payload), identification, 0x4000, ttl,
                          protocol, 0) + address(source) + address(target) + options
     return header[:10] + struct.pack("!H", checksum(header)) + header[12:] + payload
 
@@ -57,10 +58,11 @@ def udp(source, source_port, target, target_port, data):
     return _summed(source, target, UDP, struct.pack("!HHHH", source_port, target_port, 8 + len(data), 0) + data, 6)
 
 
-def tcp(source, source_port, target, target_port, flags, sequence=1000, acknowledged=0, options=b"", data=b""):
+def tcp(source, source_port, target, target_port, flags, sequence=1000, acknowledged=0, options=b"", data=b"",
+        window=65000):
     """A TCP segment."""
     header = struct.pack("!HHIIBBHHH", source_port, target_port, sequence, acknowledged,
-                         (20 + len(options)) // 4 << 4, flags, 65000, 0, 0)
+                         (20 + len(options)) // 4 << 4, flags, window, 0, 0)
     return _summed(source, target, TCP, header + options + data, 16)
 
 

@@ -54,13 +54,17 @@ def wait_until(what, probe, within_s, every_s=0.02):
 
 
 def start_time(pid):
-    """When a process started, in clock ticks since boot; None when there is none. Tells a reused pid apart."""
+    """When a process started, in clock ticks since boot; None when there is none. Tells a reused pid apart.
+
+    The main thread of a killed process is gone before the others: until the last one is, it holds its sockets.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rsplit(")", 1)[1].split()
+        ended = fields[0] in ("Z", "X") and len(os.listdir(f"/proc/{pid}/task")) <= 1
     except (OSError, IndexError):
         return None
-    return None if fields[0] in ("Z", "X") else int(fields[19])
+    return None if ended else int(fields[19])
 
 
 def checksum(data):

@@ -1,5 +1,6 @@
 """What the operator's command says, as the scenarios need it. The only place that knows the shapes of its JSON."""
 
+import re
 from collections import Counter
 
 from .node import HA_GROUP, VRF
@@ -59,6 +60,12 @@ def packets_per_worker(node):
         counters = {count["name"]: count["value"] for count in row["counters"]}
         answer[f"worker{row['worker']}"] = counters["rx_packets"] + counters["handoff_in"]
     return answer
+
+
+def packets_per_queue(node):
+    """Packets received on each queue of each port, as the driver counts them."""
+    return {(row["name"], count["name"]): count["value"] for row in _rows(node.ctl("show", "port"))
+            for count in row["xstats"] if re.fullmatch(r"rx_q\d+_?packets", count["name"])}
 
 
 def worker_counters(node):
