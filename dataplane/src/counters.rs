@@ -58,6 +58,14 @@ counters! {
     translated,
     /// ICMP errors translated.
     icmp_errors_translated,
+    /// Fragments that met the packet they belong to.
+    fragments_seen,
+    /// Fragments that had to wait for their packet's first one.
+    fragments_held,
+    /// Fragmented packets of which every piece was seen.
+    fragments_complete,
+    /// Fragments made of packets larger than the outgoing MTU.
+    fragments_made,
     /// ICMP errors generated.
     icmp_errors_sent,
     /// ICMP errors not generated because of the rate limit.

@@ -13,6 +13,7 @@ pub mod stage;
 pub mod tables;
 
 pub mod conntrack;
+mod fragment;
 pub mod nat;
 pub mod policy;
 pub mod slot;

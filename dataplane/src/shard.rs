@@ -54,6 +54,14 @@ pub const fn worker_of(slot: u16, workers: u16) -> u16 {
     slot % workers
 }
 
+/// Worker where the fragments of a packet meet when no address says whose flow it is.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "a remainder below 65,536")]
+pub fn worker_of_packet(src: &Addr, dst: &Addr, id: u32, workers: u16) -> u16 {
+    let ends = address_hash(src).rotate_left(1) ^ address_hash(dst);
+    (mix64(ends ^ id as u64) % workers as u64) as u16
+}
+
 /// Lane (and event thread) of a slot: independent of its worker, so that every worker feeds every lane.
 #[must_use]
 pub const fn lane_of(slot: u16, workers: u16, lanes: u16) -> u16 {

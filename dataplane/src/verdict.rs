@@ -55,8 +55,22 @@ reasons! {
     BadL4Header = "bad-l4-header",
     /// TCP flags that no sane stack sends.
     BadTcpFlags = "bad-tcp-flags",
-    /// Fragment: not reassembled by this version.
+    /// Fragment of a message that is only handled whole: an ICMP error.
     Fragment = "fragment",
+    /// Fragment of no bytes, of a length that is no multiple of 8 with more to come, or beyond 65,535 bytes.
+    FragmentBad = "fragment-bad",
+    /// First fragment without its whole transport header, or a later one that reaches into it (RFC 1858, RFC 7112).
+    FragmentTiny = "fragment-tiny",
+    /// Fragment that contradicts another one of its packet; the rest of the packet follows it (RFC 5722, RFC 8200 4.5).
+    FragmentOverlap = "fragment-overlap",
+    /// Fragment that was there already.
+    FragmentDuplicate = "fragment-duplicate",
+    /// Fragment that waited for its packet's first one in vain.
+    FragmentTimeout = "fragment-timeout",
+    /// No room for a fragment that waits, or more fragments of a packet than are followed.
+    FragmentOverflow = "fragment-overflow",
+    /// Later fragment of a packet whose first one was dropped or has no conntrack.
+    FragmentRefused = "fragment-refused",
     /// Protocol that cannot be translated, in a direction that needs translation.
     UnsupportedProtocol = "unsupported-protocol",
     /// This node is not active for the VRF, and the packet matches a synced conntrack.
@@ -109,7 +123,7 @@ reasons! {
     TooBig = "too-big",
     /// Not enough room in the buffer for the outgoing VLAN tags.
     NoHeadroom = "no-headroom",
-    /// Handed to another worker twice (only hairpinning may need a second time).
+    /// Handed to other workers more often than a hairpinning fragment needs, or the ring to another worker was full.
     HandoffLoop = "handoff-loop",
     /// The port did not take the packet: transmit queue full or link down.
     TxRejected = "tx-rejected",
@@ -130,6 +144,8 @@ pub enum Verdict {
     Forward,
     /// The kernel's business.
     Punt,
+    /// Kept until the packet's first fragment comes.
+    Hold,
     /// Dropped, counted under the reason.
     Drop(Drop),
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   handoff rings ┐
-//!   rx queues ────┴► parse ► steer ► lookup ► admit ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
+//!   rx queues ────┴► parse ► steer ► (fragments: reassemble) ► lookup ► admit ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
 //!                    then, once per turn: emit ► expire ► absorb ► inbox
 //! ```
 //!
@@ -18,6 +18,7 @@ use rtrb::{Consumer, Producer};
 
 use crate::applied::AppliedCounters;
 use crate::delta::{ToEvent, ToWorker};
+use crate::fragment::{Fragments, Ticket};
 use crate::inbox::{Announcing, Ask, Visited, Visitor};
 use crate::io::{BURST, Io, Packet, RxQueue};
 use crate::nat::Pools;
@@ -30,7 +31,9 @@ use crate::stage::emit::emit;
 use crate::stage::expire::expire;
 use crate::stage::forward::forward;
 use crate::stage::lookup::lookup;
+use crate::stage::meta::Piece;
 use crate::stage::parse::parse;
+use crate::stage::reassemble::{PieceWork, reassemble, remark};
 use crate::stage::steer::steer;
 use crate::stage::track::track;
 pub use crate::stage::transmit::Handoff;
@@ -95,6 +98,7 @@ pub struct Worker<I: Io> {
     outputs: Vec<Producer<ToEvent>>,
     inputs: Vec<Consumer<ToWorker>>,
     absorb_budget: usize,
+    fragments: Fragments<I::Packet>,
     announcing: Announcing,
     visiting: Option<Visitor>,
     snapshot_seen: usize,
@@ -124,6 +128,7 @@ impl<I: Io> Worker<I> {
             outputs,
             inputs,
             absorb_budget: ABSORB_BUDGET,
+            fragments: Fragments::new((number, workers)),
             announcing: Announcing::default(),
             visiting: None,
             snapshot_seen: 0,
@@ -142,6 +147,7 @@ impl<I: Io> Worker<I> {
         }
         let mut work = self.handed_over(now, &snapshot, io);
         if self.handoffs_have_room() {
+            work += self.released(now, &snapshot, io);
             for index in 0..self.queues.len() {
                 work += self.received(index, now, &snapshot, io);
             }
@@ -155,6 +161,7 @@ impl<I: Io> Worker<I> {
         self.out.flush(io, &mut self.tables.counters);
         work += emit(&mut self.tables, &mut self.outputs, now);
         work += expire(&mut self.tables, now);
+        work += self.fragments.expire(now, &mut self.tables.counters);
         work += self.absorb(now);
         work + self.ask(now)
     }
@@ -183,6 +190,7 @@ impl<I: Io> Worker<I> {
                 drop(handoff);
             }
         }
+        self.fragments.drain(&mut self.tables.counters);
         self.batch.packets.clear();
         self.out.flush(io, &mut self.tables.counters);
     }
@@ -200,7 +208,13 @@ impl<I: Io> Worker<I> {
         for ring in 0..self.links.handoff_in.len() {
             while let Ok(handoff) = self.links.handoff_in[ring].pop() {
                 self.tables.counters.handoff_in += 1;
-                self.batch.work[self.batch.packets.len()] = Work::arrived(handoff.port, handoff.handoffs);
+                let i = self.batch.packets.len();
+                self.batch.work[i] = Work::arrived(handoff.port, handoff.handoffs);
+                if handoff.mark.is_some() {
+                    self.batch.work[i].passed = true;
+                    self.batch.pieces[i].mark = handoff.mark;
+                    self.batch.pieces[i].ticket = Ticket::NONE;
+                }
                 self.batch.packets.push(handoff.packet);
                 if self.batch.packets.is_full() {
                     break;
@@ -211,6 +225,26 @@ impl<I: Io> Worker<I> {
             }
         }
         work
+    }
+
+    /// Fragments whose packet's first one has come: a burst of them per turn.
+    fn released(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
+        while !self.batch.packets.is_full()
+            && let Some(held) = self.fragments.take_ready(&mut self.tables.counters)
+        {
+            let i = self.batch.packets.len();
+            self.batch.work[i] = Work::arrived(held.port, held.handoffs);
+            self.batch.work[i].passed = true;
+            self.batch.pieces[i] = PieceWork {
+                ticket: Ticket::NONE,
+                mark: Some(held.mark),
+            };
+            self.batch.packets.push(held.packet);
+        }
+        if self.batch.packets.is_empty() {
+            return 0;
+        }
+        self.process(now, snapshot, io)
     }
 
     fn received(&mut self, index: usize, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
@@ -241,16 +275,31 @@ impl<I: Io> Worker<I> {
             worker: self.number,
             workers: self.workers,
         };
+        let mut fragments = false;
         for i in 0..packets {
             batch.work[i].verdict = parse(batch.packets[i].data(), &mut batch.meta[i]);
+            fragments |= batch.meta[i].piece != Piece::Whole;
+        }
+        if fragments {
+            remark(batch);
         }
         steer(batch, &cx);
+        if fragments {
+            reassemble(batch, &mut self.fragments, &mut cx);
+        }
         lookup(batch, &mut cx);
         admit(batch, &mut cx);
         track(batch, &mut cx);
         forward(batch, &mut cx);
         answer(batch, &mut self.out, io, &mut cx);
-        transmit(batch, &mut self.out, &mut self.links.handoff_out, io, &mut cx);
+        transmit(
+            batch,
+            &mut self.out,
+            &mut self.links.handoff_out,
+            &mut self.fragments,
+            io,
+            &mut cx,
+        );
         packets
     }
 

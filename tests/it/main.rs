@@ -1,6 +1,8 @@
 //! Whole nodes, and pairs of them, against what they promise. One binary; a module per promise.
 
 #[cfg(test)]
+mod fragments;
+#[cfg(test)]
 mod handoff;
 #[cfg(test)]
 mod packet_path;

@@ -360,7 +360,7 @@ impl Watch {
         for frame in frames {
             let kind = packet::read(frame).map(|meta| meta.kind);
             assert!(
-                !matches!(kind, Ok(Kind::Flow | Kind::IcmpError)),
+                !matches!(kind, Ok(Kind::Flow | Kind::IcmpError | Kind::Fragment)),
                 "I10: node {index} is {:?} and sent {frame:02x?}",
                 node.role(MAIN)
             );

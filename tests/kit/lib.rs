@@ -13,5 +13,6 @@ pub mod expect;
 pub mod oracle;
 
 pub mod config;
+pub mod fragment;
 pub mod packet;
 pub mod random;

@@ -124,6 +124,30 @@ class TestPackets(PacketCase):
         self.assertEqual(found, packets.ethernet(SERVER_MAC, WAN_MAC, packets.ipv6(
             CLIENT6, SERVER6, UDP, segment, hops=63, extensions=extensions)))
 
+    def test_ipv6_fragments_pass_whichever_comes_first(self):
+        """The last piece waits for the ports that are in the first one; both are only hopped."""
+        segment = packets.udp(CLIENT6, 5006, SERVER6, 7001, bytes(range(200)))
+
+        def piece(identification, first, last, hops=64):
+            header = b"\x00" + struct.pack("!HI", first | (last < len(segment)), identification)
+            return packets.ipv6(CLIENT6, SERVER6, UDP, segment[first:last], hops, ((44, header),))
+
+        # Opens the way, and resolves the neighbours.
+        self.cross(self.inside, packets.ethernet(LAN_MAC, CLIENT_MAC, packets.ipv6(CLIENT6, SERVER6, UDP, segment)),
+                   self.outside, lambda f: f.endswith(segment))
+        before = len(self.outside.ask("heard")["frames"])
+        later, first = (packets.ethernet(LAN_MAC, CLIENT_MAC, piece(7, *ends)) for ends in ((96, 208), (0, 96)))
+        self.inside.ask("send", frames=[later.hex()])
+        self.inside.ask("send", frames=[first.hex()])
+        expected = {packets.ethernet(SERVER_MAC, WAN_MAC, piece(7, *ends, hops=63)) for ends in ((96, 208), (0, 96))}
+
+        def arrived():
+            heard = {bytes.fromhex(text) for text in self.outside.ask("heard")["frames"][before:]}
+            return expected <= heard
+
+        wait_until("both pieces arrive at the other end", arrived, RECOVER_S, 0.1)
+        self.assertGreaterEqual(views.worker_counters(self.node1)["fragments_held"], 1)
+
     def test_broken_packets_are_counted_and_go_nowhere(self):
         """Each for its own reason; no conntrack comes of any of them."""
         good = packets.ipv4(CLIENT, SERVER, UDP, packets.udp(CLIENT, 5004, SERVER, 7001, b"never seen"))

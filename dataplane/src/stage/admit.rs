@@ -8,7 +8,7 @@ use crate::flow::{Direction, FlowKey, proto};
 use crate::io::Packet;
 use crate::policy::Query;
 use crate::slot::NIL;
-use crate::stage::meta::{Kind, Meta};
+use crate::stage::meta::{Kind, Meta, Piece};
 use crate::verdict::{Drop, Verdict};
 use crate::vrf::Local;
 
@@ -22,6 +22,10 @@ pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
         if let Some((id, direction)) = cx.tables.conntracks.find(work.hash, &meta.key) {
             work.entry = id;
             work.direction = direction;
+            continue;
+        }
+        if meta.piece == Piece::Later {
+            work.drop(Drop::FragmentRefused);
             continue;
         }
         match first_packet(meta, work, cx) {

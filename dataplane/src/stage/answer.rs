@@ -4,7 +4,7 @@
 use super::{Batch, Context, Exit, Work};
 use crate::flow::proto;
 use crate::io::{Io, Packet};
-use crate::stage::meta::{Kind, Meta};
+use crate::stage::meta::{Kind, Meta, Piece};
 use crate::stage::respond::{
     IcmpError, arp_reply, echo_reply, icmp_error, neighbor_advertisement, tcp_reset,
 };
@@ -37,7 +37,7 @@ pub(crate) fn answer<I: Io>(
                     send_error(packet, meta, work, error, out, io, cx);
                 }
             }
-            Verdict::Punt => {}
+            Verdict::Punt | Verdict::Hold => {}
         }
     }
 }
@@ -76,6 +76,10 @@ enum Owed {
 }
 
 fn owed(reason: Drop, meta: &Meta, work: &Work, cx: &Context<'_>) -> Option<Owed> {
+    // Of a fragmented packet, only the first piece is answered (RFC 1122, section 3.2.2).
+    if meta.piece == Piece::Later {
+        return None;
+    }
     match reason {
         Drop::TtlExceeded => Some(Owed::Icmp(IcmpError::TimeExceeded)),
         Drop::TooBig => {

@@ -2,6 +2,7 @@
 //! error about the packet can quote it as its sender knows it.
 
 use super::{Batch, Context, Exit, Work};
+use crate::fragment::split::can_split;
 use crate::io::Packet;
 use crate::slot::NIL;
 use crate::stage::meta::Meta;
@@ -9,18 +10,18 @@ use crate::verdict::Drop;
 
 pub(crate) fn forward<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
     for i in batch.open() {
-        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+        let (packet, meta, work) = (&batch.packets[i], &batch.meta[i], &mut batch.work[i]);
         if work.entry == NIL {
             continue;
         }
-        match way_out(meta, work, cx) {
+        match way_out(packet, meta, work, cx) {
             Ok(exit) => work.exit = exit,
             Err(reason) => work.drop(reason),
         }
     }
 }
 
-fn way_out(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Exit, Drop> {
+fn way_out<P: Packet>(packet: &P, meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Exit, Drop> {
     if meta.ttl <= 1 {
         return Err(Drop::TtlExceeded);
     }
@@ -38,15 +39,18 @@ fn way_out(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Exit, Drop>
     if !interface.up {
         return Err(Drop::LinkDown);
     }
-    if meta.ip_len > interface.mtu {
+    let too_big = meta.ip_len > interface.mtu;
+    if too_big && !can_split(packet.data(), meta, interface.mtu) {
         return Err(Drop::TooBig);
     }
     let Some(mac) = cx.snapshot.neighbor(hop.interface, &hop.address) else {
         cx.notices.unresolved(hop.interface, hop.address, cx.now);
         return Err(Drop::NeighborUnresolved);
     };
-    Ok(Exit::Neighbor {
-        interface: hop.interface,
-        mac,
+    let interface = hop.interface;
+    Ok(if too_big {
+        Exit::Split { interface, mac }
+    } else {
+        Exit::Neighbor { interface, mac }
     })
 }

@@ -12,6 +12,8 @@ pub enum Kind {
     Flow,
     /// ICMP or `ICMPv6` error about a packet of some flow.
     IcmpError,
+    /// Later piece of a fragmented packet: its ports are in the first one. A flow as soon as they are known.
+    Fragment,
     /// ARP for IPv4 over Ethernet.
     Arp,
     /// IPv6 neighbour solicitation or advertisement.
@@ -49,6 +51,31 @@ pub struct IcmpMessage {
     pub embedded_l3_len: u16,
 }
 
+/// Which part of its packet a frame carries.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Piece {
+    /// All of it (an IPv6 fragment that is its own only one included, RFC 6946).
+    #[default]
+    Whole,
+    /// The first piece, with all of its headers.
+    First,
+    /// A later piece, without a transport header.
+    Later,
+}
+
+/// Where a piece belongs.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification: 16 bits of IPv4, 32 of IPv6.
+    pub id: u32,
+    /// Offset of its bytes in the fragmentable part, a multiple of 8.
+    pub offset: u16,
+    /// Its bytes.
+    pub len: u16,
+    /// Not the last piece.
+    pub more: bool,
+}
+
 /// What parse learnt about a frame.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Meta {
@@ -58,11 +85,16 @@ pub struct Meta {
     ///   protocols without ports.
     /// - `IcmpError`: the tuple of a packet of the embedded packet's flow that travels in the error's direction, which
     ///   is the embedded tuple reversed. Its source is not always the error's source.
+    /// - Fragment: addresses, and the protocol of IPv4; ports are 0.
     /// - Arp and `NeighborDiscovery`: `src` is the asking address, `dst` the address asked for (the target).
     /// - Other: addresses and protocol when the packet is IP.
     pub key: FlowKey,
     /// What it is.
     pub kind: Kind,
+    /// Whole packet or which piece.
+    pub piece: Piece,
+    /// Where the piece belongs. Valid unless it is the whole packet.
+    pub fragment: Fragment,
     /// IPv6 (else IPv4 or ARP).
     pub is_v6: bool,
     /// ARP request, neighbour solicitation, or request of an ICMP query.

@@ -6,6 +6,8 @@ pub mod meta;
 pub mod parse;
 pub(crate) mod steer;
 
+pub(crate) mod reassemble;
+
 pub(crate) mod lookup;
 
 pub(crate) mod admit;
@@ -36,6 +38,7 @@ use crate::nat::Pools;
 use crate::notice::Notices;
 use crate::slot::NIL;
 use crate::stage::meta::Meta;
+use crate::stage::reassemble::PieceWork;
 use crate::tables::Tables;
 use crate::time::Instant;
 use crate::verdict::{Drop, Verdict};
@@ -48,6 +51,7 @@ pub(crate) struct Batch<P> {
     pub(crate) packets: Burst<P>,
     pub(crate) meta: [Meta; BURST],
     pub(crate) work: [Work; BURST],
+    pub(crate) pieces: [PieceWork; BURST],
 }
 
 /// What the stages after parse decide for one packet.
@@ -70,6 +74,8 @@ pub(crate) struct Work {
     pub(crate) direction: Direction,
     /// It made its conntrack: the first packet.
     pub(crate) first: bool,
+    /// It is a fragment that has met its packet: its place in [`Batch::pieces`] is valid.
+    pub(crate) passed: bool,
     /// Worker that has to process it, when that is another one.
     pub(crate) to_worker: Option<u16>,
     /// The tuple it leaves with.
@@ -85,6 +91,8 @@ pub(crate) enum Exit {
     None,
     /// Translated, to this neighbour.
     Neighbor { interface: InterfaceId, mac: Mac },
+    /// As [`Self::Neighbor`], in pieces that the link can take.
+    Split { interface: InterfaceId, mac: Mac },
     /// Translated, then back to the steer stage: its destination is one of our pools (RFC 4787 section 6).
     Hairpin,
     /// An answer of ours, complete, back out of the interface it came in by.
@@ -105,6 +113,7 @@ impl Work {
         entry: NIL,
         direction: Direction::Original,
         first: false,
+        passed: false,
         to_worker: None,
         to: FlowKey {
             src: crate::flow::Addr::v6([0; 16]),
@@ -143,6 +152,7 @@ impl<P> Batch<P> {
             packets: Burst::new(),
             meta: [Meta::default(); BURST],
             work: [Work::START; BURST],
+            pieces: [PieceWork::START; BURST],
         }
     }
 

@@ -7,9 +7,11 @@
 //!                        → IPv4, IPv6 + extension headers → group or link-local address: punt
 //!                                                         → transport (parse/transport.rs): Flow, IcmpError,
 //!                                                           NeighborDiscovery
+//!                                                         → pieces of packets (parse/fragment.rs): Flow, Fragment
 //!                        → link protocols: punt
 //! ```
 
+mod fragment;
 mod transport;
 
 #[cfg(test)]
@@ -17,16 +19,18 @@ mod fuzz;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_fragment;
+#[cfg(test)]
 mod tests_icmp;
 
-pub use super::meta::{IcmpMessage, Kind, Meta, TcpSegment};
+pub use super::meta::{Fragment, IcmpMessage, Kind, Meta, Piece, TcpSegment};
 
 use crate::flow::{Addr, FlowKey, VrfId, proto};
 use crate::verdict::{Drop, Verdict};
 use crate::wire::arp::{self, Arp};
 use crate::wire::ethernet::{self, Ethernet, ethertype};
 use crate::wire::ext::{self, Fault};
-use crate::wire::ipv4::{self, Ipv4, option};
+use crate::wire::ipv4::{self, FRAGMENT_OFFSET, Ipv4, MORE_FRAGMENTS, option};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::vlan::{TAG_LEN, Tag, VlanTags, is_tpid};
 
@@ -65,6 +69,7 @@ fn dissect(frame: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     }
     meta.l2_len = u16::try_from(l2_len).map_err(|_| Drop::Oversized)?;
     meta.is_request = false;
+    meta.piece = Piece::Whole;
     let payload = frame.get(l2_len..).ok_or(Drop::Truncated)?;
     let kind = match ethertype {
         ethertype::IPV4 => ipv4(payload, meta)?,
@@ -73,7 +78,7 @@ fn dissect(frame: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
         _ => return link_protocol(ethertype, payload, meta),
     };
     // A router must not forward what came by link-layer broadcast or multicast (RFC 1812, section 5.3.4).
-    if matches!(kind, Kind::Flow | Kind::IcmpError) && ethernet::is_group(&meta.dst_mac) {
+    if matches!(kind, Kind::Flow | Kind::IcmpError | Kind::Fragment) && ethernet::is_group(&meta.dst_mac) {
         return Err(Drop::BadMac);
     }
     Ok(kind)
@@ -167,7 +172,14 @@ fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
         return outcome;
     }
     if header.is_fragment() {
-        return Err(Drop::Fragment);
+        let field = header.fragment();
+        let place = Fragment {
+            id: u32::from(header.id()),
+            offset: (field & FRAGMENT_OFFSET) << 3,
+            len: low_word(l4.len()),
+            more: field & MORE_FRAGMENTS != 0,
+        };
+        return fragment::piece(place, l4, meta);
     }
     let pseudo = &header.addresses();
     match header.proto() {
@@ -225,10 +237,10 @@ fn ipv6(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
         .get(..40 + usize::from(header.payload_len()))
         .ok_or(Drop::Truncated)?;
     let after = packet.get(40..).unwrap_or_default();
-    let (mut protocol, mut offset, mut fragment_header) = (header.next_header(), 0, false);
+    let (mut protocol, mut offset, mut fragment) = (header.next_header(), 0, None);
     if !matches!(protocol, proto::TCP | proto::UDP | proto::ICMP6) {
         let upper = ext::walk(after, protocol).map_err(extension_fault)?;
-        (protocol, offset, fragment_header) = (upper.proto, upper.offset, upper.atomic_fragment);
+        (protocol, offset, fragment) = (upper.proto, upper.offset, upper.fragment);
     }
     let (src, dst) = (header.src(), header.dst());
     meta.key = key(Addr::v6(src), Addr::v6(dst), protocol);
@@ -241,9 +253,21 @@ fn ipv6(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     let l4 = after.get(offset..).unwrap_or_default();
     let pseudo = &header.addresses();
     let scope = ipv6_addresses(&src, &dst)?;
+    if let Some(header) = fragment.filter(|header| !header.is_atomic()) {
+        if scope == Scope::Link {
+            return Ok(Kind::Other);
+        }
+        let place = Fragment {
+            id: header.id,
+            offset: header.offset,
+            len: low_word(after.len().saturating_sub(header.end)),
+            more: header.more,
+        };
+        return fragment::piece(place, l4, meta);
+    }
     match protocol {
         // Before the scope: neighbour discovery is link-local and multicast by nature. Never in fragments (RFC 6980).
-        proto::ICMP6 if transport::is_neighbor_discovery(l4) && !fragment_header => {
+        proto::ICMP6 if transport::is_neighbor_discovery(l4) && fragment.is_none() => {
             transport::neighbor_discovery(l4, pseudo, meta)
         }
         _ if scope == Scope::Link => Ok(Kind::Other),
@@ -282,7 +306,7 @@ const fn extension_fault(fault: Fault) -> Drop {
     match fault {
         Fault::Truncated => Drop::Truncated,
         Fault::OutOfPlace | Fault::SourceRouted => Drop::BadExtensionHeader,
-        Fault::Fragment(_) => Drop::Fragment,
+        Fault::Tiny => Drop::FragmentTiny,
     }
 }
 
@@ -299,7 +323,10 @@ const fn key(src: Addr, dst: Addr, proto: u8) -> FlowKey {
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "header lengths below 400")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "parts of an IP packet, which has at most 65,535 bytes"
+)]
 const fn low_word(n: usize) -> u16 {
     n as u16
 }

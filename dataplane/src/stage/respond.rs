@@ -222,8 +222,8 @@ pub fn echo_reply(frame: &mut [u8], meta: &Meta) -> bool {
 /// `offender` may already have been rewritten (the error quotes it as it came), but not got another Ethernet header.
 ///
 /// False when no error may be sent about it or the buffer is too small. Only kind Flow may be the cause of one: parse
-/// keeps ICMP errors, multicast, broadcast, fragments and senders that are no single host out of that kind (RFC 1122,
-/// section 3.2.2; RFC 4443, section 2.4 (e)).
+/// keeps ICMP errors, multicast, broadcast and senders that are no single host out of that kind (RFC 1122, section 3.2.2;
+/// RFC 4443, section 2.4 (e)). Later pieces of fragmented packets are the caller's to keep out.
 pub fn icmp_error<P: Packet>(
     packet: &mut P,
     offender: &[u8],

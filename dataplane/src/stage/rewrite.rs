@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::meta::{Kind, Meta};
+use super::meta::{Kind, Meta, Piece};
 use crate::flow::{Addr, Direction, FlowKey, proto};
 use crate::io::Packet;
 use crate::wire::checksum::{Change, Sum};
@@ -43,6 +43,35 @@ pub(super) fn retuple(frame: &mut [u8], meta: &Meta, to: &FlowKey, ttl: u8) {
         ipv4(ip, to, ttl)
     };
     transport(l4, to, meta.is_request, addresses);
+}
+
+/// As [`rewrite_flow`] for a piece of a fragmented packet. Only the first one has a transport header, and the checksum
+/// of the whole packet in it.
+#[cold]
+pub(super) fn rewrite_piece(frame: &mut [u8], meta: &Meta, to: &FlowKey) {
+    if meta.piece == Piece::First {
+        rewrite_flow(frame, meta, to);
+        return;
+    }
+    let Some((ip, _)) = split(frame, meta) else {
+        return;
+    };
+    let ttl = meta.ttl.saturating_sub(1);
+    if meta.is_v6 {
+        ipv6(ip, to, ttl);
+    } else {
+        ipv4(ip, to, ttl);
+    }
+}
+
+/// Gives an IPv4 packet of kind Flow another identification.
+#[cold]
+pub(super) fn set_id(frame: &mut [u8], meta: &Meta, id: u16) {
+    if let Some(mut header) = frame.get_mut(usize::from(meta.l2_len)..).and_then(Ipv4::at_mut) {
+        let checksum = Change::NONE.word(header.id(), id).apply(header.checksum());
+        header.set_id(id);
+        header.set_checksum(checksum);
+    }
 }
 
 /// As [`restore_flow`] for the start of an IP packet, cut off after its headers or anywhere in its data.

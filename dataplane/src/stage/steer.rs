@@ -1,16 +1,19 @@
 //! Whose packet is it: interface and VRF, then the slot of its flow and the worker that owns the slot.
 //!
 //! The shard function is total (DESIGN.md, "Ownership"): a packet to a pool belongs to the holder of the port block;
-//! else an inside end decides; else both ends do. Link-local business (ARP, ND, the kernel's protocols) needs no owner.
+//! else an inside end decides; else both ends do. A fragment goes to the worker where all pieces of its packet meet
+//! ([`super::reassemble`]), until it has met them. Link-local business (ARP, ND, the kernel's protocols) needs no owner.
 
-use super::{Batch, Context};
+use super::reassemble::meeting_worker;
+use super::{Batch, Context, Work};
 use crate::delta::SlotRef;
 use crate::io::Packet;
 use crate::shard::{slot_of, worker_of};
-use crate::stage::meta::{Kind, Meta};
+use crate::stage::meta::{Kind, Meta, Piece};
 use crate::verdict::{Drop, Verdict};
 
-/// A packet may be handed over once on arrival and once more when it hairpins.
+/// A packet may be handed over once on arrival (a fragment twice: to where its packet's pieces meet, and on to the
+/// owner) and once more when it hairpins.
 const HANDOFFS_MAX: u8 = 3;
 
 pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
@@ -28,7 +31,7 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
         }
         meta.key.vrf = interface.vrf;
         match meta.kind {
-            Kind::Flow | Kind::IcmpError => {}
+            Kind::Flow | Kind::IcmpError | Kind::Fragment => {}
             Kind::Arp | Kind::NeighborDiscovery => continue,
             Kind::Other => {
                 work.verdict = Verdict::Punt;
@@ -36,13 +39,23 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
             }
         }
         work.at = owner_slot(meta, cx);
-        let owner = worker_of(work.at.slot, cx.workers);
-        if owner != cx.worker {
-            if work.handoffs >= HANDOFFS_MAX {
-                work.drop(Drop::HandoffLoop);
-            } else {
-                work.to_worker = Some(owner);
-            }
+        let owner = if meta.piece == Piece::Whole || work.passed {
+            worker_of(work.at.slot, cx.workers)
+        } else {
+            meeting_worker(meta, work.at, cx)
+        };
+        hand_to(owner, work, cx);
+    }
+}
+
+/// Leaves the packet to its owner, when that is another worker.
+#[inline]
+pub(crate) fn hand_to(owner: u16, work: &mut Work, cx: &Context<'_>) {
+    if owner != cx.worker {
+        if work.handoffs >= HANDOFFS_MAX {
+            work.drop(Drop::HandoffLoop);
+        } else {
+            work.to_worker = Some(owner);
         }
     }
 }
@@ -54,13 +67,14 @@ fn wrong_station(meta: &Meta, mac: &[u8; 6]) -> Option<Drop> {
     }
     let group = meta.dst_mac[0] & 1 == 1;
     // A unicast packet in a broadcast frame is nobody's to forward (RFC 1812 section 5.3.4).
-    if meta.dst_mac != *mac && (!group || meta.kind == Kind::Flow || meta.kind == Kind::IcmpError) {
+    if meta.dst_mac != *mac && (!group || matches!(meta.kind, Kind::Flow | Kind::IcmpError | Kind::Fragment))
+    {
         return Some(Drop::OtherHost);
     }
     None
 }
 
-fn owner_slot(meta: &Meta, cx: &Context<'_>) -> SlotRef {
+pub(crate) fn owner_slot(meta: &Meta, cx: &Context<'_>) -> SlotRef {
     let key = &meta.key;
     let vrf = cx.snapshot.vrf(key.vrf);
     let src_inside = vrf.inside.contains(&key.src);

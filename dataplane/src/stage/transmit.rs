@@ -1,15 +1,19 @@
-//! The end of a burst: packets for other workers go into their rings, the rest is rewritten in one pass over its
+//! The end of a burst: packets for other workers go into their rings, fragments that
+//! have to wait into the store, the rest is rewritten in one pass over its
 //! headers and collected per port; what was dropped is counted and freed together.
 
 use rtrb::Producer;
 
-use super::{Batch, Context, Exit};
+use super::{Batch, Context, Exit, Work};
 use crate::counters::Counters;
 use crate::flow::{FlowKey, VrfId};
+use crate::fragment::split::split;
+use crate::fragment::{Fragments, Held, Mark};
 use crate::io::{BURST, Burst, Io, Packet, PortId};
-use crate::stage::meta::Kind;
+use crate::stage::meta::{Kind, Meta, Piece};
+use crate::stage::reassemble::PieceWork;
 use crate::stage::respond::TokenBucket;
-use crate::stage::rewrite::{rewrite_flow, rewrite_icmp_error, set_l2};
+use crate::stage::rewrite::{rewrite_flow, rewrite_icmp_error, rewrite_piece, set_id, set_l2};
 use crate::verdict::{Drop, Verdict};
 
 /// ICMP errors and resets of our own: average per second and worker, and burst.
@@ -22,6 +26,8 @@ pub struct Handoff<P> {
     pub(crate) packet: P,
     pub(crate) port: PortId,
     pub(crate) handoffs: u8,
+    /// Of a fragment that has met its packet.
+    pub(crate) mark: Option<Mark>,
 }
 
 /// Frames collected per port until the end of the turn.
@@ -99,9 +105,11 @@ pub(crate) fn transmit<I: Io>(
     batch: &mut Batch<I::Packet>,
     out: &mut Outgoing<I::Packet>,
     handoffs: &mut [Producer<Handoff<I::Packet>>],
+    fragments: &mut Fragments<I::Packet>,
     io: &mut I,
     cx: &mut Context<'_>,
 ) {
+    let mut pieces: Burst<I::Packet> = Burst::new();
     let mut packets: Burst<I::Packet> = core::mem::take(&mut batch.packets);
     for (i, mut packet) in packets.drain(..).enumerate() {
         let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
@@ -110,12 +118,16 @@ pub(crate) fn transmit<I: Io>(
             && let Some(owner) = work.to_worker
         {
             counters.handoff_out += 1;
-            hand_over(owner, packet, work.port, work.handoffs, handoffs, counters);
+            let handoff = handoff(packet, work, mark_of(work, &batch.pieces[i]));
+            hand_over(owner, handoff, handoffs, counters);
             continue;
         }
         match work.verdict {
             Verdict::Drop(reason) => {
                 counters.drop(reason);
+                if work.passed && meta.piece == Piece::First {
+                    fragments.refuse(batch.pieces[i].ticket);
+                }
                 out.discard(packet, io);
                 continue;
             }
@@ -123,6 +135,21 @@ pub(crate) fn transmit<I: Io>(
                 counters.punted += 1;
                 counters.drop(Drop::Punted);
                 out.discard(packet, io);
+                continue;
+            }
+            Verdict::Hold => {
+                let PieceWork { ticket, mark } = batch.pieces[i];
+                let held = Held {
+                    packet,
+                    port: work.port,
+                    handoffs: work.handoffs,
+                    ticket,
+                    mark: Mark::default(),
+                };
+                if let Err((packet, reason)) = fragments.keep(held, mark) {
+                    counters.drop(reason);
+                    out.discard(packet, io);
+                }
                 continue;
             }
             Verdict::Forward => {}
@@ -137,8 +164,11 @@ pub(crate) fn transmit<I: Io>(
             if meta.kind == Kind::IcmpError {
                 counters.icmp_errors_translated += u64::from(translated);
                 rewrite_icmp_error(packet.data_mut(), meta, &work.to, work.direction);
-            } else {
+            } else if meta.piece == Piece::Whole {
                 rewrite_flow(packet.data_mut(), meta, &work.to);
+            } else {
+                rewrite_piece(packet.data_mut(), meta, &work.to);
+                identify(&mut packet, meta, work, batch.pieces[i].mark.map(|mark| mark.id));
             }
         }
         match work.exit {
@@ -151,17 +181,37 @@ pub(crate) fn transmit<I: Io>(
                     out.discard(packet, io);
                 }
             }
+            Exit::Split { interface, mac } => {
+                let interface = cx.snapshot.interface(interface);
+                if meta.piece == Piece::Whole {
+                    identify(&mut packet, meta, work, Some(fragments.next_id()));
+                }
+                if !set_l2(&mut packet, meta, mac, interface.mac, &interface.tags) {
+                    counters.drop(Drop::NoHeadroom);
+                    out.discard(packet, io);
+                } else if split(
+                    &mut packet,
+                    interface.tags.l2_len(),
+                    interface.mtu,
+                    io,
+                    &mut pieces,
+                ) {
+                    counters.fragments_made += 1 + pieces.len() as u64;
+                    out.push(interface.port, packet, io, counters);
+                    for piece in pieces.drain(..) {
+                        out.push(interface.port, piece, io, counters);
+                    }
+                } else {
+                    counters.drop(Drop::FragmentOverflow);
+                    out.discard(packet, io);
+                }
+            }
             Exit::Back => out.push(work.port, packet, io, counters),
             Exit::Hairpin => {
                 let owner = hairpin_owner(work.to.vrf, &work.to, cx);
-                hand_over(
-                    owner,
-                    packet,
-                    work.port,
-                    work.handoffs,
-                    handoffs,
-                    &mut cx.tables.counters,
-                );
+                let mark = mark_of(work, &batch.pieces[i]).map(|mark| mark.with_ports_of(&work.to));
+                let handoff = handoff(packet, work, mark);
+                hand_over(owner, handoff, handoffs, &mut cx.tables.counters);
             }
             Exit::None => {
                 counters.drop(Drop::NoRoute);
@@ -181,21 +231,40 @@ fn hairpin_owner(vrf: VrfId, to: &FlowKey, cx: &Context<'_>) -> u16 {
         .map_or(cx.worker, |(_, slot)| crate::shard::worker_of(slot, cx.workers))
 }
 
+/// The mark of a fragment that has met its packet.
+#[inline]
+fn mark_of(work: &Work, piece: &PieceWork) -> Option<Mark> {
+    if work.passed { piece.mark } else { None }
+}
+
+/// A translated IPv4 packet that leaves in pieces gets an identification of this node's.
+#[cold]
+fn identify<P: Packet>(packet: &mut P, meta: &Meta, work: &Work, id: Option<u16>) {
+    if let Some(id) = id
+        && !meta.is_v6
+        && work.to.src != meta.key.src
+    {
+        set_id(packet.data_mut(), meta, id);
+    }
+}
+
+const fn handoff<P>(packet: P, work: &Work, mark: Option<Mark>) -> Handoff<P> {
+    Handoff {
+        packet,
+        port: work.port,
+        handoffs: work.handoffs + 1,
+        mark,
+    }
+}
+
 /// The rings were seen to have room for a burst before anything was received, so a full one means that this very
 /// burst hairpinned more packets than that.
 fn hand_over<P>(
     owner: u16,
-    packet: P,
-    port: PortId,
-    handoffs: u8,
+    handoff: Handoff<P>,
     rings: &mut [Producer<Handoff<P>>],
     counters: &mut Counters,
 ) {
-    let handoff = Handoff {
-        packet,
-        port,
-        handoffs: handoffs + 1,
-    };
     let taken = rings
         .get_mut(usize::from(owner))
         .is_some_and(|ring| ring.push(handoff).is_ok());
@@ -204,5 +273,6 @@ fn hand_over<P>(
     }
 }
 
-/// Room that must be free in every handoff ring before more is received: a burst that all goes to one worker.
-pub(crate) const HANDOFF_ROOM: usize = 2 * BURST;
+/// Room that must be free in every handoff ring before more is received: bursts of two queues, and one of fragments that
+/// waited, which all go to one worker.
+pub(crate) const HANDOFF_ROOM: usize = 3 * BURST;

@@ -25,8 +25,30 @@ pub struct Upper {
     pub proto: u8,
     /// Its offset from the end of the IPv6 header.
     pub offset: usize,
-    /// A fragment header was there that makes the packet its own only fragment (RFC 6946).
-    pub atomic_fragment: bool,
+    /// The fragment header, if there was one. Of a later piece, `proto` is then only what the first piece's chain
+    /// goes on with, and `offset` is where the piece's bytes start.
+    pub fragment: Option<Fragment>,
+}
+
+/// A fragment header (RFC 8200, section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification.
+    pub id: u32,
+    /// Offset in bytes (a multiple of 8) from the start of the fragmentable part.
+    pub offset: u16,
+    /// Not the last piece.
+    pub more: bool,
+    /// Where the header ends, from the end of the IPv6 header.
+    pub end: usize,
+}
+
+impl Fragment {
+    /// Whether it makes the packet its own only piece, which needs no reassembly (RFC 6946).
+    #[must_use]
+    pub const fn is_atomic(&self) -> bool {
+        self.offset == 0 && !self.more
+    }
 }
 
 /// Why the walk could not end.
@@ -39,11 +61,12 @@ pub enum Fault {
     /// Routing header of type 0 (RFC 5095), or of another type with segments left: its destination, and with it the
     /// flow, is not the one in the IPv6 header.
     SourceRouted,
-    /// A piece of a packet; for the first piece, where its upper layer starts.
-    Fragment(Option<Upper>),
+    /// First piece of a packet without the whole chain of headers (RFC 7112, section 5).
+    Tiny,
 }
 
-/// Walks the chain in `bytes` (what follows the IPv6 header, `next` being its first type).
+/// Walks the chain in `bytes` (what follows the IPv6 header, `next` being its first type). Ends at the upper layer, or
+/// at the fragment header of a later piece.
 ///
 /// # Errors
 /// The first [`Fault`] met.
@@ -51,41 +74,50 @@ pub fn walk(bytes: &[u8], next: u8) -> Result<Upper, Fault> {
     let mut upper = Upper {
         proto: next,
         offset: 0,
-        atomic_fragment: false,
+        fragment: None,
     };
-    let mut more_fragments = false;
     for count in 0.. {
+        // Where the chain breaks off tells a damaged packet from one that hides its ports.
+        let broken = match upper.fragment {
+            Some(fragment) if fragment.more => Fault::Tiny,
+            _ => Fault::Truncated,
+        };
         let header = bytes.get(upper.offset..).and_then(|b| b.first_chunk::<8>());
         let len = match upper.proto {
             HOP_BY_HOP if count > 0 => return Err(Fault::OutOfPlace),
-            HOP_BY_HOP | DESTINATION | ROUTING => usize::from(header.ok_or(Fault::Truncated)?[1]) * 8 + 8,
-            AUTHENTICATION => usize::from(header.ok_or(Fault::Truncated)?[1]) * 4 + 8,
+            HOP_BY_HOP | DESTINATION | ROUTING => usize::from(header.ok_or(broken)?[1]) * 8 + 8,
+            AUTHENTICATION => usize::from(header.ok_or(broken)?[1]) * 4 + 8,
             FRAGMENT => 8,
-            _ if more_fragments => return Err(Fault::Fragment(Some(upper))),
             _ => return Ok(upper),
         };
-        let header = header.ok_or(Fault::Truncated)?;
+        let header = header.ok_or(broken)?;
         if upper.proto == ROUTING && (header[2] == 0 || header[3] != 0) {
             return Err(Fault::SourceRouted);
         }
-        if upper.proto == FRAGMENT {
-            if upper.atomic_fragment || more_fragments {
-                return Err(Fault::OutOfPlace);
-            }
-            let field = u16::from_be_bytes([header[2], header[3]]);
-            if field & 0xfff8 != 0 {
-                return Err(Fault::Fragment(None));
-            }
-            more_fragments = field & 1 != 0;
-            upper.atomic_fragment = !more_fragments;
-        }
+        let is_fragment = upper.proto == FRAGMENT;
         upper.offset += len;
         upper.proto = header[0];
         if count >= COUNT_MAX || upper.offset > BYTES_MAX {
             return Err(Fault::OutOfPlace);
         }
         if upper.offset > bytes.len() {
-            return Err(Fault::Truncated);
+            return Err(broken);
+        }
+        if is_fragment {
+            if upper.fragment.is_some() {
+                return Err(Fault::OutOfPlace);
+            }
+            let field = u16::from_be_bytes([header[2], header[3]]);
+            let fragment = Fragment {
+                id: u32::from_be_bytes([header[4], header[5], header[6], header[7]]),
+                offset: field & 0xfff8,
+                more: field & 1 != 0,
+                end: upper.offset,
+            };
+            upper.fragment = Some(fragment);
+            if fragment.offset != 0 {
+                return Ok(upper);
+            }
         }
     }
     Err(Fault::OutOfPlace)
@@ -108,7 +140,7 @@ mod tests {
             Ok(Upper {
                 proto: 6,
                 offset: 56,
-                atomic_fragment: false
+                fragment: None
             })
         );
     }
@@ -128,7 +160,7 @@ mod tests {
         let spent = Upper {
             proto: 6,
             offset: 8,
-            atomic_fragment: false,
+            fragment: None,
         };
         assert_eq!(walk(&[6, 0, 4, 0, 0, 0, 0, 0], ROUTING), Ok(spent));
     }
@@ -141,22 +173,35 @@ mod tests {
 
     #[test]
     fn fragments_are_told_from_atomic_ones_rfc_6946() {
-        let fragment = |field: u16| [&[17, 0][..], &field.to_be_bytes(), &[0, 0, 0, 1]].concat();
-        assert_eq!(
-            walk(&fragment(0), FRAGMENT),
-            Ok(Upper {
-                proto: 17,
-                offset: 8,
-                atomic_fragment: true
-            })
-        );
-        let first = Upper {
-            proto: 17,
-            offset: 8,
-            atomic_fragment: false,
+        let walked = |field: u16| {
+            let header = [&[17, 0][..], &field.to_be_bytes(), &[0, 0, 0, 1]].concat();
+            let upper = walk(&header, FRAGMENT).unwrap();
+            assert_eq!((upper.proto, upper.offset), (17, 8));
+            upper.fragment.unwrap()
         };
-        assert_eq!(walk(&fragment(1), FRAGMENT), Err(Fault::Fragment(Some(first))));
-        assert_eq!(walk(&fragment(8), FRAGMENT), Err(Fault::Fragment(None)));
+        let fragment = |offset, more| Fragment {
+            id: 1,
+            offset,
+            more,
+            end: 8,
+        };
+        assert_eq!(walked(0), fragment(0, false));
+        assert_eq!(walked(1), fragment(0, true));
+        assert_eq!(walked(8), fragment(8, false));
+        assert_eq!(walked(9), fragment(8, true));
+        assert!(walked(0).is_atomic());
+        assert!(!walked(1).is_atomic() && !walked(8).is_atomic());
+    }
+
+    #[test]
+    fn a_first_piece_has_the_whole_chain_and_a_later_one_ends_it_rfc_7112() {
+        let piece = |field: u8| [DESTINATION, 0, 0, field, 0, 0, 0, 1];
+        assert_eq!(walk(&piece(1), FRAGMENT), Err(Fault::Tiny));
+        assert_eq!(walk(&piece(0), FRAGMENT), Err(Fault::Truncated), "atomic");
+        let later = walk(&piece(8), FRAGMENT).unwrap();
+        assert_eq!((later.proto, later.offset), (DESTINATION, 8));
+        let nested = [piece(1), [FRAGMENT, 0, 1, 4, 0, 0, 0, 0], piece(1)].concat();
+        assert_eq!(walk(&nested, FRAGMENT), Err(Fault::OutOfPlace));
     }
 
     #[test]

@@ -320,28 +320,6 @@ fn tags_more_than_two_or_reserved_are_refused() {
 }
 
 #[test]
-fn fragments_are_refused_and_atomic_ones_passed_rfc_6946() {
-    for fragment in [0x2000, 0x0001, 0x2001] {
-        refused(
-            &Link {
-                fragment,
-                ..Link::default()
-            }
-            .udp(&udp4(), b""),
-            Drop::Fragment,
-        );
-    }
-    let six = |low| Link {
-        extensions: vec![(44, vec![0, 0, 0, low, 0, 0, 0, 9])],
-        ..Link::default()
-    };
-    refused(&six(1).udp(&udp6(), b""), Drop::Fragment);
-    refused(&six(8).udp(&udp6(), b""), Drop::Fragment);
-    let meta = parsed(&six(0).udp(&udp6(), b""));
-    assert_eq!((meta.key, meta.l3_len), (udp6(), 48));
-}
-
-#[test]
 fn extension_headers_are_skipped_within_bounds() {
     let padding = |kind| (kind, vec![0, 0, 1, 4, 0, 0, 0, 0]);
     let with = |extensions| {

@@ -6,7 +6,7 @@ use super::{IcmpMessage, Kind, Meta, TcpSegment};
 use crate::flow::{Addr, FlowKey, proto};
 use crate::verdict::Drop;
 use crate::wire::checksum::Sum;
-use crate::wire::ext::{self, Fault};
+use crate::wire::ext;
 use crate::wire::icmp4::{self, Icmp};
 use crate::wire::icmp6::{self, Neighbor};
 use crate::wire::ipv4::{FRAGMENT_OFFSET, Ipv4};
@@ -106,7 +106,7 @@ pub(super) fn icmp6(l4: &[u8], pseudo: &[u8; 32], meta: &mut Meta) -> Result<Kin
 
 /// The identifier stands in for the requester's port (see [`FlowKey`]).
 #[inline]
-fn query(is_request: bool, id: u16, meta: &mut Meta) -> Kind {
+pub(super) fn query(is_request: bool, id: u16, meta: &mut Meta) -> Kind {
     meta.is_request = is_request;
     (meta.key.src_port, meta.key.dst_port) = if is_request { (id, 0) } else { (0, id) };
     Kind::Flow
@@ -150,9 +150,11 @@ fn embedded6(quote: &[u8]) -> Option<(FlowKey, usize)> {
         return None;
     }
     let after = quote.get(40..)?;
-    let (Ok(upper) | Err(Fault::Fragment(Some(upper)))) = ext::walk(after, header.next_header()) else {
+    let upper = ext::walk(after, header.next_header()).ok()?;
+    // A later piece says nothing about its flow.
+    if upper.fragment.is_some_and(|fragment| fragment.offset > 0) {
         return None;
-    };
+    }
     if ipv6::is_v4_mapped(&header.dst()) {
         return None;
     }

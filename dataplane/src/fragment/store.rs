@@ -1,0 +1,104 @@
+//! Frames that wait, in a fixed number of cells, chained into queues: one per context, and one of those that are ready.
+//! A cell is taken by [`Store::push`] and given back by [`Store::pop`]; frames are moved, never copied.
+
+use super::{Held, Mark};
+use crate::slot::NIL;
+
+/// A queue of cells of one [`Store`]. Must be emptied before it is forgotten, or its cells are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Queue {
+    head: u32,
+    tail: u32,
+}
+
+impl Queue {
+    pub(super) const EMPTY: Self = Self { head: NIL, tail: NIL };
+}
+
+#[derive(Debug)]
+struct Cell<P> {
+    held: Option<Held<P>>,
+    next: u32,
+}
+
+/// The cells.
+#[derive(Debug)]
+pub(super) struct Store<P> {
+    cells: Box<[Cell<P>]>,
+    vacant: Vec<u32>,
+}
+
+impl<P> Store<P> {
+    pub(super) fn new(capacity: u32) -> Self {
+        Self {
+            cells: (0..capacity)
+                .map(|_| Cell {
+                    held: None,
+                    next: NIL,
+                })
+                .collect(),
+            vacant: (0..capacity).rev().collect(),
+        }
+    }
+
+    /// Frames it has room for.
+    pub(super) fn capacity(&self) -> u32 {
+        u32::try_from(self.cells.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Frames that wait.
+    pub(super) fn len(&self) -> u32 {
+        self.capacity() - u32::try_from(self.vacant.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Appends a frame.
+    ///
+    /// # Errors
+    /// The frame, when every cell is taken.
+    pub(super) fn push(&mut self, queue: &mut Queue, held: Held<P>) -> Result<(), Held<P>> {
+        let Some(id) = self.vacant.pop() else {
+            return Err(held);
+        };
+        self.cells[id as usize] = Cell {
+            held: Some(held),
+            next: NIL,
+        };
+        self.append(queue, Queue { head: id, tail: id });
+        Ok(())
+    }
+
+    /// Takes the oldest frame.
+    pub(super) fn pop(&mut self, queue: &mut Queue) -> Option<Held<P>> {
+        let id = queue.head;
+        let cell = self.cells.get_mut(id as usize)?;
+        queue.head = cell.next;
+        if queue.head == NIL {
+            queue.tail = NIL;
+        }
+        self.vacant.push(id);
+        cell.held.take()
+    }
+
+    /// Moves all of `more` behind `queue`.
+    pub(super) fn append(&mut self, queue: &mut Queue, more: Queue) {
+        if more.head == NIL {
+            return;
+        }
+        match self.cells.get_mut(queue.tail as usize) {
+            Some(last) => last.next = more.head,
+            None => queue.head = more.head,
+        }
+        queue.tail = more.tail;
+    }
+
+    /// Gives each frame of the queue the mark of its packet.
+    pub(super) fn mark(&mut self, queue: &Queue, mark: Mark) {
+        let mut id = queue.head;
+        while let Some(cell) = self.cells.get_mut(id as usize) {
+            if let Some(held) = &mut cell.held {
+                held.mark = mark;
+            }
+            id = cell.next;
+        }
+    }
+}
