@@ -11,4 +11,5 @@ pub mod log;
 pub mod machine;
 pub mod plan;
 pub mod socket;
+pub mod supervisor;
 pub mod thread;

@@ -1,6 +1,7 @@
 //! `twinpathctl`: reads the words, asks the node, prints the answer. Exit code 0: done; 1: there is no such thing, or
 //! the node refuses; 2: the words aren't understood; 3: the node can't be reached.
 
+mod manual;
 mod words;
 
 use std::io::Write;
@@ -37,6 +38,11 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Line::command(), "twinpathctl", &mut std::io::stdout());
             return Ok(ExitCode::SUCCESS);
+        }
+        Verb::Manual { folder } => {
+            return manual::write(Line::command(), &folder)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| Failure(USAGE, format!("{}: {error}", folder.display())));
         }
         Verb::Config(Config::Check { file }) => {
             let named = line.node.is_some() || line.socket.is_some();

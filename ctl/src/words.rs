@@ -46,6 +46,12 @@ pub(crate) enum Verb {
         /// Shell.
         shell: Shell,
     },
+    /// Write a manual page for every command into a folder.
+    #[command(hide = true)]
+    Manual {
+        /// Folder; it must exist.
+        folder: PathBuf,
+    },
 }
 
 /// After `show`.
@@ -386,7 +392,7 @@ mod tests {
             Verb::Show(show) => show.command(),
             Verb::Flush(flush) => flush.command(),
             Verb::Set(set) => set.command(),
-            Verb::Config(_) | Verb::Completions { .. } => return None,
+            Verb::Config(_) | Verb::Completions { .. } | Verb::Manual { .. } => return None,
         })
     }
 

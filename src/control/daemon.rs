@@ -30,6 +30,7 @@ use super::watch::Watch;
 use crate::clock::Clock;
 use crate::config::{Config, InitialState, KernelBinding};
 use crate::ipc::{Event, IpcError};
+use crate::supervisor::Supervisor;
 
 /// Longest wait: a safety net, nothing depends on it.
 const WAIT_MAX: Duration = Duration::from_millis(500);
@@ -98,10 +99,13 @@ impl Daemon {
     /// # Errors
     /// When waiting fails, which leaves nothing to do.
     pub fn run(&mut self) -> Result<(), DaemonError> {
+        let mut supervisor = Supervisor::ready(self.clock.now());
         loop {
+            supervisor.turn(self.clock.now());
             self.turn();
             self.wait()?;
             if matches!(self.signals.read(&mut [0; 8]), Ok(1..)) {
+                supervisor.stopping();
                 tracing::info!("ending as asked; the data process goes on");
                 return Ok(());
             }

@@ -32,6 +32,7 @@ use crate::dpdk::{Eal, EalError, Mbuf, Mempool, PoolError, PortError, PortSet, P
 use crate::ipc::{IpcError, Server};
 use crate::plan::{Plan, PlanError};
 use crate::socket::{SocketError, SyncNet, SyncWire};
+use crate::supervisor::Supervisor;
 use crate::thread::Idle;
 use crate::{machine, thread};
 
@@ -180,8 +181,13 @@ pub fn run(start: &Start, stop: &AtomicBool) -> Result<(), StartError> {
         events = sync.events,
         "running"
     );
-    thread::run(Idle::Calm, stop, &clock, |now| agent.turn(now, &ports));
+    let mut supervisor = Supervisor::ready(clock.now());
+    thread::run(Idle::Calm, stop, &clock, |now| {
+        supervisor.turn(now);
+        agent.turn(now, &ports)
+    });
 
+    supervisor.stopping();
     tracing::info!("stopping");
     halt.workers.store(true, Ordering::Relaxed);
     for worker in workers {
