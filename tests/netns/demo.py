@@ -96,8 +96,7 @@ class Story:
 
     def pair(self, lab):
         """Two nodes find each other."""
-        self.step(f"Two nodes, a client with {CLIENTS} addresses, a server: namespaces {lab.lab_id}-client, "
-                  f"{lab.lab_id}-node1, {lab.lab_id}-node2, {lab.lab_id}-server")
+        self.step(f"Two nodes, a client with {CLIENTS} addresses, a server: {lab.description}")
         wait_pair(lab, self.options.set)
         for place in ("node1", "node2"):
             report = views.peer(lab.node(place))

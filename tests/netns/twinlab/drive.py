@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from .shell import PYTHON, LabError, in_namespace
+from .shell import PYTHON, LabError
 from .topology import SERVER, client_addresses, client_addresses6
 
 PROGRAMS = Path(__file__).with_name("traffic")
@@ -22,7 +22,7 @@ class Program:
         with open(self.log, "wb") as log:
             # pylint: disable-next=consider-using-with  # lives as long as this object
             self.process = subprocess.Popen(
-                in_namespace(lab.topology.namespace(place), PYTHON, "-B", PROGRAMS / f"{program}.py", *words),
+                lab.topology.inside(place, PYTHON, "-B", str(PROGRAMS / f"{program}.py"), *words),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
         self.number = 0
         self.replies = {}

@@ -54,6 +54,11 @@ class Lab:
             raise LabError(f"no node {place!r}: there are {', '.join(self.nodes)}")
         return self.nodes[place]
 
+    @property
+    def description(self):
+        """What it is made of, for whoever watches."""
+        return "namespaces " + ", ".join(self.topology.namespace(place) for place in PLACES if place != "fabric")
+
     # -- birth and death
 
     def up(self, settings=(), clients=CLIENTS, bare=False, owner=None):

@@ -111,6 +111,10 @@ class Topology:
             raise LabError(f"no namespace {place!r}: there are {', '.join(PLACES)}")
         return f"{self.lab_id}-{place}"
 
+    def inside(self, place, *words):
+        """The words of a command that runs `words` at a place."""
+        return in_namespace(self.namespace(place), *words)
+
     # -- birth
 
     def up(self, clients, pool_on_link=True):
@@ -229,7 +233,7 @@ class Topology:
 
     def kernel_forwarded(self, node):
         """Packets that the node's kernel has forwarded itself, IPv4 and IPv6 together. Must stay 0."""
-        text = run(*in_namespace(self.namespace(node), "cat", "/proc/net/snmp", "/proc/net/snmp6"))
+        text = run(*self.inside(node, "cat", "/proc/net/snmp", "/proc/net/snmp6"))
         rows = [line.split() for line in text.splitlines()]
         names, values = [row[1:] for row in rows if row[0] == "Ip:"]
         ipv4 = int(dict(zip(names, values))["ForwDatagrams"])
@@ -238,6 +242,6 @@ class Topology:
 
     def kernel_filtered(self, node):
         """User frames that the ingress filter kept from the node's kernel, by interface."""
-        shown = json.loads(run(*in_namespace(self.namespace(node), "nft", "-j", "list", "counters")))
+        shown = json.loads(run(*self.inside(node, "nft", "-j", "list", "counters")))
         counters = [entry["counter"] for entry in shown["nftables"] if "counter" in entry]
         return {counter["name"].removesuffix("_user"): counter["packets"] for counter in counters}
