@@ -128,6 +128,14 @@ counters! {
     absorb_unknown,
     /// Older holders of a tuple or block removed by a newer grant.
     absorb_evicted,
+    /// Slot digests emitted for peers.
+    digests_emitted,
+    /// Slot digests of the peer that were the same here.
+    digests_equal,
+    /// Slot digests that could not be compared: entries are lacking for a cause, and some of them have changed.
+    digests_unsure,
+    /// Slot digests that differed: the slot is asked for again.
+    digest_mismatch,
     /// Entries removed at a verified slot end because the peer no longer has them.
     swept,
 }

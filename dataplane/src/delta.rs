@@ -188,6 +188,23 @@ pub struct SlotEnd {
     pub version: Version,
 }
 
+/// What a node holds of a slot, at one point of the slot's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotOffer {
+    /// Generation of the question that it answers.
+    pub generation: u32,
+    /// Entries that the sender has and this node holds, or lacks for a known cause.
+    pub count: u32,
+    /// Sum of their digests.
+    pub digest: u64,
+    /// Version up to which the slot is complete.
+    pub version: Version,
+    /// How many of the entries are lacking.
+    pub absent: u32,
+    /// Answer to a digest: whether it was the same here.
+    pub same: bool,
+}
+
 /// From a worker to the event thread of the slot's lane. One FIFO per worker and event thread.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ToEvent {
@@ -201,6 +218,8 @@ pub enum ToEvent {
         generation: u32,
         /// Version of the slot.
         version: Version,
+        /// Only what is newer than this follows; none when the whole slot does.
+        since: Option<Version>,
     },
     /// A record. Live ones (`only` is none) go to every lane whose begin for the slot has passed;
     /// those of a walk go to one lane.
@@ -241,6 +260,23 @@ pub enum ToEvent {
         /// Generation.
         generation: u32,
     },
+    /// Answer of a receiving worker: what it holds of the slot at the point of the stream where it was asked.
+    SlotOffer {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// What it holds.
+        offer: SlotOffer,
+    },
+    /// What has been emitted of the slot up to here, for every lane that streams it. The generation is the lane's to
+    /// fill in.
+    SlotDigest {
+        /// Slot.
+        at: SlotRef,
+        /// What must be there.
+        end: SlotEnd,
+    },
     /// The slot lost changes it could not queue; it needs a resync on every lane it streams to.
     SlotDirty {
         /// Slot.
@@ -259,6 +295,13 @@ pub enum ToWorker {
         lane: LaneTag,
         /// Generation to use.
         generation: u32,
+        /// What the receiver holds; none sends the whole slot.
+        offer: Option<SlotOffer>,
+    },
+    /// Sender side: emit the slot's digest now.
+    DigestSlot {
+        /// Slot.
+        at: SlotRef,
     },
     /// Sender side: the lane is gone (or its VRF changed direction); stop streaming the slot to it.
     StopSlot {
@@ -277,6 +320,26 @@ pub enum ToWorker {
         generation: u32,
         /// Sender's version of the slot.
         version: Version,
+        /// Only what is newer than this follows; none when the whole slot does.
+        since: Option<Version>,
+    },
+    /// Receiver side: what is held of the slot?
+    SlotQuery {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Of the question.
+        generation: u32,
+    },
+    /// Receiver side: what the sender has emitted up to here.
+    SlotDigest {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// What must be there.
+        end: SlotEnd,
     },
     /// Receiver side: a record.
     Record {

@@ -16,6 +16,7 @@ pub mod conntrack;
 mod fragment;
 pub mod nat;
 pub mod policy;
+pub mod resync;
 pub mod slot;
 pub mod vrf;
 pub mod wire;

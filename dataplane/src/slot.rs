@@ -8,8 +8,9 @@
 
 use arrayvec::ArrayVec;
 
-use crate::delta::{BlockRecord, Class, LaneTag, PutRecord, SlotEnd, SlotRef, Term, Version};
+use crate::delta::{BlockRecord, Class, LaneTag, PutRecord, SlotRef, Term, Version};
 use crate::flow::{FlowKey, VrfId};
+use crate::resync::{Absent, Incoming, Sum, Walk};
 use crate::shard::{mix64, worker_of};
 
 /// No entry: end of an intrusive list.
@@ -17,9 +18,6 @@ pub const NIL: u32 = u32::MAX;
 
 /// Lanes that may stream one slot at the same time: one per peer.
 pub const PEERS_MAX: usize = 4;
-
-/// Refused records remembered per open generation, so that their removal inside it is understood.
-const REFUSED_KEPT: usize = 32;
 
 /// What every replicated entry (conntrack, port block) carries for replication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +95,16 @@ pub struct Slot {
     pub digest: u64,
     /// Number of those entries.
     pub count: u32,
-    /// Records refused for a cause since the last begin.
-    pub refused: u32,
+    /// What of it belongs to entries that have left their list and only wait for their removal record.
+    pub loose: Sum,
+    /// What the sender holds and this node, for a known cause, doesn't.
+    pub absent: Absent,
+    /// Version up to which an unfinished resync found this slot complete; none when no resync is unfinished.
+    pub base: Option<Version>,
+    /// It holds entries that no peer was ever told of: only a walk of the whole slot finds them.
+    pub untold: bool,
+    /// This node has written the slot itself since it was last verified: it may hold what nobody was told.
+    pub own_hand: bool,
     /// Lanes this slot is streamed to.
     pub streams: ArrayVec<LaneTag, PEERS_MAX>,
     /// Walks asked for; the first is running.
@@ -117,110 +123,6 @@ impl Default for Head {
     }
 }
 
-/// A resync going out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Walk {
-    /// To whom.
-    pub lane: LaneTag,
-    /// Generation.
-    pub generation: u32,
-    /// Begin was emitted.
-    pub begun: bool,
-    /// Kind being walked.
-    pub kind: Kind,
-    /// Next entry to visit.
-    pub cursor: u32,
-}
-
-/// A resync coming in, and the stream of live records after it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Incoming {
-    /// From whom.
-    pub lane: LaneTag,
-    /// Generation.
-    pub generation: u32,
-    /// Between begin and end.
-    pub open: bool,
-    /// The sender's term is higher than this slot's was: its word counts even where ours looks newer (an
-    /// unsent tail of a demoted node).
-    pub authoritative: bool,
-    /// Term of the begin.
-    pub term: Term,
-    /// A removal came for something refused that was no longer remembered: the end can't add up.
-    pub muddled: bool,
-    refused_count: u32,
-    refused_digest: u64,
-    refused: ArrayVec<(u64, u64), REFUSED_KEPT>,
-}
-
-/// What came of a slot's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// The generation adds up; what isn't stamped may be swept. Holds the number of refused records.
-    Verified(u32),
-    /// It doesn't; nothing may be swept.
-    Failed,
-}
-
-impl Incoming {
-    /// Opens a generation.
-    #[must_use]
-    pub fn open(lane: LaneTag, generation: u32, authoritative: bool) -> Self {
-        Self {
-            lane,
-            generation,
-            open: true,
-            authoritative,
-            term: Term::NONE,
-            muddled: false,
-            refused_count: 0,
-            refused_digest: 0,
-            refused: ArrayVec::new(),
-        }
-    }
-
-    /// Remembers a record that was refused for a cause: it counts as seen when the generation ends.
-    pub fn refuse(&mut self, key: u64, digest: u64) {
-        // A resent record replaces its older self.
-        self.unrefuse_known(key);
-        self.refused_count += 1;
-        self.refused_digest = self.refused_digest.wrapping_add(digest);
-        // One that no longer fits is merely not remembered: see `unrefuse`.
-        let _ = self.refused.try_push((key, digest));
-    }
-
-    /// A removal for an entry that isn't here: either it was refused in this generation, or the sender
-    /// had it before the begin.
-    pub fn unrefuse(&mut self, key: u64) {
-        if !self.unrefuse_known(key) && self.refused_count as usize > self.refused.len() {
-            self.muddled = true;
-        }
-    }
-
-    fn unrefuse_known(&mut self, key: u64) -> bool {
-        let Some(at) = self.refused.iter().position(|(k, _)| *k == key) else {
-            return false;
-        };
-        let (_, digest) = self.refused.swap_remove(at);
-        self.refused_count -= 1;
-        self.refused_digest = self.refused_digest.wrapping_sub(digest);
-        true
-    }
-
-    /// Whether stamped and refused records make up what the sender says it emitted.
-    #[must_use]
-    pub fn end(&self, end: &SlotEnd, stamped_count: u32, stamped_digest: u64) -> Ended {
-        let adds_up = !self.muddled
-            && stamped_count + self.refused_count == end.count
-            && stamped_digest.wrapping_add(self.refused_digest) == end.digest;
-        if adds_up {
-            Ended::Verified(self.refused_count)
-        } else {
-            Ended::Failed
-        }
-    }
-}
-
 impl Slot {
     /// Takes the next version under `term` for a change that is being emitted.
     pub fn next_version(&mut self, term: Term) -> Version {
@@ -236,6 +138,9 @@ impl Slot {
         sync.digest = digest;
         self.digest = self.digest.wrapping_add(digest);
         self.count += 1;
+        if !sync.linked {
+            self.loose.add(digest);
+        }
     }
 
     /// Takes an entry that is gone out of the account.
@@ -243,7 +148,23 @@ impl Slot {
         if sync.emitted() {
             self.digest = self.digest.wrapping_sub(sync.digest);
             self.count -= 1;
+            if !sync.linked {
+                self.loose.remove(sync.digest);
+            }
             sync.version = Version::default();
+        }
+    }
+
+    /// What a receiver holds of the sender's entries, together with what it lacks for a known cause: what the sender
+    /// must say it has emitted.
+    #[must_use]
+    pub const fn held(&self) -> Sum {
+        Sum {
+            count: self.count - self.loose.count + self.absent.sum.count,
+            digest: self
+                .digest
+                .wrapping_sub(self.loose.digest)
+                .wrapping_add(self.absent.sum.digest),
         }
     }
 
@@ -262,6 +183,9 @@ impl Slot {
         sync.prev = NIL;
         sync.linked = true;
         *head = id;
+        if sync.emitted() {
+            self.loose.remove(sync.digest);
+        }
     }
 
     /// Takes an entry off its list; a walk standing on it steps on.
@@ -272,6 +196,9 @@ impl Slot {
         let (next, prev) = {
             let sync = entries.sync_mut(id);
             sync.linked = false;
+            if sync.emitted() {
+                self.loose.add(sync.digest);
+            }
             let links = (sync.next, sync.prev);
             sync.next = NIL;
             sync.prev = NIL;
@@ -339,6 +266,26 @@ impl Slots {
         self.vrfs
             .get_mut(at.vrf.index())?
             .get_mut(usize::from(at.slot / self.workers))
+    }
+
+    /// The `index`th of a VRF's slots that this worker owns.
+    #[must_use]
+    pub fn nth(&self, vrf: VrfId, index: usize) -> Option<SlotRef> {
+        let owned = self.vrfs.get(vrf.index())?.len();
+        let number = usize::from(self.worker) + index * usize::from(self.workers);
+        (index < owned)
+            .then(|| u16::try_from(number).ok())?
+            .map(|slot| SlotRef { vrf, slot })
+    }
+
+    /// This node was active for the VRF and no longer is: its slots may hold what nobody was told.
+    pub(crate) fn demoted(&mut self, vrf: VrfId) {
+        let slots = self.vrfs.get_mut(vrf.index()).map_or(&mut [][..], |v| v);
+        for slot in slots {
+            slot.own_hand = true;
+            slot.absent = Absent::default();
+            slot.source = None;
+        }
     }
 
     /// Every slot of a VRF with its number.
@@ -445,6 +392,8 @@ mod tests {
             begun: true,
             kind: Kind::Conntrack,
             cursor: 2,
+            offer: None,
+            since: None,
         });
         slot.unlink(Kind::Conntrack, &mut arena, 2);
         assert_eq!(slot.walks[0].cursor, 1);
@@ -462,41 +411,6 @@ mod tests {
         assert!(first < second && second < third, "{first:?} {second:?} {third:?}");
         assert_eq!(third.term, Term(514));
         assert_eq!(third.counter, 3);
-    }
-
-    #[test]
-    fn refused_records_count_as_seen_until_they_are_removed() {
-        let mut incoming = Incoming::open(lane(), 7, false);
-        incoming.refuse(1, 100);
-        incoming.refuse(2, 200);
-        let end = |count, digest| SlotEnd {
-            generation: 7,
-            count,
-            digest,
-            version: Version::default(),
-        };
-        assert_eq!(incoming.end(&end(3, 350), 1, 50), Ended::Verified(2));
-        incoming.unrefuse(1);
-        assert_eq!(incoming.end(&end(3, 350), 1, 50), Ended::Failed);
-        assert_eq!(incoming.end(&end(2, 250), 1, 50), Ended::Verified(1));
-    }
-
-    #[test]
-    fn a_removal_that_might_be_of_a_forgotten_refusal_fails_the_generation() {
-        let mut incoming = Incoming::open(lane(), 7, false);
-        for key in 0..=REFUSED_KEPT as u64 {
-            incoming.refuse(key, 1);
-        }
-        let count = u32::try_from(REFUSED_KEPT).unwrap() + 1;
-        let end = SlotEnd {
-            generation: 7,
-            count,
-            digest: u64::from(count),
-            version: Version::default(),
-        };
-        assert_eq!(incoming.end(&end, 0, 0), Ended::Verified(count));
-        incoming.unrefuse(u64::MAX);
-        assert_eq!(incoming.end(&end, 0, 0), Ended::Failed);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::nat::{Nat, NatLimits, Pools};
 use crate::role::{Role, Roles};
 use crate::shard::lane_of;
 use crate::slot::{Entries, Kind, NIL, Slots, SyncState};
+use crate::stage::digest::Rounds;
 use crate::time::Instant;
 use crate::vrf::Snapshot;
 
@@ -86,10 +87,15 @@ pub struct Tables {
     pub(crate) dirty: Vec<DirtyList>,
     pub(crate) walking: Vec<SlotRef>,
     pub(crate) lost: Vec<SlotRef>,
-    /// Answers to ends of slots, per event thread: at most one per slot and peer.
+    /// Answers to ends of slots and to questions, per event thread.
     pub(crate) answers: Vec<VecDeque<ToEvent>>,
     /// Slots with changes that were never told: sent anew when this node is active again.
     muted: Vec<SlotRef>,
+    /// Most answers that may wait per event thread.
+    pub(crate) answers_max: usize,
+    /// Slots whose digest somebody wants to hear now.
+    pub(crate) digests_asked: VecDeque<SlotRef>,
+    pub(crate) rounds: Rounds,
     pub(crate) dead: usize,
     workers: u16,
 }
@@ -183,9 +189,12 @@ impl Tables {
             walking: Vec::with_capacity(slots_total),
             lost: Vec::with_capacity(slots_total),
             answers: (0..lanes.max(1))
-                .map(|_| VecDeque::with_capacity(slots_total))
+                .map(|_| VecDeque::with_capacity(2 * slots_total))
                 .collect(),
             muted: Vec::with_capacity(slots_total),
+            answers_max: (2 * slots_total).max(1),
+            digests_asked: VecDeque::with_capacity(slots_total),
+            rounds: Rounds::default(),
             dead: 0,
             workers,
         }
@@ -198,6 +207,9 @@ impl Tables {
             let seen = &mut self.roles[usize::from(index)];
             if (seen.role, seen.term) != (role, term) {
                 let reigned = if role == Role::Master { term } else { seen.reigned };
+                if seen.role.is_active() && !role.is_active() {
+                    self.slots.demoted(VrfId(index));
+                }
                 *seen = VrfRole {
                     role,
                     term,
@@ -217,6 +229,9 @@ impl Tables {
         while let Some(&at) = self.muted.get(index) {
             if at.vrf == vrf {
                 self.muted.swap_remove(index);
+                if let Some(slot) = self.slots.get_mut(at) {
+                    slot.untold = true;
+                }
                 self.lose(at);
             } else {
                 index += 1;
@@ -468,6 +483,13 @@ impl Tables {
         if !self.lost.contains(&at) {
             self.lost.push(at);
             self.counters.slots_dirtied += 1;
+        }
+    }
+
+    /// Somebody wants to hear the slot's digest. Asked too often, it is said once.
+    pub(crate) fn ask_digest(&mut self, at: SlotRef) {
+        if self.digests_asked.len() < self.digests_asked.capacity() {
+            self.digests_asked.push_back(at);
         }
     }
 

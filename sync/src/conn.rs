@@ -69,6 +69,14 @@ impl<W: Wire> Conn<W> {
         bytes
     }
 
+    /// Puts a record in that isn't counted.
+    pub(crate) fn put_aside(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>)) {
+        self.out.put_aside(now, write);
+        if self.out.is_large() {
+            self.close(now);
+        }
+    }
+
     fn close(&mut self, now: Instant) {
         let Some(sequence) = self.out.close() else { return };
         self.framed = now;

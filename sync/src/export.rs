@@ -1,14 +1,14 @@
 //! The sender's side of slot resync: which slots of a VRF go to one peer over one lane, and how far each is.
 //!
-//! Created with the lane, reused over all its connections. A slot's life: idle → wanted → asked (the worker was
-//! told) → walking (its begin has passed) → ended → verified; a failure, an operator or its own worker sends it
-//! back to wanted. What has to be done next stands in a queue of slots, so that a turn costs what changed and
+//! Created with the lane, reused over all its connections. A slot's life: idle → wanted → queried (the peer was asked
+//! what it holds) → wanted → asked (the worker was told) → walking (its begin has passed) → ended → verified; a
+//! failure, an operator or its own worker sends it back to wanted, and then it is sent whole, unasked. What has to be done next stands in a queue of slots, so that a turn costs what changed and
 //! not what exists.
 
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use dataplane::delta::SlotRef;
+use dataplane::delta::{SlotEnd, SlotOffer, SlotRef, Version};
 use dataplane::flow::VrfId;
 use dataplane::time::Instant;
 
@@ -17,6 +17,9 @@ use crate::report::ClientVrfReport;
 
 /// Slots of one lane that may be on their way at once: bounds what is unverified, not how fast it goes.
 pub(crate) const WINDOW: usize = 32;
+
+/// Slots of one lane whose holder may be asked about at once.
+pub(crate) const QUERIES: usize = 256;
 
 /// Doublings of the pause before a failed slot is sent again.
 const RETRY_DOUBLINGS: u8 = 10;
@@ -33,6 +36,8 @@ pub(crate) struct Export {
     verified: u32,
     /// Slots asked, walking or ended.
     pub(crate) under_way: usize,
+    /// Slots about which the peer was asked.
+    pub(crate) queried: usize,
     began: Instant,
     pub(crate) report: ClientVrfReport,
 }
@@ -42,6 +47,7 @@ pub(crate) struct Export {
 enum Phase {
     Idle,
     Wanted,
+    Queried,
     Asked,
     Walking,
     Ended,
@@ -59,8 +65,33 @@ struct Slot {
     generation: u32,
     /// The worker must be told to stop streaming to this incarnation; 0 for none.
     stop: u32,
-    /// Earliest time to ask, or when the end was sent.
+    /// Earliest time to ask, or when the question or the end was sent.
     at: Instant,
+    /// It has to be sent whole: what the peer holds is known to be wrong.
+    whole: bool,
+    /// What the peer has said it holds, on this connection.
+    offer: Option<SlotOffer>,
+    /// Digest on its way to the peer.
+    said: Option<SlotEnd>,
+    /// What the peer had to be sent.
+    sent: Sent,
+}
+
+/// How much of a slot a generation carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Whole,
+    /// Records newer than what the peer held.
+    Newer(u32),
+}
+
+/// What a slot and its copy were when they were last compared at the same point of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compared {
+    Equal,
+    Differs,
+    /// The answer was to an older question.
+    Outdated,
 }
 
 const IDLE: Slot = Slot {
@@ -71,6 +102,10 @@ const IDLE: Slot = Slot {
     generation: 0,
     stop: 0,
     at: Instant::from_ns(0),
+    whole: false,
+    offer: None,
+    said: None,
+    sent: Sent::Whole,
 };
 
 /// What a queued slot needs.
@@ -78,8 +113,10 @@ const IDLE: Slot = Slot {
 pub(crate) enum Task {
     /// Tell the worker to stop streaming to this incarnation.
     Stop(u32),
-    /// Tell the worker to send it.
-    Send,
+    /// Ask the peer what it holds.
+    Query,
+    /// Tell the worker to send it, with what the peer holds.
+    Send(Option<SlotOffer>),
     /// Not yet.
     Later,
     /// Nothing any more.
@@ -102,6 +139,7 @@ impl Export {
             streaming: false,
             verified: 0,
             under_way: 0,
+            queried: 0,
             began: Instant::default(),
             report,
         }
@@ -132,7 +170,10 @@ impl Export {
         self.streaming = true;
         self.note_resync(reason, now);
         for n in 0..self.mine.len() {
-            self.want(self.mine[n], now, todo);
+            let number = self.mine[n];
+            let slot = &mut self.slots[usize::from(number)];
+            (slot.whole, slot.offer, slot.said) = (false, None, None);
+            self.want(number, now, todo);
         }
     }
 
@@ -150,15 +191,16 @@ impl Export {
                 self.enqueue(number, todo);
             }
         }
-        (self.streaming, self.verified, self.under_way) = (false, 0, 0);
+        (self.streaming, self.verified, self.under_way, self.queried) = (false, 0, 0, 0);
     }
 
-    /// A slot is to be sent again.
+    /// A slot is to be sent again, whole.
     pub(crate) fn again(&mut self, slot: u16, reason: &str, now: Instant, todo: &mut VecDeque<SlotRef>) {
         if self.streaming && self.is_mine(slot) {
             if self.verified == self.report.slots_total {
                 self.note_resync(reason, now);
             }
+            self.slots[usize::from(slot)].whole = true;
             self.want(slot, now, todo);
         }
     }
@@ -167,8 +209,10 @@ impl Export {
     pub(crate) fn task(&self, slot: u16, now: Instant) -> Task {
         match self.slots.get(usize::from(slot)) {
             Some(s) if s.stop != 0 => Task::Stop(s.stop),
-            Some(s) if s.phase == Phase::Wanted && s.at <= now => Task::Send,
-            Some(s) if s.phase == Phase::Wanted => Task::Later,
+            Some(s) if s.phase == Phase::Wanted && s.at > now => Task::Later,
+            Some(s) if s.phase == Phase::Wanted && s.whole => Task::Send(None),
+            Some(s) if s.phase == Phase::Wanted && s.offer.is_none() => Task::Query,
+            Some(s) if s.phase == Phase::Wanted => Task::Send(s.offer),
             _ => Task::Nothing,
         }
     }
@@ -196,14 +240,83 @@ impl Export {
         self.report.generation = generation;
     }
 
+    /// The peer was asked what it holds of the slot.
+    pub(crate) fn asked_peer(&mut self, slot: u16, generation: u32, now: Instant) {
+        self.set(slot, Phase::Queried);
+        let slot = &mut self.slots[usize::from(slot)];
+        (slot.generation, slot.queued, slot.at) = (generation, false, now);
+    }
+
+    /// The peer has said what it holds.
+    pub(crate) fn offered(
+        &mut self,
+        slot: u16,
+        offer: SlotOffer,
+        now: Instant,
+        todo: &mut VecDeque<SlotRef>,
+    ) -> bool {
+        let found = self.at_generation(slot, offer.generation, Phase::Queried);
+        if found {
+            self.slots[usize::from(slot)].offer = Some(offer);
+            self.want(slot, now, todo);
+        }
+        found
+    }
+
+    /// A digest of the slot comes from the worker: it may go out when the peer has verified the slot. Gives it with its
+    /// generation.
+    pub(crate) fn digest(&mut self, number: u16, end: &SlotEnd) -> Option<SlotEnd> {
+        let slot = self.slots.get_mut(usize::from(number))?;
+        if slot.phase != Phase::Verified || slot.stop != 0 {
+            return None;
+        }
+        let end = SlotEnd {
+            generation: slot.generation,
+            ..*end
+        };
+        slot.said = Some(end);
+        self.report.digests += 1;
+        Some(end)
+    }
+
+    /// The peer has compared a digest. When it differs, the slot is sent again, whole.
+    pub(crate) fn compared(
+        &mut self,
+        number: u16,
+        offer: SlotOffer,
+        now: Instant,
+        timing: &Timing,
+        todo: &mut VecDeque<SlotRef>,
+    ) -> Compared {
+        if !self.at_generation(number, offer.generation, Phase::Verified) {
+            return Compared::Outdated;
+        }
+        self.slots[usize::from(number)].offer = Some(offer);
+        if offer.same {
+            return Compared::Equal;
+        }
+        self.report.digest_mismatch += 1;
+        self.failed(number, offer.generation, true, now, timing, todo);
+        Compared::Differs
+    }
+
     /// The slot's begin has come from the worker. False when it isn't the one asked for.
-    pub(crate) fn begun(&mut self, slot: u16, generation: u32) -> bool {
+    pub(crate) fn begun(&mut self, slot: u16, generation: u32, since: Option<Version>) -> bool {
         let found = self.at_generation(slot, generation, Phase::Asked);
         if found {
             self.set(slot, Phase::Walking);
-            self.slots[usize::from(slot)].open = true;
+            let slot = &mut self.slots[usize::from(slot)];
+            slot.open = true;
+            slot.sent = since.map_or(Sent::Whole, |_| Sent::Newer(0));
         }
         found
+    }
+
+    /// A record of the slot's walk went out.
+    pub(crate) fn walked(&mut self, slot: u16) {
+        if let Some(Sent::Newer(records)) = self.slots.get_mut(usize::from(slot)).map(|s| &mut s.sent) {
+            *records += 1;
+        }
     }
 
     /// The slot's end has come from the worker. False when it isn't the generation under way.
@@ -222,7 +335,13 @@ impl Export {
             return false;
         }
         self.set(slot, Phase::Verified);
-        self.slots[usize::from(slot)].failures = 0;
+        let slot = &mut self.slots[usize::from(slot)];
+        (slot.failures, slot.whole, slot.offer) = (0, false, None);
+        *match slot.sent {
+            Sent::Whole => &mut self.report.slots_whole,
+            Sent::Newer(0) => &mut self.report.slots_equal,
+            Sent::Newer(_) => &mut self.report.slots_caught_up,
+        } += 1;
         self.report.refused += u64::from(refused);
         let complete = self.verified == self.report.slots_total;
         if complete {
@@ -232,11 +351,13 @@ impl Export {
         complete
     }
 
-    /// The peer couldn't verify the slot: again, after a pause that grows.
+    /// The peer couldn't verify the slot, or didn't accept it: again, after a pause that grows. `whole` when what the
+    /// peer holds can't be built upon.
     pub(crate) fn failed(
         &mut self,
         slot: u16,
         generation: u32,
+        whole: bool,
         now: Instant,
         timing: &Timing,
         todo: &mut VecDeque<SlotRef>,
@@ -251,7 +372,9 @@ impl Export {
         self.report.slots_failed += 1;
         let failures = self.slots[usize::from(slot)].failures.min(RETRY_DOUBLINGS);
         self.want(slot, now + timing.slot_retry * (1 << failures), todo);
-        self.slots[usize::from(slot)].failures = failures + 1;
+        let slot = &mut self.slots[usize::from(slot)];
+        (slot.failures, slot.offer) = (failures + 1, None);
+        slot.whole |= whole;
     }
 
     /// Slots whose end was sent long ago and never answered are sent again. Costs a look at every slot: once a
@@ -259,7 +382,8 @@ impl Export {
     pub(crate) fn remind(&mut self, now: Instant, timing: &Timing, todo: &mut VecDeque<SlotRef>) {
         for n in 0..self.mine.len() {
             let slot = self.slots[usize::from(self.mine[n])];
-            if slot.phase == Phase::Ended && now.since(slot.at) >= timing.slot_answer {
+            let waiting = matches!(slot.phase, Phase::Queried | Phase::Ended);
+            if waiting && now.since(slot.at) >= timing.slot_answer {
                 self.again(self.mine[n], "unanswered", now, todo);
             }
         }
@@ -279,7 +403,7 @@ impl Export {
         let dirty = self
             .slots
             .iter()
-            .filter(|s| s.phase == Phase::Wanted && s.generation != 0)
+            .filter(|s| s.phase == Phase::Wanted && s.whole)
             .count();
         u32::try_from(dirty).unwrap_or(u32::MAX)
     }
@@ -317,6 +441,8 @@ impl Export {
         let slot = &mut self.slots[usize::from(slot)];
         self.verified -= u32::from(slot.phase == Phase::Verified);
         self.under_way -= under_way(slot.phase);
+        self.queried -= usize::from(slot.phase == Phase::Queried);
+        self.queried += usize::from(next == Phase::Queried);
         slot.phase = next;
         self.verified += u32::from(next == Phase::Verified);
         self.under_way += under_way(next);
@@ -349,7 +475,7 @@ mod tests {
     /// Takes slot 1 through a whole generation.
     fn send(export: &mut Export, slot: u16, generation: u32) {
         export.asked(slot, generation);
-        assert!(export.begun(slot, generation));
+        assert!(export.begun(slot, generation, None));
         assert!(export.ended(slot, generation, at(0)));
     }
 
@@ -375,12 +501,12 @@ mod tests {
         let (mut export, mut todo) = export();
         export.start("connected", at(0), &mut todo);
         export.asked(1, 7);
-        assert!(!export.begun(1, 6));
-        assert!(export.begun(1, 7));
+        assert!(!export.begun(1, 6, None));
+        assert!(export.begun(1, 7, None));
         assert!(!export.ended(1, 6, at(0)));
         assert!(!export.confirmed(1, 7, 0, at(0)), "verified before its end");
         assert!(export.ended(1, 7, at(0)));
-        export.failed(1, 6, at(0), &Timing::default(), &mut todo);
+        export.failed(1, 6, true, at(0), &Timing::default(), &mut todo);
         assert_eq!(export.report.slots_failed, 0);
     }
 
@@ -393,9 +519,9 @@ mod tests {
             todo.clear();
             export.dismissed(1);
             send(&mut export, 1, generation);
-            export.failed(1, generation, at(0), &timing, &mut todo);
+            export.failed(1, generation, true, at(0), &timing, &mut todo);
             assert_eq!(export.task(1, at(pause - 1)), Task::Later);
-            assert_eq!(export.task(1, at(pause)), Task::Send);
+            assert_eq!(export.task(1, at(pause)), Task::Send(None));
             assert!(export.is_open(1));
         }
     }
@@ -415,6 +541,81 @@ mod tests {
         export.start("connected", at(0), &mut todo);
         assert_eq!(export.task(1, at(0)), Task::Stop(99));
         assert!(export.stopped(1));
-        assert_eq!(export.task(1, at(0)), Task::Send);
+        assert_eq!(export.task(1, at(0)), Task::Query);
+    }
+
+    fn offer(generation: u32, same: bool) -> SlotOffer {
+        SlotOffer {
+            generation,
+            count: 0,
+            digest: 0,
+            version: Version::default(),
+            absent: 0,
+            same,
+        }
+    }
+
+    #[test]
+    fn a_peer_is_asked_first_and_a_slot_that_failed_is_sent_whole_unasked() {
+        let (mut export, mut todo) = export();
+        export.start("connected", at(0), &mut todo);
+        assert_eq!(export.task(1, at(0)), Task::Query);
+        export.asked_peer(1, 5, at(0));
+        assert_eq!((export.queried, export.task(1, at(0))), (1, Task::Nothing));
+        assert!(
+            !export.offered(1, offer(4, false), at(0), &mut todo),
+            "an older question"
+        );
+        assert!(export.offered(1, offer(5, false), at(0), &mut todo));
+        assert_eq!(export.task(1, at(0)), Task::Send(Some(offer(5, false))));
+        export.asked(1, 6);
+        assert!(export.begun(1, 6, Some(Version::default())));
+        assert!(export.ended(1, 6, at(0)));
+        export.failed(1, 6, true, at(0), &Timing::default(), &mut todo);
+        assert_eq!(export.task(1, at(99)), Task::Send(None));
+        assert_eq!(export.queried, 0);
+    }
+
+    #[test]
+    fn slots_are_counted_by_how_much_of_them_was_sent() {
+        let (mut export, mut todo) = export();
+        export.start("connected", at(0), &mut todo);
+        for (slot, since, walked) in [
+            (1, Some(Version::default()), 0),
+            (1, Some(Version::default()), 2),
+            (3, None, 9),
+        ] {
+            export.asked(slot, 7);
+            assert!(export.begun(slot, 7, since));
+            (0..walked).for_each(|_| export.walked(slot));
+            assert!(export.ended(slot, 7, at(0)));
+            export.confirmed(slot, 7, 0, at(0));
+        }
+        let r = &export.report;
+        assert_eq!((r.slots_equal, r.slots_caught_up, r.slots_whole), (1, 1, 1));
+    }
+
+    #[test]
+    fn a_digest_goes_out_for_verified_slots_only_and_a_difference_sends_the_slot_again() {
+        let (mut export, mut todo) = export();
+        let timing = Timing::default();
+        let end = SlotEnd {
+            generation: 0,
+            count: 0,
+            digest: 0,
+            version: Version::default(),
+        };
+        export.start("connected", at(0), &mut todo);
+        assert_eq!(export.digest(1, &end), None);
+        send(&mut export, 1, 7);
+        assert_eq!(export.digest(1, &end), None);
+        export.confirmed(1, 7, 0, at(0));
+        assert_eq!(export.digest(1, &end).map(|e| e.generation), Some(7));
+        let mut hear = |offer| export.compared(1, offer, at(0), &timing, &mut todo);
+        assert_eq!(hear(offer(6, false)), Compared::Outdated);
+        assert_eq!(hear(offer(7, true)), Compared::Equal);
+        assert_eq!(hear(offer(7, false)), Compared::Differs);
+        assert_eq!((export.verified(), export.report.digest_mismatch), (0, 1));
+        assert_eq!(export.task(1, at(99)), Task::Send(None));
     }
 }

@@ -109,6 +109,12 @@ impl Outbox {
         self.bytes.len() - before
     }
 
+    /// As [`Self::put`], for what is said again and again on an idle connection and is no progress to count.
+    pub(crate) fn put_aside(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>)) {
+        self.put(now, write);
+        self.records -= 1;
+    }
+
     /// Whether the open frame needs no more company.
     pub(crate) fn is_large(&self) -> bool {
         self.open

@@ -64,7 +64,7 @@ fn session(outbox: &mut Outbox) {
     };
     outbox.put(Instant::default(), |out| record::put_vrf_open(out, &open));
     outbox.put(Instant::default(), |out| {
-        record::put_slot_begin(out, at, 7, Version::default())
+        crate::slot_record::put_slot_begin(out, at, 7, Version::default(), None)
     });
     outbox.close();
 }

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use dataplane::delta::{LaneTag, SlotRef, Term, ToWorker};
+use dataplane::delta::{LaneTag, SlotOffer, SlotRef, Term, ToWorker};
 use dataplane::flow::VrfId;
 
 use crate::board::PeerVrf;
@@ -22,6 +22,7 @@ use crate::record::{self, Message, RecordError, SlotFailure};
 use crate::report::{LocalReport, LocalVrfReport};
 use crate::role::outranks;
 use crate::shared::Shared;
+use crate::slot_record;
 use crate::wire::Wire;
 
 /// Reads per turn.
@@ -247,6 +248,7 @@ impl<W: Wire> Inlet<W> {
                 at,
                 generation,
                 version,
+                since,
             } => {
                 if !self.accepts(at) || generation == 0 {
                     s.count(Cause::SlotNotAccepted);
@@ -260,6 +262,7 @@ impl<W: Wire> Inlet<W> {
                         lane,
                         generation,
                         version,
+                        since,
                     },
                 ) {
                     return Ok(Outcome::Full);
@@ -293,6 +296,28 @@ impl<W: Wire> Inlet<W> {
                     return Ok(Outcome::Full);
                 }
             }
+            Message::SlotQuery { at, generation } => {
+                if !self.accepts(at) {
+                    s.count(Cause::SlotNotAccepted);
+                    self.fail(s, at, generation, SlotFailure::NotAccepting);
+                    return Ok(Outcome::Done);
+                }
+                if !s
+                    .rings
+                    .push(at.slot, ToWorker::SlotQuery { at, lane, generation })
+                {
+                    return Ok(Outcome::Full);
+                }
+            }
+            Message::SlotDigest { at, end } => {
+                if end.generation == 0 || self.generation(at) != end.generation {
+                    s.count(Cause::RecordNotOpen);
+                    return Ok(Outcome::Done);
+                }
+                if !s.rings.push(at.slot, ToWorker::SlotDigest { at, lane, end }) {
+                    return Ok(Outcome::Full);
+                }
+            }
             Message::VrfOpen(open) => {
                 self.peering.opened(&open, &s.config)?;
                 s.changed = true;
@@ -307,7 +332,10 @@ impl<W: Wire> Inlet<W> {
             }
             Message::Heartbeat => {}
             Message::Bye => return Err(Cause::Closed),
-            Message::Ack { .. } | Message::SlotVerified { .. } | Message::SlotFailed { .. } => {
+            Message::Ack { .. }
+            | Message::SlotVerified { .. }
+            | Message::SlotFailed { .. }
+            | Message::SlotOffer { .. } => {
                 s.count(Cause::RecordMisplaced);
             }
         }
@@ -353,9 +381,33 @@ impl<W: Wire> Inlet<W> {
             vrf_stats(stats, at.vrf).refused += u64::from(refused);
             s.changed = true;
             self.conn.put(s.now, |out| {
-                record::put_slot_verified(out, at, generation, refused)
+                slot_record::put_slot_verified(out, at, generation, refused)
             });
         }
+    }
+
+    /// A worker has said what it holds of a slot: answer to a question, or to a digest.
+    pub(crate) fn slot_offer(
+        &mut self,
+        s: &mut Shared,
+        stats: &mut LocalReport,
+        at: SlotRef,
+        offer: &SlotOffer,
+    ) {
+        let generation = self.generation(at);
+        if generation == offer.generation && !offer.same {
+            vrf_stats(stats, at.vrf).digest_mismatch += 1;
+            self.set(
+                at,
+                Slot {
+                    generation,
+                    verified: false,
+                },
+            );
+            s.changed = true;
+        }
+        self.conn
+            .put_aside(s.now, |out| slot_record::put_slot_offer(out, at, offer));
     }
 
     /// A worker could not verify a slot that came from here.
@@ -367,12 +419,23 @@ impl<W: Wire> Inlet<W> {
         generation: u32,
     ) {
         vrf_stats(stats, at.vrf).slots_failed += 1;
+        if self.generation(at) == generation {
+            self.set(
+                at,
+                Slot {
+                    generation,
+                    verified: false,
+                },
+            );
+            s.changed = true;
+        }
         self.fail(s, at, generation, SlotFailure::Unverified);
     }
 
     fn fail(&mut self, s: &Shared, at: SlotRef, generation: u32, why: SlotFailure) {
-        self.conn
-            .put(s.now, |out| record::put_slot_failed(out, at, generation, why));
+        self.conn.put(s.now, |out| {
+            slot_record::put_slot_failed(out, at, generation, why)
+        });
     }
 
     fn accepts(&self, at: SlotRef) -> bool {

@@ -8,7 +8,7 @@
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
-use dataplane::delta::{Delta, LaneTag, SlotEnd, SlotRef, Term, ToWorker, Version};
+use dataplane::delta::{Delta, LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToWorker, Version};
 use dataplane::flow::VrfId;
 use dataplane::role::Role;
 use dataplane::shard::lane_of;
@@ -18,17 +18,18 @@ use crate::board::PeerVrf;
 use crate::cause::Cause;
 use crate::config::{CONTROL_LANE, SyncConfig};
 use crate::conn::Conn;
-use crate::export::{Export, Task, WINDOW};
+use crate::export::{Compared, Export, QUERIES, Task, WINDOW};
 use crate::frame::Step;
 use crate::hello::{
     FEATURES, Hello, MAGIC_ANSWER, Preface, PrefaceError, VERSIONS, decode_answer, encode_hello,
 };
 use crate::peering::Peering;
 use crate::port::{End, PumpEvent};
-use crate::record::{self, Message, RecordError};
+use crate::record::{self, Message, RecordError, SlotFailure};
 use crate::report::ClientReport;
 use crate::role::outranks;
 use crate::shared::Shared;
+use crate::slot_record;
 use crate::wire::{Net, Wire};
 
 /// Frames' worth of reading per turn.
@@ -329,14 +330,27 @@ impl<W: Wire> Lane<W> {
                 generation,
                 refused,
             } => self.verified(s, at, generation, refused),
-            Message::SlotFailed { at, generation, .. } => {
+            Message::SlotFailed { at, generation, why } => {
+                let whole = why != SlotFailure::NotAccepting as u8;
                 let export = &mut self.exports[at.vrf.index()];
-                export.failed(at.slot, generation, s.now, &s.config.timing, &mut self.todo);
+                export.failed(
+                    at.slot,
+                    generation,
+                    whole,
+                    s.now,
+                    &s.config.timing,
+                    &mut self.todo,
+                );
                 s.changed = true;
             }
+            Message::SlotOffer { at, offer } => self.offered(s, at, offer),
             Message::Heartbeat => {}
             Message::Bye => return Err(Cause::Closed),
-            Message::SlotBegin { .. } | Message::SlotEnd { .. } | Message::Delta { .. } => {
+            Message::SlotBegin { .. }
+            | Message::SlotEnd { .. }
+            | Message::SlotQuery { .. }
+            | Message::SlotDigest { .. }
+            | Message::Delta { .. } => {
                 s.count(Cause::RecordMisplaced);
             }
         }
@@ -357,6 +371,16 @@ impl<W: Wire> Lane<W> {
                 took_ms: export.report.resync_ms,
             });
         }
+    }
+
+    /// The peer has said what it holds: answer to a question, or to a digest.
+    fn offered(&mut self, s: &mut Shared, at: SlotRef, offer: SlotOffer) {
+        let export = &mut self.exports[at.vrf.index()];
+        if export.offered(at.slot, offer, s.now, &mut self.todo) {
+            return;
+        }
+        let compared = export.compared(at.slot, offer, s.now, &s.config.timing, &mut self.todo);
+        s.changed |= compared == Compared::Differs;
     }
 
     /// Tells the peer what this node has become, and starts or stops streams.
@@ -391,6 +415,7 @@ impl<W: Wire> Lane<W> {
     /// Tells workers to stop and to send, as their rings and the window allow.
     fn ask(&mut self, s: &mut Shared) -> usize {
         let mut under_way: usize = self.exports.iter().map(|e| e.under_way).sum();
+        let mut queried: usize = self.exports.iter().map(|e| e.queried).sum();
         let mut work = 0;
         for _ in 0..self.todo.len().min(TASKS_MAX) {
             let Some(at) = self.todo.pop_front() else { break };
@@ -413,13 +438,25 @@ impl<W: Wire> Lane<W> {
                         true
                     }
                 }
-                Task::Send if under_way >= WINDOW => true,
-                Task::Send => {
+                Task::Query if queried >= QUERIES => true,
+                Task::Query => {
+                    if let State::Up { conn, .. } = &mut self.state {
+                        let generation = s.next_generation();
+                        conn.put(s.now, |out| slot_record::put_slot_query(out, at, generation));
+                        export.asked_peer(at.slot, generation, s.now);
+                        queried += 1;
+                        work += 1;
+                    }
+                    false
+                }
+                Task::Send(_) if under_way >= WINDOW => true,
+                Task::Send(offer) => {
                     let generation = s.next_generation();
                     let item = ToWorker::SendSlot {
                         at,
                         lane: self.tag,
                         generation,
+                        offer,
                     };
                     let told = s.rings.push(at.slot, item);
                     if told {
@@ -445,13 +482,22 @@ impl<W: Wire> Lane<W> {
     }
 
     /// A worker's slot begins. False when it belongs to no present generation.
-    pub(crate) fn begin(&mut self, now: Instant, at: SlotRef, generation: u32, version: Version) -> bool {
+    pub(crate) fn begin(
+        &mut self,
+        now: Instant,
+        at: SlotRef,
+        generation: u32,
+        version: Version,
+        since: Option<Version>,
+    ) -> bool {
         let State::Up { conn, .. } = &mut self.state else {
             return false;
         };
-        let begun = self.exports[at.vrf.index()].begun(at.slot, generation);
+        let begun = self.exports[at.vrf.index()].begun(at.slot, generation, since);
         if begun {
-            conn.put(now, |out| record::put_slot_begin(out, at, generation, version));
+            conn.put(now, |out| {
+                slot_record::put_slot_begin(out, at, generation, version, since);
+            });
         }
         begun
     }
@@ -463,13 +509,25 @@ impl<W: Wire> Lane<W> {
         };
         let ended = self.exports[at.vrf.index()].ended(at.slot, end.generation, now);
         if ended {
-            conn.put(now, |out| record::put_slot_end(out, at, end));
+            conn.put(now, |out| slot_record::put_slot_end(out, at, end));
         }
         ended
     }
 
-    /// A worker's record. False when the slot isn't open on this connection.
-    pub(crate) fn record(&mut self, now: Instant, at: SlotRef, delta: &Delta) -> bool {
+    /// A worker's digest of a slot. False when the peer hasn't verified the slot: nothing can be compared then.
+    pub(crate) fn digest(&mut self, now: Instant, at: SlotRef, end: &SlotEnd) -> bool {
+        let State::Up { conn, .. } = &mut self.state else {
+            return false;
+        };
+        let Some(end) = self.exports[at.vrf.index()].digest(at.slot, end) else {
+            return false;
+        };
+        conn.put_aside(now, |out| slot_record::put_slot_digest(out, at, &end));
+        true
+    }
+
+    /// A worker's record, live or of a walk. False when the slot isn't open on this connection.
+    pub(crate) fn record(&mut self, now: Instant, at: SlotRef, delta: &Delta, walk: bool) -> bool {
         let State::Up { conn, peering, .. } = &mut self.state else {
             return false;
         };
@@ -480,6 +538,9 @@ impl<W: Wire> Lane<W> {
         let announced = peering.announced(at.vrf);
         let bytes = conn.put(now, |out| record::put_delta(out, at, delta, announced));
         export.report.transmit += 1;
+        if walk {
+            export.walked(at.slot);
+        }
         if export.is_resyncing() {
             export.report.resync_records += 1;
             export.report.resync_bytes += bytes as u64;

@@ -18,6 +18,7 @@ mod frame;
 pub mod hello;
 mod peering;
 mod record;
+mod slot_record;
 pub mod wire;
 
 mod door;

@@ -258,6 +258,8 @@ impl<N: Net> Pump<N> {
         | ToEvent::SlotEnd { at, .. }
         | ToEvent::SlotVerified { at, .. }
         | ToEvent::SlotFailed { at, .. }
+        | ToEvent::SlotOffer { at, .. }
+        | ToEvent::SlotDigest { at, .. }
         | ToEvent::SlotDirty { at }) = item;
         if !known(at) {
             return self.shared.count(Cause::ItemUnopened);
@@ -268,14 +270,15 @@ impl<N: Net> Pump<N> {
                 lane,
                 generation,
                 version,
+                since,
             } => self
                 .lane(*lane)
-                .is_some_and(|l| l.begin(now, *at, *generation, *version)),
+                .is_some_and(|l| l.begin(now, *at, *generation, *version, *since)),
             ToEvent::Record {
                 at,
                 only: Some(lane),
                 delta,
-            } => self.lane(*lane).is_some_and(|l| l.record(now, *at, delta)),
+            } => self.lane(*lane).is_some_and(|l| l.record(now, *at, delta, true)),
             ToEvent::Record {
                 at,
                 only: None,
@@ -284,7 +287,7 @@ impl<N: Net> Pump<N> {
                 let sent = self
                     .lanes
                     .iter_mut()
-                    .map(|l| usize::from(l.record(now, *at, delta)))
+                    .map(|l| usize::from(l.record(now, *at, delta, false)))
                     .sum::<usize>();
                 if sent == 0 {
                     return self.shared.count(Cause::ItemUnopened);
@@ -303,6 +306,15 @@ impl<N: Net> Pump<N> {
             ToEvent::SlotFailed { at, lane, generation } => self.answer(*lane, |inlet, s, stats| {
                 inlet.slot_failed(s, stats, *at, *generation)
             }),
+            ToEvent::SlotOffer { at, lane, offer } => self.answer(*lane, |inlet, s, stats| {
+                inlet.slot_offer(s, stats, *at, offer);
+            }),
+            ToEvent::SlotDigest { at, end } => {
+                for lane in &mut self.lanes {
+                    lane.digest(now, *at, end);
+                }
+                true
+            }
             ToEvent::SlotDirty { at } => {
                 self.again(*at, "dirty");
                 true

@@ -235,6 +235,7 @@ fn r9_items_of_another_incarnation_are_counted_and_change_nothing() {
             lane,
             generation,
             version,
+            since: None,
         });
         node.inject(ToEvent::SlotEnd { at, lane, end });
         node.inject(ToEvent::SlotVerified {

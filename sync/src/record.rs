@@ -6,14 +6,15 @@
 
 use bytes::{Buf, BufMut};
 use dataplane::delta::{
-    BlockRecord, Class, DelRecord, Delta, NatPart, PutRecord, RefreshRecord, SlotEnd, SlotRef, StateRecord,
-    Term, Version,
+    BlockRecord, Class, DelRecord, Delta, NatPart, PutRecord, RefreshRecord, SlotEnd, SlotOffer, SlotRef,
+    StateRecord, Term, Version,
 };
 use dataplane::flow::{FlowKey, VrfId};
 use dataplane::role::Role;
 
 use crate::bytes::{Short, get_address, get_number, get_text, put_address, put_number, put_text};
 use crate::fingerprint::{Section, Strength};
+use crate::slot_record::get_slot_record;
 
 /// Bytes in front of a record's body: its length and its type.
 pub(crate) const HEADER: usize = 3;
@@ -32,8 +33,11 @@ pub(crate) mod kind {
     pub(crate) const ACK: u8 = 0x08;
     pub(crate) const SLOT_VERIFIED: u8 = 0x09;
     pub(crate) const SLOT_FAILED: u8 = 0x0a;
+    pub(crate) const SLOT_OFFER: u8 = 0x0b;
     pub(crate) const SLOT_BEGIN: u8 = 0x10;
     pub(crate) const SLOT_END: u8 = 0x11;
+    pub(crate) const SLOT_QUERY: u8 = 0x12;
+    pub(crate) const SLOT_DIGEST: u8 = 0x13;
     pub(crate) const PUT: u8 = 0x20;
     pub(crate) const STATE: u8 = 0x22;
     pub(crate) const REFRESH: u8 = 0x24;
@@ -114,8 +118,21 @@ pub(crate) enum Message {
         at: SlotRef,
         generation: u32,
         version: Version,
+        since: Option<Version>,
     },
     SlotEnd {
+        at: SlotRef,
+        end: SlotEnd,
+    },
+    SlotQuery {
+        at: SlotRef,
+        generation: u32,
+    },
+    SlotOffer {
+        at: SlotRef,
+        offer: SlotOffer,
+    },
+    SlotDigest {
         at: SlotRef,
         end: SlotEnd,
     },
@@ -159,7 +176,7 @@ impl From<bytes::TryGetError> for RecordError {
 }
 
 /// Appends a record: header, then what `body` writes.
-fn record(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn record(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.put_slice(&[0, 0, kind]);
     body(out);
@@ -167,7 +184,7 @@ fn record(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + 2].copy_from_slice(&len.to_be_bytes());
 }
 
-fn put_at(out: &mut Vec<u8>, at: SlotRef) {
+pub(crate) fn put_at(out: &mut Vec<u8>, at: SlotRef) {
     out.put_u16(at.vrf.0);
     out.put_u16(at.slot);
 }
@@ -310,46 +327,6 @@ fn put_block(out: &mut Vec<u8>, at: SlotRef, block: &BlockRecord, announced: Ter
     });
 }
 
-/// Appends SLOT-BEGIN.
-pub(crate) fn put_slot_begin(out: &mut Vec<u8>, at: SlotRef, generation: u32, version: Version) {
-    record(out, kind::SLOT_BEGIN, |out| {
-        put_at(out, at);
-        out.put_u32(generation);
-        out.put_u64(version.term.0);
-        out.put_u64(version.counter);
-    });
-}
-
-/// Appends SLOT-END.
-pub(crate) fn put_slot_end(out: &mut Vec<u8>, at: SlotRef, end: &SlotEnd) {
-    record(out, kind::SLOT_END, |out| {
-        put_at(out, at);
-        out.put_u32(end.generation);
-        out.put_u32(end.count);
-        out.put_u64(end.digest);
-        out.put_u64(end.version.term.0);
-        out.put_u64(end.version.counter);
-    });
-}
-
-/// Appends SLOT-VERIFIED, naming the VRF by this end's own handle like every other record.
-pub(crate) fn put_slot_verified(out: &mut Vec<u8>, at: SlotRef, generation: u32, refused: u32) {
-    record(out, kind::SLOT_VERIFIED, |out| {
-        put_at(out, at);
-        out.put_u32(generation);
-        out.put_u32(refused);
-    });
-}
-
-/// Appends SLOT-FAILED.
-pub(crate) fn put_slot_failed(out: &mut Vec<u8>, at: SlotRef, generation: u32, why: SlotFailure) {
-    record(out, kind::SLOT_FAILED, |out| {
-        put_at(out, at);
-        out.put_u32(generation);
-        out.put_u8(why as u8);
-    });
-}
-
 /// Appends ACK: every record of every frame up to `sequence` has been applied.
 pub(crate) fn put_ack(out: &mut Vec<u8>, sequence: u64) {
     record(out, kind::ACK, |out| out.put_u64(sequence));
@@ -411,7 +388,7 @@ pub(crate) fn decode(
         }
         kind::VRF_OPEN => return get_vrf_open(&mut from).map(Message::VrfOpen),
         kind::VRF_STATE => return get_vrf_state(&mut from).map(Message::VrfState),
-        kind::SLOT_VERIFIED..=kind::SLOT_FAILED | kind::SLOT_BEGIN..=kind::SLOT_END => {}
+        kind::SLOT_VERIFIED..=kind::SLOT_OFFER | kind::SLOT_BEGIN..=kind::SLOT_DIGEST => {}
         kind::PUT..0x2a => {}
         _ => return Err(RecordError::UnknownType),
     }
@@ -434,52 +411,16 @@ fn get_slotted(
     announced: Term,
     resolve: &impl Fn(u16) -> Option<Bound>,
 ) -> Result<Message, RecordError> {
+    if kind < kind::PUT {
+        return get_slot_record(kind, from, at);
+    }
     let v4 = kind & 1 == 0;
-    let delta = match kind {
-        kind::SLOT_VERIFIED => {
-            let (generation, refused) = (from.try_get_u32()?, from.try_get_u32()?);
-            return Ok(Message::SlotVerified {
-                at,
-                generation,
-                refused,
-            });
-        }
-        kind::SLOT_FAILED => {
-            let (generation, why) = (from.try_get_u32()?, from.try_get_u8()?);
-            return Ok(Message::SlotFailed { at, generation, why });
-        }
-        kind::SLOT_BEGIN => {
-            let generation = from.try_get_u32()?;
-            return Ok(Message::SlotBegin {
-                at,
-                generation,
-                version: get_plain_version(from)?,
-            });
-        }
-        kind::SLOT_END => {
-            let (generation, count, digest) = (from.try_get_u32()?, from.try_get_u32()?, from.try_get_u64()?);
-            let end = SlotEnd {
-                generation,
-                count,
-                digest,
-                version: get_plain_version(from)?,
-            };
-            return Ok(Message::SlotEnd { at, end });
-        }
-        _ => match kind & !1 {
-            kind::PUT => Delta::Put(get_put(from, v4, at, announced, resolve)?),
-            kind::BLOCK => Delta::Block(get_block(from, v4, announced)?),
-            keyed => get_keyed(keyed, from, v4, at, announced, resolve)?,
-        },
+    let delta = match kind & !1 {
+        kind::PUT => Delta::Put(get_put(from, v4, at, announced, resolve)?),
+        kind::BLOCK => Delta::Block(get_block(from, v4, announced)?),
+        keyed => get_keyed(keyed, from, v4, at, announced, resolve)?,
     };
     Ok(Message::Delta { at, delta })
-}
-
-fn get_plain_version(from: &mut &[u8]) -> Result<Version, RecordError> {
-    Ok(Version {
-        term: Term(from.try_get_u64()?),
-        counter: from.try_get_u64()?,
-    })
 }
 
 fn get_version(from: &mut &[u8], flags: u8, announced: Term) -> Result<Version, RecordError> {

@@ -317,3 +317,94 @@ proptest! {
         let _ = decode(bytes[2], &bytes[HEADER..end], resolve);
     }
 }
+
+#[test]
+fn records_about_slots_have_these_bytes() {
+    use crate::slot_record::{put_slot_begin, put_slot_digest, put_slot_end, put_slot_offer, put_slot_query};
+    let version = Version {
+        term: TERM,
+        counter: 9,
+    };
+    let end = SlotEnd {
+        generation: 7,
+        count: 3,
+        digest: 5,
+        version,
+    };
+    let offer = SlotOffer {
+        generation: 7,
+        count: 3,
+        digest: 5,
+        version,
+        absent: 2,
+        same: true,
+    };
+    type Write = Box<dyn Fn(&mut Vec<u8>)>;
+    const HEAD: &[u8] = &[0, 1, 2, 3, 0, 0, 0, 7];
+    const VERSION: &[u8] = &[0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 9];
+    const SUM: &[u8] = &[0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 5];
+    let cases: Vec<(Write, u8, Vec<&[u8]>, Message)> = vec![
+        (
+            Box::new(move |out| put_slot_query(out, AT, 7)),
+            0x12,
+            vec![HEAD],
+            Message::SlotQuery {
+                at: AT,
+                generation: 7,
+            },
+        ),
+        (
+            Box::new(move |out| put_slot_begin(out, AT, 7, version, None)),
+            0x10,
+            vec![HEAD, VERSION, &[0]],
+            Message::SlotBegin {
+                at: AT,
+                generation: 7,
+                version,
+                since: None,
+            },
+        ),
+        (
+            Box::new(move |out| put_slot_begin(out, AT, 7, version, Some(version))),
+            0x10,
+            vec![HEAD, VERSION, &[1], VERSION],
+            Message::SlotBegin {
+                at: AT,
+                generation: 7,
+                version,
+                since: Some(version),
+            },
+        ),
+        (
+            Box::new(move |out| put_slot_end(out, AT, &end)),
+            0x11,
+            vec![HEAD, SUM, VERSION],
+            Message::SlotEnd { at: AT, end },
+        ),
+        (
+            Box::new(move |out| put_slot_digest(out, AT, &end)),
+            0x13,
+            vec![HEAD, SUM, VERSION],
+            Message::SlotDigest { at: AT, end },
+        ),
+        (
+            Box::new(move |out| put_slot_offer(out, AT, &offer)),
+            0x0b,
+            vec![HEAD, SUM, VERSION, &[0, 0, 0, 2, 1]],
+            Message::SlotOffer { at: AT, offer },
+        ),
+    ];
+    for (write, kind, parts, message) in cases {
+        let mut bytes = Vec::new();
+        write(&mut bytes);
+        let body = parts.concat();
+        assert_eq!((usize::from(bytes[1]), bytes[2]), (body.len(), kind));
+        assert_eq!(bytes[HEADER..], body);
+        assert_eq!(decoded(&bytes), Ok(message));
+    }
+    // A flag of a SLOT-BEGIN that has no meaning.
+    let mut bytes = Vec::new();
+    put_slot_begin(&mut bytes, AT, 7, version, None);
+    *bytes.last_mut().unwrap() = 2;
+    assert_eq!(decoded(&bytes), Err(RecordError::Malformed(Some(AT))));
+}

@@ -89,6 +89,21 @@ pub struct ClientVrfReport {
     pub resyncs: u64,
     /// Slots the peer failed to verify.
     pub slots_failed: u64,
+    /// Verified generations for which nothing had to be sent: the peer held the same.
+    #[serde(default)]
+    pub slots_equal: u64,
+    /// Verified generations for which only what was newer had to be sent.
+    #[serde(default)]
+    pub slots_caught_up: u64,
+    /// Verified generations that were sent whole.
+    #[serde(default)]
+    pub slots_whole: u64,
+    /// Digests sent of verified slots.
+    #[serde(default)]
+    pub digests: u64,
+    /// Digests that were different at the peer.
+    #[serde(default)]
+    pub digest_mismatch: u64,
     /// Records the peer refused for a cause in its last generations.
     pub refused: u64,
 }
@@ -123,6 +138,9 @@ pub struct LocalVrfReport {
     pub slots_verified: u32,
     /// Slots that did not add up.
     pub slots_failed: u64,
+    /// Digests that differed from what was applied here, or that lacking entries made worth another try.
+    #[serde(default)]
+    pub digest_mismatch: u64,
     /// Records refused by workers for a cause, in verified slots.
     pub refused: u64,
 }

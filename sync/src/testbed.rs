@@ -11,7 +11,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, unbounded};
 use dataplane::applied::AppliedCounters;
 use dataplane::delta::{
-    Class, DelRecord, Delta, LaneTag, PutRecord, SlotEnd, SlotRef, Term, ToEvent, ToWorker, Version,
+    Class, DelRecord, Delta, LaneTag, PutRecord, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, ToWorker,
+    Version,
 };
 use dataplane::flow::{Addr, FlowKey, VrfId};
 use dataplane::role::{Role, Roles};
@@ -195,6 +196,24 @@ pub(crate) struct Slot {
     counter: u64,
     streams: Vec<LaneTag>,
     source: Option<(LaneTag, u32)>,
+    since: bool,
+}
+
+impl Slot {
+    fn offer(&self, generation: u32) -> SlotOffer {
+        let (count, digest) = digest(&self.entries, None);
+        SlotOffer {
+            generation,
+            count,
+            digest,
+            version: Version {
+                term: Term(1),
+                counter: self.counter,
+            },
+            absent: 0,
+            same: false,
+        }
+    }
 }
 
 fn key(n: u32) -> FlowKey {
@@ -254,7 +273,12 @@ impl Worker {
 
     fn absorb(&mut self, event: usize, item: ToWorker) {
         match item {
-            ToWorker::SendSlot { at, lane, generation } => {
+            ToWorker::SendSlot {
+                at,
+                lane,
+                generation,
+                offer,
+            } => {
                 let slot = self.slots.entry(at.slot).or_default();
                 slot.streams.retain(|tag| tag.peer != lane.peer);
                 slot.streams.push(lane);
@@ -263,14 +287,19 @@ impl Worker {
                     counter: slot.counter,
                 };
                 let (count, digest) = digest(&slot.entries, None);
+                let since = offer
+                    .filter(|o| (o.count, o.digest) == (count, digest))
+                    .map(|o| o.version);
                 let out = &mut self.pending[event];
                 out.push_back(ToEvent::SlotBegin {
                     at,
                     lane,
                     generation,
                     version,
+                    since,
                 });
-                out.extend(slot.entries.iter().map(|(n, (v, _))| ToEvent::Record {
+                let sent = slot.entries.iter().filter(|_| since.is_none());
+                out.extend(sent.map(|(n, (v, _))| ToEvent::Record {
                     at,
                     only: Some(lane),
                     delta: put(*n, *v),
@@ -290,10 +319,38 @@ impl Worker {
                     .streams
                     .retain(|tag| *tag != lane);
             }
+            ToWorker::DigestSlot { at } => {
+                let slot = self.slots.entry(at.slot).or_default();
+                let (count, digest) = digest(&slot.entries, None);
+                let end = SlotEnd {
+                    generation: 0,
+                    count,
+                    digest,
+                    version: Version {
+                        term: Term(1),
+                        counter: slot.counter,
+                    },
+                };
+                self.pending[event].push_back(ToEvent::SlotDigest { at, end });
+            }
             ToWorker::SlotBegin {
-                at, lane, generation, ..
+                at,
+                lane,
+                generation,
+                since,
+                ..
             } => {
-                self.slots.entry(at.slot).or_default().source = Some((lane, generation));
+                let slot = self.slots.entry(at.slot).or_default();
+                (slot.source, slot.since) = (Some((lane, generation)), since.is_some());
+            }
+            ToWorker::SlotQuery { at, lane, generation } => {
+                let offer = self.slots.entry(at.slot).or_default().offer(generation);
+                self.pending[event].push_back(ToEvent::SlotOffer { at, lane, offer });
+            }
+            ToWorker::SlotDigest { at, lane, end } => {
+                let mut offer = self.slots.entry(at.slot).or_default().offer(end.generation);
+                offer.same = (offer.count, offer.digest) == (end.count, end.digest);
+                self.pending[event].push_back(ToEvent::SlotOffer { at, lane, offer });
             }
             ToWorker::Record { at, lane, delta } => {
                 let slot = self.slots.entry(at.slot).or_default();
@@ -315,9 +372,11 @@ impl Worker {
             ToWorker::SlotEnd { at, lane, end } => {
                 let slot = self.slots.entry(at.slot).or_default();
                 let generation = end.generation;
-                let good = digest(&slot.entries, Some(generation)) == (end.count, end.digest);
+                let touched = (!slot.since).then_some(generation);
+                let good = digest(&slot.entries, touched) == (end.count, end.digest);
                 let answer = if good && self.failing == 0 {
-                    slot.entries.retain(|_, (_, stamp)| *stamp == generation);
+                    slot.entries
+                        .retain(|_, (_, stamp)| slot.since || *stamp == generation);
                     slot.counter = slot.counter.max(end.version.counter);
                     ToEvent::SlotVerified {
                         at,

@@ -10,3 +10,5 @@ mod packet_path;
 mod policy;
 #[cfg(test)]
 mod replication;
+#[cfg(test)]
+mod resync;

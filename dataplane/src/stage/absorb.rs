@@ -6,15 +6,13 @@ use rtrb::Consumer;
 use crate::config::Timeouts;
 use crate::conntrack::{Conntrack, InsertError, NatBinding, State};
 use crate::delta::{
-    BlockRecord, Class, DelRecord, Delta, LaneTag, PutRecord, RefreshRecord, SlotEnd, SlotRef, StateRecord,
-    Term, ToEvent, ToWorker, Version,
+    BlockRecord, Class, DelRecord, Delta, LaneTag, PutRecord, RefreshRecord, SlotRef, StateRecord, ToEvent,
+    ToWorker, Version,
 };
 use crate::flow::Direction;
 use crate::nat::{LearnError, Nat};
-use crate::role::Role;
-use crate::slot::{
-    Ended, Incoming, Kind, NIL, Walk, block_digest, block_key_digest, conntrack_digest, key_digest,
-};
+use crate::slot::{Kind, NIL, block_digest, block_key_digest, conntrack_digest, key_digest};
+use crate::stage::slots::{begin, compare, finish, first, lacks, query, send_slot, stop_slot};
 use crate::tables::Tables;
 use crate::time::Instant;
 
@@ -41,7 +39,8 @@ pub(crate) fn absorb(
     now: Instant,
 ) -> usize {
     let mut processed = 0;
-    while processed < budget {
+    // Answers that found no room hold further questions back: a peer can't make this list grow.
+    while processed < budget && tables.answers[event].len() < tables.answers_max {
         let Ok(item) = inbox.pop() else { break };
         processed += 1;
         if let Some(answer) = process(tables, item, now) {
@@ -53,79 +52,27 @@ pub(crate) fn absorb(
 
 fn process(tables: &mut Tables, item: ToWorker, now: Instant) -> Option<ToEvent> {
     match item {
-        ToWorker::SendSlot { at, lane, generation } => {
-            send_slot(tables, at, lane, generation);
-            None
-        }
-        ToWorker::StopSlot { at, lane } => {
-            stop_slot(tables, at, lane);
-            None
-        }
+        ToWorker::SendSlot {
+            at,
+            lane,
+            generation,
+            offer,
+        } => send_slot(tables, at, lane, generation, offer),
+        ToWorker::StopSlot { at, lane } => stop_slot(tables, at, lane),
+        ToWorker::DigestSlot { at } => tables.ask_digest(at),
         ToWorker::SlotBegin {
             at,
             lane,
             generation,
             version,
-        } => {
-            begin(tables, at, lane, generation, version);
-            None
-        }
-        ToWorker::Record { at, lane, delta } => record(tables, at, lane, &delta, now),
-        ToWorker::SlotEnd { at, lane, end } => finish(tables, at, lane, &end, now),
+            since,
+        } => begin(tables, at, (lane, generation), version, since),
+        ToWorker::Record { at, lane, delta } => return record(tables, at, lane, &delta, now),
+        ToWorker::SlotQuery { at, lane, generation } => return query(tables, at, lane, generation),
+        ToWorker::SlotDigest { at, lane, end } => return compare(tables, at, lane, &end, now),
+        ToWorker::SlotEnd { at, lane, end } => return finish(tables, at, lane, &end, now),
     }
-}
-
-fn send_slot(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32) {
-    let Some(slot) = tables.slots.get_mut(at) else {
-        return;
-    };
-    slot.walks.retain(|w| w.lane.peer != lane.peer);
-    let walk = Walk {
-        lane,
-        generation,
-        begun: false,
-        kind: Kind::Block,
-        cursor: NIL,
-    };
-    if slot.walks.try_push(walk).is_ok() && !tables.walking.contains(&at) {
-        tables.walking.push(at);
-    }
-}
-
-fn stop_slot(tables: &mut Tables, at: SlotRef, lane: LaneTag) {
-    let Some(slot) = tables.slots.get_mut(at) else {
-        return;
-    };
-    slot.streams.retain(|l| *l != lane);
-    slot.walks.retain(|w| w.lane != lane);
-}
-
-fn begin(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32, version: Version) {
-    if reigns(tables, at, version.term) {
-        tables.counters.absorb_fenced += 1;
-        return;
-    }
-    let Some(slot) = tables.slots.get_mut(at) else {
-        return;
-    };
-    if version.term < slot.version.term {
-        tables.counters.absorb_fenced += 1;
-        return;
-    }
-    // A generation that did not come to its end leaves the slot where it was, though its records have moved the
-    // slot's version into the new term already.
-    let unfinished = |s: &Incoming| s.authoritative && s.term == version.term;
-    let authoritative = version.term > slot.version.term || slot.source.as_ref().is_some_and(unfinished);
-    slot.refused = 0;
-    let mut source = Incoming::open(lane, generation, authoritative);
-    source.term = version.term;
-    slot.source = Some(source);
-}
-
-/// Whether this node is itself active under a term that `theirs` doesn't exceed.
-fn reigns(tables: &Tables, at: SlotRef, theirs: Term) -> bool {
-    let seen = tables.roles[at.vrf.index()];
-    matches!(seen.role, Role::Master | Role::Alone) && theirs <= seen.term
+    None
 }
 
 fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: Instant) -> Option<ToEvent> {
@@ -160,8 +107,9 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
 
 /// The slot has to come again: at the end of the generation that is open, or as soon as the sender hears of it.
 fn again(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
-    let source = tables.slots.get_mut(at)?.source.as_mut()?;
-    let asked = core::mem::replace(&mut source.muddled, true);
+    let slot = tables.slots.get_mut(at)?;
+    let asked = core::mem::replace(&mut slot.absent.unsure, true);
+    let source = slot.source.as_ref()?;
     if source.open || asked {
         return None;
     }
@@ -228,12 +176,17 @@ fn generation(tables: &Tables, at: SlotRef) -> u32 {
 fn apply_put(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) -> Result<Applied, Refused> {
     let digest = conntrack_digest(put);
     let outcome = put_conntrack(tables, at, put, digest, now);
-    if let Err(Refused::Full | Refused::Conflict | Refused::NoPool) = outcome
-        && let Some(slot) = tables.slots.get_mut(at)
-        && let Some(source) = &mut slot.source
-    {
-        slot.refused += 1;
-        source.refuse(key_digest(&put.original), digest);
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return outcome;
+    };
+    match outcome {
+        Err(Refused::Full | Refused::Conflict | Refused::NoPool) => {
+            slot.absent.insert(key_digest(&put.original), digest, now.secs());
+        }
+        Ok(_) if slot.absent.sum.count > 0 => {
+            slot.absent.take(key_digest(&put.original));
+        }
+        _ => {}
     }
     outcome
 }
@@ -259,9 +212,10 @@ fn put_conntrack(
                 return Ok(Applied::Changed);
             }
             if direction != Direction::Original || held.slot != at.slot {
-                tables.counters.absorb_evicted += 1;
+                evict(tables, id, now);
+            } else {
+                tables.discard(now, id);
             }
-            tables.discard(now, id);
         } else {
             return Err(Refused::Stale);
         }
@@ -339,8 +293,7 @@ fn evicting<T>(
                 block: Some(block), ..
             }) => {
                 evict_in(tables, block, None, now);
-                tables.counters.absorb_evicted += 1;
-                tables.discard_block(now, block)
+                evict_block(tables, block, now)
             }
             Err(LearnError::PortTaken { mapping }) => {
                 evict_in(tables, tables.nat.block_of(mapping), Some(mapping), now);
@@ -372,11 +325,40 @@ fn evict_in(tables: &mut Tables, block: u32, mapping: Option<u32>, now: Instant)
             None => tables.nat.block_of(nat.mapping) == block,
         });
         if stands_on {
-            tables.counters.absorb_evicted += 1;
-            tables.discard(now, id);
+            evict(tables, id, now);
         }
         id = next;
     }
+}
+
+/// An older holder of a tuple gives way to a newer grant. Its own slot's sender still counts it, until the removal
+/// arrives that is on its way in another lane.
+fn evict(tables: &mut Tables, id: u32, now: Instant) {
+    tables.counters.absorb_evicted += 1;
+    let held = &tables.conntracks[id];
+    let (key, sync) = (held.keys[0], held.sync);
+    let at = SlotRef {
+        vrf: key.vrf,
+        slot: held.slot,
+    };
+    lacks(tables, at, key_digest(&key), &sync, now);
+    tables.discard(now, id);
+}
+
+/// As [`evict`], for a block. False while conntracks still live in it.
+fn evict_block(tables: &mut Tables, id: u32, now: Instant) -> bool {
+    tables.counters.absorb_evicted += 1;
+    let block = tables.nat.block(id);
+    let (grant, sync) = (block.grant, block.sync);
+    let at = SlotRef {
+        vrf: block.inside_vrf,
+        slot: block.slot,
+    };
+    let gone = tables.discard_block(now, id);
+    if gone {
+        lacks(tables, at, block_key_digest(grant), &sync, now);
+    }
+    gone
 }
 
 /// A conntrack as its record tells it: TCP tracking starts lenient.
@@ -403,6 +385,7 @@ fn insert_evicting(
     version: Version,
     now: Instant,
 ) -> Result<u32, Refused> {
+    let slot = conntrack.slot;
     match tables.insert(conntrack.clone()) {
         Ok(id) => Ok(id),
         Err(InsertError::Full) => Err(Refused::Full),
@@ -414,11 +397,12 @@ fn insert_evicting(
             };
             // One that the holder of a higher term has not named so far is from a tail nobody was told of.
             let overruled = overrules(tables, at) && held.sync.stamp != generation(tables, at);
-            if held.sync.version >= version && !overruled {
+            // Versions are unique in a slot: an equal one is this very entry, damaged.
+            let damaged = held.slot == slot && held.sync.version == version;
+            if held.sync.version >= version && !overruled && !damaged {
                 return Err(Refused::Conflict);
             }
-            tables.counters.absorb_evicted += 1;
-            tables.discard(now, holder);
+            evict(tables, holder, now);
             tables.insert(conntrack).map_err(|e| match e {
                 InsertError::Full => Refused::Full,
                 _ => Refused::Conflict,
@@ -446,7 +430,12 @@ fn apply_state(
     state: &StateRecord,
     now: Instant,
 ) -> Result<Applied, Refused> {
-    let id = find_original(tables, &state.original).ok_or(Refused::Unknown)?;
+    let Some(id) = find_original(tables, &state.original) else {
+        if let Some(slot) = tables.slots.get_mut(at) {
+            slot.absent.change(key_digest(&state.original));
+        }
+        return Err(Refused::Unknown);
+    };
     let ours = tables.conntracks[id].sync.version;
     if !newer(tables, at, ours, state.version) {
         return Err(Refused::Stale);
@@ -469,8 +458,8 @@ fn apply_refresh(tables: &mut Tables, refresh: &RefreshRecord, now: Instant) -> 
 
 fn apply_del(tables: &mut Tables, at: SlotRef, del: &DelRecord, now: Instant) -> Result<Applied, Refused> {
     let Some(id) = find_original(tables, &del.original) else {
-        if let Some(source) = tables.slots.get_mut(at).and_then(|s| s.source.as_mut()) {
-            source.unrefuse(key_digest(&del.original));
+        if let Some(slot) = tables.slots.get_mut(at) {
+            slot.absent.remove(key_digest(&del.original));
         }
         return Err(Refused::Unknown);
     };
@@ -496,11 +485,10 @@ fn apply_block(
         Ok(id) => id,
         Err(refused) => {
             if let Some(slot) = tables.slots.get_mut(at)
-                && let Some(source) = &mut slot.source
                 && !matches!(refused, Refused::Stale | Refused::Elsewhere)
             {
-                slot.refused += 1;
-                source.refuse(block_key_digest(record.grant), digest);
+                slot.absent
+                    .insert(block_key_digest(record.grant), digest, now.secs());
             }
             return Err(refused);
         }
@@ -509,6 +497,7 @@ fn apply_block(
     let Some(slot) = tables.slots.get_mut(at) else {
         return Err(Refused::Unknown);
     };
+    slot.absent.take(block_key_digest(record.grant));
     slot.link(Kind::Block, &mut tables.nat, id);
     let sync = &mut tables.nat.block_mut(id).sync;
     sync.stamp = stamp;
@@ -526,8 +515,8 @@ fn release_block(tables: &mut Tables, at: SlotRef, record: &BlockRecord) -> Resu
             Ok(Applied::Changed)
         }
         Err(error) => {
-            if let Some(source) = tables.slots.get_mut(at).and_then(|s| s.source.as_mut()) {
-                source.unrefuse(block_key_digest(record.grant));
+            if let Some(slot) = tables.slots.get_mut(at) {
+                slot.absent.remove(block_key_digest(record.grant));
             }
             Err(refusal(error))
         }
@@ -539,92 +528,5 @@ fn find_original(tables: &Tables, original: &crate::flow::FlowKey) -> Option<u32
     match tables.conntracks.find(hash, original) {
         Some((id, Direction::Original)) => Some(id),
         _ => None,
-    }
-}
-
-/// A generation ends: if it adds up, what it did not stamp is swept.
-fn finish(tables: &mut Tables, at: SlotRef, lane: LaneTag, end: &SlotEnd, now: Instant) -> Option<ToEvent> {
-    let generation = end.generation;
-    let slot = tables.slots.get(at)?;
-    let expected = |s: &&Incoming| s.open && s.lane == lane && s.generation == generation;
-    let source = slot
-        .source
-        .as_ref()
-        .filter(expected)
-        .filter(|_| !tables.is_active(at.vrf));
-    let Some(source) = source else {
-        tables.counters.absorb_fenced += 1;
-        return Some(ToEvent::SlotFailed { at, lane, generation });
-    };
-    let (count, digest) = stamped(tables, at, generation);
-    let ended = source.end(end, count, digest);
-    if let Some(source) = tables.slots.get_mut(at).and_then(|s| s.source.as_mut()) {
-        source.open = false;
-        source.authoritative &= ended == Ended::Failed;
-    }
-    match ended {
-        Ended::Failed => Some(ToEvent::SlotFailed { at, lane, generation }),
-        Ended::Verified(refused) => {
-            if !tables.faults.no_sweep {
-                sweep(tables, at, generation, now);
-            }
-            if let Some(slot) = tables.slots.get_mut(at) {
-                slot.version = slot.version.max(end.version);
-            }
-            tables.unmute(at);
-            Some(ToEvent::SlotVerified {
-                at,
-                lane,
-                generation,
-                refused,
-            })
-        }
-    }
-}
-
-/// Number and digest of the slot's entries that the generation has touched.
-fn stamped(tables: &Tables, at: SlotRef, generation: u32) -> (u32, u64) {
-    let mut sum = (0, 0_u64);
-    for kind in [Kind::Block, Kind::Conntrack] {
-        let mut id = first(tables, at, kind);
-        while id != NIL {
-            let sync = sync_of(tables, kind, id);
-            if sync.stamp == generation && sync.emitted() {
-                sum = (sum.0 + 1, sum.1.wrapping_add(sync.digest));
-            }
-            id = sync.next;
-        }
-    }
-    sum
-}
-
-fn sweep(tables: &mut Tables, at: SlotRef, generation: u32, now: Instant) {
-    // Children before parents: a block with conntracks in it can't be given back.
-    for kind in [Kind::Conntrack, Kind::Block] {
-        let mut id = first(tables, at, kind);
-        while id != NIL {
-            let sync = *sync_of(tables, kind, id);
-            if sync.stamp != generation || !sync.emitted() {
-                match kind {
-                    Kind::Conntrack => tables.discard(now, id),
-                    Kind::Block => {
-                        tables.discard_block(now, id);
-                    }
-                }
-                tables.counters.swept += 1;
-            }
-            id = sync.next;
-        }
-    }
-}
-
-fn first(tables: &Tables, at: SlotRef, kind: Kind) -> u32 {
-    tables.slots.get(at).map_or(NIL, |s| s.first(kind))
-}
-
-fn sync_of(tables: &Tables, kind: Kind, id: u32) -> &crate::slot::SyncState {
-    match kind {
-        Kind::Block => &tables.nat.block(id).sync,
-        Kind::Conntrack => &tables.conntracks[id].sync,
     }
 }

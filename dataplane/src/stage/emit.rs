@@ -7,9 +7,12 @@
 
 use rtrb::Producer;
 
-use crate::delta::{BlockRecord, DelRecord, Delta, RefreshRecord, SlotEnd, SlotRef, StateRecord, ToEvent};
+use crate::delta::{
+    BlockRecord, DelRecord, Delta, RefreshRecord, SlotEnd, SlotRef, StateRecord, ToEvent, Version,
+};
 use crate::role::Role;
-use crate::slot::{Kind, NIL, Walk, block_digest, conntrack_digest};
+use crate::slot::{Kind, NIL, Slot, block_digest, conntrack_digest};
+use crate::stage::digest::digests;
 use crate::tables::{Changed, Tables};
 use crate::time::Instant;
 
@@ -28,6 +31,7 @@ pub(crate) fn emit(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: In
         pushed += tell_lost(tables, lane, ring);
         pushed += drain(tables, lane, ring, now);
     }
+    digests(tables, rings, now);
     pushed + walk(tables, rings, now)
 }
 
@@ -260,32 +264,23 @@ fn walk_slot(
         }
         *budget -= 1;
         if !walk.begun {
-            *walk = Walk {
-                begun: true,
-                kind: Kind::Block,
-                ..*walk
-            };
-            let begun = *walk;
+            let (lane, generation) = (walk.lane, walk.generation);
             // Also when told to stand by: as long as nobody has taken over, the term is this node's to send under.
             if role.has_word() {
                 slot.version.term = slot.version.term.max(role.term);
             }
-            let cursor = slot.first(Kind::Block);
-            if let Some(walk) = slot.walks.first_mut() {
-                walk.cursor = cursor;
-            }
-            slot.streams.retain(|l| l.peer != begun.lane.peer);
-            let _ = slot.streams.try_push(begun.lane);
-            let (lane, generation, version) = (begun.lane, begun.generation, slot.version);
-            pushed += usize::from(
-                ring.push(ToEvent::SlotBegin {
-                    at,
-                    lane,
-                    generation,
-                    version,
-                })
-                .is_ok(),
-            );
+            let since = start(slot);
+            slot.streams.retain(|l| l.peer != lane.peer);
+            let _ = slot.streams.try_push(lane);
+            let version = slot.version;
+            let begin = ToEvent::SlotBegin {
+                at,
+                lane,
+                generation,
+                version,
+                since,
+            };
+            pushed += usize::from(ring.push(begin).is_ok());
             continue;
         }
         if walk.cursor == NIL && walk.kind == Kind::Block {
@@ -297,9 +292,9 @@ fn walk_slot(
             continue;
         }
         if walk.cursor == NIL {
-            // Count and digest are those of what has been emitted; with a change still listed they would be
-            // compared against a table that is ahead of the stream.
-            if !nothing_pending {
+            // Count and digest are those of what has been emitted. An entry with a change still listed is in them,
+            // and the walk has passed it by. Where nothing was walked, nothing was passed by.
+            if !nothing_pending && !walk.equal() {
                 return (pushed, false);
             }
             let (lane, generation) = (walk.lane, walk.generation);
@@ -326,6 +321,24 @@ fn walk_slot(
             pushed += usize::from(ring.push(ToEvent::Record { at, only, delta }).is_ok());
         }
     }
+}
+
+/// Starts the first walk of a slot: decides what it has to send. Gives the version from which on it sends.
+fn start(slot: &mut Slot) -> Option<Version> {
+    let (count, digest) = (slot.count, slot.digest);
+    let head = slot.first(Kind::Block);
+    let walk = slot.walks.first_mut()?;
+    walk.begun = true;
+    let told = !core::mem::take(&mut slot.untold);
+    let equal = walk
+        .offer
+        .filter(|o| told && (o.count, o.digest) == (count, digest));
+    walk.since = equal.map(|offer| offer.version);
+    (walk.kind, walk.cursor) = match walk.since {
+        Some(_) => (Kind::Conntrack, NIL),
+        None => (Kind::Block, head),
+    };
+    walk.since
 }
 
 /// What a walk sends of an entry, and where it goes next. An entry with a change still listed is skipped: the

@@ -22,10 +22,12 @@ pub mod respond;
 pub mod rewrite;
 pub(crate) mod transmit;
 
+pub(crate) mod digest;
 pub(crate) mod emit;
 pub(crate) mod expire;
 
 pub(crate) mod absorb;
+pub(crate) mod slots;
 
 #[cfg(test)]
 mod oracle;

@@ -1,0 +1,217 @@
+//! A slot's resync, seen from both ends: the walk that sends it, the generation that takes it in, and what is missing
+//! at the receiver although everything is in order.
+//!
+//! A [`Walk`] is born when an event thread asks for a slot and dies with the slot's end. An [`Incoming`] is born with a
+//! begin and lives on after the end, because live records belong to it too. [`Absent`] is kept between generations:
+//! digests could not be compared otherwise.
+
+use arrayvec::ArrayVec;
+
+use crate::delta::{LaneTag, SlotEnd, SlotOffer, Term, Version};
+use crate::slot::Kind;
+
+/// Absent entries remembered one by one, so that their removal is understood.
+const ABSENT_KEPT: usize = 32;
+
+/// A number of entries and the sum of their digests: order-free, so that it can be kept up with every change.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Sum {
+    /// Entries.
+    pub count: u32,
+    /// Wrapping sum of their digests.
+    pub digest: u64,
+}
+
+impl Sum {
+    /// Takes an entry in.
+    pub const fn add(&mut self, digest: u64) {
+        self.count += 1;
+        self.digest = self.digest.wrapping_add(digest);
+    }
+
+    /// Takes an entry out.
+    pub const fn remove(&mut self, digest: u64) {
+        self.count -= 1;
+        self.digest = self.digest.wrapping_sub(digest);
+    }
+}
+
+/// A resync going out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Walk {
+    /// To whom.
+    pub lane: LaneTag,
+    /// Generation.
+    pub generation: u32,
+    /// Begin was emitted.
+    pub begun: bool,
+    /// Kind being walked.
+    pub kind: Kind,
+    /// Next entry to visit.
+    pub cursor: u32,
+    /// What the receiver said it holds; none when the whole slot was asked for.
+    pub offer: Option<SlotOffer>,
+    /// Only what is newer than this is sent; none sends everything. Decided when the walk begins.
+    pub since: Option<Version>,
+}
+
+impl Walk {
+    /// Whether the receiver turned out to hold the same: nothing is walked.
+    #[must_use]
+    pub fn equal(&self) -> bool {
+        self.begun && self.since.is_some()
+    }
+}
+
+/// A resync coming in, and the stream of live records after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Incoming {
+    /// From whom.
+    pub lane: LaneTag,
+    /// Generation.
+    pub generation: u32,
+    /// Between begin and end.
+    pub open: bool,
+    /// Only what is newer than this comes; nothing is swept. None when the whole slot comes.
+    pub since: Option<Version>,
+    /// The sender's term is higher than this slot's was: its word counts even where ours looks newer (an
+    /// unsent tail of a demoted node).
+    pub authoritative: bool,
+    /// Term of the begin.
+    pub term: Term,
+}
+
+/// Entries that the sender holds and this node doesn't, for a cause that was counted: refused, or evicted by a newer
+/// grant whose own removal is still on its way.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Absent {
+    /// How many, and their digests.
+    pub sum: Sum,
+    /// More than can be remembered were absent, and one of those may have changed: the sum can't be trusted.
+    pub unsure: bool,
+    /// When the first of them became absent, in seconds of this node.
+    pub since_s: u32,
+    known: ArrayVec<(u64, u64), ABSENT_KEPT>,
+}
+
+impl Absent {
+    /// An entry, by its key's digest, is not here and should be.
+    pub fn insert(&mut self, key: u64, digest: u64, now_s: u32) {
+        // A resent record replaces its older self.
+        self.take(key);
+        if self.sum.count == 0 {
+            self.since_s = now_s;
+        }
+        self.sum.add(digest);
+        // One that no longer fits is merely not remembered: see `remove`.
+        let _ = self.known.try_push((key, digest));
+    }
+
+    /// The sender has removed an entry that isn't here: either it was absent, or the sender removed it before the
+    /// generation began.
+    pub fn remove(&mut self, key: u64) {
+        if !self.take(key) && self.sum.count as usize > self.known.len() {
+            self.unsure = true;
+        }
+    }
+
+    /// The sender has changed an entry that isn't here in a way that only its holder could follow.
+    pub fn change(&mut self, key: u64) {
+        let known = self.known.iter().any(|(k, _)| *k == key);
+        self.unsure |= known || self.sum.count as usize > self.known.len();
+    }
+
+    /// An entry came after all.
+    pub fn take(&mut self, key: u64) -> bool {
+        let Some(at) = self.known.iter().position(|(k, _)| *k == key) else {
+            return false;
+        };
+        let (_, digest) = self.known.swap_remove(at);
+        self.sum.remove(digest);
+        true
+    }
+}
+
+/// What came of a slot's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The generation adds up. Holds the number of absent entries.
+    Verified(u32),
+    /// It doesn't; nothing may be swept.
+    Failed,
+}
+
+/// Whether what is here, or was touched, and what is absent make up what the sender says it emitted.
+#[must_use]
+pub fn ended(end: &SlotEnd, here: Sum, absent: &Absent) -> Ended {
+    let adds_up = !absent.unsure
+        && here.count + absent.sum.count == end.count
+        && here.digest.wrapping_add(absent.sum.digest) == end.digest;
+    if adds_up {
+        Ended::Verified(absent.sum.count)
+    } else {
+        Ended::Failed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end(count: u32, digest: u64) -> SlotEnd {
+        SlotEnd {
+            generation: 7,
+            count,
+            digest,
+            version: Version::default(),
+        }
+    }
+
+    #[test]
+    fn refused_records_count_as_seen_until_they_are_removed() {
+        let mut absent = Absent::default();
+        absent.insert(1, 100, 5);
+        absent.insert(2, 200, 6);
+        let here = Sum { count: 1, digest: 50 };
+        assert_eq!(ended(&end(3, 350), here, &absent), Ended::Verified(2));
+        absent.remove(1);
+        assert_eq!(ended(&end(3, 350), here, &absent), Ended::Failed);
+        assert_eq!(ended(&end(2, 250), here, &absent), Ended::Verified(1));
+        assert_eq!(absent.since_s, 5);
+    }
+
+    #[test]
+    fn a_resent_refusal_counts_once_with_its_newest_digest() {
+        let mut absent = Absent::default();
+        absent.insert(1, 100, 5);
+        absent.insert(1, 101, 6);
+        assert_eq!(ended(&end(1, 101), Sum::default(), &absent), Ended::Verified(1));
+        assert!(absent.take(1) && !absent.take(1));
+        assert_eq!(absent.sum, Sum::default());
+    }
+
+    #[test]
+    fn a_removal_that_might_be_of_a_forgotten_refusal_fails_the_generation() {
+        let mut absent = Absent::default();
+        for key in 0..=ABSENT_KEPT as u64 {
+            absent.insert(key, 1, 0);
+        }
+        let count = u32::try_from(ABSENT_KEPT).unwrap() + 1;
+        let all = end(count, u64::from(count));
+        assert_eq!(ended(&all, Sum::default(), &absent), Ended::Verified(count));
+        absent.remove(u64::MAX);
+        assert_eq!(ended(&all, Sum::default(), &absent), Ended::Failed);
+    }
+
+    #[test]
+    fn a_change_of_an_absent_entry_makes_the_sum_unsure_and_one_of_an_unknown_entry_does_not() {
+        let mut absent = Absent::default();
+        absent.change(1);
+        assert!(!absent.unsure);
+        absent.insert(1, 100, 0);
+        absent.change(2);
+        assert!(!absent.unsure);
+        absent.change(1);
+        assert!(absent.unsure);
+    }
+}

@@ -1,0 +1,95 @@
+//! Digests in the stream: now and then, and when asked, the owner of a slot tells its lanes what it has emitted so far.
+//!
+//! The record goes through the same ring as the changes before it, so the receiver compares at exactly this point of the
+//! stream: load can't make equal slots look different. One slot per [`PACE_NS`] and worker, whatever the load.
+
+use rtrb::Producer;
+
+use crate::delta::{SlotEnd, SlotRef, ToEvent};
+use crate::flow::VrfId;
+use crate::tables::Tables;
+use crate::time::Instant;
+
+/// Time between two digests of a worker: 1,024 slots on two workers are through in ten seconds.
+const PACE_NS: u64 = 20_000_000;
+
+/// Slots looked at in search of one that is streamed.
+const LOOKS_MAX: usize = 64;
+
+/// Asked-for digests emitted in one turn.
+const ASKED_MAX: usize = 32;
+
+/// Which slot's digest comes next, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    not_before: Instant,
+    vrf: u16,
+    index: usize,
+}
+
+/// Emits the digests that are due. Not counted as work: a thread that has nothing else to do may rest.
+pub(crate) fn digests(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: Instant) {
+    for _ in 0..ASKED_MAX {
+        let Some(&at) = tables.digests_asked.front() else {
+            break;
+        };
+        if !has_room(tables, rings, at) {
+            break;
+        }
+        tables.digests_asked.pop_front();
+        tell(tables, rings, at);
+    }
+    if now < tables.rounds.not_before {
+        return;
+    }
+    for _ in 0..LOOKS_MAX {
+        let at = next(tables);
+        if has_room(tables, rings, at) && tell(tables, rings, at) {
+            break;
+        }
+    }
+    tables.rounds.not_before = Instant::from_ns(now.ns() + PACE_NS);
+}
+
+/// The next slot of the round.
+fn next(tables: &mut Tables) -> SlotRef {
+    let rounds = &mut tables.rounds;
+    let at = tables.slots.nth(VrfId(rounds.vrf), rounds.index);
+    rounds.index += 1;
+    at.unwrap_or_else(|| {
+        rounds.index = 0;
+        rounds.vrf += 1;
+        if usize::from(rounds.vrf) >= tables.roles.len() {
+            rounds.vrf = 0;
+        }
+        SlotRef {
+            vrf: VrfId(rounds.vrf),
+            slot: u16::MAX,
+        }
+    })
+}
+
+fn has_room(tables: &Tables, rings: &[Producer<ToEvent>], at: SlotRef) -> bool {
+    let ring = rings.get(tables.lane_of(at.slot));
+    ring.is_some_and(|ring| ring.slots() > ring.buffer().capacity() / 2)
+}
+
+/// Emits a slot's digest, unless nobody listens or a walk is still to say it.
+fn tell(tables: &mut Tables, rings: &mut [Producer<ToEvent>], at: SlotRef) -> bool {
+    let event = tables.lane_of(at.slot);
+    let (Some(slot), Some(ring)) = (tables.slots.get(at), rings.get_mut(event)) else {
+        return false;
+    };
+    if slot.streams.is_empty() || !slot.walks.is_empty() {
+        return false;
+    }
+    let end = SlotEnd {
+        generation: 0,
+        count: slot.count,
+        digest: slot.digest,
+        version: slot.version,
+    };
+    let told = ring.push(ToEvent::SlotDigest { at, end }).is_ok();
+    tables.counters.digests_emitted += u64::from(told);
+    told
+}

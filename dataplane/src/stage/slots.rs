@@ -1,0 +1,328 @@
+//! Slots as wholes: asked for and stopped on the sender's side; begun, compared, verified and swept on the receiver's.
+//!
+//! Called by `absorb` for what is not a record of an entry. Whatever adds up here does so at one exact point of the
+//! slot's stream, because everything about a slot comes through one FIFO.
+
+use crate::delta::{LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, Version};
+use crate::resync::{Absent, Ended, Incoming, Sum, Walk, ended};
+use crate::role::Role;
+use crate::slot::{Kind, NIL, SyncState, block_digest, conntrack_digest};
+use crate::stage::emit::block_record;
+use crate::tables::Tables;
+use crate::time::Instant;
+
+/// Seconds after which a slot that lacks entries for a cause is asked for again: the cause may have gone.
+const ABSENT_RETRY_S: u32 = 60;
+
+/// The slot is to be walked, once its turn comes.
+pub(crate) fn send_slot(
+    tables: &mut Tables,
+    at: SlotRef,
+    lane: LaneTag,
+    generation: u32,
+    offer: Option<SlotOffer>,
+) {
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return;
+    };
+    slot.walks.retain(|w| w.lane.peer != lane.peer);
+    let walk = Walk {
+        lane,
+        generation,
+        begun: false,
+        kind: Kind::Block,
+        cursor: NIL,
+        offer,
+        since: None,
+    };
+    if slot.walks.try_push(walk).is_ok() && !tables.walking.contains(&at) {
+        tables.walking.push(at);
+    }
+}
+
+/// The lane is gone.
+pub(crate) fn stop_slot(tables: &mut Tables, at: SlotRef, lane: LaneTag) {
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return;
+    };
+    slot.streams.retain(|l| *l != lane);
+    slot.walks.retain(|w| w.lane != lane);
+}
+
+/// What is held of the slot, to be compared with what its sender has emitted.
+pub(crate) fn query(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32) -> Option<ToEvent> {
+    let (held, strangers) = held(tables, at);
+    let slot = tables.slots.get(at)?;
+    let offer = SlotOffer {
+        generation,
+        // Entries that nobody was told make sure that the slot doesn't look equal: they have to be swept.
+        count: held.count + strangers,
+        digest: held.digest,
+        version: slot.base.unwrap_or(slot.version),
+        absent: slot.absent.sum.count,
+        same: false,
+    };
+    Some(ToEvent::SlotOffer { at, lane, offer })
+}
+
+/// A generation begins.
+pub(crate) fn begin(
+    tables: &mut Tables,
+    at: SlotRef,
+    (lane, generation): (LaneTag, u32),
+    version: Version,
+    since: Option<Version>,
+) {
+    if reigns(tables, at, version.term) {
+        tables.counters.absorb_fenced += 1;
+        return;
+    }
+    let fenced = tables
+        .slots
+        .get(at)
+        .is_none_or(|slot| version.term < slot.version.term);
+    if fenced {
+        tables.counters.absorb_fenced += 1;
+        return;
+    }
+    // The digests that records are compared with must be those of what is stored.
+    held(tables, at);
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return;
+    };
+    // A generation that did not come to its end leaves the slot where it was, though its records have moved the
+    // slot's version into the new term already.
+    let unfinished = |s: &Incoming| s.authoritative && s.term == version.term;
+    let authoritative = version.term > slot.version.term || slot.source.as_ref().is_some_and(unfinished);
+    match since {
+        // It was offered at another point of this slot's history: the end will not add up.
+        Some(since) if slot.base.unwrap_or(slot.version) != since => slot.absent.unsure = true,
+        Some(since) => slot.base = Some(since),
+        None => {
+            slot.absent = Absent::default();
+            slot.base = Some(Version::default());
+        }
+    }
+    slot.source = Some(Incoming {
+        lane,
+        generation,
+        open: true,
+        since,
+        authoritative,
+        term: version.term,
+    });
+}
+
+/// Whether this node is itself active under a term that `theirs` doesn't exceed.
+fn reigns(tables: &Tables, at: SlotRef, theirs: Term) -> bool {
+    let seen = tables.roles[at.vrf.index()];
+    matches!(seen.role, Role::Master | Role::Alone) && theirs <= seen.term
+}
+
+/// The sender says what it has emitted up to here.
+pub(crate) fn compare(
+    tables: &mut Tables,
+    at: SlotRef,
+    lane: LaneTag,
+    end: &SlotEnd,
+    now: Instant,
+) -> Option<ToEvent> {
+    let slot = tables.slots.get(at)?;
+    let current = |s: &&Incoming| !s.open && s.lane == lane && s.generation == end.generation;
+    slot.source
+        .as_ref()
+        .filter(current)
+        .filter(|_| !tables.is_active(at.vrf))?;
+    let (held, absent) = (slot.held(), &slot.absent);
+    // Not the term: it may have risen for another peer's sake, and those of the entries are in the digest.
+    let counted = slot.version.counter == end.version.counter;
+    let equal = counted && (held.count, held.digest) == (end.count, end.digest);
+    let retry = absent.sum.count > 0 && now.secs().saturating_sub(absent.since_s) >= ABSENT_RETRY_S;
+    let offer = SlotOffer {
+        generation: end.generation,
+        count: held.count,
+        digest: held.digest,
+        version: slot.version,
+        absent: absent.sum.count,
+        same: (equal || absent.unsure) && !retry,
+    };
+    let counters = &mut tables.counters;
+    *if absent.unsure || (equal && retry) {
+        &mut counters.digests_unsure
+    } else if equal {
+        &mut counters.digests_equal
+    } else {
+        &mut counters.digest_mismatch
+    } += 1;
+    Some(ToEvent::SlotOffer { at, lane, offer })
+}
+
+/// A generation ends: if it adds up, what it did not stamp is swept.
+pub(crate) fn finish(
+    tables: &mut Tables,
+    at: SlotRef,
+    lane: LaneTag,
+    end: &SlotEnd,
+    now: Instant,
+) -> Option<ToEvent> {
+    let generation = end.generation;
+    let slot = tables.slots.get(at)?;
+    let expected = |s: &&Incoming| s.open && s.lane == lane && s.generation == generation;
+    let source = slot
+        .source
+        .as_ref()
+        .filter(expected)
+        .filter(|_| !tables.is_active(at.vrf));
+    let Some(source) = source else {
+        tables.counters.absorb_fenced += 1;
+        return Some(ToEvent::SlotFailed { at, lane, generation });
+    };
+    let whole = source.since.is_none();
+    let here = if whole {
+        Some(stamped(tables, at, generation))
+    } else {
+        Some(held(tables, at)).and_then(|(_, strangers)| (strangers == 0).then(|| listed(tables, at)))
+    };
+    let slot = tables.slots.get_mut(at)?;
+    let outcome = here.map_or(Ended::Failed, |here| ended(end, here, &slot.absent));
+    if let Some(source) = &mut slot.source {
+        source.open = false;
+        source.authoritative &= outcome == Ended::Failed;
+    }
+    let Ended::Verified(refused) = outcome else {
+        return Some(ToEvent::SlotFailed { at, lane, generation });
+    };
+    slot.version = slot.version.max(end.version);
+    (slot.base, slot.own_hand) = (None, false);
+    if whole && !tables.faults.no_sweep {
+        sweep(tables, at, generation, now);
+    }
+    tables.unmute(at);
+    Some(ToEvent::SlotVerified {
+        at,
+        lane,
+        generation,
+        refused,
+    })
+}
+
+/// Notes that an entry which the sender still counts had to go from here.
+pub(crate) fn lacks(tables: &mut Tables, at: SlotRef, key: u64, sync: &SyncState, now: Instant) {
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return;
+    };
+    // One that an open generation of the whole slot has not named is none of the sender's, as far as is known.
+    let unnamed = slot
+        .source
+        .as_ref()
+        .is_some_and(|s| s.open && s.since.is_none() && s.generation != sync.stamp);
+    if sync.emitted() && !unnamed {
+        slot.absent.insert(key, sync.digest, now.secs());
+    }
+}
+
+/// Account of the slot's listed entries.
+fn listed(tables: &Tables, at: SlotRef) -> Sum {
+    tables.slots.get(at).map_or_else(Sum::default, |slot| Sum {
+        count: slot.count - slot.loose.count,
+        digest: slot.digest.wrapping_sub(slot.loose.digest),
+    })
+}
+
+/// What is held, and how many entries are held that nobody was told. A slot that this node wrote itself is looked
+/// through first: changes that were never emitted are in its entries, and not yet in its digest.
+fn held(tables: &mut Tables, at: SlotRef) -> (Sum, u32) {
+    let own_hand = tables.slots.get(at).is_some_and(|slot| slot.own_hand);
+    let strangers = if own_hand { recompute(tables, at) } else { 0 };
+    let sum = tables.slots.get(at).map_or_else(Sum::default, |s| s.held());
+    (sum, strangers)
+}
+
+/// Makes the digests of a slot's entries those of what is stored. Returns how many have never been emitted.
+fn recompute(tables: &mut Tables, at: SlotRef) -> u32 {
+    let mut strangers = 0;
+    for kind in [Kind::Block, Kind::Conntrack] {
+        let mut id = first(tables, at, kind);
+        while id != NIL {
+            let sync = *sync_of(tables, kind, id);
+            if sync.emitted() {
+                let digest = stored_digest(tables, kind, id);
+                if digest != sync.digest {
+                    set_digest(tables, at, kind, id, digest);
+                }
+            } else {
+                strangers += 1;
+            }
+            id = sync.next;
+        }
+    }
+    strangers
+}
+
+/// Digest of an entry as it is stored, at its last version.
+pub(crate) fn stored_digest(tables: &Tables, kind: Kind, id: u32) -> u64 {
+    match kind {
+        Kind::Block => block_digest(&block_record(tables.nat.block(id))),
+        Kind::Conntrack => conntrack_digest(&tables.conntracks[id].to_put(Instant::default())),
+    }
+}
+
+/// Corrects the digest of an entry, and its share in the slot's.
+pub(crate) fn set_digest(tables: &mut Tables, at: SlotRef, kind: Kind, id: u32, digest: u64) {
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return;
+    };
+    let sync = match kind {
+        Kind::Block => &mut tables.nat.block_mut(id).sync,
+        Kind::Conntrack => &mut tables.conntracks[id].sync,
+    };
+    let version = sync.version;
+    slot.account(sync, version, digest);
+}
+
+/// Number and digest of the slot's entries that the generation has touched.
+fn stamped(tables: &Tables, at: SlotRef, generation: u32) -> Sum {
+    let mut sum = Sum::default();
+    for kind in [Kind::Block, Kind::Conntrack] {
+        let mut id = first(tables, at, kind);
+        while id != NIL {
+            let sync = sync_of(tables, kind, id);
+            if sync.stamp == generation && sync.emitted() {
+                sum.add(sync.digest);
+            }
+            id = sync.next;
+        }
+    }
+    sum
+}
+
+fn sweep(tables: &mut Tables, at: SlotRef, generation: u32, now: Instant) {
+    // Children before parents: a block with conntracks in it can't be given back.
+    for kind in [Kind::Conntrack, Kind::Block] {
+        let mut id = first(tables, at, kind);
+        while id != NIL {
+            let sync = *sync_of(tables, kind, id);
+            if sync.stamp != generation || !sync.emitted() {
+                match kind {
+                    Kind::Conntrack => tables.discard(now, id),
+                    Kind::Block => {
+                        tables.discard_block(now, id);
+                    }
+                }
+                tables.counters.swept += 1;
+            }
+            id = sync.next;
+        }
+    }
+}
+
+pub(crate) fn first(tables: &Tables, at: SlotRef, kind: Kind) -> u32 {
+    tables.slots.get(at).map_or(NIL, |s| s.first(kind))
+}
+
+pub(crate) fn sync_of(tables: &Tables, kind: Kind, id: u32) -> &SyncState {
+    match kind {
+        Kind::Block => &tables.nat.block(id).sync,
+        Kind::Conntrack => &tables.conntracks[id].sync,
+    }
+}

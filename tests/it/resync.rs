@@ -1,0 +1,157 @@
+//! A resync costs what differs, and what differs is found (sync/PROTOCOL.md section 6).
+
+use core::time::Duration;
+
+use state_sync::report::ClientVrfReport;
+use testkit::cluster::Cluster;
+use testkit::config::{MAIN, Setup, server, subscriber};
+use testkit::packet;
+
+use crate::replication::open_flows;
+
+/// What node `node` has counted for the VRF, over its lanes.
+fn exported(cluster: &mut Cluster, node: usize) -> ClientVrfReport {
+    let mut sum = ClientVrfReport::default();
+    for report in cluster.node(node).reports() {
+        for vrf in report.clients.iter().flat_map(|c| &c.vrfs) {
+            sum.slots_equal += vrf.slots_equal;
+            sum.slots_caught_up += vrf.slots_caught_up;
+            sum.slots_whole += vrf.slots_whole;
+            sum.digests += vrf.digests;
+            sum.digest_mismatch += vrf.digest_mismatch;
+            sum.slots_failed += vrf.slots_failed;
+        }
+    }
+    sum
+}
+
+fn cut(cluster: &mut Cluster, time: Duration) {
+    cluster.fabric.cut(true);
+    cluster.run(time);
+}
+
+fn heal(cluster: &mut Cluster) {
+    cluster.fabric.cut(false);
+    cluster.settle();
+}
+
+/// The first live conntrack of a node: its worker and its place.
+fn some_entry(cluster: &mut Cluster, node: usize) -> (usize, u32) {
+    let tables = cluster.node(node).tables().enumerate();
+    let mut live = tables.flat_map(|(worker, t)| t.conntracks.iter_live().map(move |(id, _)| (worker, id)));
+    live.next().unwrap()
+}
+
+#[test]
+fn equal_slots_need_nothing_when_the_link_comes_back() {
+    let mut cluster = Cluster::pair(Setup::default(), 11);
+    open_flows(&mut cluster, 0, 200, 10_000);
+    cluster.settle();
+    let slots = u64::from(Setup::default().slots);
+    let before = exported(&mut cluster, 0);
+    let walked = cluster.node(0).counters().walk_records;
+    cut(&mut cluster, Duration::from_secs(2));
+    heal(&mut cluster);
+    let after = exported(&mut cluster, 0);
+    assert_eq!(after.slots_equal, before.slots_equal + slots);
+    assert_eq!(after.slots_whole, before.slots_whole);
+    assert_eq!(cluster.node(0).counters().walk_records, walked);
+    // The slots are open: what happens now is streamed.
+    open_flows(&mut cluster, 0, 50, 20_000);
+    cluster.settle();
+    assert_eq!(exported(&mut cluster, 0).slots_failed, before.slots_failed);
+}
+
+#[test]
+fn only_slots_that_changed_during_the_cut_are_sent() {
+    let mut cluster = Cluster::pair(Setup::default(), 12);
+    open_flows(&mut cluster, 0, 200, 10_000);
+    cluster.settle();
+    let before = exported(&mut cluster, 0);
+    cut(&mut cluster, Duration::from_secs(2));
+    let key = packet::udp(subscriber(7), 30_000, server(1), 53);
+    assert!(cluster.out(0, &key).is_some());
+    heal(&mut cluster);
+    let after = exported(&mut cluster, 0);
+    let sent = |r: &ClientVrfReport| r.slots_whole + r.slots_caught_up;
+    assert_eq!(sent(&after) - sent(&before), 1);
+    let slots = u64::from(Setup::default().slots);
+    assert_eq!(after.slots_equal - before.slots_equal, slots - 1);
+}
+
+#[test]
+fn digests_are_compared_under_load_without_a_false_alarm() {
+    let mut cluster = Cluster::pair(Setup::default(), 13);
+    for round in 0..60 {
+        open_flows(&mut cluster, 0, 40, 10_000 + round * 40);
+        cluster.run(Duration::from_millis(50));
+    }
+    cluster.settle();
+    let sent = exported(&mut cluster, 0);
+    let counters = cluster.node(1).counters();
+    assert!(sent.digests > 100, "{sent:?}");
+    assert!(counters.digests_equal > 100, "{counters:?}");
+    assert_eq!((sent.digest_mismatch, counters.digest_mismatch), (0, 0));
+}
+
+#[test]
+fn an_entry_lost_on_the_standby_is_found_by_the_next_digest_and_comes_back() {
+    let mut cluster = Cluster::pair(Setup::default(), 14);
+    open_flows(&mut cluster, 0, 200, 10_000);
+    cluster.settle();
+    let (worker, id) = some_entry(&mut cluster, 1);
+    let now = cluster.now;
+    cluster.node(1).tables_mut(worker).discard(now, id);
+    assert!(!cluster.compare().is_empty());
+    cluster.run(Duration::from_secs(2));
+    cluster.settle();
+    assert_eq!(exported(&mut cluster, 0).digest_mismatch, 1);
+    assert_eq!(cluster.node(1).counters().digest_mismatch, 1);
+}
+
+#[test]
+fn what_a_full_standby_refused_is_no_difference_and_is_tried_again() {
+    let small = Setup {
+        conntracks: 64,
+        ..Setup::default()
+    };
+    let mut cluster = Cluster::of([Setup::default(), small], 15);
+    cluster.settle();
+    assert_eq!(cluster.active(), Some(0));
+    for n in 0..150_u8 {
+        let key = packet::udp(subscriber(n % 40 + 1), 10_000 + u16::from(n), server(1), 53);
+        assert!(cluster.out(0, &key).is_some());
+    }
+    cluster.run(Duration::from_secs(3));
+    let refused = cluster.node(1).counters().absorb_full;
+    assert!(refused > 0);
+    let sent = exported(&mut cluster, 0);
+    let counters = cluster.node(1).counters();
+    assert!(counters.digests_equal > 50, "{counters:?}");
+    assert_eq!(counters.digest_mismatch, 0);
+    // The cause may have gone: after a minute the slots that lack something are asked for again.
+    cluster.run(Duration::from_secs(62));
+    assert!(exported(&mut cluster, 0).slots_whole > sent.slots_whole);
+    assert!(cluster.node(1).is_ready() || cluster.node(1).role(MAIN).1 > dataplane::delta::Term::NONE);
+}
+
+#[test]
+fn a_demoted_node_offers_what_its_table_holds_and_not_what_it_once_said() {
+    use state_sync::role::Desire;
+    let mut cluster = Cluster::pair(Setup::default(), 16);
+    open_flows(&mut cluster, 0, 100, 10_000);
+    cluster.settle();
+    // The second node takes over while nothing gets through; the first goes on in ignorance for a while.
+    cluster.fabric.cut(true);
+    let key = packet::udp(subscriber(3), 31_000, server(1), 53);
+    assert!(cluster.out(0, &key).is_some());
+    cluster.order(1, Desire::Ordered);
+    cluster.run(Duration::from_secs(5));
+    let other = packet::udp(subscriber(9), 32_000, server(1), 53);
+    assert!(cluster.out(1, &other).is_some());
+    cluster.order(0, Desire::Backup);
+    heal(&mut cluster);
+    let sent = exported(&mut cluster, 1);
+    assert!(sent.slots_equal > 0 && sent.slots_whole > 0, "{sent:?}");
+    assert_eq!(sent.digest_mismatch, 0);
+}
