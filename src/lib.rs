@@ -10,6 +10,7 @@ pub mod ipc;
 pub mod log;
 pub mod machine;
 pub mod plan;
+pub mod secure;
 pub mod socket;
 pub mod supervisor;
 pub mod thread;

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use clap::Parser;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use twinpath::config::{self, Faults};
 use twinpath::control::host::ThisMachine;
-use twinpath::data::{self, Start};
+use twinpath::data::{self, Signals, Start};
 use twinpath::machine;
 
 /// Command line.
@@ -51,11 +51,15 @@ fn run(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     twinpath::log::to_stderr(start.config.log.level);
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("installing a signal handler")?;
+    let signals = Signals::default();
+    for (signal, flag) in [
+        (SIGTERM, &signals.stop),
+        (SIGINT, &signals.stop),
+        (SIGHUP, &signals.rekey),
+    ] {
+        signal_hook::flag::register(signal, Arc::clone(flag)).context("installing a signal handler")?;
     }
-    if let Err(error) = data::run(&start, &stop) {
+    if let Err(error) = data::run(&start, &signals) {
         // Most often something that the file names isn't there: say where in the file.
         for fault in config::check_host(&start.config, &ThisMachine) {
             eprintln!("{fault}");

@@ -10,10 +10,11 @@ use std::process::{Command as Process, ExitCode};
 
 use clap::{CommandFactory, Parser};
 use ctl::client::{Client, ClientError};
+use ctl::key::{KeyError, PrivateKey};
 use ctl::protocol::{Command, ProtocolError, RefusalKind, Reply};
 use ctl::{paths, render};
 
-use crate::words::{Config, Line, Verb};
+use crate::words::{Config, Key, Line, Verb};
 
 const REFUSED: u8 = 1;
 const USAGE: u8 = 2;
@@ -44,6 +45,7 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
                 .map(|()| ExitCode::SUCCESS)
                 .map_err(|error| Failure(USAGE, format!("{}: {error}", folder.display())));
         }
+        Verb::Key(key) => return key_line(key, line.json),
         Verb::Config(Config::Check { file }) => {
             let named = line.node.is_some() || line.socket.is_some();
             if !named {
@@ -132,6 +134,26 @@ fn print(reply: &Reply, json: bool) {
     };
     // A reader that has seen enough, such as `head`, is no failure.
     let _closed_early = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Makes or reads a private key, and prints its public half as it stands in a configuration.
+fn key_line(words: Key, json: bool) -> Result<ExitCode, Failure> {
+    let refused = |e: KeyError| Failure(REFUSED, format!("{e}; {}", e.advice()));
+    let key = match words {
+        Key::Generate { file } => {
+            let key = PrivateKey::generate().map_err(refused)?;
+            key.write(&file).map_err(refused)?;
+            key
+        }
+        Key::Show { file } => PrivateKey::read(&file).map_err(refused)?,
+    };
+    let public = key.public().to_string();
+    if json {
+        println!("{}", serde_json::json!({ "public_key": public }));
+    } else {
+        println!("{public}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Checks a file without a node: with the control process's own reader, which is installed beside this program.

@@ -159,6 +159,7 @@ fn ha_peer(t: &mut Tree, peer: &PeerReport) {
                     t.line("build-error", client.build_error);
                 });
                 t.line("connection-status", client.connection_status.name());
+                t.line("security", client.security.name());
             });
         }
         t.open(format!("local-node {}", peer.local_node.address), |t| {

@@ -104,6 +104,28 @@ impl ConnectionStatus {
     }
 }
 
+/// Protection of a lane.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaneSecurity {
+    /// Plain TCP.
+    #[default]
+    None,
+    /// TLS 1.3; both ends have to prove their keys.
+    Tls,
+}
+
+impl LaneSecurity {
+    /// The word in tables and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tls => "tls",
+        }
+    }
+}
+
 /// One lane of the VRF: a connection of an event thread to the peer's local node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientReport {
@@ -117,6 +139,8 @@ pub struct ClientReport {
     pub build_error: u64,
     /// State of the connection.
     pub connection_status: ConnectionStatus,
+    /// Protection of the connection.
+    pub security: LaneSecurity,
 }
 
 /// This node's receiving end.

@@ -41,6 +41,9 @@ pub(crate) enum Verb {
     /// Examine a configuration file.
     #[command(subcommand)]
     Config(Config),
+    /// Keys of the sync link.
+    #[command(subcommand)]
+    Key(Key),
     /// Print a completion script for a shell.
     Completions {
         /// Shell.
@@ -260,6 +263,21 @@ pub(crate) enum Config {
     },
 }
 
+/// After `key`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make this node's private key, and print the public key for the other node's configuration.
+    Generate {
+        /// Where the private key goes: a new file that only its owner can read.
+        file: PathBuf,
+    },
+    /// Print the public key of a private one.
+    Show {
+        /// The private key's file.
+        file: PathBuf,
+    },
+}
+
 impl Show {
     /// The command these words mean.
     #[must_use]
@@ -392,7 +410,7 @@ mod tests {
             Verb::Show(show) => show.command(),
             Verb::Flush(flush) => flush.command(),
             Verb::Set(set) => set.command(),
-            Verb::Config(_) | Verb::Completions { .. } | Verb::Manual { .. } => return None,
+            Verb::Config(_) | Verb::Key(_) | Verb::Completions { .. } | Verb::Manual { .. } => return None,
         })
     }
 

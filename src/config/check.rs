@@ -9,7 +9,7 @@ use super::node::SyncRead;
 use super::topology::{HaGroupRead, Topology};
 use super::values::device_argument;
 use super::vrf::VrfRead;
-use super::{DataplaneConfig, KernelBinding};
+use super::{DataplaneConfig, KernelBinding, PeerConfig, Security};
 
 /// The whole file as read.
 pub(super) struct Everything<'e> {
@@ -27,6 +27,7 @@ pub(super) fn all(report: &Report<'_>, file: &Everything<'_>) {
     addresses(report, file);
     slots(report, file);
     sync(report, file);
+    peer_keys(report, file);
     kernel_tables(report, file);
     pools(report, file);
     shared_pools(report, file);
@@ -226,6 +227,32 @@ fn slots(report: &Report<'_>, file: &Everything<'_>) {
         };
         let advice = format!("use at least {} on both nodes", workers * lanes);
         report.check(enough, vrf.slots, what, advice);
+    }
+}
+
+/// With protection, each peer needs a key to prove, and only one list of them counts.
+fn peer_keys(report: &Report<'_>, file: &Everything<'_>) {
+    let is_tls = |s: &SyncRead| s.config.security == Security::Tls;
+    let peers = || file.vrfs.iter().flat_map(|v| v.config.peers.iter().zip(&v.peers));
+    for (n, (peer, place)) in peers().enumerate() {
+        let known = !peer.public_keys.is_empty() || !file.sync.as_ref().is_some_and(is_tls);
+        let what = || format!("peer \"{}\" has no public_keys to prove who it is", peer.name);
+        let advice =
+            "add public_keys = [\"tpk1...\"] with the line that twinpathctl key generate prints there";
+        report.check(known, *place, what, advice);
+        let same = |p: &PeerConfig| (p.source, p.address) == (peer.source, peer.address);
+        let Some((other, earlier)) = peers().take(n).find(|(p, _)| same(p)) else {
+            continue;
+        };
+        let what = || {
+            let line = report.line(*earlier);
+            format!(
+                "the peer at {} has other public_keys in line {line}",
+                peer.address
+            )
+        };
+        let advice = "give the same list wherever a VRF names this peer";
+        report.check(other.public_keys == peer.public_keys, *place, what, advice);
     }
 }
 

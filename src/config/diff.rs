@@ -46,7 +46,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 }
 
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, bool, &str); 21] = [
+const EFFECTS: [(&str, bool, &str); 23] = [
     ("node.", false, "names sockets and is part of every term"),
     ("dataplane.", false, "threads and memory are allocated at start"),
     ("port.", false, "ports and their queues are opened at start"),
@@ -82,6 +82,11 @@ const EFFECTS: [(&str, bool, &str); 21] = [
         false,
         "the owner tables of pools are allocated at start",
     ),
+    (
+        "vrf.peer_keys",
+        true,
+        "taken into use when the data process is told to read its keys (SIGHUP)",
+    ),
     ("vrf.", false, "tables and lanes of a VRF are made at start"),
     (
         "ha_group.virtual_addresses",
@@ -94,6 +99,11 @@ const EFFECTS: [(&str, bool, &str); 21] = [
         "only a preference at boot; use twinpathctl set ha-group to change the role now",
     ),
     ("ha_group.", false, "role machines are made at start"),
+    (
+        "sync.private_key",
+        true,
+        "taken into use when the data process is told to read its keys (SIGHUP)",
+    ),
     ("sync.", false, "lanes are opened at start"),
     ("log.level", true, "used from the next line on"),
 ];
@@ -176,6 +186,8 @@ fn flatten(config: &Config) -> Settings {
         put(&mut s, "sync.interface".into(), &sync.interface);
         put(&mut s, "sync.port".into(), sync.port);
         put(&mut s, "sync.security".into(), lower(&sync.security));
+        let key = sync.private_key.as_deref().unwrap_or("none");
+        put(&mut s, "sync.private_key".into(), key);
         put(&mut s, "sync.boot_wait_ms".into(), sync.boot_wait_ms);
     }
     let syslog = match &config.log.syslog {
@@ -304,6 +316,11 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
             s,
             format!("{path}.peer.{}", peer.name),
             format!("source {} address {}", peer.source, peer.address),
+        );
+        put(
+            s,
+            format!("{path}.peer_keys.{}", peer.name),
+            join(&peer.public_keys),
         );
     }
 }

@@ -3,6 +3,9 @@
 
 use std::net::IpAddr;
 
+use ctl::key::{KeyError, PrivateKey};
+
+use super::keys;
 use super::locate::Fault;
 use super::values::device_argument;
 use super::{Config, KernelBinding};
@@ -15,6 +18,11 @@ pub trait Host {
     fn interfaces(&self, netns: Option<&str>) -> Option<Vec<String>>;
     /// Addresses of an interface in the process's own namespace.
     fn addresses(&self, interface: &str) -> Vec<IpAddr>;
+    /// The private key in a file.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn private_key(&self, path: &str) -> Result<PrivateKey, KeyError>;
 }
 
 /// Everything the configuration names and the machine doesn't have, in the order of the file.
@@ -131,6 +139,9 @@ fn is_made_by_port(device: &str) -> bool {
 
 fn check_sync(config: &Config, host: &impl Host, faults: &mut Vec<Fault>) {
     let Some(sync) = &config.sync else { return };
+    if let Some(Err(error)) = keys::wanted(sync).map(|path| host.private_key(path)) {
+        faults.push(keys::file_fault(config, &error));
+    }
     if !has(host, None, &sync.interface) {
         let what = format!("there is no sync interface \"{}\"", sync.interface);
         faults.push(config.places.fault(

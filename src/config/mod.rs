@@ -4,11 +4,13 @@
 //!
 //! `example.toml` beside this file names every key with its default. Reading order: `locate` (faults),
 //! `section` and `values` (typed access), `node`, `topology`, `vrf`, `policy` (one table kind each),
-//! `check` (what needs more than one table), `host` (what needs the machine), `diff` (what a change takes).
+//! `check` (what needs more than one table), `host` (what needs the machine), `keys` (what proves who the nodes
+//! are), `diff` (what a change takes).
 
 mod check;
 mod diff;
 mod host;
+mod keys;
 mod locate;
 mod node;
 mod policy;
@@ -23,6 +25,7 @@ mod tests;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use ctl::key::PublicKey;
 use dataplane::config::{Forwarding, Intent};
 use toml::de::DeTable;
 
@@ -31,6 +34,7 @@ use crate::thread::Idle;
 
 pub use self::diff::{Change, diff};
 pub use self::host::{Host, check_host};
+pub use self::keys::{open_keys, replace_keys};
 pub use self::locate::{Fault, Faults};
 use self::locate::{Place, Report};
 use self::section::Section;
@@ -167,6 +171,8 @@ pub struct PeerConfig {
     pub source: IpAddr,
     /// Address of the remote node; same family.
     pub address: IpAddr,
+    /// Keys it may prove to hold; at least one when lanes are protected.
+    pub public_keys: Vec<PublicKey>,
 }
 
 /// An HA group, beyond its intent.
@@ -197,6 +203,8 @@ pub struct SyncConfig {
     pub port: u16,
     /// Protection of the lanes.
     pub security: Security,
+    /// File of this node's private key; present when lanes are protected.
+    pub private_key: Option<String>,
     /// How long a booting node waits for a peer that doesn't answer, in milliseconds.
     pub boot_wait_ms: u32,
 }
@@ -206,6 +214,8 @@ pub struct SyncConfig {
 pub enum Security {
     /// Plain TCP: whoever can send to the sync port can write to the tables.
     None,
+    /// TLS 1.3 between nodes that prove to hold the keys configured for them.
+    Tls,
 }
 
 /// Logs.
@@ -232,6 +242,14 @@ struct Places {
     file: String,
     /// Line and column by path, such as `port.lan0.kernel_interface`.
     marks: HashMap<String, (usize, usize)>,
+}
+
+impl Config {
+    /// The file it was read from, as it was named to us.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        &self.places.file
+    }
 }
 
 impl Places {

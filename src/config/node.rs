@@ -144,15 +144,27 @@ pub(super) fn read_sync(root: &Section<'_>, places: &mut Places) -> Option<SyncR
     places.mark(section.report(), "sync.interface".to_owned(), place);
     if !section.has("security") {
         let what = "[sync] doesn't say how lanes are protected";
-        let advice =
-            "write security = \"none\" to accept that they are plain, on a link nobody else can reach";
+        let advice = "write security = \"tls\", or security = \"none\" to accept that they are plain, on a link \
+                      nobody else can reach";
         section.missing_because("security", what, advice);
     }
-    let security = section.parsed("security", |t| word(t, &[("none", Security::None)]));
+    let words = [("tls", Security::Tls), ("none", Security::None)];
+    let security = section.parsed("security", |t| word(t, &words));
+    let security = security.map_or(Security::None, |s| s.value);
+    if security == Security::Tls && !section.has("private_key") {
+        let what = "[sync] names no private key to prove who this node is";
+        let advice = "make one with twinpathctl key generate /etc/twinpath/sync.key, and add \
+                      private_key = \"/etc/twinpath/sync.key\"";
+        section.missing_because("private_key", what, advice);
+    }
+    let private_key = section.parsed("private_key", values::path);
+    let key_place = private_key.as_ref().map_or(section.place, |k| k.place);
+    places.mark(section.report(), "sync.private_key".to_owned(), key_place);
     let config = SyncConfig {
         interface: interface.map_or(String::new(), |i| i.value.to_owned()),
         port: section.number("port", 1..=65_535, SYNC_PORT),
-        security: security.map_or(Security::None, |s| s.value),
+        security,
+        private_key: private_key.map(|k| k.value),
         boot_wait_ms: section.number("boot_wait_ms", 0..=600_000, 3_000),
     };
     section.finish();

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use ctl::key::PublicKey;
 use dataplane::config::PortRange;
 use dataplane::flow::proto;
 use ipnet::IpNet;
@@ -51,6 +52,25 @@ pub(super) fn interface_address(text: &str) -> Result<IpNet, String> {
 pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     text.parse()
         .map_err(|_| "write an address, as 192.0.2.1 or 2001:db8::1".to_owned())
+}
+
+/// The path of a file, from the root on: the daemons' folder is nobody's business.
+pub(super) fn path(text: &str) -> Result<String, String> {
+    if text.starts_with('/') && !text.ends_with('/') {
+        Ok(text.to_owned())
+    } else {
+        Err("write the whole path of a file, as /etc/twinpath/sync.key".to_owned())
+    }
+}
+
+/// A public key of a node.
+pub(super) fn public_key(text: &str) -> Result<PublicKey, String> {
+    text.parse().map_err(|error| {
+        if text.starts_with("tsk1") {
+            return "this is a private key and no longer secret: make a new one on the other node".to_owned();
+        }
+        format!("{error}: use the line that twinpathctl key generate has printed on the other node")
+    })
 }
 
 /// A MAC address of one station.

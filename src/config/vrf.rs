@@ -309,9 +309,15 @@ fn read_peer(
     let source = source.and_then(|_| section.parsed("source", values::address));
     let address = section.required("address", "the other node's address on the sync link");
     let address = address.and_then(|_| section.parsed("address", values::address));
-    let place = section.place;
+    let public_keys = section.list("public_keys", values::public_key);
+    let (place, keys_place) = (section.place, section.place_of("public_keys"));
     section.finish();
     let (name, source, address) = (name?, source?, address?);
+    places.mark(
+        report,
+        format!("vrf.{vrf}.peer.{}.public_keys", name.value),
+        keys_place,
+    );
     let same_family = source.value.is_ipv4() == address.value.is_ipv4();
     let what = || {
         format!(
@@ -365,6 +371,7 @@ fn read_peer(
             name: name.value,
             source: source.value,
             address: address.value,
+            public_keys: public_keys.into_iter().map(|k| k.value).collect(),
         },
         place,
     })

@@ -2,6 +2,9 @@
 //! kernel once per question. Used by both daemons at start.
 
 use std::net::IpAddr;
+use std::path::Path;
+
+use ctl::key::{KeyError, PrivateKey};
 
 use super::mirror::Mirror;
 use super::netlink::Kernel;
@@ -33,6 +36,10 @@ impl Host for ThisMachine {
             .filter(|(link, _)| *link == index)
             .map(|(_, net)| net.addr())
             .collect()
+    }
+
+    fn private_key(&self, path: &str) -> Result<PrivateKey, KeyError> {
+        PrivateKey::read(Path::new(path))
     }
 }
 

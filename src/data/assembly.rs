@@ -26,11 +26,13 @@ use super::roles::RoleKeeper;
 use super::settings;
 use super::syslog::Syslog;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config, Fault};
 use crate::dpdk::mempool::ROOM_DEFAULT;
 use crate::dpdk::{Eal, EalError, Mbuf, Mempool, PoolError, PortError, PortSet, Ports, WorkerHandle};
 use crate::ipc::{IpcError, Server};
 use crate::plan::{Plan, PlanError};
+use crate::secure::keys::Keyring;
+use crate::secure::{SecureNet, SecureWire};
 use crate::socket::{SocketError, SyncNet, SyncWire};
 use crate::supervisor::Supervisor;
 use crate::thread::Idle;
@@ -82,9 +84,18 @@ pub enum StartError {
         /// What the configuration says.
         device: String,
     },
+    /// Keys of the sync link, located in the configuration.
+    #[error("{0}")]
+    Keys(Fault),
     /// A thread could not be started.
     #[error("thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+impl From<Fault> for StartError {
+    fn from(fault: Fault) -> Self {
+        Self::Keys(fault)
+    }
 }
 
 impl Start {
@@ -98,16 +109,26 @@ impl Start {
     }
 }
 
-/// Runs the data process until `stop` is set.
+/// What signals ask of the process.
+#[derive(Debug, Clone, Default)]
+pub struct Signals {
+    /// End in order.
+    pub stop: Arc<AtomicBool>,
+    /// Read the keys of the sync link again; taken back when that has been done.
+    pub rekey: Arc<AtomicBool>,
+}
+
+/// Runs the data process until it is told to stop.
 ///
 /// # Errors
 /// When something of it can't be had; what was started is stopped again.
-pub fn run(start: &Start, stop: &AtomicBool) -> Result<(), StartError> {
+pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     let Start { config, plan } = start;
     let clock = Clock::start();
     let server = Server::bind(&ctl::paths::data_socket(&config.node.name))?;
     let sync = Arc::new(settings::sync_config(config));
-    let sockets = settings::open_sockets(config, &sync)?;
+    let keys = config::open_keys(config)?.map(Arc::new);
+    let sockets = settings::open_sockets(config, &sync, keys.as_ref())?;
 
     let configured = settings::port_configs(config)?;
     let eal = Eal::start(&settings::eal_options(config, plan, &configured))?;
@@ -182,8 +203,11 @@ pub fn run(start: &Start, stop: &AtomicBool) -> Result<(), StartError> {
         "running"
     );
     let mut supervisor = Supervisor::ready(clock.now());
-    thread::run(Idle::Calm, stop, &clock, |now| {
+    thread::run(Idle::Calm, &signals.stop, &clock, |now| {
         supervisor.turn(now);
+        if signals.rekey.swap(false, Ordering::Relaxed) {
+            rekey(config, keys.as_deref());
+        }
         agent.turn(now, &ports)
     });
 
@@ -209,6 +233,26 @@ pub fn run(start: &Start, stop: &AtomicBool) -> Result<(), StartError> {
         "every mbuf is back; stopped"
     );
     Ok(())
+}
+
+/// Takes the keys of the file as it is now into use. Nothing else of it is looked at; after a fault, the keys in use
+/// stay.
+fn rekey(config: &Config, keys: Option<&Keyring>) {
+    let Some(keys) = keys else {
+        tracing::warn!("no keys to read: the sync link is plain by configuration");
+        return;
+    };
+    let text = match std::fs::read_to_string(config.file()) {
+        Ok(text) => text,
+        Err(error) => return tracing::error!(%error, "the configuration can't be read; keys stay"),
+    };
+    let replaced = config::load(config.file(), &text, &[])
+        .map_err(|faults| faults.to_string())
+        .and_then(|new| config::replace_keys(keys, &new).map_err(|fault| fault.to_string()));
+    match replaced {
+        Ok(()) => tracing::info!(public_key = %keys.own(), "keys of the sync link read again"),
+        Err(fault) => tracing::error!(fault, "keys stay as they were"),
+    }
 }
 
 /// Stop flags: workers first, so that their last deltas still find an event thread.
@@ -268,13 +312,13 @@ impl Threads<'_> {
     fn spawn_events(
         &self,
         ends: Vec<EventEnds>,
-        mut sockets: Vec<SyncNet>,
+        mut sockets: Vec<SecureNet<SyncNet>>,
         board: &Arc<Board>,
     ) -> Result<(Vec<JoinHandle<()>>, Pumps), StartError> {
         let (events_in, events) = bounded(PUMP_EVENTS);
         let (hand_over, arrivals): (Vec<_>, Vec<_>) = ends
             .iter()
-            .map(|_| bounded::<Arrival<SyncWire>>(ARRIVALS))
+            .map(|_| bounded::<Arrival<SecureWire<SyncWire>>>(ARRIVALS))
             .unzip();
         let mut commands = Vec::new();
         let mut threads = Vec::new();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ctl::protocol::{Refusal, RefusalKind};
 use ctl::report::{MemoryRow, Owner, PlanReport, PlanThread};
+use ctl::sync_report::LaneSecurity;
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
 use dataplane::io::{PortId, RxQueue};
@@ -12,7 +13,7 @@ use dataplane::nat::PoolRef;
 use dataplane::time::Instant;
 use state_sync::config::{SyncConfig, SyncPeer};
 
-use crate::config::Config;
+use crate::config::{Config, Security};
 use crate::plan::Plan;
 
 /// What doesn't change while the process lives, and what event threads have said about the peers.
@@ -31,6 +32,8 @@ pub(crate) struct Facts {
     /// Per VRF: its peers by index, and the name each has in the VRF.
     pub(crate) vrf_peers: Vec<Vec<(u8, String)>>,
     pub(crate) slots: Vec<u16>,
+    /// Of every lane: a lane without it is never made.
+    pub(crate) security: LaneSecurity,
     pub(crate) mbufs: u32,
     /// Sections that differ, by peer and VRF.
     pub(crate) differences: Vec<(u8, VrfId, Vec<String>)>,
@@ -67,6 +70,10 @@ impl Facts {
             peers: sync.peers.clone(),
             vrf_peers: vrf_peers(config, sync),
             slots: sync.vrfs.iter().map(|v| v.slots).collect(),
+            security: match config.sync.as_ref().map(|s| s.security) {
+                Some(Security::Tls) => LaneSecurity::Tls,
+                Some(Security::None) | None => LaneSecurity::None,
+            },
             mbufs: plan.mbufs,
             differences: Vec::new(),
         }

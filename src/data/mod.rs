@@ -16,4 +16,4 @@ mod roles;
 mod settings;
 mod syslog;
 
-pub use self::assembly::{Start, StartError, run};
+pub use self::assembly::{Signals, Start, StartError, run};

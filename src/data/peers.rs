@@ -3,8 +3,8 @@
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ctl::report::{Count, EventRow, RoleRow};
 use ctl::sync_report::{
-    ClientReport, ConnectionStatus, LagReport, LocalNodeReport, PeerAddress, PeerReport, ResyncReport,
-    SlotsReport, SyncReport,
+    ClientReport, ConnectionStatus, LagReport, LaneSecurity, LocalNodeReport, PeerAddress, PeerReport,
+    ResyncReport, SlotsReport, SyncReport,
 };
 use dataplane::flow::VrfId;
 use state_sync::config::CONTROL_LANE;
@@ -113,6 +113,7 @@ pub(crate) fn addresses(facts: &Facts, vrf: VrfId) -> Vec<PeerAddress> {
 pub(crate) struct Skeleton {
     report: SyncReport,
     peers: Vec<u8>,
+    security: LaneSecurity,
 }
 
 pub(crate) fn skeleton(facts: &Facts, vrf: VrfId, row: &RoleRow) -> Skeleton {
@@ -149,6 +150,7 @@ pub(crate) fn skeleton(facts: &Facts, vrf: VrfId, row: &RoleRow) -> Skeleton {
             peers,
         },
         peers: indexes,
+        security: facts.security,
     }
 }
 
@@ -162,7 +164,11 @@ fn differing(facts: &Facts, peer: u8, vrf: VrfId) -> Vec<String> {
 
 /// Adds what the event threads know.
 pub(crate) fn fill(skeleton: Skeleton, vrf: VrfId, reports: &[PumpReport], swept: u64) -> SyncReport {
-    let Skeleton { mut report, peers } = skeleton;
+    let Skeleton {
+        mut report,
+        peers,
+        security,
+    } = skeleton;
     for (tree, index) in report.peers.iter_mut().zip(peers) {
         for pump in reports {
             for lane in pump
@@ -170,7 +176,7 @@ pub(crate) fn fill(skeleton: Skeleton, vrf: VrfId, reports: &[PumpReport], swept
                 .iter()
                 .filter(|c| c.peer == index && c.lane != CONTROL_LANE)
             {
-                add_client(tree, pump.event, lane, vrf);
+                add_client(tree, pump.event, lane, vrf, security);
             }
             for local in pump.local_nodes.iter().filter(|l| l.peer == index) {
                 add_local(tree, local, vrf);
@@ -181,7 +187,13 @@ pub(crate) fn fill(skeleton: Skeleton, vrf: VrfId, reports: &[PumpReport], swept
     report
 }
 
-fn add_client(tree: &mut PeerReport, event: u16, lane: &report::ClientReport, vrf: VrfId) {
+fn add_client(
+    tree: &mut PeerReport,
+    event: u16,
+    lane: &report::ClientReport,
+    vrf: VrfId,
+    security: LaneSecurity,
+) {
     let of_vrf = lane
         .vrfs
         .iter()
@@ -194,6 +206,7 @@ fn add_client(tree: &mut PeerReport, event: u16, lane: &report::ClientReport, vr
         transmit_error: of_vrf.transmit_error,
         build_error: of_vrf.build_error,
         connection_status: status(&lane.status),
+        security,
     });
     tree.lag.records += lane.lag_records;
     tree.lag.oldest_us = tree.lag.oldest_us.max(lane.lag_ms * 1_000);

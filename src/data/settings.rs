@@ -2,6 +2,7 @@
 //! nothing is started here but the sockets, which must exist before the EAL does.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use dataplane::config::{Intent, PoolIntent};
 use dataplane::fingerprint;
@@ -18,6 +19,8 @@ use crate::dpdk::mempool::ROOM_DEFAULT;
 use crate::dpdk::{Device, EalOptions, Memory, PortConfig, PortSet, devices_at_start};
 use crate::machine;
 use crate::plan::{Plan, PlanInput, PlanPort};
+use crate::secure::SecureNet;
+use crate::secure::keys::Keyring;
 use crate::socket::{SyncNet, SyncSettings};
 
 /// Descriptors of each queue.
@@ -193,7 +196,11 @@ fn peer_index(peers: &mut Vec<SyncPeer>, peer: &crate::config::PeerConfig) -> u8
 }
 
 /// One set of sockets per event thread; the first one listens.
-pub(super) fn open_sockets(config: &Config, sync: &SyncConfig) -> Result<Vec<SyncNet>, StartError> {
+pub(super) fn open_sockets(
+    config: &Config,
+    sync: &SyncConfig,
+    keys: Option<&Arc<Keyring>>,
+) -> Result<Vec<SecureNet<SyncNet>>, StartError> {
     let settings = SyncSettings {
         interface: config.sync.as_ref().map(|s| s.interface.clone()),
         port: config.sync.as_ref().map_or(0, |s| s.port),
@@ -201,5 +208,6 @@ pub(super) fn open_sockets(config: &Config, sync: &SyncConfig) -> Result<Vec<Syn
     let addresses: Vec<IpAddr> = sync.peers.iter().map(|p| p.source).collect();
     let mut nets = vec![SyncNet::listener(settings.clone(), &addresses)?];
     nets.resize_with(usize::from(sync.events), || SyncNet::connector(settings.clone()));
-    Ok(nets)
+    let protect = |net| SecureNet::new(net, keys.cloned());
+    Ok(nets.into_iter().map(protect).collect())
 }

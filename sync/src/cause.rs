@@ -1,5 +1,7 @@
 //! Everything that is refused, discarded or closed has a cause, and every cause a counter of the event thread.
 
+use crate::wire::Breach;
+
 macro_rules! causes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
         /// Why something was refused, discarded or closed.
@@ -31,6 +33,20 @@ causes! {
     HelloTimeout = "hello-timeout",
     /// The connection went away during the handshake.
     HelloGone = "hello-gone",
+    /// The other end doesn't prove to hold a key that is configured for it.
+    TlsKeyUnknown = "tls-key-unknown",
+    /// The other end doesn't accept our key.
+    TlsKeyRefused = "tls-key-refused",
+    /// The other end's key was taken out of the configuration.
+    TlsKeyRemoved = "tls-key-removed",
+    /// The other end doesn't speak TLS 1.3 as we do.
+    TlsHandshake = "tls-handshake",
+    /// Bytes were forged, changed, repeated, left out or reordered on the way.
+    TlsTampered = "tls-tampered",
+    /// The connection ended without TLS's own end.
+    TlsTruncated = "tls-truncated",
+    /// More new connections of a peer in a short time than are served.
+    HandshakesTooFast = "handshakes-too-fast",
     /// No common protocol version.
     VersionRejected = "version-rejected",
     /// The other end has our own node id.
@@ -83,6 +99,19 @@ causes! {
     ItemStale = "item-stale",
     /// Worker's record for a slot that no lane streams.
     ItemUnopened = "item-unopened",
+}
+
+impl From<Breach> for Cause {
+    fn from(breach: Breach) -> Self {
+        match breach {
+            Breach::KeyUnknown => Self::TlsKeyUnknown,
+            Breach::KeyRefused => Self::TlsKeyRefused,
+            Breach::KeyRemoved => Self::TlsKeyRemoved,
+            Breach::Handshake => Self::TlsHandshake,
+            Breach::Tampered => Self::TlsTampered,
+            Breach::Truncated => Self::TlsTruncated,
+        }
+    }
 }
 
 /// A counter per cause.

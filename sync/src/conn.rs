@@ -25,6 +25,8 @@ pub(crate) struct Conn<W> {
     heard: Instant,
     moved: Instant,
     framed: Instant,
+    /// The stream has taken bytes that it couldn't pass on yet.
+    held: bool,
 }
 
 /// A frame on its way.
@@ -57,6 +59,7 @@ impl<W: Wire> Conn<W> {
             heard: now,
             moved: now,
             framed: now,
+            held: false,
         }
     }
 
@@ -133,8 +136,12 @@ impl<W: Wire> Conn<W> {
             }
             Io::Wait => Ok(false),
             Io::Closed => Err(Cause::Closed),
-            Io::Failed => Err(Cause::ConnectionFailed),
+            Io::Failed => Err(self.lost()),
         }
+    }
+
+    fn lost(&self) -> Cause {
+        self.wire.breach().map_or(Cause::ConnectionFailed, Cause::from)
     }
 
     /// End of a turn: closes the frame when nothing more is coming (`idle`) or it has waited long enough, keeps
@@ -159,7 +166,8 @@ impl<W: Wire> Conn<W> {
         }
         self.flush(now)?;
         let stall = if shared { timing.stall_shared } else { timing.stall };
-        if self.out.is_overflowing() || (self.out.queued() > 0 && now.since(self.moved) >= stall) {
+        let waits = self.out.queued() > 0 || self.held;
+        if self.out.is_overflowing() || (waits && now.since(self.moved) >= stall) {
             return Err(Cause::Stalled);
         }
         if now.since(self.heard) >= timing.dead {
@@ -171,16 +179,25 @@ impl<W: Wire> Conn<W> {
 
     /// Sends what is closed.
     pub(crate) fn flush(&mut self, now: Instant) -> Result<(), Cause> {
-        match self.out.flush(&mut self.wire) {
-            Ok(sent) => {
-                if sent > 0 || self.out.queued() == 0 {
-                    self.moved = now;
-                }
-                Ok(())
+        let gone = |io, conn: &Self| {
+            if io == Io::Closed {
+                Cause::Closed
+            } else {
+                conn.lost()
             }
-            Err(Io::Closed) => Err(Cause::Closed),
-            Err(_) => Err(Cause::ConnectionFailed),
+        };
+        let sent = self.out.flush(&mut self.wire).map_err(|io| gone(io, self))?;
+        let passed = match self.wire.flush() {
+            Io::Done(n) => Some(n),
+            Io::Wait => None,
+            io => return Err(gone(io, self)),
+        };
+        self.held = passed.is_none();
+        let idle = self.out.queued() == 0 && !self.held;
+        if sent > 0 || idle || passed.is_some_and(|n| n > 0) {
+            self.moved = now;
         }
+        Ok(())
     }
 
     /// The handshake is over: health is judged from here on.

@@ -1,6 +1,8 @@
 //! Where connections of peers come in: event thread 0 asks the network for them, reads their HELLO and hands
 //! them to the event thread of their lane. Strangers, babble, slowness and crowds end here, each with its cause.
 
+use core::time::Duration;
+
 use dataplane::time::Instant;
 
 use crate::cause::Cause;
@@ -16,11 +18,42 @@ use crate::wire::{Incoming, Net, Wire};
 const HANDSHAKES_MAX: usize = 64;
 /// Connections taken per turn.
 const ACCEPTS_MAX: usize = 16;
+/// Handshakes of one peer at once: enough for all its lanes after a long cut, each of them trying thrice.
+const PACE_BURST: u32 = 256;
+/// Time in which one more is allowed. A handshake with keys costs some 100 µs.
+const PACE: Duration = Duration::from_millis(8);
 
 /// Connections whose HELLO is not complete.
 #[derive(Debug)]
 pub(crate) struct Door<W> {
     waiting: Vec<Waiting<W>>,
+    /// By peer.
+    paces: Vec<Pace>,
+}
+
+/// How many handshakes of a peer are allowed now.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    allowed: u32,
+    /// When the last of them was added.
+    since: Instant,
+}
+
+impl Pace {
+    /// Takes one; false when there is none.
+    fn take(&mut self, now: Instant) -> bool {
+        let earned = now.since(self.since).as_nanos() / PACE.as_nanos();
+        match u32::try_from(earned) {
+            Ok(earned) if earned < PACE_BURST => {
+                self.allowed = (self.allowed + earned).min(PACE_BURST);
+                self.since = self.since + PACE * earned;
+            }
+            _ => (self.allowed, self.since) = (PACE_BURST, now),
+        }
+        let taken = self.allowed > 0;
+        self.allowed = self.allowed.saturating_sub(1);
+        taken
+    }
 }
 
 #[derive(Debug)]
@@ -32,9 +65,14 @@ struct Waiting<W> {
 }
 
 impl<W: Wire> Door<W> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(config: &SyncConfig) -> Self {
+        let full = Pace {
+            allowed: PACE_BURST,
+            since: Instant::default(),
+        };
         Self {
             waiting: Vec::with_capacity(HANDSHAKES_MAX),
+            paces: vec![full; config.peers.len()],
         }
     }
 
@@ -68,6 +106,9 @@ impl<W: Wire> Door<W> {
         };
         if self.waiting.len() >= HANDSHAKES_MAX {
             return s.refuse(Cause::HandshakesFull);
+        }
+        if !self.paces[usize::from(peer)].take(s.now) {
+            return s.refuse(Cause::HandshakesTooFast);
         }
         let (wire, since) = (incoming.wire, s.now);
         self.waiting.push(Waiting {

@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut};
 
 use crate::bytes::{Short, get_text, put_text};
 use crate::record::NAME_MAX;
-use crate::wire::{Io, Wire};
+use crate::wire::{Breach, Io, Wire};
 
 /// The protocol version spoken here, oldest and newest (sync/PROTOCOL.md R-4).
 pub const VERSIONS: (u8, u8) = (1, 1);
@@ -144,8 +144,8 @@ pub(crate) enum PrefaceError {
     Oversized,
     /// Damaged on the way.
     Check,
-    /// The other end went away.
-    Gone,
+    /// The other end went away, or the stream was broken.
+    Gone(Option<Breach>),
 }
 
 /// A HELLO or an answer being read: never a byte more than it has, because what follows belongs to whoever gets
@@ -185,7 +185,7 @@ impl Preface {
             match io {
                 Io::Done(_) => {}
                 Io::Wait => return Ok(None),
-                Io::Closed | Io::Failed => return Err(PrefaceError::Gone),
+                Io::Closed | Io::Failed => return Err(PrefaceError::Gone(wire.breach())),
             }
         }
     }

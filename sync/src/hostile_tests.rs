@@ -13,7 +13,7 @@ use crate::hello::{Hello, encode_hello};
 use crate::port::PumpEvent;
 use crate::record::{self, VrfOpen};
 use crate::testbed::{Cluster, Plug, SLOTS, Shape, Socket, VRF, address, config};
-use crate::wire::{Io, Net, Wire};
+use crate::wire::{Breach, Io, Net, Wire};
 
 /// Node 2 alone, as a standby; node 1 is played by the test.
 fn target() -> Cluster {
@@ -159,6 +159,70 @@ fn strangers_slow_ones_and_crowds_are_refused() {
     };
     assert_eq!(cluster.nodes[0].events.try_iter().filter(late).count(), 64);
     drop(crowd);
+}
+
+/// What protected streams report, and how it is counted.
+const BREACHES: [(Breach, &str); 6] = [
+    (Breach::KeyUnknown, "tls-key-unknown"),
+    (Breach::KeyRefused, "tls-key-refused"),
+    (Breach::KeyRemoved, "tls-key-removed"),
+    (Breach::Handshake, "tls-handshake"),
+    (Breach::Tampered, "tls-tampered"),
+    (Breach::Truncated, "tls-truncated"),
+];
+
+#[test]
+fn r51_a_broken_stream_is_refused_at_the_door_with_its_cause() {
+    for (breach, cause) in BREACHES {
+        let mut cluster = target();
+        let mut plug = dial(&cluster, 1);
+        send(&mut plug, &encode_hello(&hello(1)));
+        cluster.fabric.borrow_mut().breach = Some(breach);
+        cluster.run(5);
+        // Our own lanes to that peer are broken, too; the door refuses one.
+        let refused = |event: &PumpEvent| *event == PumpEvent::Refused { reason: cause };
+        assert_eq!(
+            cluster.nodes[0].events.try_iter().filter(refused).count(),
+            1,
+            "{cause}"
+        );
+        assert!(cluster.nodes[0].cause(cause) >= 1, "{cause}");
+        assert!(seen(&cluster).is_empty(), "{cause}");
+    }
+}
+
+#[test]
+fn r51_a_stream_broken_later_ends_with_its_cause_and_touches_nothing() {
+    for (breach, cause) in BREACHES {
+        let mut cluster = target();
+        let (mut plug, mut outbox) = accepted(&mut cluster, 1);
+        let before = seen(&cluster).len();
+        session(&mut outbox);
+        outbox.flush(&mut plug).unwrap();
+        cluster.fabric.borrow_mut().breach = Some(breach);
+        cluster.run(5);
+        assert!(cluster.nodes[0].cause(cause) >= 1, "{cause}");
+        assert_eq!(seen(&cluster).len(), before, "{cause}");
+        let lanes = &cluster.nodes[0].pumps[0].report().local_nodes[0].lanes;
+        assert!(lanes.is_empty(), "{cause}");
+    }
+}
+
+#[test]
+fn r8_connections_that_come_too_fast_are_refused_and_welcome_later() {
+    let mut cluster = target();
+    for _ in 0..300 {
+        let mut plug = dial(&cluster, 1);
+        send(&mut plug, b"x");
+        cluster.run(1);
+    }
+    let refused = cluster.nodes[0].cause("handshakes-too-fast");
+    assert!((1..=300 - 256).contains(&refused), "{refused}");
+    cluster.tick = Duration::from_millis(100);
+    cluster.run(1);
+    let (mut plug, _) = accepted(&mut cluster, 1);
+    assert!(!is_closed(&mut plug));
+    assert_eq!(cluster.nodes[0].cause("handshakes-too-fast"), refused);
 }
 
 #[test]

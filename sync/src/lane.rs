@@ -214,7 +214,8 @@ impl<W: Wire> Lane<W> {
         let State::Greeting { conn, answer, since } = &mut self.state else {
             return Ok(0);
         };
-        conn.flush(s.now).map_err(|_| Cause::ConnectFailed)?;
+        conn.flush(s.now)
+            .map_err(|_| conn.wire.breach().map_or(Cause::ConnectFailed, Cause::from))?;
         let Some(body) = answer.poll(&mut conn.wire)? else {
             return if s.now.since(*since) >= s.config.timing.hello {
                 Err(Cause::HelloTimeout)
@@ -633,7 +634,7 @@ impl From<PrefaceError> for Cause {
         match error {
             PrefaceError::Magic => Self::WrongMagic,
             PrefaceError::Oversized | PrefaceError::Check => Self::HelloMalformed,
-            PrefaceError::Gone => Self::HelloGone,
+            PrefaceError::Gone(breach) => breach.map_or(Self::HelloGone, Self::from),
         }
     }
 }

@@ -79,7 +79,7 @@ impl<N: Net> Pump<N> {
             arrivals: ports.arrivals,
             hand_over: ports.hand_over,
             inlets: Vec::new(),
-            door: Door::new(),
+            door: Door::new(&config),
             stats: peers()
                 .map(|peer| LocalReport {
                     peer,

@@ -25,7 +25,7 @@ use crate::config::{SyncConfig, SyncPeer, SyncVrf, Timing};
 use crate::port::{Arrival, PumpEvent, PumpPorts};
 use crate::pump::Pump;
 use crate::role::{Decision, Desire, PeerView, RoleMachine};
-use crate::wire::{Incoming, Io, Net, Wire};
+use crate::wire::{Breach, Incoming, Io, Net, Wire};
 
 pub(crate) const SLOTS: u16 = 16;
 pub(crate) const VRF: VrfId = VrfId(0);
@@ -43,6 +43,8 @@ pub(crate) struct Fabric {
     pub(crate) fuse: Option<usize>,
     /// Nothing can be connected.
     pub(crate) down: bool,
+    /// What every stream finds wrong from now on.
+    pub(crate) breach: Option<Breach>,
     pub(crate) carried: usize,
 }
 
@@ -89,8 +91,15 @@ impl Wire for Plug {
         if n == 0 { Io::Wait } else { Io::Done(n) }
     }
 
+    fn breach(&self) -> Option<Breach> {
+        self.fabric.borrow().breach
+    }
+
     fn recv(&mut self, buffer: &mut [u8]) -> Io {
         let mut fabric = self.fabric.borrow_mut();
+        if fabric.breach.is_some() {
+            return Io::Failed;
+        }
         let chunk = fabric.chunk;
         let pipe = &mut fabric.pipes[self.from];
         let n = pipe.bytes.len().min(buffer.len()).min(chunk);

@@ -3,7 +3,8 @@ use std::net::IpAddr;
 use super::*;
 use crate::report::{FlowState, GroupState, NatReport, Owner, RoleRow, RoleState};
 use crate::sync_report::{
-    ClientReport, ConnectionStatus, LagReport, LocalNodeReport, PeerAddress, ResyncReport, SlotsReport,
+    ClientReport, ConnectionStatus, LagReport, LaneSecurity, LocalNodeReport, PeerAddress, ResyncReport,
+    SlotsReport,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -17,6 +18,7 @@ fn client(name: &str, transmit: u64) -> ClientReport {
         transmit_error: 0,
         build_error: 0,
         connection_status: ConnectionStatus::Established,
+        security: LaneSecurity::Tls,
     }
 }
 
@@ -73,6 +75,7 @@ show-ha-fp-conntrack-peer
                 build-error 0
                 ..
             connection-status established
+            security tls
             ..
         client event1
             statistics
@@ -81,6 +84,7 @@ show-ha-fp-conntrack-peer
                 build-error 0
                 ..
             connection-status established
+            security tls
             ..
         local-node 10.150.0.1
             statistics

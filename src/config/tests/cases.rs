@@ -322,7 +322,31 @@ fn pools_and_sync() -> Vec<Case> {
             "security = \"none\"",
             "",
             "65:1: [sync] doesn't say how lanes are protected; \
-             write security = \"none\" to accept that they are plain, on a link nobody else can reach",
+             write security = \"tls\", or security = \"none\" to accept that they are plain, on a link nobody else \
+             can reach",
+        ),
+        (
+            "security = \"none\"",
+            "security = \"ssl\"",
+            "67:12: security = \"ssl\" can't be used; use \"tls\" or \"none\"",
+        ),
+        (
+            "security = \"none\"",
+            "security = \"tls\"\nprivate_key = \"/etc/twinpath/sync.key\"",
+            "56:1: peer \"peer1\" has no public_keys to prove who it is; \
+             add public_keys = [\"tpk1...\"] with the line that twinpathctl key generate prints there",
+        ),
+        (
+            "security = \"none\"",
+            "security = \"none\"\nprivate_key = \"sync.key\"",
+            "68:15: private_key = \"sync.key\" can't be used; \
+             write the whole path of a file, as /etc/twinpath/sync.key",
+        ),
+        (
+            "address = \"10.150.0.2\"",
+            "address = \"10.150.0.2\"\npublic_keys = [\"tpk1qq\"]",
+            "60:16: public_keys = \"tpk1qq\" can't be used; it has 2 digits instead of 58: \
+             use the line that twinpathctl key generate has printed on the other node",
         ),
         (
             "[sync]\ninterface = \"sync0\"\nsecurity = \"none\"\n",

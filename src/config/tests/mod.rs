@@ -2,9 +2,11 @@
 //! machine lacks, what a change takes, damaged files.
 
 mod cases;
+mod keys;
 
 use std::net::IpAddr;
 
+use ctl::key::{KeyError, PrivateKey};
 use dataplane::config::Action;
 use dataplane::flow::VrfId;
 use proptest::prelude::*;
@@ -299,6 +301,10 @@ impl Host for Made {
 
     fn addresses(&self, _: &str) -> Vec<IpAddr> {
         self.addresses.clone()
+    }
+
+    fn private_key(&self, path: &str) -> Result<PrivateKey, KeyError> {
+        Err(KeyError::Missing(path.to_owned()))
     }
 }
 

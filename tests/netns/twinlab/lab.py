@@ -72,8 +72,9 @@ class Lab:
                       "owner_start_time": start_time(owner) if owner else None}
             (self.directory / "lab.json").write_text(json.dumps(record), encoding="ascii")
             self.topology.up(clients)
-            for place, node in self.nodes.items():
+            for node in self.nodes.values():
                 node.directory.mkdir()
+            for place in self.nodes:
                 self.configure(place, knobs[place])
             self._start_syslog()
         if not bare:
@@ -83,10 +84,14 @@ class Lab:
             for node in self.nodes.values():
                 node.wait_running()
 
-    def configure(self, place, knobs):
-        """Writes a node's TOML; it is read at the next start."""
+    def configure(self, place, knobs, private_key=None, public_keys=None):
+        """Writes a node's TOML; it is read at the next start. With protection, the nodes know each other's keys
+        unless other ones are given."""
         node = self.node(place)
-        text = toml(place, node.name, knobs, node.directory / "syslog.sock")
+        if knobs.security == "tls":
+            private_key = private_key or node.key_file()
+            public_keys = public_keys or [peer.public_key() for peer in self.nodes.values() if peer is not node]
+        text = toml(place, node.name, knobs, node.directory / "syslog.sock", private_key, public_keys or ())
         node.config_file.write_text(text, encoding="ascii")
 
     def _start_syslog(self):

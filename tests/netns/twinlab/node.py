@@ -125,6 +125,23 @@ class Node:
             return "(no output)"
         return "\n".join(text.splitlines()[-lines:])
 
+    # -- keys of the sync link
+
+    def key_file(self, name="sync.key"):
+        """A private key of the node, made when it is first asked for."""
+        path = self.directory / name
+        if not path.exists():
+            run(binaries() / "twinpathctl", "key", "generate", path)
+        return path
+
+    def public_key(self, name="sync.key"):
+        """Its public half, as a configuration names it."""
+        return run(binaries() / "twinpathctl", "key", "show", self.key_file(name)).strip()
+
+    def reread_keys(self):
+        """Has the data process take the keys of its configuration into use."""
+        os.kill(self.pid("dataplane"), signal.SIGHUP)
+
     # -- operator
 
     def ctl(self, *words, within_s=10):

@@ -26,6 +26,7 @@ class Knobs:
     delta_ring_entries: int = 4096
     slots: int = 256
     sync_family: int = 4
+    security: str = "none"  # or "tls": each node then gets a key pair
     state: str = ""  # empty: node1 master, node2 backup
     boot_wait_ms: int = 3000
     pool: str = "198.51.100.1-198.51.100.14"
@@ -80,8 +81,12 @@ def device(index, interface, knobs, queues):
             f"qpairs={queues}")
 
 
-def toml(node, name, knobs, syslog):
-    """The configuration of `node` (`node1` or `node2`), which is called `name` on this machine."""
+def toml(node, name, knobs, syslog, private_key=None, public_keys=()):
+    """The configuration of `node` (`node1` or `node2`), which is called `name` on this machine. The private key is
+    its own one's file, the public keys are those its peer may have."""
+    listed = ", ".join(f'"{key}"' for key in public_keys)
+    peer_keys = f"public_keys = [{listed}]\n" if public_keys else ""
+    own_key = f'private_key = "{private_key}"\n' if private_key else ""
     queues = knobs.rx_queues or knobs.workers
     source, address = sync_addresses(node, knobs.sync_family)
     state = knobs.state or ("master" if node == "node1" else "backup")
@@ -181,7 +186,7 @@ listen_ha_group = "group1"
 name = "peer1"
 source = "{source}"
 address = "{address}"
-
+{peer_keys}
 [[ha_group]]
 name = "group1"
 state = "{state}"
@@ -195,8 +200,8 @@ virtual_addresses = [
 [sync]
 interface = "sync0"
 port = {SYNC_PORT}
-security = "none"
-boot_wait_ms = {knobs.boot_wait_ms}
+security = "{knobs.security}"
+{own_key}boot_wait_ms = {knobs.boot_wait_ms}
 
 [log]
 syslog = "{syslog}"
