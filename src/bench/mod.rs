@@ -12,6 +12,7 @@ mod rig;
 mod scene;
 mod stats;
 mod sync;
+mod tls;
 mod yardstick;
 
 pub(crate) mod run;

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use super::machine::{Machine, Ticks};
 use super::report::Report;
 use super::rig::Rig;
-use super::{failover, path, sync};
+use super::{failover, path, sync, tls};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -77,6 +77,7 @@ pub(crate) fn run(wish: &Wish) -> anyhow::Result<()> {
     }
     let mut pair = None;
     if wish.sync {
+        tls::run(&rig, extent, &mut report).context("protection of lanes")?;
         pair = Some(sync::run(&mut rig, extent, other, &mut report).context("replication")?);
     }
     if wish.failover {

@@ -172,7 +172,7 @@ const BREACHES: [(Breach, &str); 6] = [
 ];
 
 #[test]
-fn r51_a_broken_stream_is_refused_at_the_door_with_its_cause() {
+fn r55_a_broken_stream_is_refused_at_the_door_with_its_cause() {
     for (breach, cause) in BREACHES {
         let mut cluster = target();
         let mut plug = dial(&cluster, 1);
@@ -192,7 +192,7 @@ fn r51_a_broken_stream_is_refused_at_the_door_with_its_cause() {
 }
 
 #[test]
-fn r51_a_stream_broken_later_ends_with_its_cause_and_touches_nothing() {
+fn r55_a_stream_broken_later_ends_with_its_cause_and_touches_nothing() {
     for (breach, cause) in BREACHES {
         let mut cluster = target();
         let (mut plug, mut outbox) = accepted(&mut cluster, 1);
