@@ -104,5 +104,5 @@ fn carry(rig: &Rig, (from, to): &mut Lane) -> anyhow::Result<f64> {
     }
     ensure!(sent == got, "{sent} bytes became {got}");
     let seconds = rig.now().since(began).as_secs_f64();
-    Ok(seconds * as_f64(rig.hz) / as_f64(got))
+    Ok(seconds * rig.hz() / as_f64(got))
 }

@@ -70,10 +70,10 @@ fn fault(config: &Config, error: &KeyringError) -> Fault {
                 .vrfs
                 .iter()
                 .flat_map(|v| v.peers.iter().map(move |p| (v, p)));
-            let named = peers
+            let mut named = peers
                 .filter(|(_, p)| p.address == *address)
                 .map(|(v, p)| format!("vrf.{}.peer.{}.public_keys", v.name, p.name));
-            let path = named.last().unwrap_or_default();
+            let path = named.next_back().unwrap_or_default();
             (
                 path,
                 "use the line that twinpathctl key generate has printed on the other node",

@@ -5,6 +5,8 @@ mod fragments;
 #[cfg(test)]
 mod handoff;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod packet_path;
 #[cfg(test)]
 mod policy;
@@ -12,3 +14,5 @@ mod policy;
 mod replication;
 #[cfg(test)]
 mod resync;
+#[cfg(test)]
+mod tcp_failover;
