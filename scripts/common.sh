@@ -65,5 +65,5 @@ build_lab() {
     need_rust
     need "$BUILD_NEEDS"
     say "building (profile lab)"
-    cargo build --quiet --locked --profile lab --bins -p twinpath -p twinpathctl >&2 || die "the build failed"
+    cargo build --quiet --locked --profile lab -p twinpath -p twinpathctl --bin twinpath-dataplane --bin twinpath-control --bin twinpathctl >&2 || die "the build failed"
 }

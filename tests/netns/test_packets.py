@@ -3,7 +3,7 @@
 import struct
 import unittest
 
-from labcase import views, wait_until
+from labcase import RECOVER_S, views, wait_until
 from packetcase import CLIENT, CLIENT6, CLIENT_MAC, LAN_MAC, SERVER_MAC, WAN_MAC, PacketCase
 from twinlab import packets
 from twinlab.packets import ICMP, TCP, UDP
