@@ -2,7 +2,7 @@
 //! authenticated, RFC 8446; raw public keys, RFC 7250), or plain ones where the configuration says so.
 //!
 //! [`SecureNet`] wraps the sockets of an event thread and is made with them at start. Each of its streams is a
-//! [`SecureWire`], owned by whoever got it. The [`Keyring`](keys::Keyring) behind them is one per process; its keys
+//! [`SecureWire`], owned by whoever got it. The [`Keyring`] behind them is one per process; its keys
 //! can be exchanged while streams live. `keys` says who is trusted, `tls` carries the bytes.
 
 pub mod keys;
