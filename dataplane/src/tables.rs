@@ -83,7 +83,7 @@ pub struct Tables {
     /// What a test has broken.
     pub faults: Faults,
     /// First packets decided per VRF and rule, in the rules' order.
-    rule_hits: Vec<Vec<(u32, u64)>>,
+    rule_hits: Vec<Vec<(Option<u32>, u64)>>,
     pub(crate) dirty: Vec<DirtyList>,
     pub(crate) walking: Vec<SlotRef>,
     pub(crate) lost: Vec<SlotRef>,
@@ -266,20 +266,24 @@ impl Tables {
                 .firewall
                 .rules
                 .iter()
-                .map(|rule| {
-                    let kept = hits
-                        .iter()
-                        .find(|(id, _)| *id == rule.id)
-                        .map_or(0, |(_, count)| *count);
-                    (rule.id, kept)
+                .map(|rule| Some(rule.id))
+                .chain([None])
+                .map(|id| {
+                    let kept = hits.iter().find(|(known, _)| *known == id);
+                    (id, kept.map_or(0, |(_, count)| *count))
                 })
                 .collect();
         }
     }
 
-    /// A rule decided about a first packet.
-    pub(crate) fn hit(&mut self, vrf: VrfId, rule: u32) {
-        if let Some((_, count)) = self.rule_hits[vrf.index()].get_mut(rule as usize) {
+    /// A rule, by its place, or else the default decided about a first packet.
+    pub(crate) fn hit(&mut self, vrf: VrfId, rule: Option<u32>) {
+        let hits = &mut self.rule_hits[vrf.index()];
+        let hit = match rule {
+            Some(place) => hits.get_mut(place as usize),
+            None => hits.last_mut(),
+        };
+        if let Some((_, count)) = hit {
             *count += 1;
         }
     }
@@ -302,9 +306,9 @@ impl Tables {
         waiting
     }
 
-    /// Rule ids with their hits, in order.
+    /// Rule ids with their hits, in order; the default, which has no id, comes last.
     #[must_use]
-    pub fn rule_hits(&self, vrf: VrfId) -> &[(u32, u64)] {
+    pub fn rule_hits(&self, vrf: VrfId) -> &[(Option<u32>, u64)] {
         self.rule_hits.get(vrf.index()).map_or(&[], Vec::as_slice)
     }
 

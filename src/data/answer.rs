@@ -361,9 +361,9 @@ fn rule_hits(sources: &Sources, vrf: VrfId) -> Served {
         |answers| {
             let mut total: Vec<RuleHits> = Vec::new();
             for (id, hits) in answers.into_iter().flatten() {
-                match total.iter_mut().find(|t| t.id == Some(id)) {
+                match total.iter_mut().find(|t| t.id == id) {
                     Some(rule) => rule.hits += hits,
-                    None => total.push(RuleHits { id: Some(id), hits }),
+                    None => total.push(RuleHits { id, hits }),
                 }
             }
             Reply::RuleHits(total)

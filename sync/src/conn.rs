@@ -127,14 +127,14 @@ impl<W: Wire> Conn<W> {
         })
     }
 
-    /// Reads once. True when bytes came.
-    pub(crate) fn fill(&mut self, now: Instant) -> Result<bool, Cause> {
+    /// Reads once; gives the number of bytes if any came.
+    pub(crate) fn fill(&mut self, now: Instant) -> Result<Option<usize>, Cause> {
         match self.inbox.fill(&mut self.wire) {
-            Io::Done(_) => {
+            Io::Done(bytes) => {
                 self.heard = now;
-                Ok(true)
+                Ok(Some(bytes))
             }
-            Io::Wait => Ok(false),
+            Io::Wait => Ok(None),
             Io::Closed => Err(Cause::Closed),
             Io::Failed => Err(self.lost()),
         }

@@ -141,9 +141,10 @@ impl<W: Wire> Inlet<W> {
                 stats.waits += 1;
                 break;
             }
-            if !self.conn.fill(s.now)? {
+            let Some(bytes) = self.conn.fill(s.now)? else {
                 break;
-            }
+            };
+            stats.bytes += bytes as u64;
             work += 1;
         }
         self.acknowledge(s);

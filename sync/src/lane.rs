@@ -260,7 +260,7 @@ impl<W: Wire> Lane<W> {
             let State::Up { conn, .. } = &mut self.state else {
                 break;
             };
-            if !conn.fill(s.now)? {
+            if conn.fill(s.now)?.is_none() {
                 break;
             }
             work += self.read(s)?;

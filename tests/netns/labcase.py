@@ -96,6 +96,9 @@ class LabCase(TimedCase):
         self.assertEqual((len(lanes), len(loads)), (event_threads, workers))
         self.assertNotIn(0, lanes.values(), "a lane without a record")
         self.assertNotIn(0, loads.values(), "a worker without a packet")
+        counts = [count for row in node.ctl("show", "event") for count in row["counters"]]
+        for name in ("bytes_sent", "bytes_received"):
+            self.assertGreater(sum(count["value"] for count in counts if count["name"] == name), 0, name)
         queues = views.packets_per_queue(node)
         self.assertNotIn(0, queues.values(), f"a receive queue without a packet: {queues}")
 

@@ -23,11 +23,16 @@ class TestRules(PacketCase):
         return {row["id"]: row["hits"] for row in self.node1.ctl("show", "fp-firewall", "rules", "vrf", VRF)}
 
     def test_a_rule_counts_and_logs_first_packets_only(self):
-        """Three flows of several packets each: three hits of one rule, none of another, a line for each."""
+        """Three flows of several packets each: three hits of one rule, none of others, a line for each; what no rule
+        names is counted for the default.
+        """
         for port in (6100, 6101, 6102):
             for number in range(3):
                 data = b"packet" + struct.pack("!HH", port, number)
                 self.outward(packets.ipv4(CLIENT, SERVER, UDP, packets.udp(CLIENT, port, SERVER, 7001, data)))
+        stray = packets.ipv4("100.128.1.1", SERVER, UDP, packets.udp("100.128.1.1", 6103, SERVER, 7001, b"no rule"))
+        self.inside.ask("send", frames=[packets.ethernet(LAN_MAC, CLIENT_MAC, stray).hex()] * 2)
+        wait_until("the default has decided twice", lambda: self.hits()[None] == 2, RECOVER_S)
         hits = self.hits()
         self.assertEqual((hits[10], hits[20], hits[30]), (3, 0, 0))
         for port in (6100, 6101, 6102):

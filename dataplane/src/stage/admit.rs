@@ -176,12 +176,10 @@ fn permit(
         inbound: work.interface,
         outbound: Some(out),
     });
-    if let Some(rule) = decision.rule {
-        cx.tables.hit(key.vrf, rule);
-        if decision.log {
-            cx.notices
-                .rule_hit(key.vrf, decision.rule_id, *arrived, decision.action, cx.now);
-        }
+    cx.tables.hit(key.vrf, decision.rule);
+    if decision.rule.is_some() && decision.log {
+        cx.notices
+            .rule_hit(key.vrf, decision.rule_id, *arrived, decision.action, cx.now);
     }
     match (decision.action, decision.rule) {
         (Action::Accept, _) => Ok(decision.rule_id),
