@@ -10,8 +10,6 @@ from labcase import LabCase, views, wait_equal, wait_in_sync, wait_until
 from twinlab.nodeconfig import SYNC_PORT, knobs_of_nodes
 from twinlab.shell import in_namespace, run
 
-CAPTURE_S = 15
-
 
 def counted(node, name):
     """A counter of all event threads."""
@@ -19,7 +17,7 @@ def counted(node, name):
                if count["name"] == name)
 
 
-def incarnations(node):
+def reconnects(node):
     """How often the node's lanes have been connected anew."""
     return counted(node, "reconnects")
 
@@ -29,16 +27,16 @@ class TestTls(LabCase):
 
     settings = ("security=tls",)
 
-    def capture(self, seconds_of):
-        """Frames on the sync cable while `seconds_of` runs, as bytes."""
+    def capture(self, during):
+        """Frames on the sync cable while `during` runs, as bytes."""
         file = self.lab.directory / "sync.pcap"
         tcpdump = subprocess.Popen(
             in_namespace(self.node1.namespace, "tcpdump", "-i", "sync0", "-s", "0", "-U", "-Z", "root", "-w", file),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
-            # It says so when it listens.
-            self.assertIn("listening on", tcpdump.stderr.readline() + tcpdump.stderr.readline())
-            seconds_of()
+            # It says so when it listens; the end of what it says is its own end.
+            self.assertTrue(any("listening on" in line for line in iter(tcpdump.stderr.readline, "")))
+            during()
         finally:
             tcpdump.terminate()
             tcpdump.communicate(timeout=10)
@@ -97,14 +95,14 @@ class TestTls(LabCase):
         wait_equal(self.lab, at_least=self.clients)
         knobs = knobs_of_nodes(self.settings)
         first, second = self.node1.public_key(), self.node1.public_key("next.key")
-        began = {place: incarnations(node) for place, node in self.lab.nodes.items()}
+        began = {place: reconnects(node) for place, node in self.lab.nodes.items()}
         self.lab.configure("node2", knobs["node2"], public_keys=[first, second])
         self.rekey(self.node2)
         self.lab.configure("node1", knobs["node1"], private_key=self.node1.key_file("next.key"))
         self.rekey(self.node1)
         self.open_sessions(20)
         wait_equal(self.lab, at_least=self.clients + 20)
-        self.assertEqual({place: incarnations(node) for place, node in self.lab.nodes.items()}, began, "lanes lost")
+        self.assertEqual({place: reconnects(node) for place, node in self.lab.nodes.items()}, began, "lanes lost")
         self.lab.configure("node2", knobs["node2"], public_keys=[second])
         self.rekey(self.node2)
         wait_until("lanes of the old key have ended", lambda: counted(self.node2, "tls-key-removed") > 0, 10, 0.05)
