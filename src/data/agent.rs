@@ -63,6 +63,8 @@ impl Agent {
         work += self.step_roles(now);
         work += self.announce(now);
         work += self.notices(now);
+        work += self.syslog.turn(now);
+        self.sources.log_lines = self.syslog.lines();
         work += self.pump_events();
         work + self.answers(now)
     }
@@ -123,7 +125,6 @@ impl Agent {
                 Notice::Block(event) => {
                     self.syslog
                         .block(&event, &self.sources.facts.names.vrf(event.vrf), now);
-                    self.sources.log_lines = (self.syslog.sent, self.syslog.lost);
                 }
                 Notice::RuleHit {
                     vrf,

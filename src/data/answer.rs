@@ -21,6 +21,7 @@ use super::ask::{self, Gather};
 use super::facts::{Facts, PortFacts, not_found};
 use super::peers::{self, PumpGather};
 use super::roles::RoleKeeper;
+use super::syslog::LogLines;
 use crate::dpdk::PortSet;
 use crate::ipc::{Reply, Request};
 
@@ -33,8 +34,8 @@ pub(crate) struct Sources {
     pub(crate) pump_commands: Vec<Sender<PumpCommand>>,
     pub(crate) intent: Intent,
     pub(crate) facts: Facts,
-    /// Lines about port blocks that the log's receiver took and did not take.
-    pub(crate) log_lines: (u64, u64),
+    /// What became of the lines about port blocks.
+    pub(crate) log_lines: LogLines,
 }
 
 /// How a request is answered.
@@ -289,7 +290,7 @@ fn events(sources: &Sources) -> Served {
 fn nat_statistics(sources: &Sources, vrf: VrfId) -> Served {
     let pools: Vec<PoolRef> = sources.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
     let gather = Gather::once(&sources.workers, move |tables, _| usage(&tables.nat, &pools));
-    let (sent, lost) = sources.log_lines;
+    let lines = sources.log_lines;
     all(gather, move |answers| {
         let mut total = PoolUsage::default();
         answers.into_iter().flatten().for_each(|u| total += u);
@@ -306,8 +307,9 @@ fn nat_statistics(sources: &Sources, vrf: VrfId) -> Served {
             ("refused-address-exhausted", total.address_exhausted),
             ("refused-quota", total.quota_reached),
             ("rests-cut-short", total.rests_cut_short),
-            ("node-log-lines-sent", sent),
-            ("node-log-lines-lost", lost),
+            ("node-log-lines-sent", lines.sent),
+            ("node-log-lines-waiting", lines.waiting),
+            ("node-log-lines-lost", lines.lost),
         ];
         Reply::NatStatistics(counts.map(|(name, value)| Count::new(name, value)).into())
     })

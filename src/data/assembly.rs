@@ -24,7 +24,7 @@ use super::answer::Sources;
 use super::facts::Facts;
 use super::roles::RoleKeeper;
 use super::settings;
-use super::syslog::Syslog;
+use super::syslog::{LogLines, Syslog};
 use crate::clock::Clock;
 use crate::config::{self, Config, Fault};
 use crate::dpdk::mempool::ROOM_DEFAULT;
@@ -180,7 +180,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     let mut agent = Agent {
         server,
         sources: Sources {
-            log_lines: (0, 0),
+            log_lines: LogLines::default(),
             shared: Arc::clone(&shared),
             keeper,
             workers: wiring.main.asks,

@@ -73,8 +73,12 @@ class Machine:
 
         def listen():
             while True:
-                # Opening waits for a writer; the thread ends with the test's process.
-                with open(fifo, encoding="ascii") as pipe:
+                try:
+                    # Opening waits for a writer.
+                    pipe = open(fifo, encoding="ascii")  # pylint: disable=consider-using-with
+                except FileNotFoundError:
+                    return  # the test is over
+                with pipe:
                     for line in pipe:
                         self.written.append(f"{fifo.name} {line.strip()}")
                         action(line.strip())
