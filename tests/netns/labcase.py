@@ -9,7 +9,7 @@ import unittest
 from twinlab import views
 from twinlab.drive import Traffic
 from twinlab.node import HA_GROUP, VRF
-from twinlab.scenario import double_owners, other, running_lab, wait_equal, wait_in_sync, wait_pair
+from twinlab.scenario import Interrupted, double_owners, other, running_lab, wait_equal, wait_in_sync, wait_pair
 from twinlab.shell import LabError, wait_until
 from twinlab.topology import SERVER6
 
@@ -33,6 +33,10 @@ class TimedCase(unittest.TestCase):
         signal.alarm(self.limit_s)
         try:
             return super().run(result)
+        except Interrupted:
+            # It came while no part of the scenario ran, so nobody else would.
+            self.doCleanups()
+            raise
         finally:
             signal.alarm(0)
 

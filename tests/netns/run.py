@@ -46,6 +46,8 @@ class Result(unittest.TextTestResult):
     def addError(self, test, err):
         unittest.TestResult.addError(self, test, err)
         self._end(f"FAILED: {err[1]}")
+        if issubclass(err[0], Interrupted):
+            self.stop()  # this scenario cleans up; no other begins
 
 
 def flatten(suite):
@@ -74,6 +76,9 @@ def main():
         result = runner.run(unittest.TestSuite(tests))
     except Interrupted as name:
         print(f"netns: interrupted by {name}", file=sys.stderr)
+        return 130
+    if result.shouldStop:
+        print("netns: interrupted", file=sys.stderr)
         return 130
     # A scenario that failed in its course and again in its clean-up is one failed scenario.
     bad = len({getattr(test, "test_case", test).id() for test, _ in (*result.failures, *result.errors)})
