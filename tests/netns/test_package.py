@@ -123,7 +123,10 @@ class TestPackage(ToolCase):
 
     def test_the_configuration_that_comes_along_has_no_fault(self):
         said = run(self.tree / "usr/sbin/twinpathctl", "config", "check", self.tree / "etc/twinpath/twinpath.toml")
-        self.assertNotIn("error", said.replace("no errors", ""))
+        # This machine needn't have its interfaces; the file itself has to be right.
+        faults = [line for line in said.splitlines() if "error" in line
+                  and "no errors" not in line and "not an error of the file" not in line]
+        self.assertEqual(faults, [])
 
     def test_completions_are_understood_by_their_shell(self):
         run("bash", "-n", self.tree / "usr/share/bash-completion/completions/twinpathctl")
