@@ -6,16 +6,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dataplane::conntrack::Conntrack;
 use dataplane::counters::Counters;
-use dataplane::delta::{Class, SlotRef, Term, Version};
+use dataplane::delta::{Class, Term, Version};
 use dataplane::flow::{FlowKey, VrfId};
 use dataplane::nat::{BlockRow, Protocol};
 use dataplane::role::Role;
 use dataplane::slot::{block_digest, conntrack_digest};
-use dataplane::stage::meta::Kind;
 
 use crate::config::MAIN;
 use crate::node::Node;
-use crate::packet;
 
 /// A tuple in a form that sorts.
 type Tuple = (u16, u8, [u8; 16], u16, [u8; 16], u16);
@@ -322,134 +320,6 @@ pub fn conservation(c: &Counters) -> Vec<String> {
             + c.absorb_unknown,
     );
     found
-}
-
-/// What must hold after every step, with what it has to remember of the step before.
-#[derive(Debug, Default)]
-pub struct Watch {
-    nodes: [Memory; 2],
-    /// I2 is costly: it looks at every entry.
-    pub every_entry: bool,
-    /// Frames that nodes have sent.
-    pub frames: u64,
-}
-
-#[derive(Debug, Default)]
-struct Memory {
-    slots: HashMap<(u16, u16), Version>,
-    entries: HashMap<Tuple, Version>,
-    was_active: bool,
-    applied: u64,
-}
-
-impl Watch {
-    /// The node is another process from now on.
-    pub fn forget(&mut self, node: usize) {
-        self.nodes[node] = Memory::default();
-    }
-
-    /// I10: no user packet from a node that isn't active. A node that was active when its step began may have sent.
-    ///
-    /// # Panics
-    /// When it is violated.
-    pub fn emitted(&mut self, index: usize, node: &Node, frames: &[Vec<u8>]) {
-        self.frames += frames.len() as u64;
-        if node.is_active(MAIN) || self.nodes[index].was_active {
-            return;
-        }
-        for frame in frames {
-            let kind = packet::read(frame).map(|meta| meta.kind);
-            assert!(
-                !matches!(kind, Ok(Kind::Flow | Kind::IcmpError | Kind::Fragment)),
-                "I10: node {index} is {:?} and sent {frame:02x?}",
-                node.role(MAIN)
-            );
-        }
-    }
-
-    /// I1, I2 and I7.
-    ///
-    /// # Panics
-    /// When one is violated.
-    pub fn step(&mut self, index: usize, node: &Node) {
-        let memory = &mut self.nodes[index];
-        let active = node.is_active(MAIN);
-        versions_grow(index, node, memory);
-        if self.every_entry {
-            entries_grow(index, node, memory, active);
-            unique(index, node, active);
-        }
-        let counters = node.counters();
-        let applied = counters.absorb_applied + counters.absorb_confirmed;
-        if active && memory.was_active {
-            assert_eq!(
-                applied, memory.applied,
-                "node {index} applied records while it was active"
-            );
-        }
-        (memory.was_active, memory.applied) = (active, applied);
-    }
-}
-
-fn versions_grow(index: usize, node: &Node, memory: &mut Memory) {
-    for tables in node.tables() {
-        for vrf in 0..node.setup.vrfs() {
-            for (number, slot) in tables.slots.of_vrf(VrfId(vrf)) {
-                let before = memory
-                    .slots
-                    .insert((vrf, number), slot.version)
-                    .unwrap_or_default();
-                assert!(
-                    slot.version >= before,
-                    "I1: node {index} slot {number} went from {before:?} to {:?}",
-                    slot.version
-                );
-            }
-        }
-    }
-}
-
-fn entries_grow(index: usize, node: &Node, memory: &mut Memory, active: bool) {
-    let mut seen = HashMap::new();
-    for tables in node.tables() {
-        for (_, conntrack) in tables.conntracks.iter_live() {
-            let key = tuple(&conntrack.keys[0]);
-            let version = conntrack.sync.version;
-            if let Some(before) = memory.entries.get(&key) {
-                let at = SlotRef {
-                    vrf: conntrack.keys[0].vrf,
-                    slot: conntrack.slot,
-                };
-                // A tuple that was opened anew has no version yet; and the holder of a higher term overrules: by the
-                // slot's version at the end of its resync, until then by the term it was begun with.
-                let overruled = tables.slots.get(at).is_some_and(|slot| {
-                    let begun = slot.source.as_ref().map_or(Term::NONE, |s| s.term);
-                    slot.version.term.max(begun) > before.term
-                });
-                assert!(
-                    version >= *before || !conntrack.sync.emitted() || overruled || active,
-                    "I2: node {index} entry {key:?} went from {before:?} to {version:?}"
-                );
-            }
-            seen.insert(key, version);
-        }
-    }
-    memory.entries = seen;
-}
-
-/// I7: no two live conntracks of the active node share a tuple, over all workers.
-fn unique(index: usize, node: &Node, active: bool) {
-    if !active {
-        return;
-    }
-    let mut tuples = HashSet::new();
-    for tables in node.tables() {
-        for (_, conntrack) in tables.conntracks.iter_live() {
-            for key in &conntrack.keys {
-                assert!(tuples.insert(*key), "I7: node {index} has {key:?} twice");
-            }
-        }
-    }
 }
 
 /// The highest term that any live node holds for the first VRF.

@@ -11,6 +11,7 @@ pub mod nic;
 pub mod checker;
 pub mod expect;
 pub mod oracle;
+pub mod watch;
 
 pub mod config;
 pub mod fragment;

@@ -1,0 +1,245 @@
+//! What must hold after every step (DESIGN.md section 10, I1, I2, I7, I10), checked by what has changed since the last
+//! look: a worker whose counters stand still is not looked at, and of the others each entry is compared with its
+//! remembered self, so that a long schedule costs what happens in it and not what it holds.
+//!
+//! One lives in every cluster. A node's memory begins with its boot and ends with its death.
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+use dataplane::counters::Counters;
+use dataplane::delta::{SlotRef, Term, Version};
+use dataplane::flow::{FlowKey, VrfId};
+use dataplane::stage::meta::Kind;
+use dataplane::tables::Tables;
+
+use crate::config::MAIN;
+use crate::node::Node;
+use crate::packet;
+
+/// The same hashes in every run.
+type Map<K, V> = HashMap<K, V, Fixed>;
+
+/// What must hold after every step, with what it has to remember of the step before.
+#[derive(Debug, Default)]
+pub struct Watch {
+    nodes: [Memory; 2],
+    /// Look at every entry (I2, I7), not only at slots.
+    pub every_entry: bool,
+    /// Frames that nodes have sent.
+    pub frames: u64,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    workers: Vec<Seen>,
+    /// Version of each live conntrack by its original tuple.
+    entries: Map<FlowKey, Version>,
+    /// How often each tuple is held, over all workers.
+    tuples: Map<FlowKey, u32>,
+    /// Tuples held more than once.
+    twice: Vec<FlowKey>,
+    was_active: bool,
+    applied: u64,
+}
+
+/// One worker at the last look.
+#[derive(Debug, Default)]
+struct Seen {
+    counters: Counters,
+    slots: Vec<Version>,
+    /// By place in the arena.
+    places: Vec<Option<Held>>,
+}
+
+/// A live conntrack, as far as it is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    keys: [FlowKey; 2],
+    slot: u16,
+    version: Version,
+}
+
+/// Builds hashers with one seed.
+#[derive(Debug, Clone)]
+struct Fixed(RandomState);
+
+impl Default for Fixed {
+    fn default() -> Self {
+        Self(RandomState::with_seeds(1, 2, 3, 4))
+    }
+}
+
+impl core::hash::BuildHasher for Fixed {
+    type Hasher = ahash::AHasher;
+    fn build_hasher(&self) -> Self::Hasher {
+        self.0.build_hasher()
+    }
+}
+
+impl Watch {
+    /// The node is another process from now on.
+    pub fn forget(&mut self, node: usize) {
+        self.nodes[node] = Memory::default();
+    }
+
+    /// I10: no user packet from a node that isn't active. A node that was active when its step began may have sent.
+    ///
+    /// # Panics
+    /// When it is violated.
+    pub fn emitted(&mut self, index: usize, node: &Node, frames: &[Vec<u8>]) {
+        self.frames += frames.len() as u64;
+        if node.is_active(MAIN) || self.nodes[index].was_active {
+            return;
+        }
+        for frame in frames {
+            let kind = packet::read(frame).map(|meta| meta.kind);
+            assert!(
+                !matches!(kind, Ok(Kind::Flow | Kind::IcmpError | Kind::Fragment)),
+                "I10: node {index} is {:?} and sent {frame:02x?}",
+                node.role(MAIN)
+            );
+        }
+    }
+
+    /// I1, I2 and I7.
+    ///
+    /// # Panics
+    /// When one is violated.
+    pub fn step(&mut self, index: usize, node: &Node) {
+        let memory = &mut self.nodes[index];
+        let active = node.is_active(MAIN);
+        memory.workers.resize_with(node.workers(), Seen::default);
+        for (worker, tables) in node.tables().enumerate() {
+            if memory.workers[worker].counters == tables.counters {
+                continue;
+            }
+            memory.workers[worker].counters.clone_from(&tables.counters);
+            versions_grow(index, node, tables, &mut memory.workers[worker]);
+            if self.every_entry {
+                entries_grow(index, worker, tables, memory, active);
+            }
+        }
+        assert!(
+            !active || memory.twice.is_empty(),
+            "I7: node {index} has {:?} twice",
+            memory.twice
+        );
+        let applied = memory.applied();
+        if active && memory.was_active {
+            assert_eq!(
+                applied, memory.applied,
+                "node {index} applied records while it was active"
+            );
+        }
+        (memory.was_active, memory.applied) = (active, applied);
+    }
+}
+
+impl Memory {
+    fn applied(&self) -> u64 {
+        let applied = |seen: &Seen| seen.counters.absorb_applied + seen.counters.absorb_confirmed;
+        self.workers.iter().map(applied).sum()
+    }
+
+    fn left(&mut self, held: &Held) {
+        self.entries.remove(&held.keys[0]);
+        for key in &held.keys {
+            let Some(count) = self.tuples.get_mut(key) else {
+                continue;
+            };
+            *count -= 1;
+            match *count {
+                0 => drop(self.tuples.remove(key)),
+                1 => self.twice.retain(|twice| twice != key),
+                _ => {}
+            }
+        }
+    }
+
+    fn came(&mut self, held: &Held) {
+        for key in &held.keys {
+            let count = self.tuples.entry(*key).or_default();
+            *count += 1;
+            if *count == 2 {
+                self.twice.push(*key);
+            }
+        }
+    }
+}
+
+fn versions_grow(index: usize, node: &Node, tables: &Tables, seen: &mut Seen) {
+    let mut place = 0;
+    for vrf in 0..node.setup.vrfs() {
+        for (number, slot) in tables.slots.of_vrf(VrfId(vrf)) {
+            if place == seen.slots.len() {
+                seen.slots.push(Version::default());
+            }
+            let before = core::mem::replace(&mut seen.slots[place], slot.version);
+            assert!(
+                slot.version >= before,
+                "I1: node {index} slot {number} went from {before:?} to {:?}",
+                slot.version
+            );
+            place += 1;
+        }
+    }
+}
+
+/// Compares every entry of a worker with what was in its place at the last look.
+fn entries_grow(index: usize, worker: usize, tables: &Tables, memory: &mut Memory, active: bool) {
+    let mut left = Vec::new();
+    let mut came = Vec::new();
+    let mut places = core::mem::take(&mut memory.workers[worker].places);
+    let mut next = 0;
+    for (id, conntrack) in tables.conntracks.iter_live() {
+        let id = id as usize;
+        if places.len() <= id {
+            places.resize(id + 1, None);
+        }
+        left.extend(places[next..id].iter_mut().filter_map(Option::take));
+        next = id + 1;
+        let now = Held {
+            keys: conntrack.keys,
+            slot: conntrack.slot,
+            version: conntrack.sync.version,
+        };
+        if places[id] != Some(now) {
+            left.extend(places[id].replace(now));
+            came.push((now, conntrack.sync.emitted()));
+        }
+    }
+    left.extend(places[next..].iter_mut().filter_map(Option::take));
+    memory.workers[worker].places = places;
+    for (held, emitted) in &came {
+        let key = &held.keys[0];
+        if let Some(before) = memory.entries.get(key) {
+            // A tuple that was opened anew has no version yet; and the holder of a higher term overrules.
+            assert!(
+                held.version >= *before || !emitted || active || overruled(tables, held, before.term),
+                "I2: node {index} entry {key:?} went from {before:?} to {:?}",
+                held.version
+            );
+        }
+    }
+    for held in &left {
+        memory.left(held);
+    }
+    for (held, _) in &came {
+        memory.came(held);
+        memory.entries.insert(held.keys[0], held.version);
+    }
+}
+
+/// Whether a version of `term` yields to the slot's sender: by the slot's version at the end of its resync, until then
+/// by the term it was begun with.
+fn overruled(tables: &Tables, held: &Held, term: Term) -> bool {
+    let at = SlotRef {
+        vrf: held.keys[0].vrf,
+        slot: held.slot,
+    };
+    tables.slots.get(at).is_some_and(|slot| {
+        let begun = slot.source.as_ref().map_or(Term::NONE, |s| s.term);
+        slot.version.term.max(begun) > term
+    })
+}
