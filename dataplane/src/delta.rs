@@ -75,6 +75,36 @@ impl Class {
     }
 }
 
+/// Window scale of each end of a TCP connection (RFC 7323 section 2.2), a nibble each, the originator's high. A shift
+/// is what windows are multiplied with after the handshake; [`Scales::UNSEEN`] when the end's SYN was not seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Scales(pub u8);
+
+impl Scales {
+    /// Shift of an end of which no SYN was seen.
+    pub const UNSEEN: u8 = 15;
+    /// Neither end's SYN was seen; also what other protocols have.
+    pub const NONE: Self = Self(0xff);
+
+    /// From the originator's and the other end's shift, each at most [`Scales::UNSEEN`].
+    #[must_use]
+    pub const fn new(original: u8, reply: u8) -> Self {
+        Self(original << 4 | (reply & 15))
+    }
+
+    /// Shifts of the originator and of the other end.
+    #[must_use]
+    pub const fn shifts(self) -> [u8; 2] {
+        [self.0 >> 4, self.0 & 15]
+    }
+}
+
+impl Default for Scales {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 /// The NAT part of a conntrack: which port block its external port comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NatPart {
@@ -95,19 +125,23 @@ pub struct PutRecord {
     pub nat: Option<NatPart>,
     /// Replicated class.
     pub class: Class,
+    /// Window scales as of the last change of class.
+    pub scales: Scales,
     /// Remaining lifetime in seconds, from the moment of encoding.
     pub lifetime_s: u32,
     /// Version of the entry.
     pub version: Version,
 }
 
-/// Change of class of a known conntrack.
+/// Change of class of a known conntrack. Window scales are settled by the handshake, so they travel with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateRecord {
     /// Original direction: names the conntrack.
     pub original: FlowKey,
     /// New class.
     pub class: Class,
+    /// Window scales as of this change.
+    pub scales: Scales,
     /// Remaining lifetime in seconds.
     pub lifetime_s: u32,
     /// New version of the entry.

@@ -308,7 +308,7 @@ pub fn conntrack_digest(put: &PutRecord) -> u64 {
     let h = key_digest(&put.original)
         .wrapping_add(mix64(key_digest(&put.reply) ^ 0x0072_6570_6c79))
         .wrapping_add(mix64(grant ^ 0x0067_7261_6e74));
-    finish(h, put.class, mapping, put.version)
+    finish(h, put.class, mapping | u64::from(put.scales.0) << 8, put.version)
 }
 
 /// Digest of a port block.
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn every_replicated_field_is_in_the_digest_and_local_indexes_are_not() {
-        use crate::delta::NatPart;
+        use crate::delta::{NatPart, Scales};
         let key = |port| FlowKey {
             src_port: port,
             ..FlowKey::default()
@@ -428,6 +428,7 @@ mod tests {
                 mapping: true,
             }),
             class: Class::Opening,
+            scales: Scales::new(7, 7),
             lifetime_s: 10,
             version: Version {
                 term: Term(1),
@@ -444,6 +445,10 @@ mod tests {
                 ..base
             },
             PutRecord { nat: None, ..base },
+            PutRecord {
+                scales: Scales::new(7, 8),
+                ..base
+            },
             PutRecord {
                 nat: Some(NatPart {
                     grant: 6,

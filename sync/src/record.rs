@@ -6,10 +6,10 @@
 
 use bytes::{Buf, BufMut};
 use dataplane::delta::{
-    BlockRecord, Class, DelRecord, Delta, NatPart, PutRecord, RefreshRecord, SlotEnd, SlotOffer, SlotRef,
-    StateRecord, Term, Version,
+    BlockRecord, Class, DelRecord, Delta, NatPart, PutRecord, RefreshRecord, Scales, SlotEnd, SlotOffer,
+    SlotRef, StateRecord, Term, Version,
 };
-use dataplane::flow::{FlowKey, VrfId};
+use dataplane::flow::{FlowKey, VrfId, proto};
 use dataplane::role::Role;
 
 use crate::bytes::{Short, get_address, get_number, get_text, put_address, put_number, put_text};
@@ -196,6 +196,14 @@ fn put_version(out: &mut Vec<u8>, version: Version, announced: Term) {
     }
 }
 
+/// The class and, of a TCP connection, the window scales.
+fn put_class(out: &mut Vec<u8>, protocol: u8, class: Class, scales: Scales) {
+    out.put_u8(class as u8);
+    if protocol == proto::TCP {
+        out.put_u8(scales.0);
+    }
+}
+
 fn term_flag(version: Version, announced: Term) -> u8 {
     if version.term == announced { 0 } else { flag::TERM }
 }
@@ -209,6 +217,7 @@ pub(crate) fn put_delta(out: &mut Vec<u8>, at: SlotRef, delta: &Delta, announced
     match delta {
         Delta::Put(put) => put_put(out, at, put, announced),
         Delta::State(state) => {
+            let proto = state.original.proto;
             keyed(
                 out,
                 kind::STATE,
@@ -216,7 +225,7 @@ pub(crate) fn put_delta(out: &mut Vec<u8>, at: SlotRef, delta: &Delta, announced
                 &state.original,
                 term_flag(state.version, announced),
                 |out| {
-                    out.put_u8(state.class as u8);
+                    put_class(out, proto, state.class, state.scales);
                     put_number(out, state.lifetime_s.into());
                     put_version(out, state.version, announced);
                 },
@@ -258,7 +267,8 @@ fn put_put(out: &mut Vec<u8>, at: SlotRef, put: &PutRecord, announced: Term) {
         | when(r.proto != o.proto, flag::REPLY_PROTO);
     record(out, kind::PUT + u8::from(!v4), |out| {
         put_at(out, at);
-        out.put_slice(&[flags, o.proto, put.class as u8]);
+        out.put_slice(&[flags, o.proto]);
+        put_class(out, o.proto, put.class, put.scales);
         put_number(out, put.lifetime_s.into());
         put_version(out, put.version, announced);
         put_ends(out, o, v4);
@@ -433,8 +443,14 @@ fn get_version(from: &mut &[u8], flags: u8, announced: Term) -> Result<Version, 
     Ok(Version { term, counter })
 }
 
-fn get_class(value: u8) -> Result<Class, RecordError> {
-    Class::from_u8(value).ok_or(RecordError::Malformed(None))
+fn get_class(from: &mut &[u8], protocol: u8) -> Result<(Class, Scales), RecordError> {
+    let class = Class::from_u8(from.try_get_u8()?).ok_or(RecordError::Malformed(None))?;
+    let scales = if protocol == proto::TCP {
+        Scales(from.try_get_u8()?)
+    } else {
+        Scales::NONE
+    };
+    Ok((class, scales))
 }
 
 fn get_lifetime(from: &mut &[u8]) -> Result<u32, RecordError> {
@@ -478,7 +494,7 @@ fn get_put(
     if flags & (flag::NAT | flag::MAPPING) == flag::MAPPING {
         return Err(RecordError::Malformed(None));
     }
-    let class = get_class(from.try_get_u8()?)?;
+    let (class, scales) = get_class(from, proto)?;
     let lifetime_s = get_lifetime(from)?;
     let version = get_version(from, flags, announced)?;
     let mut original = get_ends(from, v4, at.vrf, proto)?;
@@ -507,6 +523,7 @@ fn get_put(
         reply,
         nat,
         class,
+        scales,
         lifetime_s,
         version,
     })
@@ -548,11 +565,13 @@ fn get_keyed(
     original.vrf = get_vrf(from, flags & flag::ORIGINAL_VRF != 0, at.vrf, resolve)?;
     Ok(match kind {
         kind::STATE => {
-            let (class, lifetime_s) = (get_class(from.try_get_u8()?)?, get_lifetime(from)?);
+            let (class, scales) = get_class(from, proto)?;
+            let lifetime_s = get_lifetime(from)?;
             let version = get_version(from, flags, announced)?;
             Delta::State(StateRecord {
                 original,
                 class,
+                scales,
                 lifetime_s,
                 version,
             })

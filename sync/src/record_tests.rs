@@ -47,7 +47,7 @@ fn decoded(bytes: &[u8]) -> Result<Message, RecordError> {
 }
 
 #[test]
-fn a_translated_ipv4_put_has_these_35_bytes() {
+fn a_translated_ipv4_put_of_tcp_has_these_36_bytes() {
     let mut reply = key4().reversed();
     (reply.dst, reply.dst_port, reply.vrf) = (Addr::v4([198, 51, 100, 7]), 0xc001, VrfId(2));
     let put = PutRecord {
@@ -58,6 +58,7 @@ fn a_translated_ipv4_put_has_these_35_bytes() {
             mapping: true,
         }),
         class: Class::Established,
+        scales: Scales::new(7, 2),
         lifetime_s: 7_440,
         version: Version {
             term: TERM,
@@ -66,7 +67,7 @@ fn a_translated_ipv4_put_has_these_35_bytes() {
     };
     let bytes = [
         0,
-        32,
+        33,
         0x20, // length, PUT of IPv4
         0,
         1,
@@ -74,7 +75,8 @@ fn a_translated_ipv4_put_has_these_35_bytes() {
         3, // VRF handle, slot
         0b0011_1010,
         6,
-        1, // reply VRF, reply destination, NAT, mapping; TCP; established
+        1,    // reply VRF, reply destination, NAT, mapping; TCP; established
+        0x72, // window scales
         0x90,
         0x3a,
         5, // 7,440 s, counter
@@ -180,6 +182,7 @@ fn every_truncation_of_a_record_is_malformed() {
     let bytes = encoded(&Delta::State(StateRecord {
         original: key4(),
         class: Class::Closing,
+        scales: Scales::new(7, Scales::UNSEEN),
         lifetime_s: 240,
         version: Version {
             term: TERM,
@@ -249,31 +252,45 @@ fn class() -> impl Strategy<Value = Class> {
     ]
 }
 
+/// Window scales as a connection of the protocol can have them.
+fn scales(scales: u8, protocol: u8) -> Scales {
+    if protocol == proto::TCP {
+        Scales(scales)
+    } else {
+        Scales::NONE
+    }
+}
+
 fn any_delta() -> impl Strategy<Value = Delta> {
     let reply = prop_oneof![Just(None), key().prop_map(Some)];
     let nat = proptest::option::of(
         (any::<u64>(), any::<bool>()).prop_map(|(grant, mapping)| NatPart { grant, mapping }),
     );
-    let put = (key(), reply, nat, class(), any::<u32>(), version()).prop_map(|(o, r, nat, class, l, v)| {
-        let reply = r.unwrap_or_else(|| o.reversed());
-        Delta::Put(PutRecord {
-            original: o,
-            reply,
-            nat,
-            class,
-            lifetime_s: l,
-            version: v,
-        })
-    });
-    let state =
-        (key(), class(), any::<u32>(), version()).prop_map(|(original, class, lifetime_s, version)| {
+    let put = (key(), reply, nat, (class(), any::<u8>()), any::<u32>(), version()).prop_map(
+        |(o, r, nat, (class, s), l, v)| {
+            let reply = r.unwrap_or_else(|| o.reversed());
+            Delta::Put(PutRecord {
+                original: o,
+                reply,
+                nat,
+                class,
+                scales: scales(s, o.proto),
+                lifetime_s: l,
+                version: v,
+            })
+        },
+    );
+    let state = (key(), class(), any::<u8>(), any::<u32>(), version()).prop_map(
+        |(original, class, s, lifetime_s, version)| {
             Delta::State(StateRecord {
                 original,
                 class,
+                scales: scales(s, original.proto),
                 lifetime_s,
                 version,
             })
-        });
+        },
+    );
     let refresh = (key(), any::<u32>())
         .prop_map(|(original, lifetime_s)| Delta::Refresh(RefreshRecord { original, lifetime_s }));
     let del = (key(), version()).prop_map(|(original, version)| Delta::Del(DelRecord { original, version }));

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, unbounded};
 use dataplane::applied::AppliedCounters;
 use dataplane::delta::{
-    Class, DelRecord, Delta, LaneTag, PutRecord, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, ToWorker,
-    Version,
+    Class, DelRecord, Delta, LaneTag, PutRecord, Scales, SlotEnd, SlotOffer, SlotRef, Term, ToEvent,
+    ToWorker, Version,
 };
 use dataplane::flow::{Addr, FlowKey, VrfId};
 use dataplane::role::{Role, Roles};
@@ -245,6 +245,7 @@ fn put(n: u32, version: Version) -> Delta {
         reply,
         nat: None,
         class: Class::Opening,
+        scales: Scales::NONE,
         lifetime_s: 9,
         version,
     })

@@ -1,9 +1,10 @@
-//! A TCP connection through a failover: the new active knows its class but not its sequence numbers, so each direction
-//! is lenient until the other end has corroborated it, and strict from then on (DESIGN.md section 5).
+//! A TCP connection through a failover: the new active knows its class and window scales but not its sequence numbers,
+//! so each direction is lenient until the other end has corroborated it, and strict from then on (DESIGN.md section 5).
 
 use core::time::Duration;
 
 use dataplane::conntrack::State;
+use dataplane::delta::Scales;
 use dataplane::flow::{Direction, FlowKey};
 use dataplane::verdict::Drop;
 use dataplane::wire::build::Segment;
@@ -24,13 +25,24 @@ struct Connection {
 }
 
 impl Connection {
+    /// Both ends ask for window scaling, the client with a shift of 7 and the server with one of 2.
     fn open(cluster: &mut Cluster) -> Self {
         let inside = packet::tcp(subscriber(1), 40_000, server(1), 80);
-        let frame = to_node(1, LAN, &inside.src).tcp(&inside, &syn(CLIENT));
+        let frame = to_node(1, LAN, &inside.src).tcp(
+            &inside,
+            &Segment {
+                options: &[3, 3, 7],
+                ..syn(CLIENT)
+            },
+        );
         let sent = cluster.through(0, LAN, &frame);
         let outside = packet::flow(&sent[0].frame).unwrap();
         let connection = Self { inside, outside };
-        assert!(connection.server_sends(cluster, 0, &segment(SYN | ACK, SERVER, CLIENT + 1, &[])));
+        let syn_ack = Segment {
+            options: &[3, 3, 2],
+            ..segment(SYN | ACK, SERVER, CLIENT + 1, &[])
+        };
+        assert!(connection.server_sends(cluster, 0, &syn_ack));
         assert!(connection.client_sends(cluster, 0, &segment(ACK, CLIENT + 1, SERVER + 1, &[])));
         connection
     }
@@ -72,6 +84,15 @@ fn lenient(cluster: &mut Cluster, node: usize) -> [bool; 2] {
     ]
 }
 
+/// Ends the first node; the second one takes over.
+fn fail_over(cluster: &mut Cluster) {
+    cluster.settle();
+    cluster.kill(0, Death::Process);
+    cluster.order(1, Desire::Ordered);
+    cluster.run(Duration::from_millis(1_200));
+    assert_eq!(cluster.active(), Some(1));
+}
+
 /// The pair with an established connection that has moved far from its first numbers, the first node dead.
 fn failed_over() -> (Cluster, Connection) {
     let mut cluster = Cluster::pair(Setup::default(), 21);
@@ -90,11 +111,7 @@ fn failed_over() -> (Cluster, Connection) {
             assert!(connection.client_sends(&mut cluster, 0, &ack));
         }
     }
-    cluster.settle();
-    cluster.kill(0, Death::Process);
-    cluster.order(1, Desire::Ordered);
-    cluster.run(Duration::from_millis(1_200));
-    assert_eq!(cluster.active(), Some(1));
+    fail_over(&mut cluster);
     (cluster, connection)
 }
 
@@ -156,4 +173,73 @@ fn the_window_is_checked_before_the_failover_too() {
     );
     assert!(!connection.server_sends(&mut cluster, 0, &wild));
     assert_eq!(cluster.node(0).counters().dropped(Drop::TcpWindow), 1);
+}
+
+#[test]
+fn the_heir_knows_what_windows_mean() {
+    let mut cluster = Cluster::pair(Setup::default(), 23);
+    let connection = Connection::open(&mut cluster);
+    fail_over(&mut cluster);
+    let scales: Vec<_> = cluster
+        .node(1)
+        .tables()
+        .flat_map(|tables| tables.conntracks.iter_live())
+        .map(|(_, conntrack)| (conntrack.scales, conntrack.state.scales()))
+        .collect();
+    assert_eq!(scales, [(Scales::new(7, 2), Scales::new(7, 2))]);
+
+    // Once both are proven, the client may send four times the server's 60,000 and not a byte more.
+    let ack = |seq, ack| segment(ACK, seq, ack, &[]);
+    assert!(connection.client_sends(&mut cluster, 1, &ack(CLIENT + 1, SERVER + 1)));
+    assert!(connection.server_sends(&mut cluster, 1, &ack(SERVER + 1, CLIENT + 1)));
+    assert!(connection.client_sends(&mut cluster, 1, &ack(CLIENT + 1, SERVER + 1)));
+    assert_eq!(lenient(&mut cluster, 1), [false, false]);
+    let last = CLIENT + 1 + (60_000 << 2);
+    assert!(connection.client_sends(
+        &mut cluster,
+        1,
+        &segment(ACK | PSH, last - 4, SERVER + 1, b"last")
+    ));
+    assert!(!connection.client_sends(
+        &mut cluster,
+        1,
+        &segment(ACK | PSH, last + 2, SERVER + 1, b"more")
+    ));
+}
+
+#[test]
+fn a_connection_that_was_silent_for_an_hour_goes_on() {
+    let mut cluster = Cluster::pair(Setup::default(), 24);
+    let connection = Connection::open(&mut cluster);
+    cluster.idle(Duration::from_secs(3_600));
+    fail_over(&mut cluster);
+    let (client, server) = (CLIENT + 1, SERVER + 1);
+    assert!(connection.server_sends(&mut cluster, 1, &segment(ACK | PSH, server, client, b"news")));
+    assert!(connection.client_sends(
+        &mut cluster,
+        1,
+        &segment(ACK | PSH, client, server + 4, b"thanks")
+    ));
+    assert!(connection.server_sends(&mut cluster, 1, &segment(ACK, server + 4, client + 6, &[])));
+}
+
+#[test]
+fn a_transfer_stalled_by_a_closed_window_goes_on() {
+    let (mut cluster, connection) = failed_over();
+    let (client, at) = (CLIENT + 1, SERVER + 1 + 2_000_000);
+    let closed = Segment {
+        window: 0,
+        ..segment(ACK, client, at, &[])
+    };
+    let probe = segment(ACK | PSH, at, client, b"p");
+    for _ in 0..3 {
+        assert!(connection.server_sends(&mut cluster, 1, &probe));
+        assert!(connection.client_sends(&mut cluster, 1, &closed));
+    }
+    assert!(connection.client_sends(&mut cluster, 1, &segment(ACK, client, at, &[])));
+    for step in 0..20 {
+        let seq = at + step * 1_000;
+        assert!(connection.server_sends(&mut cluster, 1, &segment(ACK | PSH, seq, client, &[7; 1_000])));
+    }
+    assert!(connection.client_sends(&mut cluster, 1, &segment(ACK, client, at + 20_000, &[])));
 }

@@ -6,7 +6,7 @@
 
 use super::{icmp, tcp, udp};
 use crate::config::Timeouts;
-use crate::delta::{Class, NatPart, PutRecord, Term};
+use crate::delta::{Class, NatPart, PutRecord, Scales, Term};
 use crate::flow::{Direction, FlowKey, proto};
 use crate::slot::SyncState;
 use crate::time::Instant;
@@ -20,6 +20,8 @@ pub struct Conntrack {
     pub state: State,
     /// Replicated class: that of `state` at the last packet, kept to see it change.
     pub class: Class,
+    /// Replicated window scales: those of `state` at the last change of class.
+    pub scales: Scales,
     /// Slot of the inside VRF that owns it.
     pub slot: u16,
     /// Coarse deadline on the scale of [`Instant::secs`].
@@ -73,6 +75,7 @@ impl Conntrack {
             keys,
             state,
             class: state.class(),
+            scales: state.scales(),
             slot,
             expires_s: now.secs().saturating_add(state.timeout_s(timeouts)),
             refreshed_s: now.secs(),
@@ -86,13 +89,19 @@ impl Conntrack {
         }
     }
 
+    /// The packet that was just judged has changed the class: the peer is to be told, with what else is settled by now.
+    pub const fn enter_class(&mut self, class: Class) {
+        self.class = class;
+        self.scales = self.state.scales();
+    }
+
     /// To be called before a packet is judged in the reign of `term`. Packets of other reigns went through another
     /// node: what this one remembers of windows may be long past, so the state is as good as learnt from a record.
     #[inline]
     pub fn observe_reign(&mut self, term: Term) {
         if self.reign != term {
             self.reign = term;
-            self.state = State::inherited(self.keys[0].proto, self.class);
+            self.state = State::inherited(self.keys[0].proto, self.class, self.scales);
         }
     }
 
@@ -128,6 +137,7 @@ impl Conntrack {
             reply: self.keys[1],
             nat: self.nat.map(|nat| nat.part),
             class: self.class,
+            scales: self.scales,
             lifetime_s: self.lifetime_s(now),
             version: self.sync.version,
         }
@@ -135,11 +145,11 @@ impl Conntrack {
 }
 
 impl State {
-    /// State of an entry learnt from the peer, of which only protocol and class are known.
+    /// State of an entry learnt from the peer, of which only protocol, class and window scales are known.
     #[must_use]
-    pub const fn inherited(protocol: u8, class: Class) -> Self {
+    pub const fn inherited(protocol: u8, class: Class, scales: Scales) -> Self {
         match protocol {
-            proto::TCP => Self::Tcp(tcp::Track::inherited(class)),
+            proto::TCP => Self::Tcp(tcp::Track::inherited(class, scales)),
             proto::UDP => Self::Udp(udp::Track::inherited(class)),
             proto::ICMP | proto::ICMP6 => Self::Icmp(icmp::Track::inherited(class)),
             _ => Self::Other(udp::Track::inherited(class)),
@@ -153,6 +163,15 @@ impl State {
             Self::Tcp(track) => track.class(),
             Self::Udp(track) | Self::Other(track) => track.class(),
             Self::Icmp(track) => track.class(),
+        }
+    }
+
+    /// Window scales that an heir of the connection has to know.
+    #[must_use]
+    pub const fn scales(&self) -> Scales {
+        match self {
+            Self::Tcp(track) => track.scales(),
+            _ => Scales::NONE,
         }
     }
 
@@ -193,7 +212,7 @@ mod tests {
             vrf: VrfId(2),
             proto: proto::TCP,
         };
-        let state = State::inherited(proto::TCP, Class::Opening);
+        let state = State::inherited(proto::TCP, Class::Opening, Scales::NONE);
         Conntrack::new(
             [original, reply],
             3,
@@ -293,7 +312,7 @@ mod tests {
         for (protocol, lifetimes) in table {
             let classes = [Class::Opening, Class::Established, Class::Closing];
             for (class, lifetime_s) in classes.into_iter().zip(lifetimes) {
-                let state = State::inherited(protocol, class);
+                let state = State::inherited(protocol, class, Scales::NONE);
                 assert_eq!(state.timeout_s(&t), lifetime_s, "{protocol} {class:?}");
             }
         }

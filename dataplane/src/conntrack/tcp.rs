@@ -22,7 +22,7 @@
 
 use super::window::{End, ResetSeq, has_ack};
 use crate::config::Timeouts;
-use crate::delta::Class;
+use crate::delta::{Class, Scales};
 use crate::flow::Direction;
 pub use crate::stage::parse::TcpSegment;
 use crate::verdict::Drop;
@@ -125,11 +125,12 @@ impl Track {
         })
     }
 
-    /// State of an entry learnt from the peer: nothing is known but its class.
+    /// State of an entry learnt from the peer: nothing is known but its class and what the ends' windows mean.
     #[must_use]
-    pub const fn inherited(class: Class) -> Self {
+    pub const fn inherited(class: Class, scales: Scales) -> Self {
+        let [original, reply] = scales.shifts();
         Self {
-            ends: [End::UNSEEN; 2],
+            ends: [End::inherited(original), End::inherited(reply)],
             phase: match class {
                 Class::Opening => Phase::SynReceived,
                 Class::Established | Class::Closing => Phase::Synchronized,
@@ -195,6 +196,13 @@ impl Track {
                 }
             }
         }
+    }
+
+    /// What the ends' windows mean, for whoever inherits the connection.
+    #[must_use]
+    pub const fn scales(&self) -> Scales {
+        let [original, reply] = &self.ends;
+        Scales::new(original.scale(), reply.scale())
     }
 
     /// Name of the state, for people.

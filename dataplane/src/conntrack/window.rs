@@ -16,6 +16,7 @@
 //! kept. A blind attacker would have to guess what the other end is about to acknowledge.
 
 use super::tcp::TcpSegment;
+use crate::delta::Scales;
 use crate::wire::tcp::{ACK, FIN, SYN};
 
 /// How far from an unproven run a segment may be and still belong to it: holes that loss and reordering make.
@@ -27,7 +28,7 @@ const RUN_MAX: u32 = 1 << 30;
 /// Lowest tolerance for old ACKs: an unscaled window and a segment.
 const OLD_ACK_MIN: u32 = 66_000;
 
-/// Largest shift (RFC 7323 section 2.3); also assumed when the SYN was not seen, so that nothing legal is refused.
+/// Largest shift (RFC 7323 section 2.3); also assumed when the SYN was seen by no node, so that nothing legal is refused.
 const SCALE_MAX: u8 = 14;
 
 /// How sure we are of an end's sequence numbers.
@@ -49,8 +50,10 @@ pub(super) struct End {
     limit: u32,
     /// Largest window this end has announced, in bytes.
     window_max: u32,
-    /// Shift of its announcements.
+    /// Shift of its announcements; [`Scales::UNSEEN`] means the largest.
     scale: u8,
+    /// What the record said about it, believed again when a run that a SYN began turns out not to be its own.
+    scale_told: u8,
     /// Its SYN was seen and asked for scaling.
     offers_scale: bool,
     trust: Trust,
@@ -86,12 +89,22 @@ impl End {
         acked: 0,
         limit: 0,
         window_max: 0,
-        scale: SCALE_MAX,
+        scale: Scales::UNSEEN,
+        scale_told: Scales::UNSEEN,
         offers_scale: false,
         trust: Trust::Unseen,
         heard: false,
         fin: false,
     };
+
+    /// Nothing known but the shift of its announcements, if that.
+    pub(super) const fn inherited(scale: u8) -> Self {
+        Self {
+            scale,
+            scale_told: scale,
+            ..Self::UNSEEN
+        }
+    }
 
     /// The sender of a SYN that nobody doubts: the first packet, or a SYN-ACK that acknowledges it.
     pub(super) const fn of_syn(segment: &TcpSegment) -> Self {
@@ -162,6 +175,11 @@ impl End {
         self.window_max
     }
 
+    /// Shift of its announcements, [`Scales::UNSEEN`] when not known.
+    pub(super) const fn scale(&self) -> u8 {
+        self.scale
+    }
+
     /// Whether its SYN asked for scaling.
     pub(super) const fn offers_scale(&self) -> bool {
         self.offers_scale
@@ -172,7 +190,7 @@ impl End {
         self.scale = 0;
     }
 
-    /// Forgets the sequence numbers, not the scale's ceiling: the next segment starts a run.
+    /// Forgets everything but that it was heard: the next segment starts a run.
     pub(super) const fn doubt(&mut self) {
         *self = Self {
             heard: self.heard,
@@ -220,13 +238,18 @@ impl End {
         let fin = segment.flags & FIN != 0;
         let is_syn = segment.flags & SYN != 0;
         if !self.is_proven() && (is_syn || !self.adjoins(segment)) {
-            let scale = if is_syn { scale_of_syn(segment) } else { SCALE_MAX };
+            let scale = if is_syn {
+                self.scale_of_unproven_syn(segment)
+            } else {
+                self.scale_told
+            };
             *self = Self {
                 end,
                 acked: segment.seq,
                 limit: end,
                 window_max: 0,
                 scale,
+                scale_told: self.scale_told,
                 offers_scale: is_syn && segment.window_scale.is_some(),
                 trust: Trust::Run,
                 heard: self.heard,
@@ -288,7 +311,22 @@ impl End {
         if segment.flags & SYN != 0 {
             segment.window as u32
         } else {
-            (segment.window as u32) << self.scale
+            (segment.window as u32)
+                << if self.scale > SCALE_MAX {
+                    SCALE_MAX
+                } else {
+                    self.scale
+                }
+        }
+    }
+
+    /// A SYN that anybody may have sent doesn't make windows smaller than the record said.
+    const fn scale_of_unproven_syn(&self, segment: &TcpSegment) -> u8 {
+        let scale = scale_of_syn(segment);
+        if self.scale_told <= SCALE_MAX && scale < self.scale_told {
+            self.scale_told
+        } else {
+            scale
         }
     }
 

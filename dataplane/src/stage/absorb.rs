@@ -6,8 +6,8 @@ use rtrb::Consumer;
 use crate::config::Timeouts;
 use crate::conntrack::{Conntrack, InsertError, NatBinding, State};
 use crate::delta::{
-    BlockRecord, Class, DelRecord, Delta, LaneTag, PutRecord, RefreshRecord, SlotRef, StateRecord, ToEvent,
-    ToWorker, Version,
+    BlockRecord, Class, DelRecord, Delta, LaneTag, PutRecord, RefreshRecord, Scales, SlotRef, StateRecord,
+    ToEvent, ToWorker, Version,
 };
 use crate::flow::Direction;
 use crate::nat::{LearnError, Nat};
@@ -238,7 +238,7 @@ fn confirm(tables: &mut Tables, at: SlotRef, id: u32, put: &PutRecord, now: Inst
 
 fn update(tables: &mut Tables, at: SlotRef, id: u32, put: &PutRecord, digest: u64, now: Instant) {
     let conntrack = &mut tables.conntracks[id];
-    inherit_class(conntrack, put.class);
+    inherit(conntrack, put.class, put.scales);
     conntrack.expires_s = now.secs() + put.lifetime_s;
     account(tables, at, id, put.version, digest);
 }
@@ -363,18 +363,19 @@ fn evict_block(tables: &mut Tables, id: u32, now: Instant) -> bool {
 
 /// A conntrack as its record tells it: TCP tracking starts lenient.
 fn inherited(put: &PutRecord, slot: u16, nat: Option<NatBinding>, now: Instant) -> Conntrack {
-    let state = State::inherited(put.original.proto, put.class);
+    let state = State::inherited(put.original.proto, put.class, put.scales);
     let mut conntrack = Conntrack::new([put.original, put.reply], slot, state, &Timeouts::default(), now);
     conntrack.class = put.class;
+    conntrack.scales = put.scales;
     conntrack.nat = nat;
     conntrack.expires_s = now.secs().saturating_add(put.lifetime_s);
     conntrack
 }
 
-fn inherit_class(conntrack: &mut Conntrack, class: Class) {
-    if conntrack.class != class {
-        conntrack.state = State::inherited(conntrack.keys[0].proto, class);
-        conntrack.class = class;
+fn inherit(conntrack: &mut Conntrack, class: Class, scales: Scales) {
+    if (conntrack.class, conntrack.scales) != (class, scales) {
+        conntrack.state = State::inherited(conntrack.keys[0].proto, class, scales);
+        (conntrack.class, conntrack.scales) = (class, scales);
     }
 }
 
@@ -441,10 +442,9 @@ fn apply_state(
         return Err(Refused::Stale);
     }
     let conntrack = &mut tables.conntracks[id];
-    inherit_class(conntrack, state.class);
+    inherit(conntrack, state.class, state.scales);
     conntrack.expires_s = now.secs() + state.lifetime_s;
     let mut put = conntrack.to_put(now);
-    put.class = state.class;
     put.version = state.version;
     account(tables, at, id, state.version, conntrack_digest(&put));
     Ok(Applied::Changed)

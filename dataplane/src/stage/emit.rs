@@ -159,6 +159,7 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
         Some(Delta::State(StateRecord {
             original: put.original,
             class: put.class,
+            scales: put.scales,
             lifetime_s: put.lifetime_s,
             version: put.version,
         }))

@@ -49,7 +49,9 @@ pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
                         let told = now_s.saturating_sub(conntrack.refreshed_s) < lifetime_s / REFRESH_SHARE;
                         if class != conntrack.class || !told {
                             let refresh = class == conntrack.class;
-                            conntrack.class = class;
+                            if !refresh {
+                                conntrack.enter_class(class);
+                            }
                             conntrack.refreshed_s = now_s;
                             cx.tables.touch(id, refresh);
                         }
@@ -59,7 +61,7 @@ pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
                         lifetime_s: None,
                     }) => {
                         if class != conntrack.class {
-                            conntrack.class = class;
+                            conntrack.enter_class(class);
                             cx.tables.touch(id, false);
                         }
                     }

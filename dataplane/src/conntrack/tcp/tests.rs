@@ -348,6 +348,29 @@ fn windows_are_scaled_only_when_both_ask_for_it() {
 }
 
 #[test]
+fn an_heir_is_told_the_scales_that_the_handshake_has_settled() {
+    let table = [
+        ("> S 100 ws 7", "ws 4", Scales::new(7, 4)),
+        ("> S 100 ws 200", "ws 0", Scales::new(14, 0)),
+        ("> S 100 ws 7", "", Scales::new(0, 0)),
+        ("> S 100", "ws 7", Scales::new(0, 0)),
+    ];
+    for (first, second, told) in table {
+        let mut track = syn(first);
+        assert_eq!(
+            track.scales().shifts()[1],
+            Scales::UNSEEN,
+            "{first}: no answer yet"
+        );
+        play(
+            &mut track,
+            &format!("< SA 300 ack 101 {second} => syn-received\n> A 101 ack 301 => established"),
+        );
+        assert_eq!(track.scales(), told, "{first}, {second}");
+    }
+}
+
+#[test]
 fn the_window_of_a_syn_is_never_scaled() {
     // RFC 7323 section 2.2
     play(
@@ -577,7 +600,7 @@ proptest! {
         ),
     ) {
         let mut track = match Class::from_u8(class) {
-            Some(class) => Track::inherited(class),
+            Some(class) => Track::inherited(class, Scales::NONE),
             None => established(),
         };
         for (original, seq, ack, window, flags, payload_len, window_scale, near) in segments {
@@ -596,13 +619,14 @@ proptest! {
     #[test]
     fn an_honest_transfer_is_never_refused(
         start in any::<u32>(),
-        inherited in any::<bool>(),
+        // The record's window scales, when it is inherited: seen by nobody, or the real ones.
+        inherited in prop_oneof![Just(None), Just(Some(Scales::NONE)), Just(Some(Scales::new(0, 0)))],
         steps in prop::collection::vec((1_u32..1449, any::<bool>(), any::<bool>()), 1..200),
     ) {
         let server = start.wrapping_add(0x8000_0000);
         let base = TcpSegment { window: 30_000, flags: ACK, ..TcpSegment::default() };
-        let mut track = if inherited {
-            Track::inherited(Class::Established)
+        let mut track = if let Some(scales) = inherited {
+            Track::inherited(Class::Established, scales)
         } else {
             let mut track = Track::open(&TcpSegment { seq: start.wrapping_sub(1), flags: SYN, ..base }).unwrap();
             let answer = TcpSegment { seq: server.wrapping_sub(1), ack: start, flags: SYN | ACK, ..base };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::config::{Intent, PoolIntent, PortRange, VrfIntent};
-use crate::delta::{BlockRecord, Class, PutRecord, Version};
+use crate::delta::{BlockRecord, Class, PutRecord, Scales, Version};
 use crate::flow::proto;
 
 const VRF: VrfId = VrfId(0);
@@ -94,6 +94,7 @@ fn put(key: &FlowKey, bound: &Bound) -> PutRecord {
         },
         nat: Some(bound.part),
         class: Class::Opening,
+        scales: Scales::NONE,
         lifetime_s: 60,
         version: Version::default(),
     }
