@@ -45,7 +45,8 @@ reasons! {
     BadIpChecksum = "bad-ip-checksum",
     /// TCP, UDP or ICMP checksum is wrong.
     BadL4Checksum = "bad-l4-checksum",
-    /// Source or destination address that may not appear in a forwarded packet (RFC 1812 5.3.7, RFC 4291 2.5).
+    /// Source or destination address that may not appear in a forwarded packet (RFC 1812 5.3.7, RFC 4291 2.5), or a
+    /// packet to itself: equal addresses on the wire, or a subscriber's own public address and port.
     BadAddress = "bad-address",
     /// Extension headers too many, too long, or out of place.
     BadExtensionHeader = "bad-extension-header",

@@ -97,6 +97,9 @@ pub struct Meta {
     pub fragment: Fragment,
     /// IPv6 (else IPv4 or ARP).
     pub is_v6: bool,
+    /// IPv4 source and destination address are equal: an attack, unless the packet hairpins between two endpoints of
+    /// one public address.
+    pub to_itself: bool,
     /// ARP request, neighbour solicitation, or request of an ICMP query.
     pub is_request: bool,
     /// IPv4 options or IPv6 extension headers are present.

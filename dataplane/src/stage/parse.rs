@@ -160,6 +160,7 @@ fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     let (src, dst) = (header.src(), header.dst());
     meta.key = key(Addr::v4(src), Addr::v4(dst), header.proto());
     meta.is_v6 = false;
+    meta.to_itself = src == dst;
     meta.has_options = header_len > 20;
     meta.ttl = header.ttl();
     meta.dscp = header.tos() >> 2;
@@ -202,8 +203,8 @@ fn ipv4_addresses(src: &[u8; 4], dst: &[u8; 4]) -> Option<Result<Kind, Drop>> {
     if group {
         return Some(Ok(Kind::Other));
     }
-    // The same networks are no valid destinations (RFC 1812, section 5.3.7); source = destination is an attack.
-    if ipv4::is_bad_source(dst) || src == dst {
+    // The same networks are no valid destinations (RFC 1812, section 5.3.7).
+    if ipv4::is_bad_source(dst) || (src == dst && ipv4::is_link_local(src)) {
         return Some(Err(Drop::BadAddress));
     }
     if ipv4::is_link_local(src) || ipv4::is_link_local(dst) {
@@ -245,6 +246,7 @@ fn ipv6(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     let (src, dst) = (header.src(), header.dst());
     meta.key = key(Addr::v6(src), Addr::v6(dst), protocol);
     meta.is_v6 = true;
+    meta.to_itself = false;
     meta.has_options = offset > 0;
     meta.ttl = header.hop_limit();
     meta.dscp = low_byte(first_word >> 22 & 0x3f);

@@ -31,6 +31,11 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
         }
         meta.key.vrf = interface.vrf;
         match meta.kind {
+            Kind::Flow | Kind::IcmpError | Kind::Fragment if meta.to_itself && work.handoffs == 0 => {
+                // From a wire, not from this node's own translation (RFC 4787 REQ-9).
+                work.drop(Drop::BadAddress);
+                continue;
+            }
             Kind::Flow | Kind::IcmpError | Kind::Fragment => {}
             Kind::Arp | Kind::NeighborDiscovery => continue,
             Kind::Other => {

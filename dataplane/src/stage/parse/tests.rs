@@ -212,7 +212,6 @@ fn addresses_that_may_not_be_forwarded_rfc_1812_5_3_7() {
         [224, 0, 0, 5],
         [240, 0, 0, 1],
         [255; 4],
-        [192, 0, 2, 1],
     ] {
         refused(&from(src), Drop::BadAddress);
     }
