@@ -86,6 +86,12 @@ impl Table {
         self.index.prefetch(hash);
     }
 
+    /// As [`Self::prefetch`], for a key that is not looked up in a burst of packets.
+    #[inline]
+    pub(crate) fn expect(&self, key: &FlowKey) {
+        self.index.prefetch(self.hash(key));
+    }
+
     /// Second pass: asks for the entry that `hash` probably stands for.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {

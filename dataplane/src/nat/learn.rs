@@ -119,6 +119,29 @@ impl Nat {
         })
     }
 
+    /// Asks for the memory in which [`Self::learn`] will look for the mapping of `put`.
+    pub(crate) fn expect(&self, put: &PutRecord) {
+        let (Some(class), Some(translation)) = (Protocol::of(put.original.proto), translation(put)) else {
+            return;
+        };
+        let Translation { inside, outside } = translation;
+        let Some(place) = self.pools.place(outside.vrf, &outside.address, outside.port) else {
+            return;
+        };
+        let who = Inside {
+            vrf: inside.vrf,
+            address: inside.address,
+            pool: place.pool,
+        };
+        if let Some(subscriber) = self.subscriber(&who) {
+            self.expect_inside(subscriber, inside.port, class);
+        }
+        if let Some(block) = self.block_at(place) {
+            let offset = outside.port - self.pools.at(place.pool).port_first(place);
+            self.expect_outside(block, offset, class);
+        }
+    }
+
     /// A block granted by the peer; `vrf` is the subscriber's. Returns the block's id, also when it is here already.
     ///
     /// # Errors

@@ -105,6 +105,18 @@ impl Nat {
             })
     }
 
+    /// Asks for the memory of [`Self::inside`].
+    pub(super) fn expect_inside(&self, subscriber: u32, port: u16, class: Protocol) {
+        self.inside_index
+            .prefetch(self.endpoint_hash(subscriber, port, class));
+    }
+
+    /// Asks for the memory of [`Self::outside`].
+    pub(super) fn expect_outside(&self, block: u32, offset: u16, class: Protocol) {
+        self.outside_index
+            .prefetch(self.endpoint_hash(block, offset, class));
+    }
+
     /// Whether [`Nat::open`] will find a place.
     pub(super) fn mapping_room(&self) -> bool {
         self.mappings.has_room() || self.longest_resting().is_some()

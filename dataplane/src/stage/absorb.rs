@@ -16,6 +16,9 @@ use crate::stage::slots::{begin, compare, finish, first, lacks, query, send_slot
 use crate::tables::Tables;
 use crate::time::Instant;
 
+/// Items whose memory is asked for before they are applied: as many lines as a core can wait for at once.
+const LOOK_AHEAD: usize = 16;
+
 /// Why a record changed nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refused {
@@ -39,15 +42,50 @@ pub(crate) fn absorb(
     now: Instant,
 ) -> usize {
     let mut processed = 0;
+    let mut ahead = 0;
     // Answers that found no room hold further questions back: a peer can't make this list grow.
     while processed < budget && tables.answers[event].len() < tables.answers_max {
+        if ahead == 0 {
+            ahead = look_ahead(tables, inbox, budget - processed);
+        }
         let Ok(item) = inbox.pop() else { break };
+        ahead -= 1;
         processed += 1;
         if let Some(answer) = process(tables, item, now) {
             tables.answers[event].push_back(answer);
         }
     }
     processed
+}
+
+/// Asks for the memory of the next items: a record finds its lines in random order, and their waits overlap. Gives the
+/// number of items, which is 0 only when none waits or none may be applied.
+fn look_ahead(tables: &Tables, inbox: &mut Consumer<ToWorker>, most: usize) -> usize {
+    let count = inbox.slots().min(most).min(LOOK_AHEAD);
+    let Ok(chunk) = inbox.read_chunk(count) else {
+        return 0;
+    };
+    let (first, second) = chunk.as_slices();
+    let deltas = || {
+        first.iter().chain(second).filter_map(|item| match item {
+            ToWorker::Record { delta, .. } => Some(delta),
+            _ => None,
+        })
+    };
+    for delta in deltas() {
+        match delta {
+            Delta::Put(put) => {
+                tables.conntracks.expect(&put.original);
+                tables.conntracks.expect(&put.reply);
+                tables.nat.expect(put);
+            }
+            Delta::State(StateRecord { original, .. })
+            | Delta::Refresh(RefreshRecord { original, .. })
+            | Delta::Del(DelRecord { original, .. }) => tables.conntracks.expect(original),
+            Delta::Block(_) => {}
+        }
+    }
+    count
 }
 
 fn process(tables: &mut Tables, item: ToWorker, now: Instant) -> Option<ToEvent> {
