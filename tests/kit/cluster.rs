@@ -240,7 +240,11 @@ impl Cluster {
     /// When it doesn't come to rest, or when the nodes differ.
     pub fn settle(&mut self) {
         let missing = self.try_settle();
-        assert!(missing.is_empty(), "no quiescence: {missing:#?}");
+        assert!(
+            missing.is_empty(),
+            "no quiescence: {missing:#?}\n{:#?}",
+            self.counted()
+        );
         let differences = self.compare();
         assert!(differences.is_empty(), "at quiescence: {differences:#?}");
     }
@@ -274,6 +278,15 @@ impl Cluster {
             missing.push("counters never stood still".to_owned());
         }
         missing
+    }
+
+    /// What each node's workers have counted of the other's records.
+    fn counted(&self) -> Vec<Vec<(&'static str, u64)>> {
+        let of_records = |(name, value): &(&str, u64)| *value > 0 && name.starts_with("absorb_");
+        let nodes = self.nodes.iter().flatten();
+        nodes
+            .map(|node| node.counters().named().filter(of_records).collect())
+            .collect()
     }
 
     /// In what the two nodes differ, when both live and are connected; and in what each contradicts itself.

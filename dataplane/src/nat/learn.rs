@@ -221,7 +221,7 @@ impl Nat {
         let block = self.block_at(claim.place);
         let holder = block.map_or_else(|| pool.grant(claim.place), |id| self.blocks[id].grant);
         if holder > claim.grant {
-            return Err(LearnError::Older { holder });
+            return Err(LearnError::Older { holder, block });
         }
         match block {
             Some(block) if holder == claim.grant => {

@@ -101,6 +101,8 @@ pub enum LearnError {
     Older {
         /// The grant that stays.
         holder: u64,
+        /// The block, when this very worker has it.
+        block: Option<u32>,
     },
     /// An older grant still holds the ports here. Its holder is to be evicted, then the record tried again.
     #[error("an older grant still holds the ports")]

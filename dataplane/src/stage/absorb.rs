@@ -28,7 +28,8 @@ enum Refused {
     Conflict,
     NoPool,
     Unknown,
-    /// An older grant that another worker of this node holds: gone as soon as that worker has heard of its release.
+    /// A grant of the same ports that another worker of this node holds: gone as soon as that worker has heard of its
+    /// release, or has swept it.
     Elsewhere,
 }
 
@@ -333,6 +334,12 @@ fn evicting<T>(
                 evict_in(tables, block, None, now);
                 evict_block(tables, block, now)
             }
+            Err(LearnError::Older {
+                block: Some(block), ..
+            }) if is_tail(tables, block) => {
+                evict_in(tables, block, None, now);
+                evict_block(tables, block, now)
+            }
             Err(LearnError::PortTaken { mapping }) => {
                 evict_in(tables, tables.nat.block_of(mapping), Some(mapping), now);
                 true
@@ -345,6 +352,20 @@ fn evicting<T>(
         outcome = learn(&mut tables.nat);
     }
     outcome.map_err(refusal)
+}
+
+/// Whether a block is, as far as is known, a grant that only this node made when it was active: the holder of a higher
+/// term has not named it. Its grant is newer than what that node says, and wrong all the same.
+fn is_tail(tables: &Tables, block: u32) -> bool {
+    let held = tables.nat.block(block);
+    let at = SlotRef {
+        vrf: held.inside_vrf,
+        slot: held.slot,
+    };
+    tables.slots.get(at).is_some_and(|slot| match &slot.source {
+        Some(source) => source.authoritative && source.generation != held.sync.stamp,
+        None => slot.own_hand,
+    })
 }
 
 /// Discards the conntracks of a block, or of one mapping in it. They are all in the block's slot.
@@ -453,8 +474,8 @@ fn insert_evicting(
 const fn refusal(error: LearnError) -> Refused {
     match error {
         LearnError::NoPool | LearnError::Unsupported => Refused::NoPool,
-        LearnError::Older { .. } => Refused::Stale,
-        LearnError::Conflict { block: None, .. } => Refused::Elsewhere,
+        LearnError::Older { block: Some(_), .. } => Refused::Stale,
+        LearnError::Older { block: None, .. } | LearnError::Conflict { block: None, .. } => Refused::Elsewhere,
         LearnError::Conflict { .. } | LearnError::PortTaken { .. } | LearnError::InUse { .. } => {
             Refused::Conflict
         }
