@@ -8,8 +8,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{Addr, FlowKey, VrfId};
+use crate::shard::mix64;
 
-/// Reign of one active node over one VRF. Unique per node: `counter * 256 + node id`. 0 means none yet.
+/// Reign of one active node over one VRF: from the high bits down a count of reigns, [`BOOT_BITS`](Self::BOOT_BITS) that
+/// differ from boot to boot, and the node's id. 0 means none yet. A node that boots and finds nobody can't know which
+/// terms it had before; without the boot in it, one word would stand for two histories.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Term(pub u64);
 
@@ -17,10 +20,26 @@ impl Term {
     /// No reign seen yet: a process that has just booted.
     pub const NONE: Self = Self(0);
 
-    /// The lowest term of `node` above this one.
+    /// Bits of a term that tell boots of one node apart.
+    pub const BOOT_BITS: u32 = 21;
+
+    /// A term of `node`, booted as `boot_id`, above this one.
     #[must_use]
-    pub const fn next_of(self, node: u8) -> Self {
-        Self((((self.0 >> 8) + 1) << 8) | node as u64)
+    pub const fn next_of(self, node: u8, boot_id: u64) -> Self {
+        let boot = mix64(boot_id) >> (64 - Self::BOOT_BITS);
+        Self((self.reign() + 1) << (Self::BOOT_BITS + 8) | boot << 8 | node as u64)
+    }
+
+    /// How many reigns there were, this one included, as far as its node knew.
+    #[must_use]
+    pub const fn reign(self) -> u64 {
+        self.0 >> (Self::BOOT_BITS + 8)
+    }
+
+    /// What tells boots of its node apart.
+    #[must_use]
+    pub const fn boot(self) -> u64 {
+        self.0 >> 8 & ((1 << Self::BOOT_BITS) - 1)
     }
 
     /// Node id of the owner.

@@ -87,7 +87,7 @@ fn flip(
         rig.standby_feeder.feed(LAN, std::iter::once(&frame.0))?;
         let io = rig.standby_io.as_mut().context("a standby has the queues")?;
         let start = tsc::read();
-        node.shared.roles.set(MAIN, Role::Master, term.next_of(own));
+        node.shared.roles.set(MAIN, Role::Master, term.next_of(own, 0));
         let asked = node.asks[0].try_send(Ask::Announce(MAIN)).is_ok();
         node.worker.turn(rig.clock.now(), io);
         let clocks = tsc::read() - start;

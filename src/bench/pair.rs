@@ -90,7 +90,7 @@ impl Side {
                 pump: Pump::new(config, 0, net, ports, boot_id ^ 0x55),
                 shared: Arc::clone(&node.shared),
                 board,
-                machine: RoleMachine::new(id, true, desire, 1, BOOT_WAIT, now),
+                machine: RoleMachine::new((id, boot_id), true, desire, 1, BOOT_WAIT, now),
                 id,
                 events,
                 _commands: command,

@@ -218,7 +218,7 @@ impl Node {
             applied: Arc::new(AppliedCounters::new(1, 1)),
         });
         if !scene.replicated {
-            shared.roles.set(MAIN, Role::Alone, Term::NONE.next_of(1));
+            shared.roles.set(MAIN, Role::Alone, Term::NONE.next_of(1, 0));
         }
         let mut wiring = Wiring::new(Counts {
             workers: 1,

@@ -78,7 +78,14 @@ impl RoleKeeper {
                     name: vrf.name.clone(),
                     slots: replicated.slots,
                     peers: replicated.peers.clone(),
-                    machine: RoleMachine::new(sync.node_id, group.is_some(), desire, peers, boot_wait, now),
+                    machine: RoleMachine::new(
+                        (sync.node_id, sync.boot_id),
+                        group.is_some(),
+                        desire,
+                        peers,
+                        boot_wait,
+                        now,
+                    ),
                     group,
                     last: None,
                 }
@@ -90,15 +97,16 @@ impl RoleKeeper {
             vrfs,
             groups,
         };
-        keeper.start_lone_vrfs(sync.node_id);
+        keeper.start_lone_vrfs(sync);
         keeper
     }
 
     /// A VRF without a group is active from the start; grants still need a term to be named under.
-    fn start_lone_vrfs(&self, node: u8) {
+    fn start_lone_vrfs(&self, sync: &SyncConfig) {
         for (id, vrf) in (0..).map(VrfId).zip(&self.vrfs) {
             if vrf.group.is_none() {
-                self.roles.set(id, Role::Alone, Term::NONE.next_of(node));
+                self.roles
+                    .set(id, Role::Alone, Term::NONE.next_of(sync.node_id, sync.boot_id));
             }
         }
     }

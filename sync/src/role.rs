@@ -220,6 +220,7 @@ pub struct Decision {
 #[derive(Debug, Clone)]
 pub struct RoleMachine {
     node: u8,
+    boot_id: u64,
     boot_wait: Duration,
     desire: Desire,
     role: Role,
@@ -236,11 +237,11 @@ struct Heard {
 }
 
 impl RoleMachine {
-    /// A VRF of node `node` that has just booted. Without an HA group (`grouped` is false) it is
+    /// A VRF of node `node` that has just booted as `boot_id`. Without an HA group (`grouped` is false) it is
     /// [`Role::Alone`] for ever.
     #[must_use]
     pub fn new(
-        node: u8,
+        (node, boot_id): (u8, u64),
         grouped: bool,
         desire: Desire,
         peers: usize,
@@ -257,6 +258,7 @@ impl RoleMachine {
         ];
         Self {
             node,
+            boot_id,
             boot_wait,
             desire,
             role,
@@ -302,7 +304,7 @@ impl RoleMachine {
             (next, cause) = decide(Role::Backup, self.desire, self.situation(now, peers));
         }
         if next == Role::Master && self.role != Role::Master {
-            self.term = self.seen.max(self.term).next_of(self.node);
+            self.term = self.seen.max(self.term).next_of(self.node, self.boot_id);
             self.desire = if self.desire == Desire::Ordered {
                 Desire::Preferred
             } else {

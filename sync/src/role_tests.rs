@@ -61,9 +61,19 @@ fn ms(ms: u64) -> Instant {
     Instant::from_ns(ms * 1_000_000)
 }
 
+/// A term in short: the reign above the low byte, the node in it; of boot 0.
+const fn short(term: u64) -> Term {
+    Term((term >> 8) << (Term::BOOT_BITS + 8) | term & 0xff)
+}
+
+/// The term that the machine takes above so many reigns.
+const fn taken_above(reigns: u64) -> Term {
+    short(reigns << 8).next_of(1, 77)
+}
+
 /// Node 1's machine at time 0.
 fn machine(desire: Desire, peers: usize) -> RoleMachine {
-    RoleMachine::new(1, true, desire, peers, WAIT, ms(0))
+    RoleMachine::new((1, 77), true, desire, peers, WAIT, ms(0))
 }
 
 fn gone() -> PeerView {
@@ -78,7 +88,7 @@ fn peer(role: Role, term: u64, verified: u32) -> PeerView {
     PeerView {
         vrf: Some(PeerVrf {
             role,
-            term: Term(term),
+            term: short(term),
             ready: true,
             equal: true,
         }),
@@ -95,7 +105,7 @@ fn peer(role: Role, term: u64, verified: u32) -> PeerView {
 
 #[test]
 fn a_vrf_without_a_group_is_alone_for_ever() {
-    let mut machine = RoleMachine::new(1, false, Desire::Backup, 1, WAIT, ms(0));
+    let mut machine = RoleMachine::new((1, 77), false, Desire::Backup, 1, WAIT, ms(0));
     assert_eq!(machine.step(ms(1), &[peer(Master, 0x202, 0)]).role, Role::Alone);
 }
 
@@ -112,7 +122,7 @@ fn fault_ends_only_when_the_last_peer_is_done() {
         Some(Cause::ImportUnfinished)
     );
     let done = m.step(ms(3), &[peer(Fault, 0, 0), third(8)]);
-    assert_eq!((done.role, done.term), (Master, Term(0x201)));
+    assert_eq!((done.role, done.term), (Master, taken_above(1)));
 }
 
 #[test]
@@ -123,7 +133,7 @@ fn in_fault_no_term_is_taken_over_before_its_state_is() {
     assert_eq!(m.step(ms(1), &[old(0)]).term, Term::NONE);
     assert_eq!(m.step(ms(2), &[old(7)]).term, Term::NONE);
     let done = m.step(ms(3), &[old(8)]);
-    assert_eq!((done.role, done.term), (Role::Backup, Term(0x101)));
+    assert_eq!((done.role, done.term), (Role::Backup, short(0x101)));
 }
 
 #[test]
@@ -142,7 +152,7 @@ fn an_ordered_master_takes_over_at_once_when_the_peer_it_imports_from_dies() {
         Some(Cause::MasterPending)
     );
     let taken = m.step(ms(2), &[gone()]);
-    assert_eq!((taken.role, taken.term), (Master, Term(0x301)));
+    assert_eq!((taken.role, taken.term), (Master, taken_above(2)));
 }
 
 #[test]
@@ -156,11 +166,11 @@ fn one_that_only_prefers_waits_before_it_takes_over_from_a_dead_peer() {
 #[test]
 fn a_backup_follows_the_higher_term_and_takes_over_above_all_it_has_seen() {
     let mut m = machine(Preferred, 1);
-    assert_eq!(m.step(ms(1), &[peer(Fault, 0, 0)]).term, Term(0x101));
+    assert_eq!(m.step(ms(1), &[peer(Fault, 0, 0)]).term, taken_above(0));
     let demoted = m.step(ms(2), &[peer(Master, 0x902, 0)]);
     assert_eq!(
         (demoted.role, demoted.term, demoted.cause),
-        (Role::Backup, Term(0x902), Some(Cause::Outranked))
+        (Role::Backup, short(0x902), Some(Cause::Outranked))
     );
     assert_eq!(
         m.step(ms(3), &[peer(Master, 0x902, 7)]).cause,
@@ -169,7 +179,18 @@ fn a_backup_follows_the_higher_term_and_takes_over_above_all_it_has_seen() {
     let idle = m.step(ms(4), &[peer(Master, 0x902, 8)]);
     assert_eq!((idle.cause, idle.ready), (Some(Cause::PeerActive), true));
     let taken = m.step(ms(5), &[gone()]);
-    assert_eq!((taken.role, taken.term), (Master, Term(0xa01)));
+    assert_eq!((taken.role, taken.term), (Master, taken_above(9)));
+}
+
+/// Its standby may hold entries of the former reign under every version that the next one would give out.
+#[test]
+fn a_rebooted_node_that_finds_nobody_does_not_take_its_former_term_again() {
+    let term = |boot_id| {
+        let mut m = RoleMachine::new((1, boot_id), true, Preferred, 1, WAIT, ms(0));
+        m.step(ms(100), &[gone()]).term
+    };
+    assert_ne!(term(1), term(2));
+    assert_eq!((term(1).reign(), term(1).node()), (1, 1));
 }
 
 #[test]
@@ -197,7 +218,7 @@ fn an_ordered_backup_keeps_its_term_and_does_not_return_by_itself() {
     m.step(ms(100), &[gone()]);
     m.order(Desire::Backup);
     let down = m.step(ms(101), &[gone()]);
-    assert_eq!((down.role, down.term), (Role::Backup, Term(0x101)));
+    assert_eq!((down.role, down.term), (Role::Backup, taken_above(0)));
     assert_eq!(
         m.step(ms(900), &[peer(Role::Backup, 0x101, 0)]).role,
         Role::Backup

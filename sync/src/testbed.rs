@@ -531,7 +531,7 @@ impl Node {
     pub(crate) fn with_machine(mut self, desire: Desire, boot_wait: Duration, now: Instant) -> Self {
         let peers = self.config.peers.len();
         self.machine = Some(RoleMachine::new(
-            self.config.node_id,
+            (self.config.node_id, self.config.boot_id),
             true,
             desire,
             peers,

@@ -132,7 +132,7 @@ impl Node {
         }
         let machines = sync.vrfs.iter().map(|vrf| Machine {
             machine: RoleMachine::new(
-                id,
+                (id, boot_id),
                 setup.grouped,
                 desire,
                 vrf.peers.len(),
@@ -143,7 +143,7 @@ impl Node {
         });
         if !setup.grouped {
             for vrf in 0..setup.vrfs() {
-                roles.set(VrfId(vrf), Role::Alone, Term::NONE.next_of(id));
+                roles.set(VrfId(vrf), Role::Alone, Term::NONE.next_of(id, boot_id));
             }
         }
         Self {

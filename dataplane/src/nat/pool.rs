@@ -171,18 +171,22 @@ impl Pools {
 }
 
 /// Bits of a grant's identity that count within a term.
-const GRANT_COUNTER_BITS: u32 = 36;
+const GRANT_COUNTER_BITS: u32 = 38;
+/// Grants between the first ones of two boots whose terms are neighbours.
+const GRANT_BOOT_SHIFT: u32 = 16;
 /// Reigns told apart by a grant's identity.
-const GRANT_REIGN_MAX: u64 = (1 << 20) - 1;
+const GRANT_REIGN_MAX: u64 = (1 << 18) - 1;
 
-/// Identity of a grant: bits 63..44 the term's reign, 43..36 its node, 35..0 a counter of the granting process,
-/// which starts at 1. So it is unique over nodes and boots (a boot takes a new term before it grants), never 0,
-/// and a later grant of the same ports compares greater, whoever made it.
+/// Identity of a grant: bits 63..46 the term's reign, 45..38 its node, 37..0 a counter of the granting process, which
+/// starts in the lower half, by the term's boot: two boots that took the same reign, because nobody told the second of
+/// the first, hardly ever give one name to two grants. So it is unique over nodes and boots, never 0, and a later grant
+/// of the same ports compares greater, whoever made it.
 const fn grant_id(term: Term, counter: u64) -> Option<u64> {
+    let counter = counter.saturating_add(term.boot() << GRANT_BOOT_SHIFT);
     if counter >> GRANT_COUNTER_BITS != 0 {
         return None;
     }
-    let reign = term.0 >> 8;
+    let reign = term.reign();
     let reign = if reign < GRANT_REIGN_MAX {
         reign
     } else {

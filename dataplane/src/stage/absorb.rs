@@ -475,7 +475,9 @@ const fn refusal(error: LearnError) -> Refused {
     match error {
         LearnError::NoPool | LearnError::Unsupported => Refused::NoPool,
         LearnError::Older { block: Some(_), .. } => Refused::Stale,
-        LearnError::Older { block: None, .. } | LearnError::Conflict { block: None, .. } => Refused::Elsewhere,
+        LearnError::Older { block: None, .. } | LearnError::Conflict { block: None, .. } => {
+            Refused::Elsewhere
+        }
         LearnError::Conflict { .. } | LearnError::PortTaken { .. } | LearnError::InUse { .. } => {
             Refused::Conflict
         }

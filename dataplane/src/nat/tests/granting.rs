@@ -331,14 +331,27 @@ fn outside_packets_find_a_mapping_in_use_only_with_endpoint_independent_filterin
 
 #[test]
 fn grants_are_unique_and_a_later_term_compares_greater() {
+    let (of_node_1, of_node_2) = (Term::NONE.next_of(1, 5), Term::NONE.next_of(1, 5).next_of(2, 6));
     let pools = Pools::new(&intent(vec![pool()]));
-    let first_of_1 = pools.next_grant(Term(1 << 8 | 1)).unwrap();
-    let second_of_1 = pools.next_grant(Term(1 << 8 | 1)).unwrap();
+    let first_of_1 = pools.next_grant(of_node_1).unwrap();
+    let second_of_1 = pools.next_grant(of_node_1).unwrap();
     let rebooted = Pools::new(&intent(vec![pool()]));
-    let of_2 = rebooted.next_grant(Term(2 << 8 | 2)).unwrap();
-    let of_1_again = rebooted.next_grant(Term(3 << 8 | 1)).unwrap();
+    let of_2 = rebooted.next_grant(of_node_2).unwrap();
+    let of_1_again = rebooted.next_grant(of_node_2.next_of(1, 7)).unwrap();
     assert!(0 < first_of_1 && first_of_1 < second_of_1 && second_of_1 < of_2 && of_2 < of_1_again);
-    assert_eq!(first_of_1, 0x0000_1010_0000_0001, "reign 1, node 1, counter 1");
+    let (reign, node) = (first_of_1 >> 46, granting_node(first_of_1));
+    assert_eq!((reign, node), (1, 1));
+}
+
+/// A node that was rebooted and found nobody begins its reigns anew.
+#[test]
+fn two_boots_of_one_reign_give_no_name_to_two_grants() {
+    let grants = |boot_id| {
+        let pools = Pools::new(&intent(vec![pool()]));
+        let term = Term::NONE.next_of(1, boot_id);
+        [(); 3].map(|()| pools.next_grant(term).unwrap())
+    };
+    assert!(grants(5).iter().all(|grant| !grants(6).contains(grant)));
 }
 
 /// RFC 6888 REQ-15, RFC 6056: the first ports of fresh subscribers don't repeat a pattern.

@@ -88,7 +88,7 @@ proptest! {
         }
         check(&standby);
         for (key, bound, _) in &live {
-            let again = standby.bind(s(now), TERM.next_of(2), key, 0, POOL).unwrap();
+            let again = standby.bind(s(now), TERM.next_of(2, 0), key, 0, POOL).unwrap();
             prop_assert_eq!((again.external, again.port, again.part), (bound.external, bound.port, bound.part));
         }
         // Everything ends: nothing is left on either node.

@@ -168,7 +168,10 @@ fn the_newer_grant_wins_whichever_record_comes_first() {
     );
     assert_eq!(
         nat.learn_block(s(0), &rec(9, 2), VRF, 2),
-        Err(LearnError::Older { holder: 10, block: Some(old) })
+        Err(LearnError::Older {
+            holder: 10,
+            block: Some(old)
+        })
     );
     assert_eq!(
         nat.learn_block(s(0), &rec(10, 2), VRF, 2),
