@@ -136,6 +136,14 @@ counters! {
     digests_unsure,
     /// Slot digests that differed: the slot is asked for again.
     digest_mismatch,
+    /// Marks emitted, at which slots are compared entry by entry.
+    marks_emitted,
+    /// Marks of the peer at which the slot was the same here.
+    marks_equal,
+    /// Marks of the peer at which the slot was different here, or lacked something.
+    marks_different,
+    /// Entries listed for comparisons.
+    entries_listed,
     /// Entries removed at a verified slot end because the peer no longer has them.
     swept,
 }

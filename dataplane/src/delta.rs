@@ -258,6 +258,47 @@ pub struct SlotOffer {
     pub same: bool,
 }
 
+/// A point of a slot's stream at which it is compared entry by entry, and what has been emitted up to there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Names the comparison in every answer.
+    pub round: u32,
+    /// Version of the slot: entries that are newer have changed since.
+    pub version: Version,
+    /// Entries that the receiver must hold.
+    pub count: u32,
+    /// Sum of their digests.
+    pub digest: u64,
+}
+
+/// What a receiver has found at a [`Mark`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marked {
+    /// Of the mark.
+    pub round: u32,
+    /// Entries held.
+    pub count: u32,
+    /// Sum of their digests.
+    pub digest: u64,
+    /// Entries lacking for a known cause.
+    pub absent: u32,
+    /// Everything is held, and count and digest are those of the mark.
+    pub same: bool,
+}
+
+/// A piece of a receiver's list of a slot's entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// An entry, whole: a [`Delta::Put`] or a [`Delta::Block`].
+    Entry(Delta),
+    /// As many as were asked for; there are more.
+    More,
+    /// That was the last one.
+    Complete,
+    /// The mark is forgotten: the slot has been sent again, or marked again.
+    Gone,
+}
+
 /// From a worker to the event thread of the slot's lane. One FIFO per worker and event thread.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ToEvent {
@@ -330,6 +371,35 @@ pub enum ToEvent {
         /// What must be there.
         end: SlotEnd,
     },
+    /// What has been emitted of the slot up to here, to be compared entry by entry.
+    SlotMark {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it goes to.
+        lane: LaneTag,
+        /// The point.
+        mark: Mark,
+    },
+    /// Answer of a receiving worker to a mark.
+    SlotMarked {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// What it found.
+        marked: Marked,
+    },
+    /// Answer of a receiving worker: a piece of what it held at a mark.
+    SlotListed {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Of the mark.
+        round: u32,
+        /// The piece.
+        listed: Listed,
+    },
     /// The slot lost changes it could not queue; it needs a resync on every lane it streams to.
     SlotDirty {
         /// Slot.
@@ -355,6 +425,15 @@ pub enum ToWorker {
     DigestSlot {
         /// Slot.
         at: SlotRef,
+    },
+    /// Sender side: put a mark into the slot's stream to this lane.
+    MarkSlot {
+        /// Slot.
+        at: SlotRef,
+        /// Lane to put it into.
+        lane: LaneTag,
+        /// Names the comparison.
+        round: u32,
     },
     /// Sender side: the lane is gone (or its VRF changed direction); stop streaming the slot to it.
     StopSlot {
@@ -411,5 +490,25 @@ pub enum ToWorker {
         lane: LaneTag,
         /// What must be there.
         end: SlotEnd,
+    },
+    /// Receiver side: a mark.
+    SlotMark {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// The point.
+        mark: Mark,
+    },
+    /// Receiver side: list what was held at a mark.
+    ListSlot {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Of the mark.
+        round: u32,
+        /// Most entries before [`Listed::More`].
+        entries: u16,
     },
 }

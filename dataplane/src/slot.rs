@@ -111,7 +111,24 @@ pub struct Slot {
     pub walks: ArrayVec<Walk, PEERS_MAX>,
     /// Lane whose records are accepted, and the generation it opened.
     pub source: Option<Incoming>,
+    /// The list of its entries that a comparison is making.
+    pub listing: Option<Listing>,
     heads: [Head; 2],
+}
+
+/// A slice-wise look at all entries of a slot that haven't changed since a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listing {
+    /// Lane the mark came by; none on the node that has set it.
+    pub lane: Option<LaneTag>,
+    /// Of the mark.
+    pub round: u32,
+    /// Of the mark.
+    pub version: Version,
+    /// Kind being listed.
+    pub kind: Kind,
+    /// Next entry; what joins the list later is newer than the mark and stands before it.
+    pub cursor: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -215,6 +232,23 @@ impl Slot {
         for walk in self.walks.iter_mut().filter(|w| w.kind == kind && w.cursor == id) {
             walk.cursor = next;
         }
+        if let Some(listing) = &mut self.listing
+            && listing.kind == kind
+            && listing.cursor == id
+        {
+            listing.cursor = next;
+        }
+    }
+
+    /// Starts a list of all entries as of a mark.
+    pub fn list(&mut self, lane: Option<LaneTag>, round: u32, version: Version) {
+        self.listing = Some(Listing {
+            lane,
+            round,
+            version,
+            kind: Kind::Block,
+            cursor: self.first(Kind::Block),
+        });
     }
 
     /// First entry of a kind.

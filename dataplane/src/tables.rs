@@ -16,6 +16,7 @@ use crate::nat::{Nat, NatLimits, Pools};
 use crate::role::{Role, Roles};
 use crate::shard::lane_of;
 use crate::slot::{Entries, Kind, NIL, Slots, SyncState};
+use crate::stage::compare::Comparing;
 use crate::stage::digest::Rounds;
 use crate::time::Instant;
 use crate::vrf::Snapshot;
@@ -96,6 +97,7 @@ pub struct Tables {
     /// Slots whose digest somebody wants to hear now.
     pub(crate) digests_asked: VecDeque<SlotRef>,
     pub(crate) rounds: Rounds,
+    pub(crate) comparing: Comparing,
     pub(crate) dead: usize,
     workers: u16,
 }
@@ -195,6 +197,7 @@ impl Tables {
             answers_max: (2 * slots_total).max(1),
             digests_asked: VecDeque::with_capacity(slots_total),
             rounds: Rounds::default(),
+            comparing: Comparing::new(slots_total),
             dead: 0,
             workers,
         }

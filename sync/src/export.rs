@@ -160,6 +160,13 @@ impl Export {
         self.slots.get(usize::from(slot)).is_some_and(|s| s.open)
     }
 
+    /// Whether the peer has verified the slot, and every change since is in its stream.
+    pub(crate) fn is_verified(&self, slot: u16) -> bool {
+        self.slots
+            .get(usize::from(slot))
+            .is_some_and(|s| s.phase == Phase::Verified && s.stop == 0)
+    }
+
     /// Whether a complete resync is under way.
     pub(crate) fn is_resyncing(&self) -> bool {
         self.streaming && self.verified < self.report.slots_total

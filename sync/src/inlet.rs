@@ -12,6 +12,7 @@ use dataplane::flow::VrfId;
 
 use crate::board::PeerVrf;
 use crate::cause::Cause;
+use crate::compare_record::{Said, put_said};
 use crate::config::CONTROL_LANE;
 use crate::conn::Conn;
 use crate::frame::Step;
@@ -29,6 +30,9 @@ use crate::wire::Wire;
 const READS_MAX: usize = 4;
 /// Frames whose application is awaited one by one; beyond it neighbours share an entry.
 const CHECKPOINTS_MAX: usize = 1_024;
+
+/// Entries of a slot listed for one question.
+pub(crate) const LIST_MAX: u16 = 1_024;
 
 /// An accepted connection of a peer.
 #[derive(Debug)]
@@ -319,6 +323,7 @@ impl<W: Wire> Inlet<W> {
                     return Ok(Outcome::Full);
                 }
             }
+            Message::Comparison { at, round, said } => return Ok(self.compare(s, at, round, &said)),
             Message::VrfOpen(open) => {
                 self.peering.opened(&open, &s.config)?;
                 s.changed = true;
@@ -341,6 +346,42 @@ impl<W: Wire> Inlet<W> {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    /// The peer compares a slot: at a mark in its stream, or what was held there.
+    fn compare(&mut self, s: &mut Shared, at: SlotRef, round: u32, said: &Said) -> Outcome {
+        let lane = self.tag;
+        if self.generation(at) == 0 {
+            s.count(Cause::RecordNotOpen);
+            return Outcome::Done;
+        }
+        let item = match said {
+            Said::Mark(mark) => ToWorker::SlotMark {
+                at,
+                lane,
+                mark: *mark,
+            },
+            Said::List(entries) => ToWorker::ListSlot {
+                at,
+                lane,
+                round,
+                entries: (*entries).min(LIST_MAX),
+            },
+            Said::Marked(_) | Said::Listed(_) => {
+                s.count(Cause::RecordMisplaced);
+                return Outcome::Done;
+            }
+        };
+        if s.rings.push(at.slot, item) {
+            Outcome::Done
+        } else {
+            Outcome::Full
+        }
+    }
+
+    /// A worker has something to say to a comparison of the peer's.
+    pub(crate) fn comparison(&mut self, s: &Shared, at: SlotRef, round: u32, said: &Said) {
+        self.conn.put_aside(s.now, |out| put_said(out, at, round, said));
     }
 
     /// A record that could not be read. When its slot could, the slot is asked for again: what the record said

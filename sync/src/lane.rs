@@ -8,7 +8,7 @@
 use core::net::IpAddr;
 use std::collections::VecDeque;
 
-use dataplane::delta::{Delta, LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToWorker, Version};
+use dataplane::delta::{Delta, LaneTag, Mark, SlotEnd, SlotOffer, SlotRef, Term, ToWorker, Version};
 use dataplane::flow::VrfId;
 use dataplane::role::Role;
 use dataplane::shard::lane_of;
@@ -16,6 +16,7 @@ use dataplane::time::Instant;
 
 use crate::board::PeerVrf;
 use crate::cause::Cause;
+use crate::compare_record::{Said, put_said};
 use crate::config::{CONTROL_LANE, SyncConfig};
 use crate::conn::Conn;
 use crate::export::{Compared, Export, QUERIES, Task, WINDOW};
@@ -24,7 +25,7 @@ use crate::hello::{
     FEATURES, Hello, MAGIC_ANSWER, Preface, PrefaceError, VERSIONS, decode_answer, encode_hello,
 };
 use crate::peering::Peering;
-use crate::port::{End, PumpEvent};
+use crate::port::{CompareAsk, CompareFound, CompareStep, End, PumpEvent};
 use crate::record::{self, Message, RecordError, SlotFailure};
 use crate::report::ClientReport;
 use crate::role::outranks;
@@ -345,6 +346,11 @@ impl<W: Wire> Lane<W> {
                 s.changed = true;
             }
             Message::SlotOffer { at, offer } => self.offered(s, at, offer),
+            Message::Comparison { at, round, said } => match said {
+                Said::Marked(marked) => s.compared(at, round, CompareFound::Marked(marked)),
+                Said::Listed(listed) => s.compared(at, round, CompareFound::Listed(listed)),
+                Said::Mark(_) | Said::List(_) => s.count(Cause::RecordMisplaced),
+            },
             Message::Heartbeat => {}
             Message::Bye => return Err(Cause::Closed),
             Message::SlotBegin { .. }
@@ -525,6 +531,46 @@ impl<W: Wire> Lane<W> {
         };
         conn.put_aside(now, |out| slot_record::put_slot_digest(out, at, &end));
         true
+    }
+
+    /// A step of a comparison: a mark is the worker's to set, a list the peer's to give.
+    pub(crate) fn compare(&mut self, s: &mut Shared, ask: &CompareAsk) {
+        let (at, round) = (ask.at, ask.round);
+        let verified = self
+            .exports
+            .get(at.vrf.index())
+            .is_some_and(|e| e.is_verified(at.slot));
+        let lane = self.tag;
+        let State::Up { conn, .. } = &mut self.state else {
+            return s.compared(at, round, CompareFound::Unavailable("the lane is down"));
+        };
+        if !verified {
+            let why = "the slot is not verified";
+            return s.compared(at, round, CompareFound::Unavailable(why));
+        }
+        match ask.step {
+            CompareStep::Mark => {
+                if !s.rings.push(at.slot, ToWorker::MarkSlot { at, lane, round }) {
+                    s.compared(at, round, CompareFound::Unavailable("the worker is busy"));
+                }
+            }
+            CompareStep::List(entries) => conn.put_aside(s.now, |out| {
+                put_said(out, at, round, &Said::List(entries));
+            }),
+        }
+    }
+
+    /// A worker's mark. False when the peer hasn't verified the slot: nothing can be compared then.
+    pub(crate) fn mark(&mut self, s: &Shared, at: SlotRef, mark: &Mark) -> bool {
+        let State::Up { conn, .. } = &mut self.state else {
+            return false;
+        };
+        let verified = self.exports[at.vrf.index()].is_verified(at.slot);
+        if verified {
+            s.compared(at, mark.round, CompareFound::Set(*mark));
+            conn.put_aside(s.now, |out| put_said(out, at, mark.round, &Said::Mark(*mark)));
+        }
+        verified
     }
 
     /// A worker's record, live or of a walk. False when the slot isn't open on this connection.

@@ -13,6 +13,7 @@ mod export;
 mod lane;
 
 mod bytes;
+mod compare_record;
 mod conn;
 mod frame;
 pub mod hello;
@@ -23,6 +24,8 @@ pub mod wire;
 
 mod door;
 mod inlet;
+
+pub mod compare;
 
 pub mod board;
 mod cause;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
-use dataplane::delta::{Term, ToEvent, ToWorker};
+use dataplane::delta::{Listed, Mark, Marked, SlotRef, Term, ToEvent, ToWorker};
 use dataplane::flow::VrfId;
 use dataplane::role::{Role, Roles};
 use rtrb::{Consumer, Producer};
@@ -49,6 +49,56 @@ pub enum PumpCommand {
         /// Only this slot.
         slot: Option<u16>,
     },
+    /// Compare a slot, entry by entry.
+    Compare(CompareAsk),
+}
+
+/// A step of the comparison of a slot with one peer (see [`crate::compare`]).
+#[derive(Debug, Clone)]
+pub struct CompareAsk {
+    /// Peer, by index.
+    pub peer: u8,
+    /// Slot, on this thread's lane.
+    pub at: SlotRef,
+    /// Names the comparison.
+    pub round: u32,
+    /// What to do.
+    pub step: CompareStep,
+    /// Where the peer's answers go, until another step names another place. When full, they are dropped.
+    pub to: Sender<CompareAnswer>,
+}
+
+/// What to ask of the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompareStep {
+    /// Compare count and digest at a mark in the slot's stream.
+    Mark,
+    /// List at most so many further entries as of the mark.
+    List(u16),
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompareAnswer {
+    /// Slot.
+    pub at: SlotRef,
+    /// Of the comparison.
+    pub round: u32,
+    /// What the peer says.
+    pub found: CompareFound,
+}
+
+/// See [`CompareAnswer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompareFound {
+    /// The mark has gone out.
+    Set(Mark),
+    /// The peer has compared.
+    Marked(Marked),
+    /// A piece of its list.
+    Listed(Listed),
+    /// It can't be asked now, and why.
+    Unavailable(&'static str),
 }
 
 /// Which end of a lane something happened to.

@@ -15,11 +15,12 @@ use rtrb::Consumer;
 
 use crate::board::Board;
 use crate::cause::Cause;
+use crate::compare_record::Said;
 use crate::config::{CONTROL_LANE, SyncConfig};
 use crate::door::Door;
 use crate::inlet::Inlet;
 use crate::lane::Lane;
-use crate::port::{Arrival, End, PumpCommand, PumpEvent, PumpPorts};
+use crate::port::{Arrival, CompareAsk, End, PumpCommand, PumpEvent, PumpPorts};
 use crate::report::{LocalReport, PumpReport};
 use crate::shared::{Rings, Shared};
 use crate::wire::Net;
@@ -149,6 +150,7 @@ impl<N: Net> Pump<N> {
                 // Whoever asked has gone or is asked too much: its loss.
                 Ok(PumpCommand::Report(to)) => drop(to.try_send(self.report())),
                 Ok(PumpCommand::Resync { vrf, slot }) => self.resync(vrf, slot),
+                Ok(PumpCommand::Compare(ask)) => self.compare(ask),
                 Err(_) => return served,
             }
         }
@@ -171,6 +173,13 @@ impl<N: Net> Pump<N> {
                     "requested",
                 );
             }
+        }
+    }
+
+    fn compare(&mut self, ask: CompareAsk) {
+        self.shared.compare_for(ask.to.clone());
+        if let Some(lane) = self.lanes.get_mut(usize::from(ask.peer)) {
+            lane.compare(&mut self.shared, &ask);
         }
     }
 
@@ -260,6 +269,9 @@ impl<N: Net> Pump<N> {
         | ToEvent::SlotFailed { at, .. }
         | ToEvent::SlotOffer { at, .. }
         | ToEvent::SlotDigest { at, .. }
+        | ToEvent::SlotMark { at, .. }
+        | ToEvent::SlotMarked { at, .. }
+        | ToEvent::SlotListed { at, .. }
         | ToEvent::SlotDirty { at }) = item;
         if !known(at) {
             return self.shared.count(Cause::ItemUnopened);
@@ -315,6 +327,23 @@ impl<N: Net> Pump<N> {
                 }
                 true
             }
+            ToEvent::SlotMark { at, lane, mark } => {
+                let found = self.lanes.get_mut(usize::from(lane.peer));
+                found
+                    .filter(|l| l.is_up() && l.tag() == *lane)
+                    .is_some_and(|l| l.mark(&self.shared, *at, mark))
+            }
+            ToEvent::SlotMarked { at, lane, marked } => self.answer(*lane, |inlet, s, _| {
+                inlet.comparison(s, *at, marked.round, &Said::Marked(*marked));
+            }),
+            ToEvent::SlotListed {
+                at,
+                lane,
+                round,
+                listed,
+            } => self.answer(*lane, |inlet, s, _| {
+                inlet.comparison(s, *at, *round, &Said::Listed(*listed));
+            }),
             ToEvent::SlotDirty { at } => {
                 self.again(*at, "dirty");
                 true

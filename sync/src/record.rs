@@ -13,6 +13,7 @@ use dataplane::flow::{FlowKey, VrfId, proto};
 use dataplane::role::Role;
 
 use crate::bytes::{Short, get_address, get_number, get_text, put_address, put_number, put_text};
+use crate::compare_record::{Said, get_said};
 use crate::fingerprint::{Section, Strength};
 use crate::slot_record::get_slot_record;
 
@@ -43,6 +44,11 @@ pub(crate) mod kind {
     pub(crate) const REFRESH: u8 = 0x24;
     pub(crate) const DEL: u8 = 0x26;
     pub(crate) const BLOCK: u8 = 0x28;
+    pub(crate) const SLOT_MARK: u8 = 0x40;
+    pub(crate) const SLOT_MARKED: u8 = 0x41;
+    pub(crate) const SLOT_LIST: u8 = 0x42;
+    pub(crate) const SLOT_ENTRY: u8 = 0x43;
+    pub(crate) const SLOT_LISTED: u8 = 0x44;
 }
 
 /// Bits of a PUT's flags; the others' use those of the same meaning.
@@ -140,6 +146,11 @@ pub(crate) enum Message {
         at: SlotRef,
         delta: Delta,
     },
+    Comparison {
+        at: SlotRef,
+        round: u32,
+        said: Said,
+    },
 }
 
 /// A handle as its sender bound it.
@@ -208,7 +219,7 @@ fn term_flag(version: Version, announced: Term) -> u8 {
     if version.term == announced { 0 } else { flag::TERM }
 }
 
-fn when(condition: bool, flag: u8) -> u8 {
+pub(crate) const fn when(condition: bool, flag: u8) -> u8 {
     if condition { flag } else { 0 }
 }
 
@@ -295,7 +306,7 @@ fn put_put(out: &mut Vec<u8>, at: SlotRef, put: &PutRecord, announced: Term) {
     });
 }
 
-fn put_ends(out: &mut Vec<u8>, key: &FlowKey, v4: bool) {
+pub(crate) fn put_ends(out: &mut Vec<u8>, key: &FlowKey, v4: bool) {
     put_address(out, &key.src, v4);
     put_address(out, &key.dst, v4);
     out.put_u16(key.src_port);
@@ -400,6 +411,7 @@ pub(crate) fn decode(
         kind::VRF_STATE => return get_vrf_state(&mut from).map(Message::VrfState),
         kind::SLOT_VERIFIED..=kind::SLOT_OFFER | kind::SLOT_BEGIN..=kind::SLOT_DIGEST => {}
         kind::PUT..0x2a => {}
+        kind::SLOT_MARK..=kind::SLOT_LISTED => {}
         _ => return Err(RecordError::UnknownType),
     }
     let bound = resolve(from.try_get_u16()?).ok_or(RecordError::UnknownVrf)?;
@@ -423,6 +435,10 @@ fn get_slotted(
 ) -> Result<Message, RecordError> {
     if kind < kind::PUT {
         return get_slot_record(kind, from, at);
+    }
+    if kind >= kind::SLOT_MARK {
+        let (round, said) = get_said(kind, from, at, resolve)?;
+        return Ok(Message::Comparison { at, round, said });
     }
     let v4 = kind & 1 == 0;
     let delta = match kind & !1 {
@@ -457,7 +473,7 @@ fn get_lifetime(from: &mut &[u8]) -> Result<u32, RecordError> {
     u32::try_from(get_number(from)?).map_err(|_| RecordError::Malformed(None))
 }
 
-fn get_vrf(
+pub(crate) fn get_vrf(
     from: &mut &[u8],
     present: bool,
     default: VrfId,
@@ -471,7 +487,7 @@ fn get_vrf(
         .ok_or(RecordError::UnknownVrf)
 }
 
-fn get_ends(from: &mut &[u8], v4: bool, vrf: VrfId, proto: u8) -> Result<FlowKey, RecordError> {
+pub(crate) fn get_ends(from: &mut &[u8], v4: bool, vrf: VrfId, proto: u8) -> Result<FlowKey, RecordError> {
     let (src, dst) = (get_address(from, v4)?, get_address(from, v4)?);
     Ok(FlowKey {
         src,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use dataplane::applied::AppliedCounters;
-use dataplane::delta::ToWorker;
+use dataplane::delta::{SlotRef, ToWorker};
 use dataplane::role::{Role, Roles};
 use dataplane::shard::{mix64, worker_of};
 use dataplane::time::Instant;
@@ -15,7 +15,7 @@ use crate::board::Board;
 use crate::cause::{Cause, Causes};
 use crate::config::SyncConfig;
 use crate::peering::Own;
-use crate::port::PumpEvent;
+use crate::port::{CompareAnswer, CompareFound, PumpEvent};
 
 /// See the module.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) causes: Causes,
     pub(crate) events: Sender<PumpEvent>,
     pub(crate) events_lost: u64,
+    /// Where answers to a comparison go.
+    comparing: Option<Sender<CompareAnswer>>,
     /// Something that the board shows has changed.
     pub(crate) changed: bool,
     generation: u32,
@@ -95,6 +97,7 @@ impl Shared {
             causes: Causes::default(),
             events,
             events_lost: 0,
+            comparing: None,
             changed: true,
             generation: 0,
             chance: mix64(seed ^ config.boot_id.rotate_left(u32::from(event))),
@@ -128,6 +131,18 @@ impl Shared {
 
     pub(crate) fn tell(&mut self, event: PumpEvent) {
         self.events_lost += u64::from(self.events.try_send(event).is_err());
+    }
+
+    /// Answers go here from now on.
+    pub(crate) fn compare_for(&mut self, to: Sender<CompareAnswer>) {
+        self.comparing = Some(to);
+    }
+
+    /// A comparison has come a step further. Whoever asked may have gone, or be slow: it notices what is missing.
+    pub(crate) fn compared(&self, at: SlotRef, round: u32, found: CompareFound) {
+        if let Some(to) = &self.comparing {
+            let _ = to.try_send(CompareAnswer { at, round, found });
+        }
     }
 
     pub(crate) fn count(&mut self, cause: Cause) {

@@ -322,6 +322,8 @@ impl Worker {
                 };
                 out.push_back(ToEvent::SlotEnd { at, lane, end });
             }
+            // Real workers compare entry by entry: tests/it/compare.rs.
+            ToWorker::MarkSlot { .. } | ToWorker::SlotMark { .. } | ToWorker::ListSlot { .. } => {}
             ToWorker::StopSlot { at, lane } => {
                 self.slots
                     .entry(at.slot)

@@ -6,6 +6,7 @@ use core::time::Duration;
 use dataplane::flow::FlowKey;
 use dataplane::io::PortId;
 use dataplane::time::Instant;
+use state_sync::compare::{Comparison, Wanted};
 use state_sync::role::Desire;
 
 use crate::checker::{differences, quiescent};
@@ -293,6 +294,28 @@ impl Cluster {
     #[must_use]
     pub fn compare(&self) -> Vec<String> {
         differences(&self.nodes, self.fabric.is_cut())
+    }
+
+    /// Compares slots of the first VRF as an operator of node `node` would, `between` turns doing what it likes.
+    ///
+    /// # Panics
+    /// When it doesn't come to an end.
+    pub fn compare_by(
+        &mut self,
+        node: usize,
+        wanted: Wanted,
+        mut between: impl FnMut(&mut Self),
+    ) -> Comparison {
+        let mut comparison = Comparison::new(wanted, u32::from(self.boots.to_le_bytes()[0]));
+        let end = self.now + SETTLE_MAX;
+        while !comparison.is_finished() {
+            assert!(self.now < end, "the comparison doesn't end: {comparison:?}");
+            between(self);
+            self.turn(Duration::from_micros(200));
+            let now = self.now;
+            comparison.turn(now, self.node(node).ways());
+        }
+        comparison
     }
 
     fn totals(&self) -> Vec<u64> {

@@ -25,6 +25,7 @@ use dataplane::vrf::Snapshot;
 use dataplane::wiring::{Counts, Wiring};
 use dataplane::worker::{ABSORB_BUDGET, Shared, Worker};
 use state_sync::board::Board;
+use state_sync::compare::Ways;
 use state_sync::port::{Arrival, PumpCommand, PumpEvent, PumpPorts};
 use state_sync::pump::Pump;
 use state_sync::report::PumpReport;
@@ -316,6 +317,15 @@ impl Node {
     /// Asks an event thread.
     pub fn command(&self, event: usize, command: PumpCommand) -> bool {
         self.commands[event].try_send(command).is_ok()
+    }
+
+    /// How a comparison reaches the threads.
+    #[must_use]
+    pub fn ways(&self) -> Ways<'_> {
+        Ways {
+            pumps: &self.commands,
+            workers: &self.asks,
+        }
     }
 
     /// Changes intent or forwarding, as the agent does: the snapshot is swapped whole.

@@ -12,7 +12,8 @@ use crate::delta::{
 use crate::flow::Direction;
 use crate::nat::{LearnError, Nat};
 use crate::slot::{Kind, NIL, block_digest, block_key_digest, conntrack_digest, key_digest};
-use crate::stage::slots::{begin, compare, finish, first, lacks, query, send_slot, stop_slot};
+use crate::stage::compare::marked;
+use crate::stage::slots::{begin, compare, finish, first, lacks, query, send_slot, stop_slot, stored_digest};
 use crate::tables::Tables;
 use crate::time::Instant;
 
@@ -52,7 +53,7 @@ pub(crate) fn absorb(
         let Ok(item) = inbox.pop() else { break };
         ahead -= 1;
         processed += 1;
-        if let Some(answer) = process(tables, item, now) {
+        if let Some(answer) = process(tables, item, event, now) {
             tables.answers[event].push_back(answer);
         }
     }
@@ -89,7 +90,7 @@ fn look_ahead(tables: &Tables, inbox: &mut Consumer<ToWorker>, most: usize) -> u
     count
 }
 
-fn process(tables: &mut Tables, item: ToWorker, now: Instant) -> Option<ToEvent> {
+fn process(tables: &mut Tables, item: ToWorker, event: usize, now: Instant) -> Option<ToEvent> {
     match item {
         ToWorker::SendSlot {
             at,
@@ -98,6 +99,7 @@ fn process(tables: &mut Tables, item: ToWorker, now: Instant) -> Option<ToEvent>
             offer,
         } => send_slot(tables, at, lane, generation, offer),
         ToWorker::StopSlot { at, lane } => stop_slot(tables, at, lane),
+        ToWorker::MarkSlot { at, lane, round } => tables.comparing.ask_mark(at, lane, round),
         ToWorker::DigestSlot { at } => tables.ask_digest(at),
         ToWorker::SlotBegin {
             at,
@@ -109,6 +111,13 @@ fn process(tables: &mut Tables, item: ToWorker, now: Instant) -> Option<ToEvent>
         ToWorker::Record { at, lane, delta } => return record(tables, at, lane, &delta, now),
         ToWorker::SlotQuery { at, lane, generation } => return query(tables, at, lane, generation),
         ToWorker::SlotDigest { at, lane, end } => return compare(tables, at, lane, &end, now),
+        ToWorker::SlotMark { at, lane, mark } => return marked(tables, at, lane, &mark),
+        ToWorker::ListSlot {
+            at,
+            lane,
+            round,
+            entries,
+        } => tables.comparing.ask_list(at, lane, round, entries, event),
         ToWorker::SlotEnd { at, lane, end } => return finish(tables, at, lane, &end, now),
     }
     None
@@ -241,7 +250,10 @@ fn put_conntrack(
     if let Some((id, direction)) = tables.conntracks.find(hash, &put.original) {
         let held = &tables.conntracks[id];
         let ours = held.sync.version;
-        if direction == Direction::Original && held.sync.digest == digest && ours == put.version {
+        // What is stored counts, not what was accounted: an entry damaged since is written anew.
+        let stored = stored_digest(tables, Kind::Conntrack, id) == digest;
+        let accounted = held.sync.digest == digest && ours == put.version;
+        if direction == Direction::Original && accounted && stored {
             confirm(tables, at, id, put, now);
             return Ok(Applied::Confirmed);
         }

@@ -12,6 +12,7 @@ use crate::delta::{
 };
 use crate::role::Role;
 use crate::slot::{Kind, NIL, Slot, block_digest, conntrack_digest};
+use crate::stage::compare::comparisons;
 use crate::stage::digest::digests;
 use crate::tables::{Changed, Tables};
 use crate::time::Instant;
@@ -32,6 +33,7 @@ pub(crate) fn emit(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: In
         pushed += drain(tables, lane, ring, now);
     }
     digests(tables, rings, now);
+    pushed += comparisons(tables, rings, now);
     pushed + walk(tables, rings, now)
 }
 

@@ -27,6 +27,7 @@ pub(crate) mod emit;
 pub(crate) mod expire;
 
 pub(crate) mod absorb;
+pub mod compare;
 pub(crate) mod slots;
 
 #[cfg(test)]

@@ -103,6 +103,8 @@ pub(crate) fn begin(
             slot.base = Some(Version::default());
         }
     }
+    // A list that was being made would show the slot half sent.
+    slot.listing = None;
     slot.source = Some(Incoming {
         lane,
         generation,
