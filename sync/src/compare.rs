@@ -282,6 +282,7 @@ impl Comparison {
             let command = PumpCommand::Resync {
                 vrf: Some(self.wanted.vrf),
                 slot: Some(slot),
+                to: None,
             };
             if !tell(ways, slot, command) {
                 break;

@@ -201,14 +201,36 @@ impl Export {
         (self.streaming, self.verified, self.under_way, self.queried) = (false, 0, 0, 0);
     }
 
-    /// A slot is to be sent again, whole.
-    pub(crate) fn again(&mut self, slot: u16, reason: &str, now: Instant, todo: &mut VecDeque<SlotRef>) {
-        if self.streaming && self.is_mine(slot) {
+    /// A slot is to be sent again, whole. False when it isn't sent at all.
+    pub(crate) fn again(
+        &mut self,
+        slot: u16,
+        reason: &str,
+        now: Instant,
+        todo: &mut VecDeque<SlotRef>,
+    ) -> bool {
+        let sent = self.streaming && self.is_mine(slot);
+        if sent {
             if self.verified == self.report.slots_total {
                 self.note_resync(reason, now);
             }
             self.slots[usize::from(slot)].whole = true;
             self.want(slot, now, todo);
+        }
+        sent
+    }
+
+    /// The peer's operator wants the slot again, whole.
+    pub(crate) fn requested(
+        &mut self,
+        slot: u16,
+        generation: u32,
+        now: Instant,
+        todo: &mut VecDeque<SlotRef>,
+    ) {
+        // Otherwise it is being sent already.
+        if self.at_generation(slot, generation, Phase::Verified) {
+            self.again(slot, "requested by the peer", now, todo);
         }
     }
 

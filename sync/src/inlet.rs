@@ -474,6 +474,24 @@ impl<W: Wire> Inlet<W> {
         self.fail(s, at, generation, SlotFailure::Unverified);
     }
 
+    /// An operator wants a slot sent again. False when it isn't received over this connection.
+    pub(crate) fn request(&mut self, s: &mut Shared, at: SlotRef) -> bool {
+        let generation = self.generation(at);
+        if generation == 0 {
+            return false;
+        }
+        self.set(
+            at,
+            Slot {
+                generation,
+                verified: false,
+            },
+        );
+        s.changed = true;
+        self.fail(s, at, generation, SlotFailure::Requested);
+        true
+    }
+
     fn fail(&mut self, s: &Shared, at: SlotRef, generation: u32, why: SlotFailure) {
         self.conn.put(s.now, |out| {
             slot_record::put_slot_failed(out, at, generation, why)

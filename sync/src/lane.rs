@@ -332,6 +332,11 @@ impl<W: Wire> Lane<W> {
                 generation,
                 refused,
             } => self.verified(s, at, generation, refused),
+            Message::SlotFailed { at, generation, why } if why == SlotFailure::Requested as u8 => {
+                let export = &mut self.exports[at.vrf.index()];
+                export.requested(at.slot, generation, s.now, &mut self.todo);
+                s.changed = true;
+            }
             Message::SlotFailed { at, generation, why } => {
                 let whole = why != SlotFailure::NotAccepting as u8;
                 let export = &mut self.exports[at.vrf.index()];
@@ -482,10 +487,11 @@ impl<W: Wire> Lane<W> {
     }
 
     /// An operator or a worker wants a slot sent again.
-    pub(crate) fn again(&mut self, at: SlotRef, reason: &str, now: Instant) {
-        if let Some(export) = self.exports.get_mut(at.vrf.index()) {
-            export.again(at.slot, reason, now, &mut self.todo);
-        }
+    /// True when it is streamed here.
+    pub(crate) fn again(&mut self, at: SlotRef, reason: &str, now: Instant) -> bool {
+        self.exports
+            .get_mut(at.vrf.index())
+            .is_some_and(|export| export.again(at.slot, reason, now, &mut self.todo))
     }
 
     /// A worker's slot begins. False when it belongs to no present generation.

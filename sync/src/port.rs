@@ -42,15 +42,26 @@ pub struct PumpPorts<W> {
 pub enum PumpCommand {
     /// Send counters. The answer is dropped when the channel is full.
     Report(Sender<PumpReport>),
-    /// Send slots again to everybody they are streamed to.
+    /// Send slots again, whole, to everybody they are streamed to; ask for those that are received.
     Resync {
         /// Only this VRF.
         vrf: Option<VrfId>,
         /// Only this slot.
         slot: Option<u16>,
+        /// Who wants to know what comes of it.
+        to: Option<Sender<Resyncing>>,
     },
     /// Compare a slot, entry by entry.
     Compare(CompareAsk),
+}
+
+/// What a wish for a resync has set off on one event thread.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Resyncing {
+    /// Slots that this node will send again.
+    pub sent: u32,
+    /// Slots that a peer was asked for.
+    pub asked: u32,
 }
 
 /// A step of the comparison of a slot with one peer (see [`crate::compare`]).

@@ -20,7 +20,7 @@ use crate::config::{CONTROL_LANE, SyncConfig};
 use crate::door::Door;
 use crate::inlet::Inlet;
 use crate::lane::Lane;
-use crate::port::{Arrival, CompareAsk, End, PumpCommand, PumpEvent, PumpPorts};
+use crate::port::{Arrival, CompareAsk, End, PumpCommand, PumpEvent, PumpPorts, Resyncing};
 use crate::report::{LocalReport, PumpReport};
 use crate::shared::{Rings, Shared};
 use crate::wire::Net;
@@ -149,7 +149,11 @@ impl<N: Net> Pump<N> {
             match self.commands.try_recv() {
                 // Whoever asked has gone or is asked too much: its loss.
                 Ok(PumpCommand::Report(to)) => drop(to.try_send(self.report())),
-                Ok(PumpCommand::Resync { vrf, slot }) => self.resync(vrf, slot),
+                Ok(PumpCommand::Resync { vrf, slot, to }) => {
+                    let begun = self.resync(vrf, slot);
+                    // Whoever asked may have gone.
+                    let _ = to.map(|to| to.try_send(begun));
+                }
                 Ok(PumpCommand::Compare(ask)) => self.compare(ask),
                 Err(_) => return served,
             }
@@ -157,23 +161,23 @@ impl<N: Net> Pump<N> {
         COMMANDS_MAX
     }
 
-    fn resync(&mut self, vrf: Option<VrfId>, slot: Option<u16>) {
+    fn resync(&mut self, vrf: Option<VrfId>, slot: Option<u16>) -> Resyncing {
         let config = Arc::clone(&self.shared.config);
-        for (id, known) in (0u16..)
-            .map(VrfId)
-            .zip(&config.vrfs)
-            .filter(|(id, _)| vrf.is_none_or(|v| v == *id))
-        {
+        let mut begun = Resyncing::default();
+        let vrfs = (0u16..).map(VrfId).zip(&config.vrfs);
+        for (id, known) in vrfs.filter(|(id, _)| vrf.is_none_or(|v| v == *id)) {
             for number in (0..known.slots).filter(|n| slot.is_none_or(|s| s == *n)) {
-                self.again(
-                    SlotRef {
-                        vrf: id,
-                        slot: number,
-                    },
-                    "requested",
-                );
+                let at = SlotRef {
+                    vrf: id,
+                    slot: number,
+                };
+                begun.sent += self.again(at, "requested");
+                for inlet in &mut self.inlets {
+                    begun.asked += u32::from(inlet.request(&mut self.shared, at));
+                }
             }
         }
+        begun
     }
 
     fn compare(&mut self, ask: CompareAsk) {
@@ -183,11 +187,14 @@ impl<N: Net> Pump<N> {
         }
     }
 
-    fn again(&mut self, at: SlotRef, reason: &str) {
-        for lane in &mut self.lanes {
-            lane.again(at, reason, self.shared.now);
-        }
+    /// Sends a slot again; gives to how many peers.
+    fn again(&mut self, at: SlotRef, reason: &str) -> u32 {
         self.shared.changed = true;
+        let now = self.shared.now;
+        self.lanes
+            .iter_mut()
+            .map(|lane| u32::from(lane.again(at, reason, now)))
+            .sum()
     }
 
     /// Connections of peers: from the door to the thread of their lane, and from other threads' door to here.

@@ -98,6 +98,8 @@ pub(crate) enum SlotFailure {
     NotAccepting = 1,
     /// A record of the slot could not be read.
     Malformed = 2,
+    /// Nothing is wrong; an operator of the receiver wants it.
+    Requested = 3,
 }
 
 /// A record, decoded.

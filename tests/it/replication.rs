@@ -304,7 +304,8 @@ fn a_full_standby_refuses_counts_and_verifies_with_what_it_refused() {
             event,
             PumpCommand::Resync {
                 vrf: None,
-                slot: None
+                slot: None,
+                to: None
             }
         ));
     }

@@ -155,3 +155,33 @@ fn a_demoted_node_offers_what_its_table_holds_and_not_what_it_once_said() {
     assert!(sent.slots_equal > 0 && sent.slots_whole > 0, "{sent:?}");
     assert_eq!(sent.digest_mismatch, 0);
 }
+
+#[test]
+fn an_operator_of_the_standby_gets_the_slots_it_asks_for() {
+    use crossbeam_channel::bounded;
+    use state_sync::port::{PumpCommand, Resyncing};
+    let mut cluster = Cluster::pair(Setup::default(), 17);
+    open_flows(&mut cluster, 0, 100, 10_000);
+    cluster.settle();
+    let before = exported(&mut cluster, 0);
+    let events = cluster.node(1).reports().len();
+    let (to, from) = bounded(events);
+    for event in 0..events {
+        let command = PumpCommand::Resync {
+            vrf: Some(MAIN),
+            slot: None,
+            to: Some(to.clone()),
+        };
+        assert!(cluster.node(1).command(event, command));
+    }
+    cluster.run(Duration::from_millis(20));
+    let begun: Vec<Resyncing> = from.try_iter().collect();
+    let slots = u32::from(Setup::default().slots);
+    assert_eq!(begun.iter().map(|b| b.asked).sum::<u32>(), slots);
+    assert_eq!(begun.iter().map(|b| b.sent).sum::<u32>(), 0);
+    cluster.settle();
+    let after = exported(&mut cluster, 0);
+    assert_eq!(after.slots_whole - before.slots_whole, u64::from(slots));
+    // It was no failure, and nobody waits longer for the next real one.
+    assert_eq!(after.slots_failed, before.slots_failed);
+}
