@@ -23,6 +23,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+use ctl::job_report::{CompareReport, CompareWanted, ResyncOutcome};
 use ctl::protocol::Refusal;
 use ctl::report::{
     BlockRow, ConntrackFilter, ConntrackRow, Count, DropRow, EventRow, GroupRow, GroupState, MemoryRow, Page,
@@ -148,6 +149,20 @@ pub enum Request {
         /// VRF name.
         vrf: String,
     },
+    /// Compares tables with the peer. [`Reply::Job`].
+    Compare(CompareWanted),
+    /// Sends slots again, or asks for them. [`Reply::Job`].
+    Resync {
+        /// VRF name; none means all.
+        vrf: Option<String>,
+        /// Only this slot.
+        slot: Option<u16>,
+    },
+    /// How far a job is. [`Reply::Compare`] or [`Reply::Resync`].
+    Job {
+        /// Number from [`Reply::Job`].
+        number: u32,
+    },
 }
 
 /// From data to control, to one request.
@@ -198,6 +213,12 @@ pub enum Reply {
     SyncReport(SyncReport),
     /// See [`Request::Slots`].
     Slots(Vec<SlotRow>),
+    /// A job has begun under this number.
+    Job(u32),
+    /// See [`Request::Job`].
+    Compare(CompareReport),
+    /// See [`Request::Job`].
+    Resync(ResyncOutcome),
 }
 
 /// From data to control, unasked.

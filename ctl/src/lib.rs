@@ -6,6 +6,7 @@
 
 pub mod bech32;
 pub mod client;
+pub mod job_report;
 pub mod key;
 pub mod paths;
 pub mod protocol;

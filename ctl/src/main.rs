@@ -1,15 +1,18 @@
 //! `twinpathctl`: reads the words, asks the node, prints the answer. Exit code 0: done; 1: there is no such thing, or
-//! the node refuses; 2: the words aren't understood; 3: the node can't be reached.
+//! the node refuses; 2: the words aren't understood; 3: the node can't be reached. `compare` has its own: 0 equal, 1
+//! different, 2 unknown.
 
 mod manual;
 mod words;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitCode};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use ctl::client::{Client, ClientError};
+use ctl::job_report::Verdict;
 use ctl::key::{KeyError, PrivateKey};
 use ctl::protocol::{Command, ProtocolError, RefusalKind, Reply};
 use ctl::{paths, render};
@@ -17,8 +20,14 @@ use ctl::{paths, render};
 use crate::words::{Config, Key, Line, Verb};
 
 const REFUSED: u8 = 1;
+/// Of `compare`: the tables differ; it couldn't be found out.
+const DIFFERENT: u8 = 1;
+const UNKNOWN: u8 = 2;
 const USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
+
+/// Between two looks at a job.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// A message and the exit code that goes with it.
 struct Failure(u8, String);
@@ -61,19 +70,69 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
         Verb::Show(show) => show.command(),
         Verb::Flush(flush) => flush.command(),
         Verb::Set(set) => set.command(),
+        Verb::Compare(compare) => compare.command(),
+        Verb::Resync(resync) => resync
+            .command()
+            .ok_or_else(|| Failure(USAGE, "\"all\" stands alone".to_owned()))?,
     };
     let checking = matches!(command, Command::ConfigCheck { .. });
     let socket = socket(line.node.as_deref(), line.socket)?;
-    let reply = Client::connect(&socket)
-        .and_then(|mut node| node.call_whole(command))
-        .map_err(failure)?;
+    let comparing = matches!(command, Command::Compare(_));
+    let mut node = Client::connect(&socket).map_err(failure)?;
+    let reply = node
+        .call_whole(command)
+        .and_then(|reply| wait_for_job(&mut node, reply))
+        .map_err(failure)
+        .map_err(|Failure(code, message)| {
+            let unknown = comparing && code == REFUSED;
+            Failure(if unknown { UNKNOWN } else { code }, message)
+        })?;
     print(&reply, line.json);
-    let faulty = checking && matches!(&reply, Reply::Lines(lines) if !lines.is_empty());
-    Ok(if faulty {
-        ExitCode::from(REFUSED)
-    } else {
-        ExitCode::SUCCESS
+    Ok(match &reply {
+        Reply::Lines(lines) if checking && !lines.is_empty() => ExitCode::from(REFUSED),
+        Reply::Compare(report) => ExitCode::from(match report.verdict() {
+            Verdict::Equal => 0,
+            Verdict::Different => DIFFERENT,
+            Verdict::Unknown => UNKNOWN,
+        }),
+        Reply::Resync(outcome) if outcome.cause.is_some() => ExitCode::from(REFUSED),
+        _ => ExitCode::SUCCESS,
     })
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a program that only waits for an answer has no turns"
+)]
+/// Asks how far a job is until it is over; says so on a terminal.
+fn wait_for_job(node: &mut Client, reply: Reply) -> Result<Reply, ClientError> {
+    let Reply::Job(number) = reply else {
+        return Ok(reply);
+    };
+    let watched = std::io::stderr().is_terminal();
+    loop {
+        let reply = node.call(&Command::Job { number })?;
+        let (finished, done, total) = match &reply {
+            Reply::Compare(report) => (
+                report.finished,
+                report.parts.iter().map(|p| p.slots_done).sum(),
+                report.parts.iter().map(|p| p.slots_total).sum(),
+            ),
+            Reply::Resync(outcome) => {
+                let total = outcome.slots_sent + outcome.slots_asked;
+                (outcome.finished, total.saturating_sub(outcome.slots_open), total)
+            }
+            _ => return Ok(reply),
+        };
+        if watched {
+            let end = if finished { "\n" } else { "" };
+            eprint!("\r{done} of {total} slots{end}");
+        }
+        if finished {
+            return Ok(reply);
+        }
+        std::thread::sleep(LOOK_AGAIN_AFTER);
+    }
 }
 
 fn failure(error: ClientError) -> Failure {

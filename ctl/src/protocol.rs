@@ -16,6 +16,7 @@ use std::io::{Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::job_report::{CompareReport, CompareWanted, ResyncOutcome};
 use crate::report::{
     BlockRow, ConntrackFilter, ConntrackRow, Count, DropRow, EventRow, GroupState, HaGroupReport, MemoryRow,
     Page, PoolRow, PortRow, Rows, RuleRow, UserRow, VersionRow, WorkerRow,
@@ -116,6 +117,20 @@ pub enum Command {
         /// Which.
         filter: ConntrackFilter,
     },
+    /// Starts a comparison of the tables with the peer's.
+    Compare(CompareWanted),
+    /// Has slots sent again: by this node, or by the peer where this node receives.
+    Resync {
+        /// VRF name; none means every VRF.
+        vrf: Option<String>,
+        /// Only this slot.
+        slot: Option<u16>,
+    },
+    /// How far a comparison or a resync is.
+    Job {
+        /// Number from [`Reply::Job`].
+        number: u32,
+    },
     /// Asks a group to take or leave the active role.
     SetHaGroup {
         /// Group name.
@@ -177,6 +192,12 @@ pub enum Reply {
     Memory(Vec<MemoryRow>),
     /// To [`Command::Version`].
     Version(Vec<VersionRow>),
+    /// To [`Command::Compare`] and [`Command::Resync`]: ask for it by this number.
+    Job(u32),
+    /// To [`Command::Job`].
+    Compare(CompareReport),
+    /// To [`Command::Job`].
+    Resync(ResyncOutcome),
     /// To [`Command::SetHaGroup`].
     Done,
     /// To [`Command::ConfigCheck`] and [`Command::ConfigDiff`]: one line each; none means no error, no difference.
@@ -397,7 +418,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::report::{FlowState, Owner};
+    use crate::job_report::{ComparedVrf, DifferenceRow, EntryName, EntryState, Repaired, UndecidedSlot};
+    use crate::report::{FlowState, Owner, Tuple};
 
     #[test]
     fn a_request_is_this_text() {
@@ -455,6 +477,55 @@ mod tests {
         ));
     }
 
+    /// One with a difference of each kind.
+    fn comparison() -> CompareReport {
+        let tuple = Tuple {
+            src: "100.64.0.1".parse().unwrap(),
+            src_port: 4_000,
+            dst: "2001:db8::1".parse().unwrap(),
+            dst_port: 53,
+        };
+        let state = EntryState {
+            term: 257,
+            counter: 7,
+            state: Some(FlowState::Opening),
+            reply: Some(tuple),
+            grant: Some(9),
+        };
+        let conntrack = EntryName::Conntrack {
+            protocol: 17,
+            original: tuple,
+        };
+        let block = EntryName::Block {
+            grant: 9,
+            text: "100.64.0.1 198.51.100.1 from 1024".into(),
+        };
+        let row = |entry: &EntryName, here: Option<&EntryState>, there: Option<&EntryState>| DifferenceRow {
+            slot: 3,
+            entry: entry.clone(),
+            here: here.cloned(),
+            there: there.cloned(),
+        };
+        CompareReport {
+            finished: true,
+            elapsed_ms: 12,
+            parts: vec![ComparedVrf {
+                vrf: "main".into(),
+                differences: vec![
+                    row(&conntrack, Some(&state), None),
+                    row(&conntrack, Some(&state), Some(&state)),
+                    row(&block, None, Some(&state)),
+                ],
+                undecided: vec![UndecidedSlot {
+                    slot: 4,
+                    cause: "the lane is down".into(),
+                }],
+                repaired: Some(Repaired::default()),
+                ..ComparedVrf::default()
+            }],
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -463,6 +534,17 @@ mod tests {
             let _judged = read_frame(&mut bytes.as_slice());
             prop_assert!(decode_request(&bytes).is_err());
             prop_assert!(decode_response(&bytes).is_err());
+        }
+
+        #[test]
+        fn a_damaged_response_about_a_job_is_refused_or_is_another_response(at in 0_usize..2_000, with in any::<u8>()) {
+            let mut json = encode_response(&Ok(Reply::Compare(comparison()))).unwrap();
+            let at = at % json.len();
+            json[at] = with;
+            if let Ok(read) = decode_response(&json) {
+                let again = encode_response(&read).unwrap();
+                prop_assert_eq!(decode_response(&again).unwrap(), read);
+            }
         }
 
         #[test]

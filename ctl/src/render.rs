@@ -1,6 +1,8 @@
 //! Replies as text and as JSON, from the same values. Text is a table where rows are alike and a tree where they
 //! aren't; a tree closes each container with `..`, as operators of such appliances know it.
 
+mod job;
+
 use std::fmt::Display;
 
 use serde_json::{Value, json};
@@ -33,6 +35,9 @@ pub fn text(reply: &Reply) -> String {
         Reply::Drops(rows) => drops(rows),
         Reply::Memory(rows) => memory(rows),
         Reply::Version(rows) => versions(rows),
+        Reply::Job(number) => format!("{number}\n"),
+        Reply::Compare(report) => job::compare(report),
+        Reply::Resync(outcome) => job::resync(outcome),
         Reply::Done => String::new(),
         Reply::Lines(lines) => lines.iter().map(|line| format!("{line}\n")).collect(),
     }
@@ -44,7 +49,13 @@ pub fn json(reply: &Reply) -> Value {
     match reply {
         Reply::Done => json!({ "done": true }),
         Reply::Count(count) => json!({ "count": count }),
+        Reply::Job(number) => json!({ "job": number }),
         Reply::Lines(lines) => json!({ "lines": lines }),
+        Reply::Compare(report) => {
+            let mut value = serde_json::to_value(report).unwrap_or(Value::Null);
+            value["result"] = json!(report.verdict().name());
+            value
+        }
         // The envelope is one key, the kind of the reply.
         other => match serde_json::to_value(other) {
             Ok(Value::Object(map)) => map.into_iter().next().map_or(Value::Null, |(_, value)| value),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use ctl::job_report::CompareWanted;
 use ctl::protocol::Command;
 use ctl::report::{ConntrackFilter, FlowState, GroupState, Owner, Page};
 use ipnet::IpNet;
@@ -38,6 +39,12 @@ pub(crate) enum Verb {
     /// Change what runs.
     #[command(subcommand)]
     Set(Set),
+    /// Compare the tables with the peer's, entry by entry, while traffic runs.
+    #[command(after_help = COMPARE_HELP)]
+    Compare(Compare),
+    /// Have slots sent again, whole: by this node, or by the peer where this node receives.
+    #[command(after_help = RESYNC_HELP)]
+    Resync(Resync),
     /// Examine a configuration file.
     #[command(subcommand)]
     Config(Config),
@@ -55,6 +62,62 @@ pub(crate) enum Verb {
         /// Folder; it must exist.
         folder: PathBuf,
     },
+}
+
+const COMPARE_HELP: &str = "\
+Examples:
+  twinpathctl compare                        every VRF that this node sends
+  twinpathctl compare vrf main --all         each entry, also where count and digest are the same
+  twinpathctl compare vrf main slot 7 --fix  sends the slot again if it differs, and compares once more
+
+Exit code: 0 equal, 1 different, 2 could not be compared (the cause is printed), 3 the node can't be reached.";
+
+const RESYNC_HELP: &str = "\
+Examples:
+  twinpathctl resync all               every slot of every VRF
+  twinpathctl resync vrf main          every slot of a VRF
+  twinpathctl resync vrf main slot 7   one slot
+
+Exit code: 0 all slots are verified, 1 refused or not finished (the cause is printed), 3 the node can't be reached.";
+
+/// After `compare`.
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// The word "vrf".
+    #[arg(value_name = "vrf", value_parser = ["vrf"], hide_possible_values = true, requires = "vrf")]
+    word: Option<String>,
+    /// Name of the VRF; without, every VRF that this node sends.
+    #[arg(value_name = "NAME")]
+    vrf: Option<String>,
+    /// The word "slot".
+    #[arg(value_name = "slot", value_parser = ["slot"], hide_possible_values = true, requires = "slot")]
+    slot_word: Option<String>,
+    /// Only this slot.
+    #[arg(value_name = "SLOT")]
+    slot: Option<u16>,
+    /// Look at each entry, also where count and digest are the same.
+    #[arg(long)]
+    all: bool,
+    /// Send slots that differ again, and compare them once more.
+    #[arg(long)]
+    fix: bool,
+}
+
+/// After `resync`.
+#[derive(Debug, Args)]
+pub(crate) struct Resync {
+    /// "all", or "vrf" and its name.
+    #[arg(value_name = "all|vrf", value_parser = ["all", "vrf"], hide_possible_values = true, requires_if("vrf", "vrf"))]
+    word: String,
+    /// Name of the VRF.
+    #[arg(value_name = "NAME")]
+    vrf: Option<String>,
+    /// The word "slot".
+    #[arg(value_name = "slot", value_parser = ["slot"], hide_possible_values = true, requires = "slot")]
+    slot_word: Option<String>,
+    /// Only this slot.
+    #[arg(value_name = "SLOT")]
+    slot: Option<u16>,
 }
 
 /// After `show`.
@@ -327,6 +390,28 @@ impl Show {
     }
 }
 
+impl Compare {
+    /// The command these words mean.
+    #[must_use]
+    pub(crate) fn command(self) -> Command {
+        Command::Compare(CompareWanted {
+            vrf: self.vrf,
+            slot: self.slot,
+            all: self.all,
+            fix: self.fix,
+        })
+    }
+}
+
+impl Resync {
+    /// The command these words mean; none when "all" is followed by something.
+    #[must_use]
+    pub(crate) fn command(self) -> Option<Command> {
+        let (all, vrf, slot) = (self.word == "all", self.vrf, self.slot);
+        (!all || vrf.is_none()).then_some(Command::Resync { vrf, slot })
+    }
+}
+
 impl Flush {
     /// The command these words mean.
     #[must_use]
@@ -410,6 +495,8 @@ mod tests {
             Verb::Show(show) => show.command(),
             Verb::Flush(flush) => flush.command(),
             Verb::Set(set) => set.command(),
+            Verb::Compare(compare) => compare.command(),
+            Verb::Resync(resync) => resync.command()?,
             Verb::Config(_) | Verb::Key(_) | Verb::Completions { .. } | Verb::Manual { .. } => return None,
         })
     }
@@ -464,6 +551,40 @@ mod tests {
                 }),
             ),
             ("twinpathctl flush conntrack vrf", None),
+            (
+                "twinpathctl compare",
+                Some(Command::Compare(CompareWanted::default())),
+            ),
+            (
+                "twinpathctl compare vrf main slot 7 --fix --all",
+                Some(Command::Compare(CompareWanted {
+                    vrf: Some(vrf()),
+                    slot: Some(7),
+                    all: true,
+                    fix: true,
+                })),
+            ),
+            ("twinpathctl compare vrf", None),
+            ("twinpathctl compare slot 7", None),
+            ("twinpathctl compare vrf main slot", None),
+            ("twinpathctl compare vrf main slot 70000", None),
+            (
+                "twinpathctl resync all",
+                Some(Command::Resync {
+                    vrf: None,
+                    slot: None,
+                }),
+            ),
+            (
+                "twinpathctl resync vrf main slot 3",
+                Some(Command::Resync {
+                    vrf: Some(vrf()),
+                    slot: Some(3),
+                }),
+            ),
+            ("twinpathctl resync", None),
+            ("twinpathctl resync vrf", None),
+            ("twinpathctl resync all main", None),
             ("twinpathctl show conntrack vrf main --count --limit 3", None),
         ] {
             assert_eq!(command(line), meant, "{line}");

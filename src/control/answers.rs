@@ -1,5 +1,6 @@
 //! Each operator's command: answered from the configuration, from the groups, or by the data process.
 
+use ctl::job_report::CompareWanted;
 use ctl::protocol::{Command, PAGE_ROWS_MAX, Refusal, RefusalKind, Reply};
 use ctl::report::{
     GroupState, HaGroupReport, InterfaceAddress, Page, RoleRow, RuleHits, RuleRow, VersionRow,
@@ -84,6 +85,15 @@ impl Answers<'_> {
             Command::FlushConntracks { vrf, filter } => {
                 forward!(self, Request::FlushConntracks { vrf, filter }, Count => Reply::Count)
             }
+            Command::Compare(wanted) => forward!(self, Request::Compare(wanted), Job => Reply::Job),
+            Command::Resync { vrf, slot } => {
+                forward!(self, Request::Resync { vrf, slot }, Job => Reply::Job)
+            }
+            Command::Job { number } => match self.data.call(Request::Job { number })? {
+                ipc::Reply::Compare(report) => Ok(Reply::Compare(report)),
+                ipc::Reply::Resync(outcome) => Ok(Reply::Resync(outcome)),
+                _ => Err(wrong_reply()),
+            },
             Command::SetHaGroup { name, state } => self.set_group(&name, state),
             Command::ConfigCheck { file, text } => Ok(Reply::Lines(check(&file, &text))),
             Command::ConfigDiff { file, text } => self.diff(&file, &text),
@@ -253,7 +263,9 @@ fn vrf_of(command: &Command) -> Option<&str> {
         | Command::NatUsers { vrf, .. }
         | Command::NatBlocks { vrf, .. }
         | Command::FirewallRules { vrf } => Some(vrf),
-        Command::FlushConntracks { vrf, .. } => vrf.as_deref(),
+        Command::FlushConntracks { vrf, .. }
+        | Command::Resync { vrf, .. }
+        | Command::Compare(CompareWanted { vrf, .. }) => vrf.as_deref(),
         _ => None,
     }
 }

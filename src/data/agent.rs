@@ -18,6 +18,7 @@ use state_sync::port::PumpEvent;
 
 use super::answer::{self, Pending, Served, Sources};
 use super::ask::tuple;
+use super::jobs::Jobs;
 use super::syslog::Syslog;
 use crate::ipc::{Event, Incoming, Reply, Request, Server, Ticket};
 
@@ -42,6 +43,7 @@ pub(crate) struct Agent {
     pub(crate) ports: Vec<PortInfo>,
     pub(crate) pending: Vec<Waiting>,
     pub(crate) announcing: Vec<(VrfId, Instant)>,
+    pub(crate) jobs: Jobs,
 }
 
 /// A question whose answer is still being collected.
@@ -66,6 +68,7 @@ impl Agent {
         work += self.syslog.turn(now);
         self.sources.log_lines = self.syslog.lines();
         work += self.pump_events();
+        work += self.jobs.turn(&self.sources, now);
         work + self.answers(now)
     }
 
@@ -276,6 +279,9 @@ impl Agent {
                     Err(Refusal::new(RefusalKind::NotFound, format!("no HA group {name}")))
                 }
             }
+            Request::Compare(wanted) => self.jobs.compare(&wanted, &self.sources, now).map(Served::Now),
+            Request::Resync { vrf, slot } => self.jobs.resync(vrf, slot, &self.sources, now).map(Served::Now),
+            Request::Job { number } => self.jobs.look(number).map(Served::Now),
             other => answer::answer(other, &self.sources, now, ports),
         }
     }

@@ -118,6 +118,9 @@ pub(crate) fn answer(
         Request::Hello { .. }
         | Request::SetIntent(_)
         | Request::SetForwarding(_)
+        | Request::Compare(_)
+        | Request::Resync { .. }
+        | Request::Job { .. }
         | Request::SetGroup { .. } => {
             return Err(Refusal::new(RefusalKind::Protocol, "not a question".to_owned()));
         }

@@ -324,7 +324,7 @@ pub(crate) fn tuple(key: &FlowKey) -> Tuple {
     }
 }
 
-const fn flow_state(class: Class) -> FlowState {
+pub(crate) const fn flow_state(class: Class) -> FlowState {
     match class {
         Class::Opening => FlowState::Opening,
         Class::Established => FlowState::Established,

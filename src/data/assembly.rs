@@ -22,6 +22,7 @@ use state_sync::pump::Pump;
 use super::agent::Agent;
 use super::answer::Sources;
 use super::facts::Facts;
+use super::jobs::Jobs;
 use super::roles::RoleKeeper;
 use super::settings;
 use super::syslog::{LogLines, Syslog};
@@ -195,6 +196,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         ports: infos,
         pending: Vec::new(),
         announcing: Vec::new(),
+        jobs: Jobs::default(),
     };
     tracing::info!(
         node = config.node.name,

@@ -11,6 +11,7 @@ mod answer;
 mod ask;
 mod assembly;
 mod facts;
+mod jobs;
 mod peers;
 mod roles;
 mod settings;

@@ -11,14 +11,24 @@ use dataplane::role::{Role, Roles};
 use dataplane::time::Instant;
 use state_sync::board::Board;
 use state_sync::config::SyncConfig;
-use state_sync::role::{Decision, Desire, RoleMachine};
+use state_sync::role::{Decision, Desire, RoleMachine, outranks};
 
 use crate::config::{Config, InitialState};
 use crate::ipc::role_state;
 
+/// Which way the state of a VRF flows between this node and a peer (sync/PROTOCOL.md R-30).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flow {
+    Sends,
+    Receives,
+    /// Neither, and why.
+    Nothing(&'static str),
+}
+
 /// All VRFs' roles.
 #[derive(Debug)]
 pub(crate) struct RoleKeeper {
+    node_id: u8,
     roles: Arc<Roles>,
     board: Arc<Board>,
     vrfs: Vec<Vrf>,
@@ -92,6 +102,7 @@ impl RoleKeeper {
             })
             .collect();
         let keeper = Self {
+            node_id: sync.node_id,
             roles,
             board,
             vrfs,
@@ -165,6 +176,25 @@ impl RoleKeeper {
     /// Whether the VRF is active now.
     pub(crate) fn is_active(&self, vrf: VrfId) -> bool {
         self.roles.get(vrf).0.is_active()
+    }
+
+    /// Which way a VRF's state flows.
+    pub(crate) fn flow(&self, vrf: VrfId, peer: u8) -> Flow {
+        let slots = self.vrfs.get(vrf.index()).map_or(0, |v| v.slots);
+        let (role, own) = self.roles.get(vrf);
+        if role == Role::Alone {
+            return Flow::Nothing("it follows no HA group");
+        }
+        let Some(theirs) = self.board.view(peer, vrf, slots).vrf else {
+            return Flow::Nothing("the peer is not connected");
+        };
+        if own != Term::NONE && outranks(own, self.node_id, theirs.term) {
+            Flow::Sends
+        } else if theirs.term != Term::NONE {
+            Flow::Receives
+        } else {
+            Flow::Nothing("no node has been active yet")
+        }
     }
 
     /// One VRF's role.
