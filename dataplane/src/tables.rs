@@ -99,6 +99,7 @@ pub struct Tables {
     pub(crate) rounds: Rounds,
     pub(crate) comparing: Comparing,
     pub(crate) dead: usize,
+    listed: u64,
     workers: u16,
 }
 
@@ -199,6 +200,7 @@ impl Tables {
             rounds: Rounds::default(),
             comparing: Comparing::new(slots_total),
             dead: 0,
+            listed: 0,
             workers,
         }
     }
@@ -291,7 +293,13 @@ impl Tables {
         }
     }
 
-    /// Entries on dirty lists: changed, and not emitted yet. Walks the lists: for tests and diagnosis.
+    /// Entries on dirty lists: changed, and not emitted yet.
+    #[must_use]
+    pub const fn listed(&self) -> u64 {
+        self.listed
+    }
+
+    /// As [`Self::listed`], by walking the lists: for tests and diagnosis.
     #[must_use]
     pub fn waiting(&self) -> usize {
         let mut waiting = 0;
@@ -509,6 +517,7 @@ impl Tables {
     /// Takes the oldest changed entry of a lane off its list.
     pub(crate) fn unlist(&mut self, lane: usize) -> Option<Changed> {
         let changed = self.first_changed(lane)?;
+        self.listed -= 1;
         let sync = self.sync_mut(changed);
         sync.dirty = false;
         let next = core::mem::replace(&mut sync.dirty_next, NIL);
@@ -580,6 +589,7 @@ impl Tables {
         sync.dirty = true;
         sync.refresh_only = refresh;
         sync.dirty_next = NIL;
+        self.listed += 1;
         let word = changed.tagged();
         let tail = core::mem::replace(&mut self.dirty[lane].tail, word);
         if tail == NIL {

@@ -9,6 +9,7 @@ use crate::cause::Cause;
 use crate::config::Timing;
 use crate::frame::{FrameError, Inbox, Outbox};
 use crate::record::put_heartbeat;
+use crate::tally::Tallies;
 use crate::wire::{Io, Wire};
 
 /// Frames whose sending times are remembered; beyond it neighbours share an entry.
@@ -61,6 +62,12 @@ impl<W: Wire> Conn<W> {
             framed: now,
             held: false,
         }
+    }
+
+    /// Adds what has gone over it.
+    pub(crate) fn tally(&self, to: &mut Tallies) {
+        to.sent.add(&self.out.tally);
+        to.received.add(&self.inbox.tally);
     }
 
     /// Puts a record in; gives its bytes on the wire.

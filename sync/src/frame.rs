@@ -9,6 +9,7 @@
 //! and lends out one record at a time, so that a receiver may stop in the middle of a frame and go on later.
 
 use crate::record::HEADER as RECORD_HEADER;
+use crate::tally::Tally;
 use crate::wire::{Io, Wire};
 use dataplane::time::Instant;
 
@@ -48,6 +49,8 @@ pub(crate) struct Outbox {
     sequence: u64,
     records: u64,
     bytes_sent: u64,
+    /// What was put in, by type.
+    pub(crate) tally: Tally,
 }
 
 impl Outbox {
@@ -63,6 +66,7 @@ impl Outbox {
             sequence: 0,
             records: 0,
             bytes_sent: 0,
+            tally: Tally::default(),
         }
     }
 
@@ -106,7 +110,9 @@ impl Outbox {
         let before = self.bytes.len();
         write(&mut self.bytes);
         self.records += 1;
-        self.bytes.len() - before
+        let length = self.bytes.len() - before;
+        self.tally.count(kind_of(&self.bytes[before..]), length);
+        length
     }
 
     /// As [`Self::put`], for what is said again and again on an idle connection and is no progress to count.
@@ -175,6 +181,8 @@ pub(crate) struct Inbox {
     /// End of the frame being read, when it has been checked.
     frame: Option<usize>,
     sequence: u64,
+    /// What was taken out, by type.
+    pub(crate) tally: Tally,
 }
 
 /// Where reading stands.
@@ -196,6 +204,7 @@ impl Inbox {
             tail: 0,
             frame: None,
             sequence: 0,
+            tally: Tally::default(),
         }
     }
 
@@ -239,7 +248,10 @@ impl Inbox {
 
     /// Goes behind the record that [`Self::step`] has shown.
     pub(crate) fn advance(&mut self) {
-        self.head += record_len(&self.bytes[self.head..]);
+        let record = &self.bytes[self.head..];
+        let length = record_len(record);
+        self.tally.count(kind_of(record), length);
+        self.head += length;
     }
 
     /// Checks the frame at the head, if all of it is there; gives where it ends.
@@ -270,6 +282,11 @@ impl Inbox {
         self.frame = Some(self.head + length);
         Ok(self.frame)
     }
+}
+
+/// Type of the record at the front.
+const fn kind_of(bytes: &[u8]) -> u8 {
+    bytes[2]
 }
 
 /// Length of the record at the front, header included.

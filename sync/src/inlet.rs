@@ -24,6 +24,7 @@ use crate::report::{LocalReport, LocalVrfReport};
 use crate::role::outranks;
 use crate::shared::Shared;
 use crate::slot_record;
+use crate::tally::Tallies;
 use crate::wire::Wire;
 
 /// Reads per turn.
@@ -130,6 +131,11 @@ impl<W: Wire> Inlet<W> {
     /// Slots of a VRF that were imported over this connection.
     pub(crate) fn verified(&self, vrf: VrfId) -> u32 {
         self.imports.get(vrf.index()).map_or(0, |i| i.verified)
+    }
+
+    /// Adds what has gone over the connection.
+    pub(crate) fn tally(&self, to: &mut Tallies) {
+        self.conn.tally(to);
     }
 
     /// First half of a turn: read, steer, acknowledge.

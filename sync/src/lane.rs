@@ -31,6 +31,7 @@ use crate::report::ClientReport;
 use crate::role::outranks;
 use crate::shared::Shared;
 use crate::slot_record;
+use crate::tally::Tallies;
 use crate::wire::{Net, Wire};
 
 /// Frames' worth of reading per turn.
@@ -303,6 +304,7 @@ impl<W: Wire> Lane<W> {
             Message::Ack { sequence } => {
                 if let Some(done) = conn.acknowledge(sequence)? {
                     self.report.frames_acked = self.past.frames + done.sequence;
+                    self.report.records_acked += done.records - *acked;
                     *acked = done.records;
                 }
             }
@@ -622,8 +624,8 @@ impl<W: Wire> Lane<W> {
         let old = core::mem::replace(&mut self.state, State::Down { until: s.now + pause });
         self.report.last_down = Some(cause.name().to_owned());
         if let State::Up { conn, acked, .. } = old {
+            conn.tally(&mut s.past);
             self.report.reconnects += 1;
-            self.report.records_acked = self.past.records + acked;
             self.report.records_abandoned += conn.out.records() - acked;
             self.past.frames += conn.out.sequence();
             self.past.records += conn.out.records();
@@ -643,6 +645,13 @@ impl<W: Wire> Lane<W> {
         1
     }
 
+    /// Adds what has gone over the present connection.
+    pub(crate) fn tally(&self, to: &mut Tallies) {
+        if let State::Up { conn, .. } = &self.state {
+            conn.tally(to);
+        }
+    }
+
     /// Counters as of now.
     pub(crate) fn report(&self, now: Instant) -> ClientReport {
         let mut report = self.report.clone();
@@ -660,7 +669,6 @@ impl<W: Wire> Lane<W> {
         if let State::Up { conn, acked, .. } = &self.state {
             report.frames_sent += conn.out.sequence();
             report.records_sent += conn.out.records();
-            report.records_acked = self.past.records - report.records_abandoned + acked;
             report.bytes_sent += conn.out.bytes_sent();
             report.bytes_queued = conn.out.queued() as u64;
             report.lag_records = conn.out.records() - acked;

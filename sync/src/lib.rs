@@ -29,8 +29,10 @@ pub mod compare;
 
 pub mod board;
 mod cause;
+pub mod conservation;
 pub mod report;
 mod shared;
+mod tally;
 
 #[cfg(test)]
 mod testbed;

@@ -23,7 +23,8 @@ use crate::lane::Lane;
 use crate::port::{Arrival, CompareAsk, End, PumpCommand, PumpEvent, PumpPorts, Resyncing};
 use crate::report::{LocalReport, PumpReport};
 use crate::shared::{Rings, Shared};
-use crate::wire::Net;
+use crate::tally::Tallies;
+use crate::wire::{Net, Wire};
 
 /// Items taken from one worker's ring per turn.
 const DRAIN_MAX: usize = 512;
@@ -49,6 +50,9 @@ pub struct Pump<N: Net> {
     door: Door<N::Wire>,
     /// By peer.
     stats: Vec<LocalReport>,
+    records_taken: u64,
+    records_untaken: u64,
+    records_copied: u64,
 }
 
 impl<N: Net> Pump<N> {
@@ -81,6 +85,9 @@ impl<N: Net> Pump<N> {
             hand_over: ports.hand_over,
             inlets: Vec::new(),
             door: Door::new(&config),
+            records_taken: 0,
+            records_untaken: 0,
+            records_copied: 0,
             stats: peers()
                 .map(|peer| LocalReport {
                     peer,
@@ -139,9 +146,24 @@ impl<N: Net> Pump<N> {
                 .map(|lane| lane.report(now))
                 .collect(),
             local_nodes: local_nodes.collect(),
+            operations: self.tallies().operations(),
+            records_taken: self.records_taken,
+            records_untaken: self.records_untaken,
+            records_copied: self.records_copied,
             causes: self.shared.causes.seen(),
             events_lost: self.shared.events_lost,
         }
+    }
+
+    fn tallies(&self) -> Tallies {
+        let mut sum = self.shared.past.clone();
+        for lane in self.lanes.iter().chain(&self.controls) {
+            lane.tally(&mut sum);
+        }
+        for inlet in &self.inlets {
+            inlet.tally(&mut sum);
+        }
+        sum
     }
 
     fn serve_commands(&mut self) -> usize {
@@ -242,7 +264,7 @@ impl<N: Net> Pump<N> {
             } else {
                 return true;
             };
-            lost(shared, tag, cause);
+            lost(shared, inlet, cause);
             false
         });
     }
@@ -280,7 +302,10 @@ impl<N: Net> Pump<N> {
         | ToEvent::SlotMarked { at, .. }
         | ToEvent::SlotListed { at, .. }
         | ToEvent::SlotDirty { at }) = item;
+        let record = u64::from(matches!(item, ToEvent::Record { .. }));
+        self.records_taken += record;
         if !known(at) {
+            self.records_untaken += record;
             return self.shared.count(Cause::ItemUnopened);
         }
         let done = match item {
@@ -308,7 +333,9 @@ impl<N: Net> Pump<N> {
                     .iter_mut()
                     .map(|l| usize::from(l.record(now, *at, delta, false)))
                     .sum::<usize>();
+                self.records_copied += sent.saturating_sub(1) as u64;
                 if sent == 0 {
+                    self.records_untaken += record;
                     return self.shared.count(Cause::ItemUnopened);
                 }
                 true
@@ -357,6 +384,7 @@ impl<N: Net> Pump<N> {
             }
         };
         if !done {
+            self.records_untaken += record;
             self.shared.count(Cause::ItemStale);
         }
     }
@@ -390,7 +418,7 @@ impl<N: Net> Pump<N> {
             match inlet.turn(shared, &mut stats[usize::from(tag.peer)]) {
                 Ok(n) => work += n,
                 Err(cause) => {
-                    lost(shared, tag, cause);
+                    lost(shared, inlet, cause);
                     return false;
                 }
             }
@@ -408,7 +436,7 @@ impl<N: Net> Pump<N> {
         self.inlets.retain_mut(|inlet| match inlet.finish(shared) {
             Ok(()) => true,
             Err(cause) => {
-                lost(shared, inlet.tag(), cause);
+                lost(shared, inlet, cause);
                 false
             }
         });
@@ -455,7 +483,9 @@ impl<N: Net> Pump<N> {
 }
 
 /// A peer's lane is gone.
-fn lost(shared: &mut Shared, tag: LaneTag, cause: Cause) {
+fn lost<W: Wire>(shared: &mut Shared, inlet: &Inlet<W>, cause: Cause) {
+    let tag = inlet.tag();
+    inlet.tally(&mut shared.past);
     shared.count(cause);
     shared.changed = true;
     let reason = cause.name();

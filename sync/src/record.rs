@@ -49,6 +49,40 @@ pub(crate) mod kind {
     pub(crate) const SLOT_LIST: u8 = 0x42;
     pub(crate) const SLOT_ENTRY: u8 = 0x43;
     pub(crate) const SLOT_LISTED: u8 = 0x44;
+
+    /// A type as `PROTOCOL.md` calls it, whatever its address family.
+    pub(crate) const fn name(kind: u8) -> &'static str {
+        let kind = if kind >= PUT && kind < 0x2a {
+            kind & !1
+        } else {
+            kind
+        };
+        match kind {
+            VRF_OPEN => "VRF-OPEN",
+            VRF_STATE => "VRF-STATE",
+            HEARTBEAT => "HEARTBEAT",
+            BYE => "BYE",
+            ACK => "ACK",
+            SLOT_VERIFIED => "SLOT-VERIFIED",
+            SLOT_FAILED => "SLOT-FAILED",
+            SLOT_OFFER => "SLOT-OFFER",
+            SLOT_BEGIN => "SLOT-BEGIN",
+            SLOT_END => "SLOT-END",
+            SLOT_QUERY => "SLOT-QUERY",
+            SLOT_DIGEST => "SLOT-DIGEST",
+            PUT => "PUT",
+            STATE => "STATE",
+            REFRESH => "REFRESH",
+            DEL => "DEL",
+            BLOCK => "BLOCK",
+            SLOT_MARK => "SLOT-MARK",
+            SLOT_MARKED => "SLOT-MARKED",
+            SLOT_LIST => "SLOT-LIST",
+            SLOT_ENTRY => "SLOT-ENTRY",
+            SLOT_LISTED => "SLOT-LISTED",
+            _ => "UNKNOWN",
+        }
+    }
 }
 
 /// Bits of a PUT's flags; the others' use those of the same meaning.

@@ -15,8 +15,27 @@ pub struct PumpReport {
     pub local_nodes: Vec<LocalReport>,
     /// Refused, closed and discarded, by cause; causes never seen are left out.
     pub causes: Vec<(String, u64)>,
+    /// Records by type and direction, over all connections there ever were.
+    pub operations: Vec<Operation>,
+    /// Records taken from the workers' rings.
+    pub records_taken: u64,
+    /// Records of them that no lane took: their slot isn't open, or their connection is over.
+    pub records_untaken: u64,
+    /// Further copies of records that went to more than one peer.
+    pub records_copied: u64,
     /// Events the reader was too slow for.
     pub events_lost: u64,
+}
+
+/// How often something was done, and with how many bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Direction and type of record, such as `send PUT`.
+    pub name: String,
+    /// Times.
+    pub calls: u64,
+    /// Bytes on the wire, before TLS, without frame headers.
+    pub bytes: u64,
 }
 
 /// A lane of ours.

@@ -16,6 +16,7 @@ use crate::cause::{Cause, Causes};
 use crate::config::SyncConfig;
 use crate::peering::Own;
 use crate::port::{CompareAnswer, CompareFound, PumpEvent};
+use crate::tally::Tallies;
 
 /// See the module.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) causes: Causes,
     pub(crate) events: Sender<PumpEvent>,
     pub(crate) events_lost: u64,
+    /// Records of connections that are over.
+    pub(crate) past: Tallies,
     /// Where answers to a comparison go.
     comparing: Option<Sender<CompareAnswer>>,
     /// Something that the board shows has changed.
@@ -97,6 +100,7 @@ impl Shared {
             causes: Causes::default(),
             events,
             events_lost: 0,
+            past: Tallies::default(),
             comparing: None,
             changed: true,
             generation: 0,

@@ -5,12 +5,13 @@ use core::fmt::Debug;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dataplane::conntrack::Conntrack;
-use dataplane::counters::Counters;
 use dataplane::delta::{Class, Term, Version};
 use dataplane::flow::{FlowKey, VrfId};
 use dataplane::nat::{BlockRow, Protocol};
 use dataplane::role::Role;
 use dataplane::slot::{block_digest, conntrack_digest};
+
+use state_sync::conservation::{between_threads, of_worker};
 
 use crate::config::MAIN;
 use crate::node::Node;
@@ -273,7 +274,7 @@ pub fn contradictions(node: &Node) -> Vec<String> {
             ));
         }
     }
-    found.extend(conservation(&node.counters()));
+    found.extend(conservation(node, true));
     if node.packets.alive() != 0 {
         found.push(format!(
             "I9: {} packets neither sent nor freed",
@@ -293,33 +294,17 @@ fn public_port(conntrack: &Conntrack) -> u16 {
     }
 }
 
-/// I9 of the workers' counters, when nothing waits on a dirty list.
+/// I9 of all counters: each worker's at any time; those between threads when nothing is under way (`resting`).
 #[must_use]
-pub fn conservation(c: &Counters) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut equal = |what: &str, left: u64, right: u64| {
-        if left != right {
-            found.push(format!("I9 {what}: {left} is not {right}"));
-        }
-    };
-    equal(
-        "produced = coalesced + cancelled + unsent + emitted",
-        c.deltas_produced,
-        c.deltas_coalesced + c.deltas_cancelled + c.deltas_unsent + c.deltas_emitted,
-    );
-    equal(
-        "received = applied + confirmed + refused by cause",
-        c.absorb_received,
-        c.absorb_applied
-            + c.absorb_confirmed
-            + c.absorb_stale
-            + c.absorb_fenced
-            + c.absorb_full
-            + c.absorb_conflict
-            + c.absorb_no_pool
-            + c.absorb_unknown,
-    );
-    found
+pub fn conservation(node: &Node, resting: bool) -> Vec<String> {
+    let workers = node.tables().flat_map(|t| of_worker(&t.counters, t.listed()));
+    let reports = node.reports();
+    let between = between_threads(&node.counters(), &reports, &reports);
+    workers
+        .chain(between)
+        .filter(|equation| !equation.holds() || (resting && equation.remainder() != 0))
+        .map(|equation| format!("I9 {equation}"))
+        .collect()
 }
 
 /// The highest term that any live node holds for the first VRF.

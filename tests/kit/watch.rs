@@ -1,4 +1,4 @@
-//! What must hold after every step (DESIGN.md section 10, I1, I2, I7, I10), checked by what has changed since the last
+//! What must hold after every step (DESIGN.md section 10, I1, I2, I7, I9, I10), checked by what has changed since the last
 //! look: a worker whose counters stand still is not looked at, and of the others each entry is compared with its
 //! remembered self, so that a long schedule costs what happens in it and not what it holds.
 //!
@@ -12,13 +12,18 @@ use dataplane::delta::{SlotRef, Term, Version};
 use dataplane::flow::{FlowKey, VrfId};
 use dataplane::stage::meta::Kind;
 use dataplane::tables::Tables;
+use state_sync::conservation::of_worker;
 
+use crate::checker::conservation;
 use crate::config::MAIN;
 use crate::node::Node;
 use crate::packet;
 
 /// The same hashes in every run.
 type Map<K, V> = HashMap<K, V, Fixed>;
+
+/// Changes of counters between two looks at the equations between threads.
+const CONSERVATION_EVERY: u32 = 256;
 
 /// What must hold after every step, with what it has to remember of the step before.
 #[derive(Debug, Default)]
@@ -28,6 +33,8 @@ pub struct Watch {
     pub every_entry: bool,
     /// Frames that nodes have sent.
     pub frames: u64,
+    /// Looks at changed counters since the reports of all threads were last added up.
+    changes: u32,
 }
 
 #[derive(Debug, Default)]
@@ -102,7 +109,7 @@ impl Watch {
         }
     }
 
-    /// I1, I2 and I7.
+    /// I9 within each worker, and now and then between all threads; I1, I2 and I7.
     ///
     /// # Panics
     /// When one is violated.
@@ -115,10 +122,19 @@ impl Watch {
                 continue;
             }
             memory.workers[worker].counters.clone_from(&tables.counters);
+            for equation in of_worker(&tables.counters, tables.listed()) {
+                assert!(equation.holds(), "I9: node {index} worker {worker}: {equation}");
+            }
+            self.changes += 1;
             versions_grow(index, node, tables, &mut memory.workers[worker]);
             if self.every_entry {
                 entries_grow(index, worker, tables, memory, active);
             }
+        }
+        if self.changes >= CONSERVATION_EVERY {
+            self.changes = 0;
+            let broken = conservation(node, false);
+            assert!(broken.is_empty(), "node {index}: {broken:#?}");
         }
         assert!(
             !active || memory.twice.is_empty(),
