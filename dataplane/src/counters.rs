@@ -118,6 +118,8 @@ counters! {
     absorb_stale,
     /// Refused: from a term, lane or generation that is over.
     absorb_fenced,
+    /// Begins and ends of slots from a term, lane or generation that is over.
+    slots_fenced,
     /// Refused: table full.
     absorb_full,
     /// Refused: tuple or port belongs to somebody else.

@@ -21,6 +21,8 @@ pub struct Board {
     cells: Vec<Cell>,
     lanes: Vec<Lanes>,
     ready: Vec<AtomicBool>,
+    /// By VRF: the highest term that any peer ever had for it, or offered entries of.
+    heard: Vec<AtomicU64>,
 }
 
 /// What one event thread knows of one peer's VRF.
@@ -65,6 +67,15 @@ impl Board {
             cells: (0..events * peers * vrfs).map(|_| Cell::default()).collect(),
             lanes: (0..events * peers).map(|_| Lanes::default()).collect(),
             ready: (0..vrfs).map(|_| AtomicBool::new(false)).collect(),
+            heard: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// A peer has a term, or holds entries of one: it is not forgotten when the peer is gone again before anybody has
+    /// looked.
+    pub(crate) fn hear(&self, vrf: VrfId, term: Term) {
+        if let Some(heard) = self.heard.get(vrf.index()) {
+            heard.fetch_max(term.0, Ordering::AcqRel);
         }
     }
 
@@ -94,6 +105,9 @@ impl Board {
         let word = known.map_or(0, |v| {
             1 | u64::from(v.ready) << 1 | u64::from(v.equal) << 2 | (v.role as u64) << 3 | v.term.0 << 5
         });
+        if let Some(known) = known {
+            self.hear(vrf, known.term);
+        }
         self.cell(event, peer, vrf).word.store(word, Ordering::Release);
     }
 
@@ -148,6 +162,10 @@ impl Board {
         PeerView {
             vrf: best,
             node: u8::try_from(lanes(|l| &l.node).max().unwrap_or(0)).unwrap_or(0),
+            heard: self
+                .heard
+                .get(vrf.index())
+                .map_or(Term::NONE, |heard| Term(heard.load(Ordering::Acquire))),
             slots: u32::from(slots),
             verified: sum(|c| &c.verified),
             exported: sum(|c| &c.exported),
@@ -192,6 +210,11 @@ mod tests {
             (7, 1, 2, 3)
         );
         assert_eq!(board.view(0, VrfId(1), 8).vrf, None);
+        board.set_vrf(1, 1, VrfId(1), None);
+        board.set_vrf(0, 1, VrfId(1), None);
+        let gone = board.view(1, VrfId(1), 8);
+        assert_eq!((gone.vrf, gone.heard), (None, new.term), "a term is not unheard");
+        assert_eq!(board.view(1, VrfId(0), 8).heard, Term::NONE);
         assert_eq!(board.view(1, VrfId(0), 8).vrf, None);
     }
 }

@@ -389,6 +389,7 @@ impl<W: Wire> Lane<W> {
 
     /// The peer has said what it holds: answer to a question, or to a digest.
     fn offered(&mut self, s: &mut Shared, at: SlotRef, offer: SlotOffer) {
+        s.hear(at.vrf, offer.version.term);
         let export = &mut self.exports[at.vrf.index()];
         if export.offered(at.slot, offer, s.now, &mut self.todo) {
             return;

@@ -457,7 +457,8 @@ impl<N: Net> Pump<N> {
                     .filter(|l| l.tag().peer == peer)
             };
             let inlets = || self.inlets.iter().filter(|i| i.tag().peer == peer);
-            for vrf in (0..vrfs).map(VrfId) {
+            for (vrf, heard) in (0..vrfs).map(VrfId).zip(&self.shared.heard) {
+                self.board.hear(vrf, *heard);
                 let said = clients().filter_map(|l| l.peer_vrf(vrf));
                 let heard = inlets().filter_map(|i| i.peer_vrf(vrf));
                 let newest = said.chain(heard).max_by_key(|v| v.term);

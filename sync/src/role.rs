@@ -32,6 +32,8 @@ pub enum Desire {
 pub struct PeerView {
     /// Its VRF; none while no live connection has said anything about it.
     pub vrf: Option<PeerVrf>,
+    /// The highest term that any peer ever had for the VRF, or offered entries of.
+    pub heard: Term,
     /// Its node id; 0 while unknown.
     pub node: u8,
     /// Slot count S of the VRF.
@@ -303,7 +305,10 @@ impl RoleMachine {
             self.adopt(peers);
             (next, cause) = decide(Role::Backup, self.desire, self.situation(now, peers));
         }
-        if next == Role::Master && self.role != Role::Master {
+        // A higher term that nobody claims any more is in slots that a peer, or this node, took over half from a node
+        // that died: under a lower one they could not be written again.
+        let outlived = self.role == Role::Master && self.seen > self.term;
+        if next == Role::Master && (self.role != Role::Master || outlived) {
             self.term = self.seen.max(self.term).next_of(self.node, self.boot_id);
             self.desire = if self.desire == Desire::Ordered {
                 Desire::Preferred
@@ -339,6 +344,7 @@ impl RoleMachine {
             };
             self.seen = self.seen.max(vrf.term);
         }
+        self.seen = peers.iter().map(|p| p.heard).fold(self.seen, Term::max);
     }
 
     fn situation(&self, now: Instant, peers: &[PeerView]) -> Situation {

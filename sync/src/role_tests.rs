@@ -92,6 +92,7 @@ fn peer(role: Role, term: u64, verified: u32) -> PeerView {
             ready: true,
             equal: true,
         }),
+        heard: short(term),
         node: 2,
         slots: 8,
         verified,
@@ -191,6 +192,31 @@ fn a_rebooted_node_that_finds_nobody_does_not_take_its_former_term_again() {
     };
     assert_ne!(term(1), term(2));
     assert_eq!((term(1).reign(), term(1).node()), (1, 1));
+}
+
+/// A slot that was half imported from a node which then lost everything is of a term that nobody has any more.
+#[test]
+fn a_master_goes_above_a_term_that_it_hears_of_and_nobody_claims() {
+    let mut m = machine(Preferred, 1);
+    assert_eq!(m.step(ms(100), &[gone()]).term, taken_above(0));
+    let view = PeerView {
+        heard: short(0x502),
+        ..peer(Role::Backup, 0, 0)
+    };
+    let above = m.step(ms(101), &[view]);
+    assert_eq!((above.role, above.term), (Master, taken_above(5)));
+    assert_eq!(m.step(ms(102), &[view]).term, above.term);
+}
+
+/// The peer came and went between two looks at the board.
+#[test]
+fn a_take_over_goes_above_a_term_that_was_heard_and_is_gone() {
+    let mut m = machine(Preferred, 1);
+    let view = PeerView {
+        heard: short(0x302),
+        ..gone()
+    };
+    assert_eq!(m.step(ms(100), &[view]).term, taken_above(3));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use dataplane::applied::AppliedCounters;
-use dataplane::delta::{SlotRef, ToWorker};
+use dataplane::delta::{SlotRef, Term, ToWorker};
+use dataplane::flow::VrfId;
 use dataplane::role::{Role, Roles};
 use dataplane::shard::{mix64, worker_of};
 use dataplane::time::Instant;
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     comparing: Option<Sender<CompareAnswer>>,
     /// Something that the board shows has changed.
     pub(crate) changed: bool,
+    /// By VRF: the highest term of entries that a peer has offered.
+    pub(crate) heard: Vec<Term>,
     generation: u32,
     chance: u64,
 }
@@ -102,6 +105,7 @@ impl Shared {
             events_lost: 0,
             past: Tallies::default(),
             comparing: None,
+            heard: vec![Term::NONE; config.vrfs.len()],
             changed: true,
             generation: 0,
             chance: mix64(seed ^ config.boot_id.rotate_left(u32::from(event))),
@@ -117,7 +121,7 @@ impl Shared {
         self.now = now;
         self.own.clear();
         for vrf in 0..u16::try_from(self.config.vrfs.len()).unwrap_or(u16::MAX) {
-            let (role, term) = roles.get(dataplane::flow::VrfId(vrf));
+            let (role, term) = roles.get(VrfId(vrf));
             self.own.push(Own {
                 role,
                 term,
@@ -135,6 +139,16 @@ impl Shared {
 
     pub(crate) fn tell(&mut self, event: PumpEvent) {
         self.events_lost += u64::from(self.events.try_send(event).is_err());
+    }
+
+    /// A peer has offered entries of a term.
+    pub(crate) fn hear(&mut self, vrf: VrfId, term: Term) {
+        if let Some(heard) = self.heard.get_mut(vrf.index())
+            && term > *heard
+        {
+            *heard = term;
+            self.changed = true;
+        }
     }
 
     /// Answers go here from now on.

@@ -74,7 +74,7 @@ pub(crate) fn begin(
     since: Option<Version>,
 ) {
     if reigns(tables, at, version.term) {
-        tables.counters.absorb_fenced += 1;
+        tables.counters.slots_fenced += 1;
         return;
     }
     let fenced = tables
@@ -82,7 +82,7 @@ pub(crate) fn begin(
         .get(at)
         .is_none_or(|slot| version.term < slot.version.term);
     if fenced {
-        tables.counters.absorb_fenced += 1;
+        tables.counters.slots_fenced += 1;
         return;
     }
     // The digests that records are compared with must be those of what is stored.
@@ -176,7 +176,7 @@ pub(crate) fn finish(
         .filter(expected)
         .filter(|_| !tables.is_active(at.vrf));
     let Some(source) = source else {
-        tables.counters.absorb_fenced += 1;
+        tables.counters.slots_fenced += 1;
         return Some(ToEvent::SlotFailed { at, lane, generation });
     };
     let whole = source.since.is_none();
