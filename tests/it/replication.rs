@@ -437,6 +437,7 @@ fn bytes_in_small_parts_and_a_small_window_arrive_all_the_same() {
         jitter: Duration::from_micros(900),
         room: 700,
         partial: true,
+        fragile: 0,
     });
     cluster.settle();
     open_flows(&mut cluster, 0, 200, 10_000);

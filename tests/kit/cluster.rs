@@ -243,11 +243,15 @@ impl Cluster {
         let missing = self.try_settle();
         assert!(
             missing.is_empty(),
-            "no quiescence: {missing:#?}\n{:#?}",
+            "no quiescence: {missing:#?}\n{}",
             self.counted()
         );
         let differences = self.compare();
-        assert!(differences.is_empty(), "at quiescence: {differences:#?}");
+        assert!(
+            differences.is_empty(),
+            "at quiescence: {differences:#?}\n{}",
+            self.counted()
+        );
     }
 
     /// Runs until quiescence; returns what was still missing when patience ended.
@@ -281,13 +285,30 @@ impl Cluster {
         missing
     }
 
-    /// What each node's workers have counted of the other's records.
-    fn counted(&self) -> Vec<Vec<(&'static str, u64)>> {
-        let of_records = |(name, value): &(&str, u64)| *value > 0 && name.starts_with("absorb_");
-        let nodes = self.nodes.iter().flatten();
-        nodes
-            .map(|node| node.counters().named().filter(of_records).collect())
-            .collect()
+    /// What each node has counted of records, a line per node and per lane.
+    fn counted(&self) -> String {
+        let of_records = |(name, value): &(&str, u64)| {
+            let about = ["deltas_", "absorb_", "walk_", "swept", "slots_"];
+            *value > 0 && about.iter().any(|prefix| name.starts_with(prefix))
+        };
+        let mut lines = String::new();
+        for node in self.nodes.iter().flatten() {
+            let counters: Vec<_> = node.counters().named().filter(of_records).collect();
+            lines += &format!("node {}: {:?}, {counters:?}\n", node.id, node.role(MAIN));
+            for client in node.reports().iter().flat_map(|report| &report.clients) {
+                lines += &format!(
+                    "node {} lane {}: {}, {} records sent, {} behind, {} bytes queued, down by {:?}\n",
+                    node.id,
+                    client.lane,
+                    client.status,
+                    client.records_sent,
+                    client.lag_records,
+                    client.bytes_queued,
+                    client.last_down
+                );
+            }
+        }
+        lines
     }
 
     /// In what the two nodes differ, when both live and are connected; and in what each contradicts itself.
@@ -328,7 +349,12 @@ impl Cluster {
                 c.deltas_unsent,
                 c.walk_records,
             ]);
-            totals.extend([c.absorb_received, c.absorb_applied, c.absorb_fenced]);
+            totals.extend([
+                c.absorb_received,
+                c.absorb_applied,
+                c.absorb_fenced,
+                c.slots_fenced,
+            ]);
             totals.extend([c.swept, c.blocks_released]);
             for report in node.reports() {
                 for client in &report.clients {

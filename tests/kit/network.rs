@@ -1,6 +1,7 @@
 //! The sync link in memory: connections between two nodes with delay, partial writes, small buffers, cuts, clogs and
 //! resets, all drawn from a seed. Bytes are never lost or reordered inside a connection, as with TCP; a cut holds
-//! them back until it heals or somebody gives the connection up.
+//! them back until it heals or somebody gives the connection up. A connection may end at any byte, in the three ways
+//! of [`Break`].
 //!
 //! Born with the cluster and shared by all of its event threads; a connection lives from `connect` until both ends
 //! have dropped their [`MemWire`].
@@ -16,6 +17,9 @@ use state_sync::wire::{Incoming, Io, Net, Wire};
 
 use crate::random::Random;
 
+/// By so many milliseconds the last bytes of a half-open connection may be late: longer than a new one takes.
+const LATE_MS: u64 = 1_500;
+
 /// How the link behaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Weather {
@@ -27,6 +31,20 @@ pub struct Weather {
     pub room: usize,
     /// Take and give random parts instead of all that fits.
     pub partial: bool,
+    /// One write in so many ends its connection, somewhere in its bytes; 0 for none.
+    pub fragile: u64,
+}
+
+/// How a connection ends under a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Break {
+    /// Both ends hear of it at once; what was under way is gone.
+    Reset,
+    /// The writer hears of it; the reader gets what was written, then the end.
+    Closed,
+    /// Only the writer hears of it. What was written arrives late, when another connection may have taken this one's
+    /// place; the reader goes on writing into the void.
+    HalfOpen,
 }
 
 impl Default for Weather {
@@ -36,6 +54,7 @@ impl Default for Weather {
             jitter: Duration::ZERO,
             room: 1 << 20,
             partial: false,
+            fragile: 0,
         }
     }
 }
@@ -70,6 +89,8 @@ struct Conn {
     ready: Instant,
     refused: bool,
     reset: bool,
+    /// By side: its end was told that the connection is gone, and the other one wasn't.
+    deserted: [bool; 2],
     /// By sending side: 0 client, 1 server.
     pipes: [Pipe; 2],
     held: [bool; 2],
@@ -225,9 +246,12 @@ impl Inner {
         }
     }
 
-    /// What stands in the way of `node`'s end of a connection, if anything.
-    fn obstacle(&self, id: usize) -> Option<Io> {
+    /// What stands in the way of one end of a connection, if anything.
+    fn obstacle(&self, id: usize, side: usize) -> Option<Io> {
         let conn = &self.conns[id];
+        if conn.deserted[side] {
+            return Some(Io::Failed);
+        }
         if conn.reset && !self.cut {
             return Some(Io::Failed);
         }
@@ -238,8 +262,11 @@ impl Inner {
     }
 
     fn send(&mut self, id: usize, side: usize, bytes: &[u8]) -> Io {
-        if let Some(obstacle) = self.obstacle(id) {
+        if let Some(obstacle) = self.obstacle(id, side) {
             return obstacle;
+        }
+        if self.conns[id].deserted[1 - side] {
+            return Io::Done(bytes.len());
         }
         if self.conns[id].pipes[1 - side].closed && !self.cut {
             return Io::Failed;
@@ -249,17 +276,39 @@ impl Inner {
         if len == 0 {
             return Io::Wait;
         }
-        let len = self.part(len);
-        let at = self.arrival();
+        let breaks = self.breaks();
+        let len = if breaks.is_some() {
+            1 + self.random.index(len)
+        } else {
+            self.part(len)
+        };
+        let mut at = self.arrival();
+        if breaks == Some(Break::HalfOpen) {
+            at = at + Duration::from_millis(self.random.below(LATE_MS));
+        }
         let pipe = &mut self.conns[id].pipes[side];
         pipe.last = pipe.last.max(at);
         pipe.chunks.push_back((pipe.last, bytes[..len].to_vec()));
         pipe.bytes += len;
-        Io::Done(len)
+        match breaks {
+            None => return Io::Done(len),
+            Some(Break::Reset) => self.conns[id].reset = true,
+            Some(Break::Closed) => pipe.closed = true,
+            Some(Break::HalfOpen) => self.conns[id].deserted[side] = true,
+        }
+        Io::Failed
+    }
+
+    /// Whether, and how, the connection that is written to ends now.
+    fn breaks(&mut self) -> Option<Break> {
+        if self.weather.fragile == 0 || !self.random.one_in(self.weather.fragile) {
+            return None;
+        }
+        Some([Break::Reset, Break::Closed, Break::HalfOpen][self.random.index(3)])
     }
 
     fn recv(&mut self, id: usize, side: usize, node: usize, buffer: &mut [u8]) -> Io {
-        if let Some(obstacle) = self.obstacle(id) {
+        if let Some(obstacle) = self.obstacle(id, side) {
             return obstacle;
         }
         if self.cut || self.clogged[node] {
@@ -314,6 +363,7 @@ impl Net for MemNet {
             },
             refused: refused && !silent && !inner.cut,
             reset: false,
+            deserted: [false; 2],
             pipes: [Pipe::default(), Pipe::default()],
             held: [true, !refused],
         };
@@ -385,7 +435,7 @@ impl Drop for MemWire {
         let powered = inner.powered[self.node];
         let conn = &mut inner.conns[self.conn];
         conn.held[self.side] = false;
-        if powered {
+        if powered && !conn.deserted[self.side] {
             conn.pipes[self.side].closed = true;
         }
         let gone = conn.held == [false; 2];

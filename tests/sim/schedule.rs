@@ -1,117 +1,192 @@
-//! What a seed means: the shape of both nodes, and a list of events between which threads run in random order.
+//! What a seed means: the shape of both nodes, and a list of events between which threads run in random order. Each event
+//! draws from a stream of its own, so that a list with some events left out still means the same by the others.
 
+use core::fmt;
 use core::time::Duration;
 
-use dataplane::config::{PortRange, Timeouts};
+use dataplane::config::Timeouts;
 use dataplane::flow::FlowKey;
 use dataplane::role::Role;
+use dataplane::shard::mix64;
 use state_sync::role::Desire;
 use testkit::checker::view;
 use testkit::cluster::{Cluster, Death};
-use testkit::config::{MAIN, Setup, server, subscriber};
-use testkit::network::Weather;
+use testkit::config::{LAN_IF, MAIN, WAN_IF, accept, server, subscriber, subscriber6};
 use testkit::packet;
 use testkit::random::Random;
 
-/// Events of one schedule.
-const EVENTS: u64 = 60;
+use crate::shape::{Scale, short, weather};
 
-/// Subscribers that talk.
-const HOSTS: u64 = 24;
+/// Flows that are remembered: packets of them come again.
+const FLOWS_MAX: usize = 512;
+
+/// A seed, and which of its events are left out.
+#[derive(Debug, Clone)]
+pub(crate) struct Schedule {
+    seed: u64,
+    /// By number; true where it is left out.
+    without: Vec<bool>,
+    scale: Scale,
+}
 
 /// A schedule under way.
 struct Play {
     cluster: Cluster,
     random: Random,
+    scale: Scale,
     /// Tuples that were sent from inside, with what they became.
     flows: Vec<(FlowKey, FlowKey)>,
     next_port: u16,
 }
 
-/// Plays a seed.
-///
-/// # Panics
-/// When an invariant is violated.
-pub(crate) fn play(seed: u64) {
-    let mut random = Random::new(seed);
-    let setups = shapes(&mut random);
-    let mut cluster = Cluster::of(setups, seed);
-    cluster.watch.every_entry = true;
-    cluster.fabric.set_weather(weather(&mut random));
-    let mut play = Play {
-        cluster,
-        random,
-        flows: Vec::new(),
-        next_port: 1_024,
-    };
-    for _ in 0..EVENTS {
-        play.event();
-        play.chaos();
+/// Something that happens at one moment.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Traffic,
+    Cut,
+    Reset,
+    Clog,
+    KillOrStart,
+    Order,
+    StopAbsorb,
+    StopThread,
+    Weather,
+    Configure,
+    Failover,
+    Rest,
+    Idle,
+}
+
+/// How often each comes, out of their sum.
+const EVENTS: [(Event, u64); 13] = [
+    (Event::Traffic, 8),
+    (Event::Cut, 1),
+    (Event::Reset, 1),
+    (Event::Clog, 1),
+    (Event::KillOrStart, 1),
+    (Event::Order, 1),
+    (Event::StopAbsorb, 1),
+    (Event::StopThread, 1),
+    (Event::Weather, 1),
+    (Event::Configure, 1),
+    (Event::Failover, 1),
+    (Event::Rest, 2),
+    (Event::Idle, 1),
+];
+
+/// What may come between two turns of threads, where a schedule is furious.
+const SUDDEN: [(Event, u64); 6] = [
+    (Event::Cut, 2),
+    (Event::Reset, 2),
+    (Event::KillOrStart, 1),
+    (Event::Order, 2),
+    (Event::StopAbsorb, 1),
+    (Event::StopThread, 1),
+];
+
+fn draw(from: &[(Event, u64)], random: &mut Random) -> Event {
+    let mut at = random.below(from.iter().map(|(_, weight)| weight).sum());
+    for &(event, weight) in from {
+        if at < weight {
+            return event;
+        }
+        at -= weight;
     }
-    play.rest();
+    unreachable!("below the sum of weights")
 }
 
-fn shapes(random: &mut Random) -> [Setup; 2] {
-    let slots = [4, 16, 64][random.index(3)];
-    let expiring = random.one_in(2);
-    let mut shape = || Setup {
-        workers: u16::try_from(random.between(1, 4)).unwrap(),
-        events: u16::try_from(random.between(1, 3)).unwrap(),
-        ring_entries: [64, 128, 1_024][random.index(3)],
-        slots,
-        conntracks: 4_096,
-        mappings: 4_096,
-        pool_addresses: 2,
-        pool_ports: PortRange {
-            first: 1_024,
-            last: 1_024 + 64 * 24 - 1,
-        },
-        block_size: 64,
-        port_rest_s: 3,
-        block_idle_s: 3,
-        boot_wait: Duration::from_millis(600),
-        timeouts: if expiring { short() } else { Timeouts::default() },
-        ..Setup::default()
-    };
-    [shape(), shape()]
-}
+impl Schedule {
+    pub(crate) fn of(seed: u64) -> Self {
+        let scale = Scale::of(&mut Random::new(seed));
+        Self {
+            seed,
+            without: vec![false; scale.events],
+            scale,
+        }
+    }
 
-/// Far below what the RFCs allow, so that much ends while much else happens.
-fn short() -> Timeouts {
-    Timeouts {
-        tcp_opening_s: 4,
-        tcp_established_s: 20,
-        tcp_closing_s: 3,
-        tcp_reset_s: 3,
-        udp_opening_s: 5,
-        udp_established_s: 9,
-        icmp_s: 4,
-        other_s: 6,
+    /// Numbers of the events that are played.
+    pub(crate) fn events(&self) -> Vec<usize> {
+        (0..self.without.len()).filter(|&n| !self.without[n]).collect()
+    }
+
+    /// The same with some events less.
+    pub(crate) fn without(&self, events: &[usize]) -> Self {
+        let mut less = self.clone();
+        for &event in events {
+            less.without[event] = true;
+        }
+        less
+    }
+
+    fn stream(&self, number: u64) -> Random {
+        Random::new(mix64(self.seed) ^ number)
+    }
+
+    /// Plays it; with `tell`, says what it does.
+    ///
+    /// # Panics
+    /// When an invariant is violated.
+    pub(crate) fn play(&self, tell: bool) {
+        let mut play = self.begin();
+        if tell {
+            println!("{self}");
+        }
+        for number in self.events() {
+            play.random = self.stream(1 + number as u64);
+            let event = draw(&EVENTS, &mut play.random);
+            if tell {
+                println!("{:>12} us  {number:>2} {event:?}", play.cluster.now.ns() / 1_000);
+            }
+            play.event(event);
+            play.chaos();
+        }
+        play.rest();
+    }
+
+    fn begin(&self) -> Play {
+        let mut random = self.stream(0);
+        let setups = self.scale.pair(&mut random);
+        let mut cluster = Cluster::of(setups, self.seed);
+        cluster.watch.every_entry = true;
+        cluster.fabric.set_weather(weather(&mut random));
+        Play {
+            cluster,
+            random,
+            scale: self.scale,
+            flows: Vec::new(),
+            next_port: 1_024,
+        }
     }
 }
 
-fn weather(random: &mut Random) -> Weather {
-    Weather {
-        delay: Duration::from_micros(random.between(10, 3_000)),
-        jitter: Duration::from_micros(random.below(4_000)),
-        room: [600, 5_000, 1 << 20][random.index(3)],
-        partial: random.one_in(2),
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let setups = self.scale.pair(&mut self.stream(0));
+        write!(f, "seed {}: {} events", self.seed, self.events().len())?;
+        for s in setups {
+            write!(
+                f,
+                "; {} slots, {} workers, {} lanes, rings of {}, {} conntracks each",
+                s.slots, s.workers, s.events, s.ring_entries, s.conntracks
+            )?;
+        }
+        Ok(())
     }
 }
 
 impl Play {
-    fn event(&mut self) {
-        match self.random.below(20) {
-            0..=7 => self.traffic(),
-            8 => self.cluster.fabric.cut(!self.cluster.fabric.is_cut()),
-            9 => self.cluster.fabric.reset_all(),
-            10 => {
-                let node = self.random.index(2);
-                let clogged = self.random.one_in(2);
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Traffic => self.traffic(),
+            Event::Cut => self.cluster.fabric.cut(!self.cluster.fabric.is_cut()),
+            Event::Reset => self.cluster.fabric.reset_all(),
+            Event::Clog => {
+                let (node, clogged) = (self.random.index(2), self.random.one_in(2));
                 self.cluster.fabric.clog(node, clogged);
             }
-            11 => self.kill_or_start(),
-            12 => {
+            Event::KillOrStart => self.kill_or_start(),
+            Event::Order => {
                 let desire = if self.random.one_in(3) {
                     Desire::Backup
                 } else {
@@ -120,27 +195,27 @@ impl Play {
                 let node = self.random.index(2);
                 self.cluster.order(node, desire);
             }
-            13 => {
-                let node = self.random.index(2);
-                let stop = self.random.one_in(2);
+            Event::StopAbsorb => {
+                let (node, stop) = (self.random.index(2), self.random.one_in(2));
                 if let Some(node) = &mut self.cluster.nodes[node] {
                     node.stop_absorb(stop);
                 }
             }
-            14 => {
+            Event::StopThread => {
                 let node = self.random.index(2);
                 if let Some(node) = &mut self.cluster.nodes[node] {
                     let thread = self.random.index(node.threads());
                     node.stopped[thread] = !node.stopped[thread];
                 }
             }
-            15 => {
-                let calm = weather(&mut self.random);
-                self.cluster.fabric.set_weather(calm);
+            Event::Weather => {
+                let weather = weather(&mut self.random);
+                self.cluster.fabric.set_weather(weather);
             }
-            16 => self.failover(),
-            17 | 18 => self.rest(),
-            _ => {
+            Event::Configure => self.configure(),
+            Event::Failover => self.failover(),
+            Event::Rest => self.rest(),
+            Event::Idle => {
                 let seconds = self.random.between(1, 6);
                 self.cluster.idle(Duration::from_secs(seconds));
             }
@@ -157,12 +232,16 @@ impl Play {
             let longest = if self.random.one_in(20) { 30_000 } else { 300 };
             let step = self.random.below(longest);
             self.cluster.now = self.cluster.now + Duration::from_micros(step);
+            if self.scale.fury > 0 && self.random.one_in(self.scale.fury) {
+                let event = draw(&SUDDEN, &mut self.random);
+                self.event(event);
+            }
         }
     }
 
     /// Packets of old and new flows, both ways, to either node: what isn't active must not forward.
     fn traffic(&mut self) {
-        for _ in 0..self.random.between(1, 80) {
+        for _ in 0..self.random.between(1, self.scale.packets) {
             let Some(node) = [self.random.index(2), 0, 1]
                 .into_iter()
                 .find(|&n| self.can_forward(n))
@@ -190,8 +269,13 @@ impl Play {
     }
 
     fn open(&mut self, node: usize) {
-        let host = subscriber(u8::try_from(self.random.between(1, HOSTS)).unwrap());
-        let to = server(u8::try_from(self.random.between(1, 5)).unwrap());
+        let host = u8::try_from(self.random.between(1, self.scale.hosts)).unwrap();
+        let to = u8::try_from(self.random.between(1, 5)).unwrap();
+        let (host, to) = if self.random.one_in(8) {
+            (subscriber6(host), testkit::config::server6(to))
+        } else {
+            (subscriber(host), server(to))
+        };
         self.next_port = self.next_port.wrapping_add(1).max(1_024);
         let key = match self.random.below(4) {
             0 => packet::tcp(host, self.next_port, to, 80),
@@ -199,27 +283,64 @@ impl Play {
             _ => packet::udp(host, self.next_port, to, 53),
         };
         if let Some(outside) = self.cluster.out(node, &key) {
-            self.flows.push((key, outside));
+            let place = self.random.index(FLOWS_MAX);
+            match self.flows.get_mut(place) {
+                Some(flow) => *flow = (key, outside),
+                None => self.flows.push((key, outside)),
+            }
         }
     }
 
+    /// A dead node comes back, perhaps with other threads; a live one dies.
     fn kill_or_start(&mut self) {
         let node = self.random.index(2);
         if self.cluster.nodes[node].is_none() {
+            if self.random.one_in(3) {
+                self.scale
+                    .rethread(&mut self.cluster.setups[node], &mut self.random);
+            }
             self.cluster.start(node);
         } else {
-            let death = if self.random.one_in(2) {
-                Death::Process
-            } else {
-                Death::Power
-            };
+            let death = self.death();
             self.cluster.kill(node, death);
+        }
+    }
+
+    fn death(&mut self) -> Death {
+        if self.random.one_in(2) {
+            Death::Process
+        } else {
+            Death::Power
+        }
+    }
+
+    /// Another configuration of what need not be equal, while packets flow: rules and lifetimes of one node.
+    fn configure(&mut self) {
+        let timeouts = if self.random.one_in(2) {
+            short()
+        } else {
+            Timeouts::default()
+        };
+        let rules = (0..self.random.between(1, 3))
+            .map(|id| accept(10 + u32::try_from(id).unwrap(), Some(LAN_IF), Some(WAN_IF)))
+            .collect();
+        let node = self.random.index(2);
+        if let Some(node) = &mut self.cluster.nodes[node] {
+            node.publish(|intent, _| {
+                intent.vrfs[0].timeouts = timeouts;
+                intent.vrfs[0].firewall.rules = rules;
+            });
         }
     }
 
     /// Everything heals; then both nodes must come to rest with equal tables.
     fn rest(&mut self) {
         self.cluster.fabric.cut(false);
+        let weather = testkit::network::Weather {
+            fragile: 0,
+            ..weather(&mut self.random)
+        };
+        self.cluster.fabric.set_weather(weather);
         for node in 0..2 {
             self.cluster.fabric.clog(node, false);
             if self.cluster.nodes[node].is_none() {
@@ -233,31 +354,31 @@ impl Play {
         self.cluster.settle();
     }
 
-    /// The active node dies with everything in sync: the other one must have every conntrack, and forward it.
+    /// The active node dies with everything in sync: the other one must have every conntrack that it doesn't say it
+    /// lacks, and forward it.
     fn failover(&mut self) {
         self.rest();
         let Some(active) = self.cluster.active() else {
             return;
         };
+        let standby = 1 - active;
         let before = view(self.cluster.node(active));
-        let death = if self.random.one_in(2) {
-            Death::Process
-        } else {
-            Death::Power
-        };
+        let lacking = view(self.cluster.node(standby)).lacking;
+        let death = self.death();
         self.cluster.kill(active, death);
-        self.cluster.order(1 - active, Desire::Ordered);
+        self.cluster.order(standby, Desire::Ordered);
         self.cluster.run(Duration::from_millis(1_500));
-        assert_eq!(self.cluster.node(1 - active).role(MAIN).0, Role::Master);
-        let after = view(self.cluster.node(1 - active));
+        assert_eq!(self.cluster.node(standby).role(MAIN).0, Role::Master);
+        let after = view(self.cluster.node(standby));
         for (key, row) in &before.conntracks {
+            if lacking.contains_key(&(key.0, row.slot)) {
+                continue;
+            }
             assert!(
                 after.conntracks.contains_key(key),
                 "lost by the failover: {row:?}"
             );
-        }
-        for row in before.conntracks.values() {
-            let sent = self.cluster.out(1 - active, &row.original);
+            let sent = self.cluster.out(standby, &row.original);
             let expected = row.reply.reversed();
             assert_eq!(sent, Some(expected), "{:?} after the failover", row.original);
         }
