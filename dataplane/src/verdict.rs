@@ -147,6 +147,8 @@ pub enum Verdict {
     Punt,
     /// Kept until the packet's first fragment comes.
     Hold,
+    /// Another worker's, by number.
+    HandOver(u16),
     /// Dropped, counted under the reason.
     Drop(Drop),
 }

@@ -163,7 +163,7 @@ fn route(key: &FlowKey, hash: u64, cx: &Context<'_>) -> Result<InterfaceId, Drop
     let flow_hash = hash as u32;
     cx.snapshot
         .route(key.vrf, &key.dst, flow_hash)
-        .map(|hop| hop.interface)
+        .map(|way| way.interface)
         .ok_or(Drop::NoRoute)
 }
 

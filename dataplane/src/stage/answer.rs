@@ -37,7 +37,7 @@ pub(crate) fn answer<I: Io>(
                     send_error(packet, meta, work, error, out, io, cx);
                 }
             }
-            Verdict::Punt | Verdict::Hold => {}
+            Verdict::Punt | Verdict::Hold | Verdict::HandOver(_) => {}
         }
     }
 }
@@ -84,9 +84,9 @@ fn owed(reason: Drop, meta: &Meta, work: &Work, cx: &Context<'_>) -> Option<Owed
         Drop::TtlExceeded => Some(Owed::Icmp(IcmpError::TimeExceeded)),
         Drop::TooBig => {
             #[expect(clippy::cast_possible_truncation, reason = "any 32 bits of the hash do")]
-            let hop = cx.snapshot.route(work.to.vrf, &work.to.dst, work.hash as u32)?;
+            let way = cx.snapshot.route(work.to.vrf, &work.to.dst, work.hash as u32)?;
             Some(Owed::Icmp(IcmpError::TooBig {
-                mtu: cx.snapshot.interface(hop.interface).mtu,
+                mtu: cx.snapshot.interface(way.interface).mtu,
             }))
         }
         Drop::NoRoute => Some(Owed::Icmp(IcmpError::NoRoute)),

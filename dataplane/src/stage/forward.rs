@@ -31,11 +31,11 @@ fn way_out<P: Packet>(packet: &P, meta: &Meta, work: &Work, cx: &mut Context<'_>
     }
     #[expect(clippy::cast_possible_truncation, reason = "any 32 bits of the hash do")]
     let flow_hash = work.hash as u32;
-    let hop = cx
+    let way = cx
         .snapshot
         .route(work.to.vrf, &work.to.dst, flow_hash)
         .ok_or(Drop::NoRoute)?;
-    let interface = cx.snapshot.interface(hop.interface);
+    let interface = cx.snapshot.interface(way.interface);
     if !interface.up {
         return Err(Drop::LinkDown);
     }
@@ -43,11 +43,12 @@ fn way_out<P: Packet>(packet: &P, meta: &Meta, work: &Work, cx: &mut Context<'_>
     if too_big && !can_split(packet.data(), meta, interface.mtu) {
         return Err(Drop::TooBig);
     }
-    let Some(mac) = cx.snapshot.neighbor(hop.interface, &hop.address) else {
-        cx.notices.unresolved(hop.interface, hop.address, cx.now);
+    let Some(mac) = cx.snapshot.next_mac(way, &work.to.dst) else {
+        let hop = way.next_hop(&work.to.dst);
+        cx.notices.unresolved(way.interface, hop, cx.now);
         return Err(Drop::NeighborUnresolved);
     };
-    let interface = hop.interface;
+    let interface = way.interface;
     Ok(if too_big {
         Exit::Split { interface, mac }
     } else {

@@ -79,8 +79,6 @@ pub(crate) struct Work {
     pub(crate) first: bool,
     /// It is a fragment that has met its packet: its place in [`Batch::pieces`] is valid.
     pub(crate) passed: bool,
-    /// Worker that has to process it, when that is another one.
-    pub(crate) to_worker: Option<u16>,
     /// The tuple it leaves with.
     pub(crate) to: FlowKey,
     /// What happens to the frame at the end.
@@ -117,7 +115,6 @@ impl Work {
         direction: Direction::Original,
         first: false,
         passed: false,
-        to_worker: None,
         to: FlowKey {
             src: crate::flow::Addr::v6([0; 16]),
             dst: crate::flow::Addr::v6([0; 16]),
@@ -138,10 +135,9 @@ impl Work {
         }
     }
 
-    /// Whether the next stage is to look at it. A packet of another worker is none of this one's business: the
-    /// stages between steer and transmit leave it alone.
+    /// Whether the next stage is to look at it.
     pub(crate) const fn is_open(&self) -> bool {
-        matches!(self.verdict, Verdict::Forward) && self.to_worker.is_none()
+        matches!(self.verdict, Verdict::Forward)
     }
 
     pub(crate) const fn drop(&mut self, reason: Drop) {

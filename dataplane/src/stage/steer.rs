@@ -60,7 +60,7 @@ pub(crate) fn hand_to(owner: u16, work: &mut Work, cx: &Context<'_>) {
         if work.handoffs >= HANDOFFS_MAX {
             work.drop(Drop::HandoffLoop);
         } else {
-            work.to_worker = Some(owner);
+            work.verdict = Verdict::HandOver(owner);
         }
     }
 }

@@ -114,15 +114,13 @@ pub(crate) fn transmit<I: Io>(
     for (i, mut packet) in packets.drain(..).enumerate() {
         let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
         let counters = &mut cx.tables.counters;
-        if work.verdict == Verdict::Forward
-            && let Some(owner) = work.to_worker
-        {
-            counters.handoff_out += 1;
-            let handoff = handoff(packet, work, mark_of(work, &batch.pieces[i]));
-            hand_over(owner, handoff, handoffs, counters);
-            continue;
-        }
         match work.verdict {
+            Verdict::HandOver(owner) => {
+                counters.handoff_out += 1;
+                let handoff = handoff(packet, work, mark_of(work, &batch.pieces[i]));
+                hand_over(owner, handoff, handoffs, counters);
+                continue;
+            }
             Verdict::Drop(reason) => {
                 counters.drop(reason);
                 if work.passed && meta.piece == Piece::First {

@@ -15,4 +15,4 @@ mod tests;
 pub use lpm::Lpm;
 pub use neighbor::Neighbors;
 pub use prefixes::{AddressSet, PrefixSet};
-pub use snapshot::{Hop, Interface, Local, PortInfo, Snapshot, Vrf};
+pub use snapshot::{Interface, Local, PortInfo, Snapshot, Vrf, Way};

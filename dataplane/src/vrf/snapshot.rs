@@ -11,6 +11,7 @@ use crate::config::{
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
 use crate::policy::{NatPolicy, Policy};
+use crate::wire::ethernet::Mac;
 use crate::wire::vlan::VlanTags;
 
 /// What the packet path forwards by. See the module for its life.
@@ -88,11 +89,24 @@ pub struct Vrf {
 
 /// The way out for one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hop {
+pub struct Way {
     /// Interface to send on.
     pub interface: InterfaceId,
+    /// None when the destination itself is on the link.
+    gateway: Option<Addr>,
+    /// The gateway's MAC address, looked up once per snapshot.
+    gateway_mac: Option<Mac>,
+}
+
+impl Way {
     /// Whose MAC address to send to: the gateway, or the destination itself on a link.
-    pub address: Addr,
+    #[must_use]
+    pub const fn next_hop(&self, dst: &Addr) -> Addr {
+        match self.gateway {
+            Some(gateway) => gateway,
+            None => *dst,
+        }
+    }
 }
 
 /// Whose a local address is.
@@ -113,21 +127,22 @@ impl Snapshot {
             .zip(&intent.interfaces)
             .map(|(n, i)| build_interface(InterfaceId(n), i, intent, forwarding, ports))
             .collect();
-        let vrfs: Vec<Vrf> = (0..)
-            .map(VrfId)
-            .take(intent.vrfs.len())
-            .map(|id| build_vrf(id, intent, forwarding, &interfaces))
-            .collect();
-        set_answered(&mut interfaces, &vrfs);
         let known: Vec<_> = forwarding
             .neighbors
             .iter()
             .filter(|n| n.interface.index() < interfaces.len())
             .copied()
             .collect();
+        let neighbors = Neighbors::new(&known);
+        let vrfs: Vec<Vrf> = (0..)
+            .map(VrfId)
+            .take(intent.vrfs.len())
+            .map(|id| build_vrf(id, intent, forwarding, &interfaces, &neighbors))
+            .collect();
+        set_answered(&mut interfaces, &vrfs);
         Self {
             ports: build_ports(intent),
-            neighbors: Neighbors::new(&known),
+            neighbors,
             interfaces,
             vrfs,
         }
@@ -171,7 +186,7 @@ impl Snapshot {
     /// (RFC 4291 section 2.5.6).
     #[must_use]
     #[inline]
-    pub fn route(&self, vrf: VrfId, dst: &Addr, flow_hash: u32) -> Option<Hop> {
+    pub fn route(&self, vrf: VrfId, dst: &Addr, flow_hash: u32) -> Option<&Way> {
         let vrf = &self.vrfs[vrf.index()];
         let set = if dst.is_v4() {
             let b = dst.v4_octets();
@@ -186,14 +201,18 @@ impl Snapshot {
             }
             vrf.v6.get(u128::from_be_bytes(*b))?
         };
-        Some(vrf.hops.choose(set, dst, flow_hash))
+        Some(vrf.hops.choose(set, flow_hash))
     }
 
-    /// MAC address of `address` on the link of `interface`.
+    /// MAC address of the next hop to `dst`; none while it isn't resolved.
     #[must_use]
     #[inline]
-    pub fn neighbor(&self, interface: InterfaceId, address: &Addr) -> Option<[u8; 6]> {
-        self.neighbors.get(interface, address)
+    pub fn next_mac(&self, way: &Way, dst: &Addr) -> Option<Mac> {
+        if way.gateway.is_some() {
+            way.gateway_mac
+        } else {
+            self.neighbors.get(way.interface, dst)
+        }
     }
 
     /// Whether the active node answers ARP or ND for `address` on `interface`: its virtual addresses there, and
@@ -276,15 +295,9 @@ struct Hops {
     ways: Vec<Way>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Way {
-    interface: InterfaceId,
-    gateway: Option<Addr>,
-}
-
 impl Hops {
     #[inline]
-    fn choose(&self, set: u32, dst: &Addr, flow_hash: u32) -> Hop {
+    fn choose(&self, set: u32, flow_hash: u32) -> &Way {
         let (first, count) = self.sets[set as usize];
         // Multiply and shift spreads a hash over any count without a division.
         let nth = if count == 1 {
@@ -293,17 +306,15 @@ impl Hops {
             (u64::from(flow_hash) * u64::from(count)) >> 32
         };
         #[expect(clippy::cast_possible_truncation, reason = "below count")]
-        let way = &self.ways[first as usize + nth as usize];
-        Hop {
-            interface: way.interface,
-            address: way.gateway.unwrap_or(*dst),
-        }
+        let way = first as usize + nth as usize;
+        &self.ways[way]
     }
 }
 
 /// Routes of one VRF on their way into the tries.
 struct Builder<'a> {
     interfaces: &'a [Interface],
+    neighbors: &'a Neighbors,
     hops: Hops,
     seen: std::collections::HashMap<Vec<(InterfaceId, Option<IpAddr>)>, u32>,
     v4: Vec<(u128, u8, u32)>,
@@ -346,11 +357,15 @@ impl Builder<'_> {
         let set = u32::try_from(self.hops.sets.len()).ok()?;
         let first = u32::try_from(self.hops.ways.len()).ok()?;
         self.hops.sets.push((first, u32::try_from(ways.len()).ok()?));
-        let resolved = ways.iter().map(|w| Way {
-            interface: w.0,
-            gateway: w.1.map(Addr::from),
-        });
-        self.hops.ways.extend(resolved);
+        let neighbors = self.neighbors;
+        self.hops.ways.extend(ways.iter().map(|&(interface, gateway)| {
+            let gateway = gateway.map(Addr::from);
+            Way {
+                interface,
+                gateway,
+                gateway_mac: gateway.and_then(|gateway| neighbors.get(interface, &gateway)),
+            }
+        }));
         self.seen.insert(ways, set);
         Some(set)
     }
@@ -410,10 +425,17 @@ fn build_interface(
     }
 }
 
-fn build_vrf(id: VrfId, intent: &Intent, forwarding: &Forwarding, interfaces: &[Interface]) -> Vrf {
+fn build_vrf(
+    id: VrfId,
+    intent: &Intent,
+    forwarding: &Forwarding,
+    interfaces: &[Interface],
+    neighbors: &Neighbors,
+) -> Vrf {
     let configured = &intent.vrfs[id.index()];
     let mut builder = Builder {
         interfaces,
+        neighbors,
         hops: Hops::default(),
         seen: std::collections::HashMap::new(),
         v4: Vec::new(),

@@ -196,7 +196,7 @@ fn the_longest_route_of_the_vrf_leads_to_its_gateway_or_the_link() {
     let hop = |vrf, dst: &str| {
         snapshot
             .route(vrf, &addr(dst), 0)
-            .map(|h| (h.interface, h.address.to_string()))
+            .map(|way| (way.interface, way.next_hop(&addr(dst)).to_string()))
     };
     assert_eq!(hop(MAIN, "8.8.8.8"), Some((WAN, "192.0.2.254".into())));
     assert_eq!(hop(MAIN, "192.0.2.9"), Some((WAN, "192.0.2.9".into())));
@@ -232,7 +232,8 @@ fn link_local_multicast_loopback_and_broadcast_are_not_routed() {
 #[test]
 fn a_flow_keeps_its_way_and_flows_use_all_ways() {
     let snapshot = snapshot();
-    let way = |hash| snapshot.route(MAIN, &addr("203.0.113.5"), hash).unwrap().address;
+    let dst = addr("203.0.113.5");
+    let way = |hash| snapshot.route(MAIN, &dst, hash).unwrap().next_hop(&dst);
     let mut uses = std::collections::HashMap::new();
     for n in 0..3_000_u32 {
         let hash = n.wrapping_mul(0x9e37_79b9);
@@ -397,16 +398,16 @@ fn what_names_an_interface_nobody_has_is_left_out() {
     });
     forwarding.addresses.push((nowhere, net("10.0.0.2/8")));
     let snapshot = snapshot_of(&intent(), &forwarding);
-    assert_eq!(
-        snapshot.route(MAIN, &addr("10.1.1.1"), 0).unwrap().address,
-        addr("192.0.2.254"),
-        "the default route"
-    );
-    assert_eq!(snapshot.neighbor(nowhere, &addr("10.0.0.1")), None);
-    assert_eq!(
-        snapshot.neighbor(WAN, &addr("192.0.2.254")),
-        Some([2, 0, 0, 0, 0, 1])
-    );
+    let dst = addr("10.1.1.1");
+    let way = snapshot.route(MAIN, &dst, 0).unwrap();
+    assert_eq!(way.next_hop(&dst), addr("192.0.2.254"), "the default route");
+    assert_eq!(snapshot.next_mac(way, &dst), Some([2, 0, 0, 0, 0, 1]));
+    let on_link = addr("192.0.2.254");
+    let way = snapshot.route(MAIN, &on_link, 0).unwrap();
+    assert_eq!(way.next_hop(&on_link), on_link);
+    assert_eq!(snapshot.next_mac(way, &on_link), Some([2, 0, 0, 0, 0, 1]));
+    let unknown = addr("192.0.2.253");
+    assert_eq!(snapshot.next_mac(way, &unknown), None);
     assert_eq!(snapshot.vrf(MAIN).ha_group, Some(0));
     assert_eq!(snapshot.vrf(SECOND).ha_group, None);
 }
