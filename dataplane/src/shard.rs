@@ -14,6 +14,14 @@ pub const fn mix64(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
+/// Both halves of the 128-bit product, together.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+pub(crate) const fn fold(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    (product >> 64) as u64 ^ product as u64
+}
+
 /// Hash of an address that both nodes share (sync/PROTOCOL.md, section "Slots").
 #[must_use]
 pub fn address_hash(address: &Addr) -> u64 {

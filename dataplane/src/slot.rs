@@ -8,10 +8,10 @@
 
 use arrayvec::ArrayVec;
 
-use crate::delta::{BlockRecord, Class, LaneTag, PutRecord, SlotRef, Term, Version};
+use crate::delta::{BlockRecord, LaneTag, PutRecord, SlotRef, Term, Version};
 use crate::flow::{FlowKey, VrfId};
 use crate::resync::{Absent, Incoming, Sum, Walk};
-use crate::shard::{mix64, worker_of};
+use crate::shard::{fold, mix64, worker_of};
 
 /// No entry: end of an intrusive list.
 pub const NIL: u32 = u32::MAX;
@@ -339,33 +339,51 @@ impl Slots {
 #[must_use]
 pub fn conntrack_digest(put: &PutRecord) -> u64 {
     let (grant, mapping) = put.nat.map_or((0, 0), |n| (n.grant, 1 + u64::from(n.mapping)));
-    let h = key_digest(&put.original)
-        .wrapping_add(mix64(key_digest(&put.reply) ^ 0x0072_6570_6c79))
-        .wrapping_add(mix64(grant ^ 0x0067_7261_6e74));
-    finish(h, put.class, mapping | u64::from(put.scales.0) << 8, put.version)
+    let rest = put.class as u64 | mapping << 8 | u64::from(put.scales.0) << 16;
+    let [a, b, c, d, ports] = key_words(&put.original);
+    let [e, f, g, h, reply_ports] = key_words(&put.reply);
+    let Version { term, counter } = put.version;
+    digest_of([
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        g,
+        h,
+        ports,
+        reply_ports,
+        grant,
+        rest,
+        counter,
+        term.0,
+    ])
 }
 
 /// Digest of a port block.
 #[must_use]
 pub fn block_digest(block: &BlockRecord) -> u64 {
-    let (s_high, s_low) = block.subscriber.halves();
-    let (_, a_low) = block.address.halves();
-    let h = mix64(s_high ^ mix64(s_low))
-        .wrapping_add(mix64(a_low ^ u64::from(block.port_first) << 48))
-        .wrapping_add(mix64(block.grant ^ 0x0062_6c6f_636b));
-    finish(h, Class::Established, 9, block.version)
+    let (a, b) = block.subscriber.halves();
+    let (c, d) = block.address.halves();
+    let Version { term, counter } = block.version;
+    digest_of([
+        a,
+        b,
+        c,
+        d,
+        block.grant,
+        u64::from(block.port_first),
+        counter,
+        term.0,
+    ])
 }
 
 /// Digest of a tuple; local VRF indexes stay out of it.
 #[must_use]
 pub fn key_digest(key: &FlowKey) -> u64 {
-    let (s_high, s_low) = key.src.halves();
-    let (d_high, d_low) = key.dst.halves();
-    let ports = u64::from(key.src_port) << 32 | u64::from(key.dst_port) << 16 | u64::from(key.proto);
-    let mut h = mix64(s_low ^ 0x6f72_6967);
-    h = mix64(h ^ s_high).wrapping_add(d_low);
-    h = mix64(h ^ d_high.rotate_left(17)).wrapping_add(ports);
-    mix64(h)
+    let [a, b, c, d, ports] = key_words(key);
+    digest_of([a, b, c, d, ports, 0])
 }
 
 /// Digest of a block's identity, to remember refused ones by.
@@ -374,14 +392,41 @@ pub const fn block_key_digest(grant: u64) -> u64 {
     mix64(grant ^ 0x0062_6c6f_636b)
 }
 
-const fn finish(h: u64, class: Class, flags: u64, version: Version) -> u64 {
-    let h = mix64(h ^ mix64(version.counter ^ version.term.0.rotate_left(20)));
-    mix64(h.wrapping_add(class as u64 | flags << 8))
+fn key_words(key: &FlowKey) -> [u64; 5] {
+    let (a, b) = key.src.halves();
+    let (c, d) = key.dst.halves();
+    let ports = u64::from(key.src_port) << 32 | u64::from(key.dst_port) << 16 | u64::from(key.proto);
+    [a, b, c, d, ports]
+}
+
+/// Keys of the words of a digest, by place.
+const DIGEST_KEYS: [u64; 14] = {
+    let mut keys = [0; 14];
+    let mut place = 0;
+    while place < keys.len() {
+        keys[place] = mix64(place as u64 + 1);
+        place += 1;
+    }
+    keys
+};
+
+/// Digest of an even number of words (sync/PROTOCOL.md, "Digest of an entry"): no product waits for another.
+#[inline]
+fn digest_of<const N: usize>(words: [u64; N]) -> u64 {
+    const { assert!(N.is_multiple_of(2) && N <= DIGEST_KEYS.len()) };
+    let pairs = words
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .zip(DIGEST_KEYS.as_chunks::<2>().0);
+    let products = pairs.map(|([a, b], [key_a, key_b])| fold(a.wrapping_add(*key_a), b.wrapping_add(*key_b)));
+    mix64(products.fold(0, u64::wrapping_add))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::Addr;
 
     struct Arena(Vec<SyncState>);
 
@@ -449,7 +494,7 @@ mod tests {
 
     #[test]
     fn every_replicated_field_is_in_the_digest_and_local_indexes_are_not() {
-        use crate::delta::{NatPart, Scales};
+        use crate::delta::{Class, NatPart, Scales};
         let key = |port| FlowKey {
             src_port: port,
             ..FlowKey::default()
@@ -528,6 +573,31 @@ mod tests {
             ..base
         };
         assert_eq!(conntrack_digest(&base), conntrack_digest(&same));
+        assert_eq!(
+            conntrack_digest(&base),
+            0xd822_b269_6260_b063,
+            "computed apart, after PROTOCOL.md"
+        );
+    }
+
+    #[test]
+    fn a_block_has_the_digest_that_the_protocol_says() {
+        let block = BlockRecord {
+            grant: 5,
+            subscriber: Addr::v4([100, 64, 0, 1]),
+            address: Addr::v4([198, 51, 100, 1]),
+            port_first: 1_024,
+            held: true,
+            version: Version {
+                term: Term(0x102),
+                counter: 9,
+            },
+        };
+        assert_eq!(
+            block_digest(&block),
+            0x2012_7dd5_b97e_d725,
+            "computed apart, after PROTOCOL.md"
+        );
     }
 
     #[test]

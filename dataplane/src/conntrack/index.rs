@@ -9,6 +9,7 @@
 
 use crate::flow::FlowKey;
 use crate::prefetch::prefetch;
+use crate::shard::fold;
 
 /// Places in a bucket.
 const PLACES: usize = 8;
@@ -266,14 +267,6 @@ const KEYS: [u64; 4] = [
     0x3c6e_f372_fe94_f82b,
     0xa54f_f53a_5f1d_36f1,
 ];
-
-/// Both halves of the 128-bit product, together.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
-const fn fold(a: u64, b: u64) -> u64 {
-    let product = a as u128 * b as u128;
-    (product >> 64) as u64 ^ product as u64
-}
 
 #[cfg(test)]
 mod tests {
