@@ -258,11 +258,16 @@ impl Slot {
     }
 }
 
+/// No place: beyond every list, since slot counts are 16 bits too.
+const ELSEWHERE: u16 = u16::MAX;
+
 /// All slots a worker owns.
 #[derive(Debug)]
 pub struct Slots {
     worker: u16,
     workers: u16,
+    /// Where each slot number is in its VRF's list; [`ELSEWHERE`] for another worker's. Divisions are slow.
+    places: Box<[u16]>,
     vrfs: Vec<Vec<Slot>>,
 }
 
@@ -271,9 +276,18 @@ impl Slots {
     #[must_use]
     pub fn new(worker: u16, workers: u16, slots_per_vrf: &[u16]) -> Self {
         let owned = |slots: u16| (worker..slots).step_by(usize::from(workers)).count();
+        let most = slots_per_vrf.iter().copied().max().unwrap_or_default();
+        let place = |slot| {
+            if worker_of(slot, workers) == worker {
+                slot / workers
+            } else {
+                ELSEWHERE
+            }
+        };
         Self {
             worker,
             workers,
+            places: (0..most).map(place).collect(),
             vrfs: slots_per_vrf
                 .iter()
                 .map(|&slots| (0..owned(slots)).map(|_| Slot::default()).collect())
@@ -284,22 +298,14 @@ impl Slots {
     /// The slot, when this worker owns it.
     #[must_use]
     pub fn get(&self, at: SlotRef) -> Option<&Slot> {
-        if worker_of(at.slot, self.workers) != self.worker {
-            return None;
-        }
-        self.vrfs
-            .get(at.vrf.index())?
-            .get(usize::from(at.slot / self.workers))
+        let place = *self.places.get(usize::from(at.slot))?;
+        self.vrfs.get(at.vrf.index())?.get(usize::from(place))
     }
 
     /// The slot, to change.
     pub fn get_mut(&mut self, at: SlotRef) -> Option<&mut Slot> {
-        if worker_of(at.slot, self.workers) != self.worker {
-            return None;
-        }
-        self.vrfs
-            .get_mut(at.vrf.index())?
-            .get_mut(usize::from(at.slot / self.workers))
+        let place = *self.places.get(usize::from(at.slot))?;
+        self.vrfs.get_mut(at.vrf.index())?.get_mut(usize::from(place))
     }
 
     /// The `index`th of a VRF's slots that this worker owns.

@@ -100,7 +100,8 @@ pub struct Tables {
     pub(crate) comparing: Comparing,
     pub(crate) dead: usize,
     listed: u64,
-    workers: u16,
+    /// Lane of each slot number: the same for every VRF.
+    lanes: Box<[u16]>,
 }
 
 /// FIFO of changed entries of one lane's slots: a bit and a link per entry, so that a burst of changes to one
@@ -170,6 +171,9 @@ impl Tables {
         pools: Arc<Pools>,
         seed: u64,
     ) -> Self {
+        // At most 255 lanes by configuration.
+        let lanes_count = u16::try_from(lanes.max(1)).unwrap_or(u16::MAX);
+        let slots_most = slots_per_vrf.iter().copied().max().unwrap_or_default();
         let slots_total = slots_per_vrf.iter().map(|&s| usize::from(s)).sum();
         Self {
             conntracks: Table::new(limits.conntracks, seed),
@@ -201,7 +205,9 @@ impl Tables {
             comparing: Comparing::new(slots_total),
             dead: 0,
             listed: 0,
-            workers,
+            lanes: (0..slots_most)
+                .map(|slot| lane_of(slot, workers, lanes_count))
+                .collect(),
         }
     }
 
@@ -332,9 +338,7 @@ impl Tables {
     /// Lane (and event thread) of a slot.
     #[must_use]
     pub fn lane_of(&self, slot: u16) -> usize {
-        // At most 255 lanes by configuration.
-        let lanes = u16::try_from(self.dirty.len()).unwrap_or(u16::MAX);
-        usize::from(lane_of(slot, self.workers, lanes))
+        self.lanes.get(usize::from(slot)).copied().map_or(0, usize::from)
     }
 
     /// Inserts a conntrack made by a packet and lists it for replication.
