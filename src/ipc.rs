@@ -163,6 +163,11 @@ pub enum Request {
         /// Number from [`Reply::Job`].
         number: u32,
     },
+    /// A peer gives out no ports any more: an operator says so. Refused while it is connected.
+    DeclareDead {
+        /// Its name in the configuration.
+        peer: String,
+    },
 }
 
 /// From data to control, to one request.

@@ -70,6 +70,7 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
         Verb::Show(show) => show.command(),
         Verb::Flush(flush) => flush.command(),
         Verb::Set(set) => set.command(),
+        Verb::Peer(peer) => peer.command(),
         Verb::Compare(compare) => compare.command(),
         Verb::Resync(resync) => resync
             .command()

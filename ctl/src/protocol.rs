@@ -138,6 +138,11 @@ pub enum Command {
         /// State wanted.
         state: GroupState,
     },
+    /// A peer is dead for certain: it gives out no ports any more.
+    DeclareDead {
+        /// Its name in the node's configuration.
+        peer: String,
+    },
     /// Reads a configuration and reports every error in it.
     ConfigCheck {
         /// Name of the file, for messages.
@@ -198,7 +203,7 @@ pub enum Reply {
     Compare(CompareReport),
     /// To [`Command::Job`].
     Resync(ResyncOutcome),
-    /// To [`Command::SetHaGroup`].
+    /// To [`Command::SetHaGroup`] and [`Command::DeclareDead`].
     Done,
     /// To [`Command::ConfigCheck`] and [`Command::ConfigDiff`]: one line each; none means no error, no difference.
     Lines(Vec<String>),

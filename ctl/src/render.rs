@@ -149,6 +149,7 @@ fn ha_state(state: &SyncState) -> String {
         t.line("role", state.role.name());
         t.line("term", state.term);
         t.line("cause", &state.cause);
+        t.line("in-doubt", state.in_doubt);
     })
 }
 
@@ -265,6 +266,7 @@ fn ha_group(group: &HaGroupReport) -> String {
                 t.line("role", row.role.name());
                 t.line("term", row.term);
                 t.line("cause", &row.cause);
+                t.line("in-doubt", row.in_doubt);
             });
         }
     })

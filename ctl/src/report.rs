@@ -93,6 +93,8 @@ pub struct RoleRow {
     pub term: u64,
     /// Why the role is what it is, in a few words.
     pub cause: String,
+    /// The peer isn't heard or lacks something: only this node's own half of the ports is given out.
+    pub in_doubt: bool,
 }
 
 /// What the data process was last told about a group.

@@ -23,6 +23,8 @@ pub struct SyncState {
     pub term: u64,
     /// Why the role is what it is.
     pub cause: String,
+    /// The peer isn't heard or lacks something: only this node's own half of the ports is given out.
+    pub in_doubt: bool,
     /// Configured peers.
     pub peers: Vec<PeerAddress>,
 }

@@ -39,6 +39,9 @@ pub(crate) enum Verb {
     /// Change what runs.
     #[command(subcommand)]
     Set(Set),
+    /// What this node can't see of a peer.
+    #[command(subcommand)]
+    Peer(Peer),
     /// Compare the tables with the peer's, entry by entry, while traffic runs.
     #[command(after_help = COMPARE_HELP)]
     Compare(Compare),
@@ -302,6 +305,26 @@ pub(crate) struct SetHaGroup {
     state: Wanted,
 }
 
+/// After `peer`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Peer {
+    /// The peer is dead for certain: all ports are this node's to give out, until the peer is heard again.
+    DeclareDead {
+        /// Name of the peer in the configuration.
+        #[arg(value_name = "PEER")]
+        peer: String,
+    },
+}
+
+impl Peer {
+    /// The command these words mean.
+    #[must_use]
+    pub(crate) fn command(self) -> Command {
+        let Self::DeclareDead { peer } = self;
+        Command::DeclareDead { peer }
+    }
+}
+
 /// State of a group.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Wanted {
@@ -495,6 +518,7 @@ mod tests {
             Verb::Show(show) => show.command(),
             Verb::Flush(flush) => flush.command(),
             Verb::Set(set) => set.command(),
+            Verb::Peer(peer) => peer.command(),
             Verb::Compare(compare) => compare.command(),
             Verb::Resync(resync) => resync.command()?,
             Verb::Config(_) | Verb::Key(_) | Verb::Completions { .. } | Verb::Manual { .. } => return None,
@@ -533,6 +557,11 @@ mod tests {
                 }),
             ),
             ("twinpathctl set ha-group g state king", None),
+            (
+                "twinpathctl peer declare-dead node2",
+                Some(Command::DeclareDead { peer: "node2".into() }),
+            ),
+            ("twinpathctl peer declare-dead", None),
             (
                 "twinpathctl flush conntrack",
                 Some(Command::FlushConntracks {

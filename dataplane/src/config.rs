@@ -156,6 +156,19 @@ pub struct PoolIntent {
     pub block_idle_s: u32,
     /// Who may send to a mapping (RFC 4787 section 5).
     pub filtering: Filtering,
+    /// What happens to a first packet when this node's own half of the ports is used up in doubt.
+    pub in_doubt: InDoubt,
+}
+
+/// What a node does when it would need ports that its peer, which it doesn't hear, may be giving out as well.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InDoubt {
+    /// Uses them, and counts each.
+    #[default]
+    Borrow,
+    /// Refuses the flow.
+    Refuse,
 }
 
 /// Which outside endpoints may use a mapping.

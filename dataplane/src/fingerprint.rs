@@ -109,6 +109,9 @@ fn nat_rules(c: &mut Canon, intent: &Intent, _: VrfId, vrf: &VrfIntent) {
         c.unordered_prefixes(&rule.source);
         c.text(vrf.pools.get(usize::from(rule.pool)).map_or("", |p| &p.name));
     }
+    let mut in_doubt: Vec<_> = vrf.pools.iter().map(|p| (&p.name, p.in_doubt as u8)).collect();
+    in_doubt.sort_unstable();
+    in_doubt.iter().for_each(|(_, choice)| c.number(*choice));
 }
 
 fn firewall_rule(c: &mut Canon, intent: &Intent, rule: &RuleIntent) {
@@ -223,7 +226,7 @@ mod tests {
 
     use super::*;
     use crate::config::{
-        Action, Filtering, FirewallIntent, HaGroupIntent, InterfaceIntent, NatRuleIntent, Timeouts,
+        Action, Filtering, FirewallIntent, HaGroupIntent, InDoubt, InterfaceIntent, NatRuleIntent, Timeouts,
     };
     use crate::io::PortId;
 
@@ -255,6 +258,7 @@ mod tests {
             port_rest_s: 120,
             block_idle_s: 60,
             filtering: Filtering::EndpointDependent,
+            in_doubt: InDoubt::Borrow,
         }
     }
 
@@ -320,7 +324,7 @@ mod tests {
 
     #[test]
     fn one_changed_field_names_exactly_its_section() {
-        let edits: [(&str, Edit); 33] = [
+        let edits: [(&str, Edit); 34] = [
             ("slots", |v| v.slots = 512),
             ("inside", |v| v.inside[0] = net("100.64.0.0/11")),
             ("inside", |v| v.inside.truncate(1)),
@@ -337,6 +341,7 @@ mod tests {
                 v.pools[0].filtering = Filtering::EndpointIndependent
             }),
             ("cg-nat pools", |v| v.pools[0].name = "zero".into()),
+            ("cg-nat rules", |v| v.pools[0].in_doubt = InDoubt::Refuse),
             ("cg-nat rules", |v| v.nat_rules[0].id = 2),
             ("cg-nat rules", |v| v.nat_rules[0].outbound = None),
             ("cg-nat rules", |v| {

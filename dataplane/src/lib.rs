@@ -35,4 +35,5 @@ pub mod io;
 mod prefetch;
 pub mod role;
 pub mod shard;
+pub mod share;
 pub mod time;

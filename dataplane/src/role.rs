@@ -1,10 +1,11 @@
 //! The one word per VRF that says whether this node is active: written by the role machine, read by each
 //! worker once per burst. A take-over is the store to it, whatever the size of the tables.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::delta::Term;
 use crate::flow::VrfId;
+use crate::share::Share;
 
 /// What this node is for a VRF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -33,6 +34,7 @@ impl Role {
 #[derive(Debug)]
 pub struct Roles {
     words: Vec<AtomicU64>,
+    shares: Vec<AtomicU8>,
 }
 
 impl Roles {
@@ -41,6 +43,7 @@ impl Roles {
     pub fn new(vrfs: usize) -> Self {
         Self {
             words: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
+            shares: (0..vrfs).map(|_| AtomicU8::new(0)).collect(),
         }
     }
 
@@ -64,6 +67,21 @@ impl Roles {
     pub fn set(&self, vrf: VrfId, role: Role, term: Term) {
         if let Some(word) = self.words.get(vrf.index()) {
             word.store((term.0 << 2) | role as u64, Ordering::Release);
+        }
+    }
+
+    /// What this node may give out of the VRF's ports. Read after the role, it is no older than that.
+    #[must_use]
+    pub fn share(&self, vrf: VrfId) -> Share {
+        self.shares
+            .get(vrf.index())
+            .map_or(Share::Whole, |word| Share::from_u8(word.load(Ordering::Acquire)))
+    }
+
+    /// To be stored before a role that depends on it.
+    pub fn set_share(&self, vrf: VrfId, share: Share) {
+        if let Some(word) = self.shares.get(vrf.index()) {
+            word.store(share.to_u8(), Ordering::Release);
         }
     }
 

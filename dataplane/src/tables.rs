@@ -15,6 +15,7 @@ use crate::flow::VrfId;
 use crate::nat::{Nat, NatLimits, Pools};
 use crate::role::{Role, Roles};
 use crate::shard::lane_of;
+use crate::share::Share;
 use crate::slot::{Entries, Kind, NIL, Slots, SyncState};
 use crate::stage::compare::Comparing;
 use crate::stage::digest::Rounds;
@@ -55,6 +56,8 @@ pub struct VrfRole {
     pub since_s: u32,
     /// Term under which this node was last active.
     pub reigned: Term,
+    /// What it may give out.
+    pub share: Share,
 }
 
 impl VrfRole {
@@ -187,6 +190,7 @@ impl Tables {
                     term: Term::NONE,
                     since_s: 0,
                     reigned: Term::NONE,
+                    share: Share::Whole,
                 };
                 slots_per_vrf.len()
             ],
@@ -216,6 +220,7 @@ impl Tables {
         for index in 0..u16::try_from(self.roles.len()).unwrap_or(u16::MAX) {
             let (role, term) = roles.get(VrfId(index));
             let seen = &mut self.roles[usize::from(index)];
+            seen.share = roles.share(VrfId(index));
             if (seen.role, seen.term) != (role, term) {
                 let reigned = if role == Role::Master { term } else { seen.reigned };
                 if seen.role.is_active() && !role.is_active() {
@@ -226,6 +231,7 @@ impl Tables {
                     term,
                     since_s: now.secs(),
                     reigned,
+                    ..*seen
                 };
                 if role == Role::Master {
                     self.resend_muted(VrfId(index));

@@ -34,6 +34,7 @@ pub(crate) struct Side {
 #[derive(Debug)]
 pub(crate) struct Sync {
     pub(crate) pump: Pump<SyncNet>,
+    config: Arc<SyncConfig>,
     shared: Arc<dataplane::worker::Shared>,
     board: Arc<Board>,
     machine: RoleMachine,
@@ -87,7 +88,8 @@ impl Side {
         };
         Ok(Self {
             sync: Sync {
-                pump: Pump::new(config, 0, net, ports, boot_id ^ 0x55),
+                pump: Pump::new(Arc::clone(&config), 0, net, ports, boot_id ^ 0x55),
+                config,
                 shared: Arc::clone(&node.shared),
                 board,
                 machine: RoleMachine::new((id, boot_id), true, desire, 1, BOOT_WAIT, now),
@@ -105,6 +107,10 @@ impl Sync {
     pub(crate) fn step_role(&mut self, now: Instant) {
         while self.events.try_recv().is_ok() {}
         let decision = self.machine.step(now, &[self.view()]);
+        let share = self
+            .config
+            .share(&self.config.vrfs[MAIN.index()], decision.in_doubt);
+        self.shared.roles.set_share(MAIN, share);
         if self.shared.roles.get(MAIN) != (decision.role, decision.term) {
             self.shared.roles.set(MAIN, decision.role, decision.term);
         }

@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
 use dataplane::config::{
-    Action, Filtering, FirewallIntent, Forwarding, HaGroupIntent, Intent, InterfaceId, InterfaceIntent,
-    NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent, Timeouts, VirtualAddress,
-    VrfIntent,
+    Action, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId,
+    InterfaceIntent, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent, Timeouts,
+    VirtualAddress, VrfIntent,
 };
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
@@ -73,6 +73,7 @@ impl Scene {
             port_rest_s: 120,
             block_idle_s: 60,
             filtering: Filtering::EndpointDependent,
+            in_doubt: InDoubt::Borrow,
         };
         let rule = RuleIntent {
             id: 10,

@@ -343,7 +343,7 @@ fn describe_rule(config: &Config, rule: &RuleIntent) -> String {
 
 fn describe_pool(pool: &PoolIntent) -> String {
     format!(
-        "addresses {} ports {} block_size {} blocks_per_subscriber_max {} port_rest_s {} block_idle_s {} filtering {:?}",
+        "addresses {} ports {} block_size {} blocks_per_subscriber_max {} port_rest_s {} block_idle_s {} filtering {:?} in_doubt {:?}",
         join(&pool.addresses),
         ports(&[pool.ports]),
         pool.block_size,
@@ -351,6 +351,7 @@ fn describe_pool(pool: &PoolIntent) -> String {
         pool.port_rest_s,
         pool.block_idle_s,
         pool.filtering,
+        pool.in_doubt,
     )
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use dataplane::config::{
-    Action, Filtering, FirewallIntent, InterfaceId, NatRuleIntent, PoolIntent, PortRange, RuleIntent,
+    Action, Filtering, FirewallIntent, InDoubt, InterfaceId, NatRuleIntent, PoolIntent, PortRange, RuleIntent,
 };
 use dataplane::flow::{VrfId, proto};
 use ipnet::IpNet;
@@ -23,6 +23,7 @@ const FILTERINGS: [(&str, Filtering); 2] = [
     ("endpoint-independent", Filtering::EndpointIndependent),
     ("endpoint-dependent", Filtering::EndpointDependent),
 ];
+const IN_DOUBT: [(&str, InDoubt); 2] = [("borrow", InDoubt::Borrow), ("refuse", InDoubt::Refuse)];
 /// Ports of a pool, unless configured: the well-known ones stay out (RFC 4787 section 4.2.2).
 const POOL_PORTS: PortRange = PortRange {
     first: 1_024,
@@ -195,6 +196,9 @@ fn read_pool(section: Section<'_>, name: String) -> (PoolIntent, PoolPlaces) {
         filtering: section
             .parsed("filtering", |t| word(t, &FILTERINGS))
             .map_or(Filtering::default(), |f| f.value),
+        in_doubt: section
+            .parsed("in_doubt", |t| word(t, &IN_DOUBT))
+            .map_or(InDoubt::default(), |d| d.value),
     };
     section.finish();
     (

@@ -94,6 +94,7 @@ impl Answers<'_> {
                 ipc::Reply::Resync(outcome) => Ok(Reply::Resync(outcome)),
                 _ => Err(wrong_reply()),
             },
+            Command::DeclareDead { peer } => self.declare_dead(peer),
             Command::SetHaGroup { name, state } => self.set_group(&name, state),
             Command::ConfigCheck { file, text } => Ok(Reply::Lines(check(&file, &text))),
             Command::ConfigDiff { file, text } => self.diff(&file, &text),
@@ -157,6 +158,12 @@ impl Answers<'_> {
             state = state.name(),
             "an operator has ordered a state"
         );
+        Ok(Reply::Done)
+    }
+
+    fn declare_dead(&mut self, peer: String) -> Result<Reply, Refusal> {
+        self.data.call(Request::DeclareDead { peer: peer.clone() })?;
+        tracing::info!(peer, "an operator has declared the peer dead");
         Ok(Reply::Done)
     }
 

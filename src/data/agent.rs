@@ -15,6 +15,7 @@ use dataplane::notice::Notice;
 use dataplane::time::Instant;
 use dataplane::vrf::{PortInfo, Snapshot};
 use state_sync::port::PumpEvent;
+use state_sync::role::DeclareError;
 
 use super::answer::{self, Pending, Served, Sources};
 use super::ask::tuple;
@@ -279,6 +280,13 @@ impl Agent {
                     Err(Refusal::new(RefusalKind::NotFound, format!("no HA group {name}")))
                 }
             }
+            Request::DeclareDead { peer } => match self.sources.keeper.declare_dead(&peer) {
+                Ok(()) => Ok(Served::Now(Reply::Done)),
+                Err(error @ DeclareError::NoPeer) => {
+                    Err(Refusal::new(RefusalKind::NotFound, format!("{error}: {peer}")))
+                }
+                Err(error) => Err(Refusal::new(RefusalKind::Refused, error.to_string())),
+            },
             Request::Compare(wanted) => self.jobs.compare(&wanted, &self.sources, now).map(Served::Now),
             Request::Resync { vrf, slot } => self.jobs.resync(vrf, slot, &self.sources, now).map(Served::Now),
             Request::Job { number } => self.jobs.look(number).map(Served::Now),

@@ -121,6 +121,7 @@ pub(crate) fn answer(
         | Request::Compare(_)
         | Request::Resync { .. }
         | Request::Job { .. }
+        | Request::DeclareDead { .. }
         | Request::SetGroup { .. } => {
             return Err(Refusal::new(RefusalKind::Protocol, "not a question".to_owned()));
         }
@@ -309,6 +310,8 @@ fn nat_statistics(sources: &Sources, vrf: VrfId) -> Served {
             ("refused-pool-exhausted", total.pool_exhausted),
             ("refused-address-exhausted", total.address_exhausted),
             ("refused-quota", total.quota_reached),
+            ("ports-borrowed", total.ports_borrowed),
+            ("refused-in-doubt", total.refused_in_doubt),
             ("rests-cut-short", total.rests_cut_short),
             ("node-log-lines-sent", lines.sent),
             ("node-log-lines-waiting", lines.waiting),
@@ -392,6 +395,7 @@ fn sync_state(sources: &Sources, vrf: VrfId) -> Result<SyncState, Refusal> {
         role: row.role,
         term: row.term,
         cause: row.cause,
+        in_doubt: row.in_doubt,
         peers: peers::addresses(&sources.facts, vrf),
     })
 }

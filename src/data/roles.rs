@@ -8,10 +8,11 @@ use ctl::report::{GroupRow, GroupState, RoleRow};
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
 use dataplane::role::{Role, Roles};
+use dataplane::share::Share;
 use dataplane::time::Instant;
 use state_sync::board::Board;
 use state_sync::config::SyncConfig;
-use state_sync::role::{Decision, Desire, RoleMachine, outranks};
+use state_sync::role::{Decision, DeclareError, Desire, RoleMachine, outranks};
 
 use crate::config::{Config, InitialState};
 use crate::ipc::role_state;
@@ -41,6 +42,10 @@ struct Vrf {
     group: Option<String>,
     slots: u16,
     peers: Vec<u8>,
+    /// In the same order.
+    peer_names: Vec<String>,
+    /// What this node may give out, without doubt and in doubt.
+    shares: [Share; 2],
     machine: RoleMachine,
     last: Option<Decision>,
 }
@@ -88,6 +93,8 @@ impl RoleKeeper {
                     name: vrf.name.clone(),
                     slots: replicated.slots,
                     peers: replicated.peers.clone(),
+                    peer_names: vrf.peers.iter().map(|peer| peer.name.clone()).collect(),
+                    shares: [false, true].map(|in_doubt| sync.share(replicated, in_doubt)),
                     machine: RoleMachine::new(
                         (sync.node_id, sync.boot_id),
                         group.is_some(),
@@ -135,6 +142,8 @@ impl RoleKeeper {
                 .map(|&peer| self.board.view(peer, id, vrf.slots))
                 .collect();
             let decision = vrf.machine.step(now, &views);
+            self.roles
+                .set_share(id, vrf.shares[usize::from(decision.in_doubt)]);
             let known = vrf.last.map(|l| (l.role, l.term));
             if known != Some((decision.role, decision.term)) {
                 self.roles.set(id, decision.role, decision.term);
@@ -166,6 +175,21 @@ impl RoleKeeper {
             vrf.machine.order(desire);
         }
         true
+    }
+
+    /// The peer of that name gives out nothing any more, in every VRF that has it.
+    ///
+    /// # Errors
+    /// When no VRF has such a peer, or one of them hears it.
+    pub(crate) fn declare_dead(&mut self, name: &str) -> Result<(), DeclareError> {
+        let mut found = Err(DeclareError::NoPeer);
+        for vrf in &mut self.vrfs {
+            for (place, _) in (0..).zip(&vrf.peer_names).filter(|(_, known)| *known == name) {
+                found = Ok(());
+                vrf.machine.declare_dead(place)?;
+            }
+        }
+        found
     }
 
     /// What groups were last told.
@@ -208,6 +232,7 @@ impl RoleKeeper {
             role: role_state(role),
             term: term.0,
             cause,
+            in_doubt: self.roles.share(id).is_in_doubt(),
         })
     }
 

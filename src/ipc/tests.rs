@@ -55,6 +55,7 @@ fn role_event() -> Event {
         role: RoleState::Master,
         term: 257,
         cause: "operator".into(),
+        in_doubt: false,
     })
 }
 

@@ -4,6 +4,8 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
+use dataplane::share::{Half, Share};
+
 use crate::fingerprint::Section;
 
 /// Lane number of the connection that carries only heartbeats and VRF state (sync/PROTOCOL.md R-12).
@@ -54,6 +56,29 @@ pub struct SyncVrf {
     pub sections: Vec<Section>,
     /// Conntracks this node has room for.
     pub capacity: u64,
+}
+
+impl SyncConfig {
+    /// What this node may give out of a VRF's ports, when it is in doubt or not. Of two nodes the one with the lower
+    /// address on the sync link owns the lower half (sync/PROTOCOL.md R-70).
+    #[must_use]
+    pub fn share(&self, vrf: &SyncVrf, in_doubt: bool) -> Share {
+        let peers = || {
+            vrf.peers
+                .iter()
+                .filter_map(|peer| self.peers.get(usize::from(*peer)))
+        };
+        let half = if peers().all(|peer| peer.source < peer.address) {
+            Half::Low
+        } else {
+            Half::High
+        };
+        match (peers().next(), in_doubt) {
+            (None, _) => Share::Whole,
+            (_, false) => Share::HalfFirst(half),
+            (_, true) => Share::HalfOnly(half),
+        }
+    }
 }
 
 impl SyncVrf {

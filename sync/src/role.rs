@@ -4,6 +4,9 @@
 //! Born in [`Role::Fault`] with no term. Leaves it when every configured peer has been imported from, was found
 //! without a term too, or has been silent for the boot wait. From then on a declared table decides between
 //! backup and master. Taking the active role raises the term; a live peer with a higher term demotes.
+//!
+//! Besides the role the machine says whether this node is *in doubt*: whether a peer may be giving out ports, or may
+//! have to go on with a table from which some are missing (sync/PROTOCOL.md R-71).
 
 use core::time::Duration;
 
@@ -11,6 +14,7 @@ use dataplane::delta::Term;
 use dataplane::role::Role;
 use dataplane::time::Instant;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::board::PeerVrf;
 
@@ -53,6 +57,19 @@ pub struct PeerView {
 }
 
 impl PeerView {
+    /// Whether peer and this node, at `own`, have the same table, and only this node can be giving out ports.
+    #[must_use]
+    pub fn is_settled(&self, own: Term) -> bool {
+        self.vrf.is_some_and(|v| {
+            let done = if outranks(v.term, self.node, own) {
+                self.verified
+            } else {
+                self.exported
+            };
+            !v.role.is_active() && done == self.slots
+        })
+    }
+
     /// Whether the peer holds state of the VRF that this node, at `own`, lacks. An equal term belongs to its
     /// owner: the other node imports.
     #[must_use]
@@ -216,6 +233,19 @@ pub struct Decision {
     pub ready: bool,
     /// What is in the way, if anything.
     pub cause: Option<Cause>,
+    /// Whether only this node's own half of the ports is safe to give out.
+    pub in_doubt: bool,
+}
+
+/// Why a peer can't be declared dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DeclareError {
+    /// The VRF has no such peer.
+    #[error("no such peer")]
+    NoPeer,
+    /// It is connected.
+    #[error("the peer is alive: it is connected")]
+    Alive,
 }
 
 /// One VRF's role.
@@ -236,6 +266,10 @@ pub struct RoleMachine {
 struct Heard {
     ever: bool,
     last: Instant,
+    /// As of the last step.
+    connected: bool,
+    /// An operator vouches for its death.
+    declared_dead: bool,
 }
 
 impl RoleMachine {
@@ -254,7 +288,9 @@ impl RoleMachine {
         let heard = vec![
             Heard {
                 ever: false,
-                last: now
+                last: now,
+                connected: false,
+                declared_dead: false,
             };
             peers
         ];
@@ -274,6 +310,19 @@ impl RoleMachine {
     pub fn order(&mut self, desire: Desire) {
         let done = desire == Desire::Ordered && self.role == Role::Master;
         self.desire = if done { Desire::Preferred } else { desire };
+    }
+
+    /// The peer, by its place at creation, gives out nothing any more: an operator says so. True until it is heard again.
+    ///
+    /// # Errors
+    /// When it is connected, as the last step has seen it, or unknown.
+    pub fn declare_dead(&mut self, peer: usize) -> Result<(), DeclareError> {
+        let heard = self.heard.get_mut(peer).ok_or(DeclareError::NoPeer)?;
+        if heard.connected {
+            return Err(DeclareError::Alive);
+        }
+        heard.declared_dead = true;
+        Ok(())
     }
 
     /// What is wanted at present.
@@ -296,6 +345,7 @@ impl RoleMachine {
                 term: self.term,
                 ready: true,
                 cause: None,
+                in_doubt: false,
             };
         }
         self.listen(now, peers);
@@ -328,23 +378,25 @@ impl RoleMachine {
             term: self.term,
             ready,
             cause,
+            in_doubt: self.in_doubt(peers),
         }
     }
 
     fn listen(&mut self, now: Instant, peers: &[PeerView]) {
-        for (heard, vrf) in self
-            .heard
-            .iter_mut()
-            .zip(peers)
-            .filter_map(|(h, p)| Some((h, p.vrf?)))
-        {
-            *heard = Heard {
-                ever: true,
-                last: now,
-            };
-            self.seen = self.seen.max(vrf.term);
+        for (heard, peer) in self.heard.iter_mut().zip(peers) {
+            heard.connected = peer.vrf.is_some();
+            if let Some(vrf) = peer.vrf {
+                (heard.ever, heard.last) = (true, now);
+                heard.declared_dead = false;
+                self.seen = self.seen.max(vrf.term);
+            }
         }
         self.seen = peers.iter().map(|p| p.heard).fold(self.seen, Term::max);
+    }
+
+    fn in_doubt(&self, peers: &[PeerView]) -> bool {
+        let mut known = self.heard.iter().zip(peers);
+        known.any(|(heard, peer)| !heard.declared_dead && !peer.is_settled(self.term))
     }
 
     fn situation(&self, now: Instant, peers: &[PeerView]) -> Situation {

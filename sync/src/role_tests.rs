@@ -104,10 +104,53 @@ fn peer(role: Role, term: u64, verified: u32) -> PeerView {
     }
 }
 
+///
+#[test]
+fn doubt_ends_when_one_has_everything_of_the_other_and_only_one_is_active() {
+    let mut m = machine(Preferred, 1);
+    assert!(m.step(ms(99), &[gone()]).in_doubt, "never heard");
+    let mut doubt = |view| m.step(ms(100), &[view]).in_doubt;
+    assert!(doubt(gone()));
+    let exported = |exported, role| PeerView {
+        exported,
+        ..peer(role, 0x001, 0)
+    };
+    assert!(doubt(exported(7, Role::Backup)), "one slot is missing");
+    assert!(!doubt(exported(8, Role::Backup)));
+    assert!(doubt(exported(8, Master)), "the other one is active as well");
+    assert!(doubt(gone()));
+    // Now the other way round: this node imports.
+    m.order(Desire::Backup);
+    let mut doubt = |view| m.step(ms(101), &[view]).in_doubt;
+    assert!(doubt(peer(Role::Backup, 0x902, 7)));
+    assert!(!doubt(peer(Role::Backup, 0x902, 8)));
+}
+
+#[test]
+fn a_peer_declared_dead_is_believed_to_be_until_it_is_heard() {
+    let mut m = machine(Preferred, 2);
+    assert_eq!(m.declare_dead(2), Err(DeclareError::NoPeer));
+    let settled = PeerView {
+        exported: 8,
+        ..peer(Role::Backup, 0, 0)
+    };
+    m.step(ms(100), &[gone(), settled]);
+    assert_eq!(m.declare_dead(1), Err(DeclareError::Alive));
+    assert_eq!(m.declare_dead(0), Ok(()));
+    assert!(!m.step(ms(101), &[gone(), settled]).in_doubt);
+    assert!(
+        m.step(ms(102), &[gone(), gone()]).in_doubt,
+        "the other one isn't declared dead"
+    );
+    assert!(m.step(ms(103), &[peer(Fault, 0, 0), settled]).in_doubt, "heard");
+    assert!(m.step(ms(104), &[gone(), settled]).in_doubt, "and gone again");
+}
+
 #[test]
 fn a_vrf_without_a_group_is_alone_for_ever() {
     let mut machine = RoleMachine::new((1, 77), false, Desire::Backup, 1, WAIT, ms(0));
-    assert_eq!(machine.step(ms(1), &[peer(Master, 0x202, 0)]).role, Role::Alone);
+    let decision = machine.step(ms(1), &[peer(Master, 0x202, 0)]);
+    assert_eq!((decision.role, decision.in_doubt), (Role::Alone, false));
 }
 
 #[test]

@@ -153,6 +153,7 @@ impl Data {
                     role: RoleState::Backup,
                     term: 257,
                     cause: "played".into(),
+                    in_doubt: false,
                 }]),
                 other => unreachable!("{other:?}"),
             };

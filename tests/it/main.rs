@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod compare;
 #[cfg(test)]
+mod doubt;
+#[cfg(test)]
 mod fragments;
 #[cfg(test)]
 mod handoff;

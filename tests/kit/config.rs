@@ -6,9 +6,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
 use dataplane::config::{
-    Action, Filtering, FirewallIntent, Forwarding, HaGroupIntent, Intent, InterfaceId, InterfaceIntent,
-    NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent, Timeouts, VirtualAddress,
-    VrfIntent,
+    Action, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId,
+    InterfaceIntent, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent, Timeouts,
+    VirtualAddress, VrfIntent,
 };
 use dataplane::flow::{Addr, VrfId};
 use dataplane::io::PortId;
@@ -77,6 +77,8 @@ pub struct Setup {
     pub block_idle_s: u32,
     /// Who may send to a mapping.
     pub filtering: Filtering,
+    /// What is done when the own half of the ports is used up in doubt.
+    pub in_doubt: InDoubt,
     /// Check TCP windows.
     pub tcp_window_check: bool,
     /// Lifetimes.
@@ -125,6 +127,7 @@ impl Default for Setup {
             port_rest_s: 120,
             block_idle_s: 60,
             filtering: Filtering::EndpointDependent,
+            in_doubt: InDoubt::Borrow,
             tcp_window_check: true,
             timeouts: Timeouts::default(),
             rules: vec![accept(10, Some(LAN_IF), Some(WAN_IF))],
@@ -281,6 +284,7 @@ impl Setup {
             port_rest_s: self.port_rest_s,
             block_idle_s: self.block_idle_s,
             filtering: self.filtering,
+            in_doubt: self.in_doubt,
         };
         let rule = NatRuleIntent {
             id: 1,

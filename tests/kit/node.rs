@@ -26,10 +26,11 @@ use dataplane::wiring::{Counts, Wiring};
 use dataplane::worker::{ABSORB_BUDGET, Shared, Worker};
 use state_sync::board::Board;
 use state_sync::compare::Ways;
+use state_sync::config::SyncConfig;
 use state_sync::port::{Arrival, PumpCommand, PumpEvent, PumpPorts};
 use state_sync::pump::Pump;
 use state_sync::report::PumpReport;
-use state_sync::role::{Decision, Desire, RoleMachine};
+use state_sync::role::{Decision, DeclareError, Desire, RoleMachine};
 
 use crate::config::{LAN, Setup, WAN};
 use crate::network::{MemNet, MemWire};
@@ -54,6 +55,7 @@ pub struct Node {
     pub pump_events: Receiver<PumpEvent>,
     intent: Intent,
     forwarding: Forwarding,
+    sync: Arc<SyncConfig>,
     workers: Vec<Worker<MemIo>>,
     ios: Vec<MemIo>,
     pumps: Vec<Pump<MemNet>>,
@@ -159,6 +161,7 @@ impl Node {
             pump_events,
             intent,
             forwarding,
+            sync,
             workers: threads,
             ios,
             pumps,
@@ -206,6 +209,10 @@ impl Node {
             let decision = machine
                 .machine
                 .step(now, &[self.board.view(0, vrf, self.setup.slots)]);
+            let config = &self.sync.vrfs[vrf.index()];
+            self.shared
+                .roles
+                .set_share(vrf, self.sync.share(config, decision.in_doubt));
             if machine.last.map(|l| (l.role, l.term)) != Some((decision.role, decision.term)) {
                 let was_active = machine.last.is_some_and(|l| l.role.is_active());
                 self.shared.roles.set(vrf, decision.role, decision.term);
@@ -232,6 +239,16 @@ impl Node {
         for machine in &mut self.machines {
             machine.machine.order(desire);
         }
+    }
+
+    /// As `peer declare-dead` does, in all VRFs.
+    ///
+    /// # Errors
+    /// When the peer is connected.
+    pub fn declare_dead(&mut self) -> Result<(), DeclareError> {
+        self.machines
+            .iter_mut()
+            .try_for_each(|m| m.machine.declare_dead(0))
     }
 
     /// Role and term of a VRF.

@@ -84,6 +84,7 @@ class TestOperator(LabCase):
         for text, expected in (("show conntrack vrf nowhere", 1), ("show ha-fp-conntrack peer vrf nowhere", 1),
                                ("show cg-nat blocks vrf nowhere", 1), ("show fp-firewall rules vrf nowhere", 1),
                                ("flush conntrack vrf nowhere", 1), ("set ha-group nogroup state master", 1),
+                               ("peer declare-dead nopeer", 1),
                                ("set ha-group group1 state king", 2), ("show everything", 2),
                                ("show conntrack vrf main --src nonsense", 2), ("config diff /nonexistent", 2)):
             words = text.split()

@@ -124,6 +124,36 @@ class TestOrderlyStop(LabCase):
                 wait_equal(self.lab, at_least=100)
 
 
+class TestDeclaredDead(LabCase):
+    """The operator knows more than the node: the peer is dead."""
+
+    def in_doubt(self, node):
+        """Whether a node gives out its own half of the ports only."""
+        return node.ctl("show", "ha-fp-conntrack", "state", "vrf", "main")["in_doubt"]
+
+    def declare(self, node):
+        """`peer declare-dead`: exit code and message."""
+        done = subprocess.run(node.ctl_words("peer", "declare-dead", "peer1"), capture_output=True, text=True, check=False,
+                              timeout=20)
+        return done.returncode, done.stderr
+
+    def test_a_peer_declared_dead_leaves_all_ports_to_the_other_node_until_it_is_back(self):
+        """Refused while the peer lives; doubt begins with its death, ends with the order, and doesn't outlive a return."""
+        self.assertFalse(self.in_doubt(self.node1))
+        code, said = self.declare(self.node1)
+        self.assertEqual(code, 1)
+        self.assertIn("alive", said)
+        self.node2.kill()
+        wait_until("node1 is in doubt", lambda: self.in_doubt(self.node1), 20, 0.1)
+        self.assertEqual(self.declare(self.node1), (0, ""))
+        wait_until("the doubt is over", lambda: not self.in_doubt(self.node1), 20, 0.1)
+        self.node2.start()
+        wait_in_sync(self.lab, "node1")
+        self.assertFalse(self.in_doubt(self.node1))
+        self.node2.kill()
+        wait_until("node1 is in doubt again", lambda: self.in_doubt(self.node1), 20, 0.1)
+
+
 class TestDataProcessAlone(LabCase):
     """The data process dies and returns under a control process that stays."""
 

@@ -129,6 +129,7 @@ fn state_is_the_tree_operators_know_with_the_role_below() {
         role: RoleState::Backup,
         term: 258,
         cause: "peer has a higher term".into(),
+        in_doubt: false,
         peers: vec![PeerAddress {
             name: "peer1".into(),
             source: ip("10.150.0.1"),
@@ -146,6 +147,7 @@ ha-fp-conntrack
     role backup
     term 258
     cause peer has a higher term
+    in-doubt false
     ..
 ";
     assert_eq!(text(&Reply::HaState(state)), wanted);
@@ -246,6 +248,7 @@ fn groups_show_who_set_them_and_what_their_vrfs_are() {
             role: RoleState::Master,
             term: 257,
             cause: "operator".into(),
+            in_doubt: true,
         }],
     };
     let wanted = "\
@@ -257,6 +260,7 @@ ha-group group1
         role master
         term 257
         cause operator
+        in-doubt true
         ..
     ..
 ";

@@ -10,6 +10,7 @@
 //! here queue up for [`Nat::pop_changed`] (what the peer must hear) and as log events.
 
 use super::arena::{Links, NIL};
+use super::find::Short;
 use super::log::BlockEvent;
 use super::mapping::Protocol;
 use super::pool::{Place, PoolRef};
@@ -18,6 +19,7 @@ use super::{LearnError, Nat, enter};
 use crate::conntrack::hash_words;
 use crate::delta::Term;
 use crate::flow::{Addr, VrfId};
+use crate::share::Part;
 use crate::slot::SyncState;
 use crate::time::Instant;
 use crate::verdict::Drop;
@@ -108,19 +110,26 @@ pub(super) enum Grantee {
 }
 
 impl Nat {
-    /// A block of random place for a subscriber. Changes nothing when refused.
-    pub(super) fn grant(&mut self, now: Instant, term: Term, to: Grantee, slot: u16) -> Result<u32, Drop> {
+    /// A block of random place in a part of the free ones for a subscriber. Changes nothing when refused.
+    pub(super) fn grant(
+        &mut self,
+        now: Instant,
+        term: Term,
+        to: Grantee,
+        slot: u16,
+        part: Part,
+    ) -> Result<u32, Short> {
         let pool = match to {
             Grantee::Known(subscriber) => self.subscribers[subscriber].who.pool,
             Grantee::New(who) => who.pool,
         };
         if !self.blocks.has_room() {
-            return Err(Drop::BlocksFull);
+            return Err(Short::Table(Drop::BlocksFull));
         }
         if matches!(to, Grantee::New(_)) && !self.subscribers.has_room() {
-            return Err(Drop::SubscribersFull);
+            return Err(Short::Table(Drop::SubscribersFull));
         }
-        let (address, chunk) = self.claim_for(to, pool)?;
+        let (address, chunk) = self.claim_for(to, pool, part)?;
         let place = Place { pool, address, chunk };
         let Some(grant) = self.pools.next_grant(term) else {
             return Err(self.unclaim(place));
@@ -134,27 +143,21 @@ impl Nat {
         Ok(id)
     }
 
-    fn claim_for(&mut self, to: Grantee, pool: usize) -> Result<(u32, u32), Drop> {
-        let (places, usage) = (self.pools.at(pool), &mut self.usage[pool]);
+    fn claim_for(&mut self, to: Grantee, pool: usize, part: Part) -> Result<(u32, u32), Short> {
+        let places = self.pools.at(pool);
         match to {
-            Grantee::New(_) => places.claim_any(&mut self.random).ok_or_else(|| {
-                usage.pool_exhausted += 1;
-                Drop::PoolExhausted
-            }),
+            Grantee::New(_) => places.claim_any(&mut self.random, part).ok_or(Short::Pool),
             Grantee::Known(subscriber) => {
                 let address = self.subscribers[subscriber].paired;
-                let chunk = places.claim_on(address, &mut self.random).ok_or_else(|| {
-                    usage.address_exhausted += 1;
-                    Drop::PortsExhausted
-                })?;
-                Ok((address, chunk))
+                let chunk = places.claim_on(address, &mut self.random, part);
+                chunk.map(|chunk| (address, chunk)).ok_or(Short::Address)
             }
         }
     }
 
-    fn unclaim(&mut self, place: Place) -> Drop {
+    fn unclaim(&mut self, place: Place) -> Short {
         self.pools.at(place.pool).unclaim(place.address, place.chunk);
-        Drop::PoolExhausted
+        Short::Table(Drop::PoolExhausted)
     }
 
     /// Makes a claimed place a block of the subscriber. None, without a change, when a table is full.

@@ -15,6 +15,7 @@
 
 mod arena;
 mod block;
+mod find;
 mod learn;
 pub mod log;
 mod mapping;
@@ -33,6 +34,7 @@ use thiserror::Error;
 use self::arena::{Arena, List};
 use self::block::Grantee;
 pub use self::block::{Block, BlockChange};
+use self::find::Want;
 use self::log::BlockEvent;
 use self::mapping::Mapping;
 pub use self::mapping::Protocol;
@@ -44,6 +46,7 @@ use crate::config::Filtering;
 use crate::conntrack::Index;
 use crate::delta::{NatPart, Term};
 use crate::flow::{Addr, FlowKey, VrfId};
+use crate::share::Share;
 use crate::time::Instant;
 use crate::verdict::Drop;
 
@@ -58,6 +61,15 @@ pub struct Bound {
     pub mapping: u32,
     /// What the conntrack and its record carry.
     pub part: NatPart,
+}
+
+/// What a node that gives out ports is entitled to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reign {
+    /// Term under which blocks are granted.
+    pub term: Term,
+    /// Which ports are its own.
+    pub share: Share,
 }
 
 /// Where a packet for a pool address goes. Not retained.
@@ -210,17 +222,18 @@ impl Nat {
     }
 
     /// Public endpoint for the first packet of a flow from inside. `key` is the packet's own (original) key, `slot`
-    /// the subscriber's, `term` that of the inside VRF. The mapping is retained for the caller's conntrack. When
+    /// the subscriber's, `reign` that of the inside VRF. The mapping is retained for the caller's conntrack. When
     /// refused, nothing changes and no mapping of anybody is evicted (RFC 6888 REQ-11).
     ///
     /// # Errors
     /// `UnsupportedProtocol` for anything but TCP, UDP and ICMP queries over IPv4; `PoolExhausted` when a new
     /// subscriber finds no free block; `PortsExhausted` when one with blocks has reached its quota (RFC 6888 REQ-4)
-    /// or its paired address has no free block; `SubscribersFull`, `BlocksFull`, `MappingsFull` by table.
+    /// or its paired address has no free block (in doubt, and where the pool says `refuse`: none in this node's half);
+    /// `SubscribersFull`, `BlocksFull`, `MappingsFull` by table.
     pub fn bind(
         &mut self,
         now: Instant,
-        term: Term,
+        reign: Reign,
         key: &FlowKey,
         slot: u16,
         pool: PoolRef,
@@ -242,11 +255,13 @@ impl Nat {
         if !self.mapping_room() {
             return Err(Drop::MappingsFull);
         }
-        let odd = key.src_port % 2 == 1;
-        let (block, offset) = match known {
-            Some(subscriber) => self.port_of_known(now, term, subscriber, slot, class, odd)?,
-            None => self.port_of_new_block(now, term, Grantee::New(who), slot, class, odd)?,
+        let want = Want {
+            by: known.map_or(Grantee::New(who), Grantee::Known),
+            slot,
+            class,
+            odd: key.src_port % 2 == 1,
         };
+        let (block, offset) = self.find_port(now, reign, &want)?;
         let mapping = self
             .open(now, block, offset, key.src_port, class)
             .ok_or(Drop::MappingsFull)?;
@@ -337,70 +352,6 @@ impl Nat {
                 mapping: true,
             },
         }
-    }
-
-    /// A port for a subscriber that has blocks: of the inside port's parity from any of them (RFC 4787 REQ-4), else
-    /// of any parity, else from a further block.
-    fn port_of_known(
-        &mut self,
-        now: Instant,
-        term: Term,
-        subscriber: u32,
-        slot: u16,
-        class: Protocol,
-        odd: bool,
-    ) -> Result<(u32, u16), Drop> {
-        let random = self.random.next();
-        let paired = self.subscribers[subscriber].paired;
-        for parity in [Some(odd), None] {
-            let mut of_paired = self
-                .blocks_of(subscriber)
-                .filter(|&id| self.blocks[id].place.address == paired);
-            let found = of_paired.find_map(|id| {
-                self.free_port(id, class, random, parity)
-                    .map(|offset| (id, offset))
-            });
-            if let Some(found) = found {
-                return Ok(found);
-            }
-        }
-        let who = self.subscribers[subscriber].who;
-        if self.subscribers[subscriber].held
-            >= self.pools.at(who.pool).settings.blocks_per_subscriber_max.into()
-        {
-            self.usage[who.pool].quota_reached += 1;
-            return Err(Drop::PortsExhausted);
-        }
-        self.port_of_new_block(now, term, Grantee::Known(subscriber), slot, class, odd)
-    }
-
-    fn port_of_new_block(
-        &mut self,
-        now: Instant,
-        term: Term,
-        to: Grantee,
-        slot: u16,
-        class: Protocol,
-        odd: bool,
-    ) -> Result<(u32, u16), Drop> {
-        let random = self.random.next();
-        let block = self.grant(now, term, to, slot)?;
-        // A fresh block has 64 free ports or more, half of them of the wanted parity.
-        let offset = self
-            .free_port(block, class, random, Some(odd))
-            .ok_or(Drop::PortsExhausted)?;
-        Ok((block, offset))
-    }
-
-    /// A free port of a block from a random place on, as an offset.
-    fn free_port(&self, block: u32, class: Protocol, random: u64, odd: Option<bool>) -> Option<u16> {
-        let Block { place, taken, .. } = self.blocks[block];
-        let pool = self.pools.at(place.pool);
-        let size = pool.settings.block_size;
-        if taken[class as usize] >= size {
-            return None;
-        }
-        pool.free_port(place, class, Random::new(random).below_u16(size), odd)
     }
 }
 

@@ -18,6 +18,7 @@ use super::random::Random;
 use crate::config::{Intent, PoolIntent};
 use crate::delta::Term;
 use crate::flow::{Addr, VrfId};
+use crate::share::{Half, Part};
 
 /// A pool, by the VRF that it is configured in and its place there.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -227,8 +228,8 @@ pub(super) struct Pool {
     pub(super) settings: PoolIntent,
     /// Chunks per address.
     chunks: u32,
-    /// One bit per address: set if it may have a free chunk. A hint that searches correct.
-    addresses_free: Vec<AtomicU64>,
+    /// Per half one bit per address: set if it may have a free chunk of that half. A hint that searches correct.
+    addresses_free: [Vec<AtomicU64>; 2],
     /// One bit per chunk, whole words per address: set if free. The truth.
     free: Vec<AtomicU64>,
     /// Per chunk: `HELD | inside VRF | slot`, or 0.
@@ -262,7 +263,7 @@ impl Pool {
             u32::try_from(addresses).unwrap_or(u32::MAX)
         };
         Self {
-            addresses_free: (0..words(any_free)).map(|at| full(any_free, at)).collect(),
+            addresses_free: [(); 2].map(|()| (0..words(any_free)).map(|at| full(any_free, at)).collect()),
             free,
             owners: zeroes(total),
             grants: zeroes(total),
@@ -297,25 +298,45 @@ impl Pool {
         (chunk < self.chunks).then_some(chunk)
     }
 
-    /// Takes a free chunk on a random address.
-    pub(super) fn claim_any(&self, random: &mut Random) -> Option<(u32, u32)> {
+    /// Takes a free chunk of a part of all, on a random address.
+    pub(super) fn claim_any(&self, random: &mut Random, part: Part) -> Option<(u32, u32)> {
+        let first = part.unwrap_or(if random.below(2) == 0 {
+            Half::Low
+        } else {
+            Half::High
+        });
+        let claimed = self.claim_half(random, first);
+        if claimed.is_none() && part.is_none() {
+            self.claim_half(random, first.other())
+        } else {
+            claimed
+        }
+    }
+
+    fn claim_half(&self, random: &mut Random, half: Half) -> Option<(u32, u32)> {
         let addresses = self.addresses();
+        let hints = &self.addresses_free[half as usize];
         // Every pass either returns, clears a stale hint, or lost to another worker's claim.
         loop {
             let start = random.below(addresses);
-            let address = next_set(&self.addresses_free, addresses, start)?;
-            if let Some(chunk) = self.claim_on(address, random) {
+            let address = next_set(hints, addresses, start, u64::MAX)?;
+            if let Some(chunk) = self.claim_on(address, random, Some(half)) {
                 return Some((address, chunk));
             }
         }
     }
 
-    /// Takes a free chunk of one address, searched from a random place.
-    pub(super) fn claim_on(&self, address: u32, random: &mut Random) -> Option<u32> {
+    /// Takes a free chunk of a part of one address, searched from a random place.
+    pub(super) fn claim_on(&self, address: u32, random: &mut Random, part: Part) -> Option<u32> {
+        let mask = part.map_or(u64::MAX, |half| chunks_of(half, address));
         loop {
             let start = random.below(self.chunks);
-            let Some(chunk) = next_set(self.free_of(address), self.chunks, start) else {
-                self.clear_hint(address);
+            let Some(chunk) = next_set(self.free_of(address), self.chunks, start, mask) else {
+                for half in [Half::Low, Half::High] {
+                    if part.is_none_or(|part| part == half) {
+                        self.clear_hint(address, half);
+                    }
+                }
                 return None;
             };
             if self.claim(address, chunk) {
@@ -334,7 +355,7 @@ impl Pool {
     /// Takes a claim back.
     pub(super) fn unclaim(&self, address: u32, chunk: u32) {
         self.free_of(address)[chunk as usize / 64].fetch_or(1 << (chunk % 64), Ordering::AcqRel);
-        self.set_hint(address);
+        self.set_hint(address, half_of(address, chunk));
     }
 
     /// Publishes whose the claimed chunk is.
@@ -364,14 +385,25 @@ impl Pool {
         self.grants[self.at(place)].load(Ordering::Acquire)
     }
 
-    /// A free port of a chunk, as an offset into it: the first free one from `start` on, around the end.
-    /// With `odd` given, only ports of that parity.
+    /// The offsets of a part of a block: the first one, and the one behind the last.
+    pub(super) const fn offsets(&self, part: Part) -> (u16, u16) {
+        let size = self.settings.block_size;
+        match part {
+            None => (0, size),
+            Some(Half::Low) => (0, size / 2),
+            Some(Half::High) => (size / 2, size),
+        }
+    }
+
+    /// A free port of a part of a chunk, as an offset into it: the first free one from `start` on, which is in the part,
+    /// around its end. With `odd` given, only ports of that parity.
     pub(super) fn free_port(
         &self,
         place: Place,
         class: Protocol,
         start: u16,
         odd: Option<bool>,
+        part: Part,
     ) -> Option<u16> {
         let first_is_odd = self.port_first(place) % 2 == 1;
         let wanted = match odd {
@@ -380,15 +412,18 @@ impl Pool {
             Some(_) => 0xaaaa_aaaa_aaaa_aaaa,
         };
         let bits = self.bits(place, class);
+        let (from, to) = self.offsets(part);
         let (start_word, start_bit) = (usize::from(start / 64), u32::from(start % 64));
+        let first_word = usize::from(from / 64);
+        let words = usize::from(to.div_ceil(64)) - first_word;
         // One word more than there are: the start word's low bits come last.
-        (0..=bits.len()).find_map(|step| {
-            let at = (start_word + step) % bits.len();
+        (0..=words).find_map(|step| {
+            let at = first_word + (start_word - first_word + step) % words;
             let part = match step {
                 0 => u64::MAX << start_bit,
-                s if s == bits.len() => !(u64::MAX << start_bit),
+                s if s == words => !(u64::MAX << start_bit),
                 _ => u64::MAX,
-            };
+            } & between(from, to, at);
             let free = !bits[at].load(Ordering::Relaxed) & wanted & part;
             let bit = free.trailing_zeros();
             (free != 0)
@@ -423,22 +458,53 @@ impl Pool {
         &self.free[address as usize * words..][..words]
     }
 
-    fn clear_hint(&self, address: u32) {
-        self.addresses_free[address as usize / 64].fetch_and(!(1 << (address % 64)), Ordering::AcqRel);
+    fn clear_hint(&self, address: u32, half: Half) {
+        let hints = &self.addresses_free[half as usize];
+        hints[address as usize / 64].fetch_and(!(1 << (address % 64)), Ordering::AcqRel);
         // A release may have come between the search and here: its hint must not be lost.
-        if next_set(self.free_of(address), self.chunks, 0).is_some() {
-            self.set_hint(address);
+        if next_set(self.free_of(address), self.chunks, 0, chunks_of(half, address)).is_some() {
+            self.set_hint(address, half);
         }
     }
 
-    fn set_hint(&self, address: u32) {
-        self.addresses_free[address as usize / 64].fetch_or(1 << (address % 64), Ordering::AcqRel);
+    fn set_hint(&self, address: u32, half: Half) {
+        let hints = &self.addresses_free[half as usize];
+        hints[address as usize / 64].fetch_or(1 << (address % 64), Ordering::AcqRel);
     }
 }
 
-/// The first set bit from `start` on, around the end of `count` bits.
+/// Which half of the blocks a chunk belongs to. Alternately, and shifted from address to address, so that every address
+/// has chunks of both halves and a pool of single chunks has addresses of both.
+const fn half_of(address: u32, chunk: u32) -> Half {
+    if (address ^ chunk) & 1 == 0 {
+        Half::Low
+    } else {
+        Half::High
+    }
+}
+
+/// The same as a mask of an address's chunks.
+const fn chunks_of(half: Half, address: u32) -> u64 {
+    if half as u32 == address & 1 {
+        0x5555_5555_5555_5555
+    } else {
+        0xaaaa_aaaa_aaaa_aaaa
+    }
+}
+
+/// Bits of word `at` whose numbers are in `from..to`.
+fn between(from: u16, to: u16, at: usize) -> u64 {
+    let (first, last) = (
+        usize::from(from).max(at * 64) - at * 64,
+        usize::from(to) - at * 64,
+    );
+    let below = if last >= 64 { u64::MAX } else { !(u64::MAX << last) };
+    below & u64::MAX << first
+}
+
+/// The first set bit from `start` on, around the end of `count` bits; in each word only those of `mask` count.
 #[expect(clippy::cast_possible_truncation, reason = "below count")]
-fn next_set(bits: &[AtomicU64], count: u32, start: u32) -> Option<u32> {
+fn next_set(bits: &[AtomicU64], count: u32, start: u32, mask: u64) -> Option<u32> {
     if count == 0 {
         return None;
     }
@@ -450,7 +516,7 @@ fn next_set(bits: &[AtomicU64], count: u32, start: u32) -> Option<u32> {
             s if s == bits.len() => !(u64::MAX << start_bit),
             _ => u64::MAX,
         };
-        let set = bits[at].load(Ordering::Acquire) & part;
+        let set = bits[at].load(Ordering::Acquire) & part & mask;
         (set != 0).then(|| at as u32 * 64 + set.trailing_zeros())
     })
 }

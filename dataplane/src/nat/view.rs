@@ -29,6 +29,10 @@ pub struct PoolUsage {
     pub address_exhausted: u64,
     /// First packets refused: the subscriber's quota of blocks is full.
     pub quota_reached: u64,
+    /// Mappings that took a port or block of the peer's half in doubt.
+    pub ports_borrowed: u64,
+    /// First packets refused: this node's half is used up, in doubt, and the pool lets nobody borrow.
+    pub refused_in_doubt: u64,
     /// Rests ended early because the mapping table was full.
     pub rests_cut_short: u64,
 }
@@ -46,6 +50,8 @@ impl AddAssign for PoolUsage {
         self.pool_exhausted += other.pool_exhausted;
         self.address_exhausted += other.address_exhausted;
         self.quota_reached += other.quota_reached;
+        self.ports_borrowed += other.ports_borrowed;
+        self.refused_in_doubt += other.refused_in_doubt;
         self.rests_cut_short += other.rests_cut_short;
     }
 }

@@ -6,6 +6,7 @@ use crate::config::{Action, Filtering, InterfaceId};
 use crate::conntrack::{Conntrack, InsertError, NatBinding, State, icmp, tcp, udp};
 use crate::flow::{Direction, FlowKey, proto};
 use crate::io::Packet;
+use crate::nat::Reign;
 use crate::policy::Query;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta, Piece};
@@ -105,8 +106,12 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
     let Some(pool) = vrf.nat.pool_for(key, out) else {
         return track(meta, work, state, key.reversed(), None, rule, cx);
     };
-    let term = cx.tables.roles[work.at.vrf.index()].term;
-    let bound = cx.tables.nat.bind(cx.now, term, key, work.at.slot, pool)?;
+    let role = cx.tables.roles[work.at.vrf.index()];
+    let reign = Reign {
+        term: role.term,
+        share: role.share,
+    };
+    let bound = cx.tables.nat.bind(cx.now, reign, key, work.at.slot, pool)?;
     cx.tables.list_blocks();
     let mut reply = key.reversed();
     reply.vrf = pool.vrf;

@@ -6,8 +6,9 @@ use ipnet::IpNet;
 
 use super::*;
 use crate::config::{
-    Filtering, FirewallIntent, Forwarding, HaGroupIntent, Intent, InterfaceId, InterfaceIntent, Link,
-    NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, Timeouts, VirtualAddress, VrfIntent,
+    Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId, InterfaceIntent,
+    Link, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, Timeouts, VirtualAddress,
+    VrfIntent,
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
@@ -61,6 +62,7 @@ fn vrf(name: &str) -> VrfIntent {
             port_rest_s: 120,
             block_idle_s: 60,
             filtering: Filtering::EndpointDependent,
+            in_doubt: InDoubt::Borrow,
         }],
         nat_rules: vec![NatRuleIntent {
             id: 1,

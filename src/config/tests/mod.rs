@@ -222,6 +222,7 @@ fn defaults_are_those_of_the_example() {
         "port_rest",
         "block_idle",
         "filtering",
+        "in_doubt",
         "source = [",
         "port = 7610",
         "boot_wait",

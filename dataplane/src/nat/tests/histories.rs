@@ -38,7 +38,7 @@ proptest! {
                 Step::Bind { host, port, proto } => {
                     let key = key(host, port, proto);
                     let before = dump(&active);
-                    match active.bind(s(now), TERM, &key, slot(host), POOL) {
+                    match active.bind(s(now), REIGN, &key, slot(host), POOL) {
                         Ok(bound) => {
                             let endpoint = (bound.external, bound.port, proto);
                             if let Some((other, until)) = holders.get(&endpoint) {
@@ -87,8 +87,9 @@ proptest! {
             prop_assert_eq!(dump(&active), dump(&standby));
         }
         check(&standby);
+        let heir = Reign { term: TERM.next_of(2, 0), ..REIGN };
         for (key, bound, _) in &live {
-            let again = standby.bind(s(now), TERM.next_of(2, 0), key, 0, POOL).unwrap();
+            let again = standby.bind(s(now), heir, key, 0, POOL).unwrap();
             prop_assert_eq!((again.external, again.port, again.part), (bound.external, bound.port, bound.part));
         }
         // Everything ends: nothing is left on either node.
@@ -139,18 +140,23 @@ proptest! {
     /// Against a search that looks at every port in turn.
     #[test]
     fn a_free_port_is_found_whenever_there_is_one(
-        taken in prop::collection::vec(any::<bool>(), 128),
-        start in 0u16..128,
+        size in prop_oneof![Just(64_u16), Just(128), Just(192)],
+        taken in prop::collection::vec(any::<bool>(), 192),
+        start in 0u16..192,
         odd: Option<bool>,
+        part in prop_oneof![Just(None), Just(Some(Half::Low)), Just(Some(Half::High))],
     ) {
-        let pools = Pools::new(&intent(vec![PoolIntent { block_size: 128, ..pool() }]));
+        let taken = &taken[..usize::from(size)];
+        let pools = Pools::new(&intent(vec![PoolIntent { block_size: size, ..pool() }]));
         let place = pools.place(VRF, &Addr::v4([198, 51, 100, 1]), 1024).unwrap();
-        for (offset, _) in (0..).zip(&taken).filter(|(_, taken)| **taken) {
+        let (from, to) = pools.at(0).offsets(part);
+        let start = from + start % (to - from);
+        for (offset, _) in (0..).zip(taken).filter(|(_, taken)| **taken) {
             pools.at(0).set_port(place, Protocol::Icmp, offset, true);
         }
-        let slow = (0..128u16).map(|step| (start + step) % 128).find(|&offset| {
+        let slow = (0..to - from).map(|step| from + (start - from + step) % (to - from)).find(|&offset| {
             !taken[usize::from(offset)] && odd.is_none_or(|odd| (offset % 2 == 1) == odd)
         });
-        prop_assert_eq!(pools.at(0).free_port(place, Protocol::Icmp, start, odd), slow);
+        prop_assert_eq!(pools.at(0).free_port(place, Protocol::Icmp, start, odd, part), slow);
     }
 }

@@ -1,6 +1,7 @@
 //! The allocator as a whole: a kit, literal cases of granting and of learning, and random histories against slow
 //! models.
 
+mod doubt;
 mod granting;
 mod histories;
 mod learning;
@@ -8,9 +9,10 @@ mod learning;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::config::{Intent, PoolIntent, PortRange, VrfIntent};
+use crate::config::{InDoubt, Intent, PoolIntent, PortRange, VrfIntent};
 use crate::delta::{BlockRecord, Class, PutRecord, Scales, Version};
 use crate::flow::proto;
+use crate::share::Half;
 
 const VRF: VrfId = VrfId(0);
 const POOL: PoolRef = PoolRef { vrf: VRF, pool: 0 };
@@ -21,6 +23,10 @@ const LIMITS: NatLimits = NatLimits {
     events: 64,
 };
 const TERM: Term = Term(0x101);
+const REIGN: Reign = Reign {
+    term: TERM,
+    share: Share::Whole,
+};
 const FAR: Addr = Addr::v4([203, 0, 113, 9]);
 
 fn pool() -> PoolIntent {
@@ -36,6 +42,7 @@ fn pool() -> PoolIntent {
         port_rest_s: 120,
         block_idle_s: 60,
         filtering: Filtering::EndpointDependent,
+        in_doubt: InDoubt::Borrow,
     }
 }
 
@@ -81,7 +88,7 @@ fn slot(host: u8) -> u16 {
 }
 
 fn bind(nat: &mut Nat, host: u8, port: u16) -> Result<Bound, Drop> {
-    nat.bind(s(0), TERM, &key(host, port, proto::UDP), slot(host), POOL)
+    nat.bind(s(0), REIGN, &key(host, port, proto::UDP), slot(host), POOL)
 }
 
 fn put(key: &FlowKey, bound: &Bound) -> PutRecord {

@@ -1,0 +1,222 @@
+//! Ports while the nodes don't hear each other: both may be active, and none may give out what the other one does
+//! (DESIGN.md section 6, "in doubt"; I7).
+
+use core::time::Duration;
+use std::collections::HashSet;
+
+use dataplane::config::InDoubt;
+use dataplane::flow::{Addr, FlowKey};
+use dataplane::nat::{PoolRef, PoolUsage};
+use dataplane::share::{Half, Share};
+use state_sync::role::{DeclareError, Desire};
+use testkit::cluster::{Cluster, Death};
+use testkit::config::{MAIN, Setup, server, subscriber};
+use testkit::packet;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// One public address with four blocks of 64 ports, of which a subscriber may have two.
+fn scarce(in_doubt: InDoubt) -> Setup {
+    Setup {
+        pool_addresses: 1,
+        pool_ports: dataplane::config::PortRange {
+            first: 1_024,
+            last: 1_024 + 255,
+        },
+        block_size: 64,
+        blocks_max: 2,
+        in_doubt,
+        ..Setup::default()
+    }
+}
+
+fn share(cluster: &mut Cluster, node: usize) -> Share {
+    cluster.node(node).shared.roles.share(MAIN)
+}
+
+fn usage(cluster: &mut Cluster, node: usize) -> PoolUsage {
+    let mut sum = PoolUsage::default();
+    let pool = PoolRef::default();
+    cluster
+        .node(node)
+        .tables()
+        .filter_map(|tables| tables.nat.usage(pool))
+        .for_each(|usage| sum += usage);
+    sum
+}
+
+/// New flows of the first 20 subscribers, one inside port each from `first_port` on; the tuples outside.
+fn open(cluster: &mut Cluster, node: usize, count: u16, first_port: u16) -> Vec<(FlowKey, Option<FlowKey>)> {
+    (0..count)
+        .map(|n| {
+            let host = u8::try_from(n % 20 + 1).unwrap();
+            let key = packet::udp(subscriber(host), first_port + n, server(1), 53);
+            (key, cluster.out(node, &key))
+        })
+        .collect()
+}
+
+/// As many flows as there are ports for, of one subscriber.
+fn drain(cluster: &mut Cluster, node: usize, first_port: u16) -> usize {
+    (0..200)
+        .map(|n| packet::udp(subscriber(1), first_port + n, server(1), 53))
+        .filter(|key| cluster.out(node, key).is_some())
+        .count()
+}
+
+fn endpoints(flows: &[(FlowKey, Option<FlowKey>)]) -> HashSet<(Addr, u16)> {
+    flows
+        .iter()
+        .filter_map(|(_, out)| out.map(|o| (o.src, o.src_port)))
+        .collect()
+}
+
+/// Both nodes active, the link cut: the first one from the start, the second one ordered while the first has not even
+/// noticed the cut.
+fn split(seed: u64) -> (Cluster, HashSet<(Addr, u16)>) {
+    let mut cluster = Cluster::pair(Setup::default(), seed);
+    let mut known = endpoints(&open(&mut cluster, 0, 200, 10_000));
+    cluster.settle();
+    assert_eq!(share(&mut cluster, 0), Share::HalfFirst(Half::Low));
+    cluster.fabric.cut(true);
+    // Nobody will hear of these: the cut is noticed within a second.
+    known.extend(endpoints(&open(&mut cluster, 0, 60, 20_000)));
+    cluster.order(1, Desire::Ordered);
+    cluster.run(1_500 * MS);
+    assert_eq!(share(&mut cluster, 0), Share::HalfOnly(Half::Low));
+    assert_eq!(share(&mut cluster, 1), Share::HalfOnly(Half::High));
+    (cluster, known)
+}
+
+#[test]
+fn two_nodes_that_are_both_active_never_give_out_the_same_port() {
+    for seed in 1..6 {
+        let (mut cluster, known) = split(seed);
+        let mut all = known.len();
+        let mut outside = known;
+        for round in 0..10 {
+            for node in 0..2 {
+                // The same inside endpoints on both nodes, then different ones.
+                let first_port = 30_000 + round * 40 + [0, 20][node];
+                let flows = endpoints(&open(&mut cluster, node, 40, first_port));
+                // Inside ports that the node has mapped before keep their public port.
+                let fresh: HashSet<_> = flows.difference(&outside).copied().collect();
+                all += fresh.len();
+                outside.extend(fresh);
+            }
+            cluster.run(10 * MS);
+        }
+        let live = |cluster: &mut Cluster, node: usize| -> HashSet<(Addr, u16, Addr, u16)> {
+            let tables = cluster.node(node).tables();
+            tables
+                .flat_map(|tables| tables.conntracks.iter_live())
+                .map(|(_, c)| {
+                    (
+                        c.keys[0].src,
+                        c.keys[0].src_port,
+                        c.keys[1].dst,
+                        c.keys[1].dst_port,
+                    )
+                })
+                .collect()
+        };
+        let (a, b) = (live(&mut cluster, 0), live(&mut cluster, 1));
+        let known_to_both: HashSet<_> = a
+            .intersection(&b)
+            .map(|(.., address, port)| (*address, *port))
+            .collect();
+        let of = |node: &HashSet<(Addr, u16, Addr, u16)>| -> HashSet<(Addr, u16)> {
+            node.iter().map(|(.., address, port)| (*address, *port)).collect()
+        };
+        let both: HashSet<_> = of(&a).intersection(&of(&b)).copied().collect();
+        assert_eq!(both, known_to_both, "seed {seed}: a port given out twice");
+        assert!(all > 400, "{all}");
+        for node in 0..2 {
+            assert_eq!(usage(&mut cluster, node).ports_borrowed, 0);
+        }
+        cluster.fabric.cut(false);
+        cluster.settle();
+        assert_eq!(cluster.active(), Some(1));
+        assert_eq!(share(&mut cluster, 1), Share::HalfFirst(Half::High));
+        cluster.order(0, Desire::Ordered);
+        cluster.settle();
+        assert_eq!(share(&mut cluster, 0), Share::HalfFirst(Half::Low));
+    }
+}
+
+#[test]
+fn a_node_alone_has_no_doubt_and_a_booting_one_has() {
+    let mut alone = Cluster::new(
+        Setup {
+            grouped: false,
+            ..Setup::default()
+        },
+        1,
+    );
+    alone.run(10 * MS);
+    assert_eq!(share(&mut alone, 0), Share::Whole);
+    let mut cluster = Cluster::new(Setup::default(), 2);
+    cluster.kill(1, Death::Power);
+    cluster.run(2_000 * MS);
+    assert_eq!(cluster.active(), Some(0));
+    assert_eq!(share(&mut cluster, 0), Share::HalfOnly(Half::Low));
+}
+
+#[test]
+fn what_lies_beyond_the_own_half_is_borrowed_or_refused() {
+    for (in_doubt, expected) in [(InDoubt::Borrow, (128, 64)), (InDoubt::Refuse, (64, 0))] {
+        let mut cluster = Cluster::pair(scarce(in_doubt), 3);
+        cluster.kill(0, Death::Process);
+        cluster.order(1, Desire::Ordered);
+        cluster.run(1_200 * MS);
+        assert_eq!(drain(&mut cluster, 1, 10_000), expected.0, "{in_doubt:?}");
+        let usage = usage(&mut cluster, 1);
+        assert_eq!(usage.ports_borrowed, expected.1, "{in_doubt:?}");
+        assert_eq!(usage.refused_in_doubt > 0, in_doubt == InDoubt::Refuse);
+    }
+}
+
+#[test]
+fn a_peer_declared_dead_leaves_everything_to_this_node_until_it_is_heard_again() {
+    let mut cluster = Cluster::pair(scarce(InDoubt::Refuse), 4);
+    assert_eq!(cluster.node(0).declare_dead(), Err(DeclareError::Alive));
+    cluster.kill(0, Death::Process);
+    cluster.order(1, Desire::Ordered);
+    cluster.run(1_200 * MS);
+    assert_eq!(drain(&mut cluster, 1, 10_000), 64);
+    assert_eq!(cluster.node(1).declare_dead(), Ok(()));
+    cluster.run(10 * MS);
+    assert_eq!(share(&mut cluster, 1), Share::HalfFirst(Half::High));
+    assert_eq!(drain(&mut cluster, 1, 20_000), 64);
+    assert_eq!(usage(&mut cluster, 1).ports_borrowed, 0);
+    // It comes back: until it has everything there is doubt again, and after its next death too.
+    cluster.start(0);
+    cluster.settle();
+    assert_eq!(share(&mut cluster, 1), Share::HalfFirst(Half::High));
+    cluster.kill(0, Death::Process);
+    cluster.run(1_500 * MS);
+    assert_eq!(share(&mut cluster, 1), Share::HalfOnly(Half::High));
+}
+
+#[test]
+fn doubt_lasts_until_the_peer_has_everything() {
+    let mut cluster = Cluster::pair(
+        Setup {
+            slots: 64,
+            ..Setup::default()
+        },
+        5,
+    );
+    open(&mut cluster, 0, 200, 10_000);
+    cluster.settle();
+    cluster.kill(1, Death::Process);
+    cluster.run(1_500 * MS);
+    cluster.start(1);
+    cluster.node(1).stop_absorb(true);
+    cluster.run(1_500 * MS);
+    assert!(cluster.node(0).board.view(0, MAIN, 64).vrf.is_some(), "connected");
+    assert_eq!(share(&mut cluster, 0), Share::HalfOnly(Half::Low));
+    cluster.node(1).stop_absorb(false);
+    cluster.settle();
+    assert_eq!(share(&mut cluster, 0), Share::HalfFirst(Half::Low));
+}
