@@ -50,6 +50,10 @@ pub(crate) fn absorb(
         if ahead == 0 {
             ahead = look_ahead(tables, inbox, budget - processed);
         }
+        // What the event thread adds after that look is for the next turn: counted down from 0, it would never end.
+        if ahead == 0 {
+            break;
+        }
         let Ok(item) = inbox.pop() else { break };
         ahead -= 1;
         processed += 1;
