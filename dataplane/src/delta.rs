@@ -256,6 +256,9 @@ pub struct SlotOffer {
     pub absent: u32,
     /// Answer to a digest: whether it was the same here.
     pub same: bool,
+    /// What is held is the slot as it was at that version, or an unfinished generation on top of it; not so with changes
+    /// of this node's own that nobody was told.
+    pub exact: bool,
 }
 
 /// A point of a slot's stream at which it is compared entry by entry, and what has been emitted up to there.

@@ -14,6 +14,7 @@ pub mod tables;
 
 pub mod conntrack;
 mod fragment;
+pub mod history;
 pub mod nat;
 pub mod policy;
 pub mod resync;

@@ -8,6 +8,7 @@
 use arrayvec::ArrayVec;
 
 use crate::delta::{LaneTag, SlotEnd, SlotOffer, Term, Version};
+use crate::history::Pass;
 use crate::slot::Kind;
 
 /// Absent entries remembered one by one, so that their removal is understood.
@@ -43,24 +44,39 @@ pub struct Walk {
     pub lane: LaneTag,
     /// Generation.
     pub generation: u32,
-    /// Begin was emitted.
-    pub begun: bool,
-    /// Kind being walked.
-    pub kind: Kind,
-    /// Next entry to visit.
-    pub cursor: u32,
     /// What the receiver said it holds; none when the whole slot was asked for.
     pub offer: Option<SlotOffer>,
-    /// Only what is newer than this is sent; none sends everything. Decided when the walk begins.
-    pub since: Option<Version>,
+    /// How far it is.
+    pub course: Course,
 }
 
-impl Walk {
-    /// Whether the receiver turned out to hold the same: nothing is walked.
-    #[must_use]
-    pub fn equal(&self) -> bool {
-        self.begun && self.since.is_some()
-    }
+/// How far a walk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// Its begin is still to be emitted.
+    Asked,
+    /// The whole slot: the next entry to visit.
+    Entries {
+        /// Kind being walked.
+        kind: Kind,
+        /// Next entry.
+        cursor: u32,
+    },
+    /// What is newer than the receiver's version, in the order of the passes: the next record of the journal to visit.
+    Changes {
+        /// Counter of the receiver's version.
+        after: u64,
+        /// Newest record of the slot when the walk began.
+        newest: u64,
+        /// What is being sent.
+        pass: Pass,
+        /// Sequence of the next record.
+        sequence: u64,
+    },
+    /// Everything was visited; entries with a change still listed were passed by.
+    Visited,
+    /// The receiver held the same: nothing was visited.
+    Equal,
 }
 
 /// A resync coming in, and the stream of live records after it.
@@ -91,12 +107,21 @@ pub struct Absent {
     pub unsure: bool,
     /// When the first of them became absent, in seconds of this node.
     pub since_s: u32,
-    known: ArrayVec<(u64, u64), ABSENT_KEPT>,
+    known: ArrayVec<Missing, ABSENT_KEPT>,
+}
+
+/// An absent entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Missing {
+    /// Digest of its key.
+    key: u64,
+    digest: u64,
+    version: Version,
 }
 
 impl Absent {
-    /// An entry, by its key's digest, is not here and should be.
-    pub fn insert(&mut self, key: u64, digest: u64, now_s: u32) {
+    /// An entry, by its key's digest, is not here at `version` and should be.
+    pub fn insert(&mut self, key: u64, digest: u64, version: Version, now_s: u32) {
         // A resent record replaces its older self.
         self.take(key);
         if self.sum.count == 0 {
@@ -104,12 +129,15 @@ impl Absent {
         }
         self.sum.add(digest);
         // One that no longer fits is merely not remembered: see `remove`.
-        let _ = self.known.try_push((key, digest));
+        let _ = self.known.try_push(Missing { key, digest, version });
     }
 
     /// The sender has removed an entry that isn't here: either it was absent, or the sender removed it before the
-    /// generation began.
-    pub fn remove(&mut self, key: u64) {
+    /// generation began. A removal older than what is absent is of an entry before it.
+    pub fn remove(&mut self, key: u64, version: Version) {
+        if self.known.iter().any(|m| m.key == key && m.version > version) {
+            return;
+        }
         if !self.take(key) && self.sum.count as usize > self.known.len() {
             self.unsure = true;
         }
@@ -117,17 +145,17 @@ impl Absent {
 
     /// The sender has changed an entry that isn't here in a way that only its holder could follow.
     pub fn change(&mut self, key: u64) {
-        let known = self.known.iter().any(|(k, _)| *k == key);
+        let known = self.known.iter().any(|m| m.key == key);
         self.unsure |= known || self.sum.count as usize > self.known.len();
     }
 
     /// An entry came after all.
     pub fn take(&mut self, key: u64) -> bool {
-        let Some(at) = self.known.iter().position(|(k, _)| *k == key) else {
+        let Some(at) = self.known.iter().position(|m| m.key == key) else {
             return false;
         };
-        let (_, digest) = self.known.swap_remove(at);
-        self.sum.remove(digest);
+        let missing = self.known.swap_remove(at);
+        self.sum.remove(missing.digest);
         true
     }
 }
@@ -167,14 +195,31 @@ mod tests {
         }
     }
 
+    const fn version(counter: u64) -> Version {
+        Version {
+            term: Term(1),
+            counter,
+        }
+    }
+
+    #[test]
+    fn a_removal_sent_again_does_not_touch_what_became_absent_after_it() {
+        let mut absent = Absent::default();
+        absent.insert(1, 100, version(5), 0);
+        absent.remove(1, version(4));
+        assert_eq!((absent.sum.count, absent.unsure), (1, false));
+        absent.remove(1, version(6));
+        assert_eq!((absent.sum.count, absent.unsure), (0, false));
+    }
+
     #[test]
     fn refused_records_count_as_seen_until_they_are_removed() {
         let mut absent = Absent::default();
-        absent.insert(1, 100, 5);
-        absent.insert(2, 200, 6);
+        absent.insert(1, 100, version(1), 5);
+        absent.insert(2, 200, version(2), 6);
         let here = Sum { count: 1, digest: 50 };
         assert_eq!(ended(&end(3, 350), here, &absent), Ended::Verified(2));
-        absent.remove(1);
+        absent.remove(1, version(9));
         assert_eq!(ended(&end(3, 350), here, &absent), Ended::Failed);
         assert_eq!(ended(&end(2, 250), here, &absent), Ended::Verified(1));
         assert_eq!(absent.since_s, 5);
@@ -183,8 +228,8 @@ mod tests {
     #[test]
     fn a_resent_refusal_counts_once_with_its_newest_digest() {
         let mut absent = Absent::default();
-        absent.insert(1, 100, 5);
-        absent.insert(1, 101, 6);
+        absent.insert(1, 100, version(1), 5);
+        absent.insert(1, 101, version(2), 6);
         assert_eq!(ended(&end(1, 101), Sum::default(), &absent), Ended::Verified(1));
         assert!(absent.take(1) && !absent.take(1));
         assert_eq!(absent.sum, Sum::default());
@@ -194,12 +239,12 @@ mod tests {
     fn a_removal_that_might_be_of_a_forgotten_refusal_fails_the_generation() {
         let mut absent = Absent::default();
         for key in 0..=ABSENT_KEPT as u64 {
-            absent.insert(key, 1, 0);
+            absent.insert(key, 1, version(1), 0);
         }
         let count = u32::try_from(ABSENT_KEPT).unwrap() + 1;
         let all = end(count, u64::from(count));
         assert_eq!(ended(&all, Sum::default(), &absent), Ended::Verified(count));
-        absent.remove(u64::MAX);
+        absent.remove(u64::MAX, version(9));
         assert_eq!(ended(&all, Sum::default(), &absent), Ended::Failed);
     }
 
@@ -208,7 +253,7 @@ mod tests {
         let mut absent = Absent::default();
         absent.change(1);
         assert!(!absent.unsure);
-        absent.insert(1, 100, 0);
+        absent.insert(1, 100, version(1), 0);
         absent.change(2);
         assert!(!absent.unsure);
         absent.change(1);

@@ -10,7 +10,8 @@ use arrayvec::ArrayVec;
 
 use crate::delta::{BlockRecord, LaneTag, PutRecord, SlotRef, Term, Version};
 use crate::flow::{FlowKey, VrfId};
-use crate::resync::{Absent, Incoming, Sum, Walk};
+use crate::history::History;
+use crate::resync::{Absent, Course, Incoming, Sum, Walk};
 use crate::shard::{fold, mix64, worker_of};
 
 /// No entry: end of an intrusive list.
@@ -101,7 +102,7 @@ pub struct Slot {
     pub absent: Absent,
     /// Version up to which an unfinished resync found this slot complete; none when no resync is unfinished.
     pub base: Option<Version>,
-    /// It holds entries that no peer was ever told of: only a walk of the whole slot finds them.
+    /// It has changes that were never given a version: only a walk of the whole slot finds them.
     pub untold: bool,
     /// This node has written the slot itself since it was last verified: it may hold what nobody was told.
     pub own_hand: bool,
@@ -113,6 +114,8 @@ pub struct Slot {
     pub source: Option<Incoming>,
     /// The list of its entries that a comparison is making.
     pub listing: Option<Listing>,
+    /// What of its own writing can be told again.
+    pub history: History,
     heads: [Head; 2],
 }
 
@@ -143,9 +146,22 @@ impl Default for Head {
 impl Slot {
     /// Takes the next version under `term` for a change that is being emitted.
     pub fn next_version(&mut self, term: Term) -> Version {
-        self.version.term = self.version.term.max(term);
+        self.write_under(term);
         self.version.counter += 1;
         self.version
+    }
+
+    /// This node writes the slot under `term` from here on.
+    pub fn write_under(&mut self, term: Term) {
+        let before = self.version;
+        self.version.term = before.term.max(term);
+        if !self.history.is_own() {
+            // What was not taken over whole is no point that a peer could hold.
+            let whole = self.base.is_none() && self.absent.sum.count == 0;
+            self.history.begin(if whole { before } else { self.version });
+        } else if self.version.term > before.term {
+            self.history.turn(before);
+        }
     }
 
     /// Accounts an entry as a peer at `version` of this slot holds it.
@@ -229,8 +245,13 @@ impl Slot {
         if next != NIL {
             entries.sync_mut(next).prev = prev;
         }
-        for walk in self.walks.iter_mut().filter(|w| w.kind == kind && w.cursor == id) {
-            walk.cursor = next;
+        for walk in &mut self.walks {
+            if let Course::Entries { kind: k, cursor } = &mut walk.course
+                && *k == kind
+                && *cursor == id
+            {
+                *cursor = next;
+            }
         }
         if let Some(listing) = &mut self.listing
             && listing.kind == kind
@@ -474,14 +495,18 @@ mod tests {
         slot.walks.push(Walk {
             lane: lane(),
             generation: 1,
-            begun: true,
-            kind: Kind::Conntrack,
-            cursor: 2,
             offer: None,
-            since: None,
+            course: Course::Entries {
+                kind: Kind::Conntrack,
+                cursor: 2,
+            },
         });
         slot.unlink(Kind::Conntrack, &mut arena, 2);
-        assert_eq!(slot.walks[0].cursor, 1);
+        let course = Course::Entries {
+            kind: Kind::Conntrack,
+            cursor: 1,
+        };
+        assert_eq!(slot.walks[0].course, course);
         slot.unlink(Kind::Conntrack, &mut arena, 3);
         slot.unlink(Kind::Conntrack, &mut arena, 0);
         assert_eq!(listed(&slot, &arena), [1]);

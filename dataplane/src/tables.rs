@@ -12,6 +12,7 @@ use crate::conntrack::{Conntrack, InsertError, Table, Wheel};
 use crate::counters::Counters;
 use crate::delta::{SlotRef, Term, ToEvent};
 use crate::flow::VrfId;
+use crate::history::{Change, Journal};
 use crate::nat::{Nat, NatLimits, Pools};
 use crate::role::{Role, Roles};
 use crate::shard::lane_of;
@@ -28,6 +29,11 @@ const BLOCK_TAG: u32 = 1 << 31;
 /// Share of the arena that may wait, dead, for its removal record: one in this many.
 const DEAD_SHARE: usize = 8;
 
+/// Versioned changes that are remembered, as a share of the arena: one in this many.
+const JOURNAL_SHARE: usize = 8;
+/// And at least this many.
+const JOURNAL_MIN: usize = 1_024;
+
 /// Sizes of one worker's tables.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -43,6 +49,8 @@ pub struct Limits {
 pub struct Faults {
     /// A verified end sweeps nothing.
     pub no_sweep: bool,
+    /// No slot is caught up: what differs is sent whole.
+    pub no_catch_up: bool,
 }
 
 /// How this worker sees a VRF's role: refreshed once per turn.
@@ -89,6 +97,8 @@ pub struct Tables {
     /// First packets decided per VRF and rule, in the rules' order.
     rule_hits: Vec<Vec<(Option<u32>, u64)>>,
     pub(crate) dirty: Vec<DirtyList>,
+    /// Versioned changes, to be told again.
+    pub(crate) journal: Journal,
     pub(crate) walking: Vec<SlotRef>,
     pub(crate) lost: Vec<SlotRef>,
     /// Answers to ends of slots and to questions, per event thread.
@@ -196,6 +206,7 @@ impl Tables {
             ],
             faults: Faults::default(),
             rule_hits: vec![Vec::new(); slots_per_vrf.len()],
+            journal: Journal::new((limits.conntracks / JOURNAL_SHARE).max(JOURNAL_MIN)),
             dirty: vec![DirtyList { head: NIL, tail: NIL }; lanes.max(1)],
             walking: Vec::with_capacity(slots_total),
             lost: Vec::with_capacity(slots_total),
@@ -246,9 +257,6 @@ impl Tables {
         while let Some(&at) = self.muted.get(index) {
             if at.vrf == vrf {
                 self.muted.swap_remove(index);
-                if let Some(slot) = self.slots.get_mut(at) {
-                    slot.untold = true;
-                }
                 self.lose(at);
             } else {
                 index += 1;
@@ -261,6 +269,11 @@ impl Tables {
         if !self.muted.contains(&at) {
             self.muted.push(at);
         }
+    }
+
+    /// Whether the slot has changes that are not told.
+    pub(crate) fn is_muted(&self, at: SlotRef) -> bool {
+        self.muted.contains(&at)
     }
 
     /// The slot is as the node whose word counts says.
@@ -505,9 +518,25 @@ impl Tables {
 
     /// The slot lost a change: it has to be sent again.
     pub(crate) fn lose(&mut self, at: SlotRef) {
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.untold = true;
+        }
         if !self.lost.contains(&at) {
             self.lost.push(at);
             self.counters.slots_dirtied += 1;
+        }
+    }
+
+    /// A version was assigned: what it stands for is remembered.
+    pub(crate) fn note(&mut self, at: SlotRef, change: Change) {
+        if let Some((sequence, oldest)) = self.journal.oldest() {
+            let (from, point) = (oldest.at, oldest.change.version());
+            if let Some(slot) = self.slots.get_mut(from) {
+                slot.history.forget(sequence, point);
+            }
+        }
+        if let Some(slot) = self.slots.get_mut(at) {
+            self.journal.push(&mut slot.history, at, change);
         }
     }
 

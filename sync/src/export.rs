@@ -581,6 +581,7 @@ mod tests {
             version: Version::default(),
             absent: 0,
             same,
+            exact: false,
         }
     }
 

@@ -355,6 +355,7 @@ fn records_about_slots_have_these_bytes() {
         version,
         absent: 2,
         same: true,
+        exact: true,
     };
     type Write = Box<dyn Fn(&mut Vec<u8>)>;
     const HEAD: &[u8] = &[0, 1, 2, 3, 0, 0, 0, 7];
@@ -407,7 +408,7 @@ fn records_about_slots_have_these_bytes() {
         (
             Box::new(move |out| put_slot_offer(out, AT, &offer)),
             0x0b,
-            vec![HEAD, SUM, VERSION, &[0, 0, 0, 2, 1]],
+            vec![HEAD, SUM, VERSION, &[0, 0, 0, 2, 3]],
             Message::SlotOffer { at: AT, offer },
         ),
     ];

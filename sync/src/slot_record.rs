@@ -11,6 +11,10 @@ use crate::record::{Message, RecordError, SlotFailure, kind, put_at, record};
 /// Flag of a SLOT-BEGIN: only what is newer than the version that follows is sent.
 const SINCE: u8 = 1;
 
+/// Flags of a SLOT-OFFER: it was the same here; it is exactly what the version says.
+const SAME: u8 = 1;
+const EXACT: u8 = 2;
+
 fn put_version(out: &mut Vec<u8>, version: Version) {
     out.put_u64(version.term.0);
     out.put_u64(version.counter);
@@ -79,7 +83,7 @@ pub(crate) fn put_slot_offer(out: &mut Vec<u8>, at: SlotRef, offer: &SlotOffer) 
         out.put_u64(offer.digest);
         put_version(out, offer.version);
         out.put_u32(offer.absent);
-        out.put_u8(u8::from(offer.same));
+        out.put_u8((u8::from(offer.same) * SAME) | (u8::from(offer.exact) * EXACT));
     });
 }
 
@@ -115,17 +119,23 @@ pub(crate) fn get_slot_record(kind: u8, from: &mut &[u8], at: SlotRef) -> Result
             generation,
             why: from.try_get_u8()?,
         },
-        kind::SLOT_OFFER => Message::SlotOffer {
-            at,
-            offer: SlotOffer {
+        kind::SLOT_OFFER => {
+            let mut offer = SlotOffer {
                 generation,
                 count: from.try_get_u32()?,
                 digest: from.try_get_u64()?,
                 version: get_version(from)?,
                 absent: from.try_get_u32()?,
-                same: from.try_get_u8()? != 0,
-            },
-        },
+                same: false,
+                exact: false,
+            };
+            let flags = from.try_get_u8()?;
+            if flags & !(SAME | EXACT) != 0 {
+                return Err(RecordError::Malformed(None));
+            }
+            (offer.same, offer.exact) = (flags & SAME != 0, flags & EXACT != 0);
+            Message::SlotOffer { at, offer }
+        }
         kind::SLOT_BEGIN => {
             let version = get_version(from)?;
             let since = match from.try_get_u8()? {

@@ -221,6 +221,7 @@ impl Slot {
             },
             absent: 0,
             same: false,
+            exact: false,
         }
     }
 }

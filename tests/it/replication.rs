@@ -40,7 +40,7 @@ pub(crate) fn open_flows(
 }
 
 /// Ends flows on a node, as their timeout would.
-fn remove(cluster: &mut Cluster, node: usize, flows: &[(FlowKey, FlowKey)]) {
+pub(crate) fn remove(cluster: &mut Cluster, node: usize, flows: &[(FlowKey, FlowKey)]) {
     let now = cluster.now;
     let gone: HashSet<_> = flows.iter().map(|(inside, _)| tuple(inside)).collect();
     let node = cluster.node(node);
@@ -119,10 +119,9 @@ fn delete_while_cut(sweep: bool) -> Cluster {
     cluster.fabric.cut(true);
     remove(&mut cluster, 0, &flows[..90]);
     cluster.run(3_000 * MS);
-    if !sweep {
-        for worker in 0..2 {
-            cluster.node(1).tables_mut(worker).faults.no_sweep = true;
-        }
+    for worker in 0..2 {
+        cluster.node(0).tables_mut(worker).faults.no_catch_up = true;
+        cluster.node(1).tables_mut(worker).faults.no_sweep = !sweep;
     }
     assert_eq!(conntracks(&mut cluster, 1), 300, "the standby can't know yet");
     cluster.fabric.cut(false);

@@ -10,7 +10,7 @@ use testkit::packet;
 use crate::replication::open_flows;
 
 /// What node `node` has counted for the VRF, over its lanes.
-fn exported(cluster: &mut Cluster, node: usize) -> ClientVrfReport {
+pub(crate) fn exported(cluster: &mut Cluster, node: usize) -> ClientVrfReport {
     let mut sum = ClientVrfReport::default();
     for report in cluster.node(node).reports() {
         for vrf in report.clients.iter().flat_map(|c| &c.vrfs) {
@@ -25,12 +25,12 @@ fn exported(cluster: &mut Cluster, node: usize) -> ClientVrfReport {
     sum
 }
 
-fn cut(cluster: &mut Cluster, time: Duration) {
+pub(crate) fn cut(cluster: &mut Cluster, time: Duration) {
     cluster.fabric.cut(true);
     cluster.run(time);
 }
 
-fn heal(cluster: &mut Cluster) {
+pub(crate) fn heal(cluster: &mut Cluster) {
     cluster.fabric.cut(false);
     cluster.settle();
 }

@@ -233,7 +233,8 @@ fn apply_put(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) ->
     };
     match outcome {
         Err(Refused::Full | Refused::Conflict | Refused::NoPool) => {
-            slot.absent.insert(key_digest(&put.original), digest, now.secs());
+            slot.absent
+                .insert(key_digest(&put.original), digest, put.version, now.secs());
         }
         Ok(_) if slot.absent.sum.count > 0 => {
             slot.absent.take(key_digest(&put.original));
@@ -536,7 +537,7 @@ fn apply_refresh(tables: &mut Tables, refresh: &RefreshRecord, now: Instant) -> 
 fn apply_del(tables: &mut Tables, at: SlotRef, del: &DelRecord, now: Instant) -> Result<Applied, Refused> {
     let Some(id) = find_original(tables, &del.original) else {
         if let Some(slot) = tables.slots.get_mut(at) {
-            slot.absent.remove(key_digest(&del.original));
+            slot.absent.remove(key_digest(&del.original), del.version);
         }
         return Err(Refused::Unknown);
     };
@@ -565,7 +566,7 @@ fn apply_block(
                 && !matches!(refused, Refused::Stale | Refused::Elsewhere)
             {
                 slot.absent
-                    .insert(block_key_digest(record.grant), digest, now.secs());
+                    .insert(block_key_digest(record.grant), digest, record.version, now.secs());
             }
             return Err(refused);
         }
@@ -593,7 +594,7 @@ fn release_block(tables: &mut Tables, at: SlotRef, record: &BlockRecord) -> Resu
         }
         Err(error) => {
             if let Some(slot) = tables.slots.get_mut(at) {
-                slot.absent.remove(block_key_digest(record.grant));
+                slot.absent.remove(block_key_digest(record.grant), record.version);
             }
             Err(refusal(error))
         }

@@ -25,6 +25,7 @@ pub(crate) mod transmit;
 pub(crate) mod digest;
 pub(crate) mod emit;
 pub(crate) mod expire;
+pub(crate) mod walk;
 
 pub(crate) mod absorb;
 pub mod compare;

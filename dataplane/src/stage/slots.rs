@@ -4,7 +4,7 @@
 //! slot's stream, because everything about a slot comes through one FIFO.
 
 use crate::delta::{LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, Version};
-use crate::resync::{Absent, Ended, Incoming, Sum, Walk, ended};
+use crate::resync::{Absent, Course, Ended, Incoming, Sum, Walk, ended};
 use crate::role::Role;
 use crate::slot::{Kind, NIL, SyncState, block_digest, conntrack_digest};
 use crate::stage::emit::block_record;
@@ -29,11 +29,8 @@ pub(crate) fn send_slot(
     let walk = Walk {
         lane,
         generation,
-        begun: false,
-        kind: Kind::Block,
-        cursor: NIL,
         offer,
-        since: None,
+        course: Course::Asked,
     };
     if slot.walks.try_push(walk).is_ok() && !tables.walking.contains(&at) {
         tables.walking.push(at);
@@ -52,6 +49,7 @@ pub(crate) fn stop_slot(tables: &mut Tables, at: SlotRef, lane: LaneTag) {
 /// What is held of the slot, to be compared with what its sender has emitted.
 pub(crate) fn query(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32) -> Option<ToEvent> {
     let (held, strangers) = held(tables, at);
+    let muted = tables.is_muted(at);
     let slot = tables.slots.get(at)?;
     let offer = SlotOffer {
         generation,
@@ -61,6 +59,7 @@ pub(crate) fn query(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation:
         version: slot.base.unwrap_or(slot.version),
         absent: slot.absent.sum.count,
         same: false,
+        exact: !muted && !slot.absent.unsure,
     };
     Some(ToEvent::SlotOffer { at, lane, offer })
 }
@@ -105,6 +104,7 @@ pub(crate) fn begin(
     }
     // A list that was being made would show the slot half sent.
     slot.listing = None;
+    slot.history.end();
     slot.source = Some(Incoming {
         lane,
         generation,
@@ -147,6 +147,7 @@ pub(crate) fn compare(
         version: slot.version,
         absent: absent.sum.count,
         same: (equal || absent.unsure) && !retry,
+        exact: false,
     };
     let counters = &mut tables.counters;
     *if absent.unsure || (equal && retry) {
@@ -183,7 +184,7 @@ pub(crate) fn finish(
     let here = if whole {
         Some(stamped(tables, at, generation))
     } else {
-        Some(held(tables, at)).and_then(|(_, strangers)| (strangers == 0).then(|| listed(tables, at)))
+        (held(tables, at).1 == 0).then(|| listed(tables, at))
     };
     let slot = tables.slots.get_mut(at)?;
     let outcome = here.map_or(Ended::Failed, |here| ended(end, here, &slot.absent));
@@ -219,7 +220,7 @@ pub(crate) fn lacks(tables: &mut Tables, at: SlotRef, key: u64, sync: &SyncState
         .as_ref()
         .is_some_and(|s| s.open && s.since.is_none() && s.generation != sync.stamp);
     if sync.emitted() && !unnamed {
-        slot.absent.insert(key, sync.digest, now.secs());
+        slot.absent.insert(key, sync.digest, sync.version, now.secs());
     }
 }
 
@@ -235,14 +236,19 @@ fn listed(tables: &Tables, at: SlotRef) -> Sum {
 /// through first: changes that were never emitted are in its entries, and not yet in its digest.
 fn held(tables: &mut Tables, at: SlotRef) -> (Sum, u32) {
     let own_hand = tables.slots.get(at).is_some_and(|slot| slot.own_hand);
-    let strangers = if own_hand { recompute(tables, at) } else { 0 };
-    let sum = tables.slots.get(at).map_or_else(Sum::default, |s| s.held());
+    let (strangers, corrected) = if own_hand { recompute(tables, at) } else { (0, 0) };
+    let slot = tables.slots.get(at);
+    let sum = slot.map_or_else(Sum::default, |s| s.held());
+    if strangers > 0 || corrected > 0 || slot.is_some_and(|s| s.loose.count > 0) {
+        tables.mute(at);
+    }
     (sum, strangers)
 }
 
-/// Makes the digests of a slot's entries those of what is stored. Returns how many have never been emitted.
-fn recompute(tables: &mut Tables, at: SlotRef) -> u32 {
-    let mut strangers = 0;
+/// Makes the digests of a slot's entries those of what is stored. Returns how many have never been emitted, and how
+/// many had another digest.
+fn recompute(tables: &mut Tables, at: SlotRef) -> (u32, u32) {
+    let (mut strangers, mut corrected) = (0, 0);
     for kind in [Kind::Block, Kind::Conntrack] {
         let mut id = first(tables, at, kind);
         while id != NIL {
@@ -251,6 +257,7 @@ fn recompute(tables: &mut Tables, at: SlotRef) -> u32 {
                 let digest = stored_digest(tables, kind, id);
                 if digest != sync.digest {
                     set_digest(tables, at, kind, id, digest);
+                    corrected += 1;
                 }
             } else {
                 strangers += 1;
@@ -258,7 +265,7 @@ fn recompute(tables: &mut Tables, at: SlotRef) -> u32 {
             id = sync.next;
         }
     }
-    strangers
+    (strangers, corrected)
 }
 
 /// Digest of an entry as it is stored, at its last version.

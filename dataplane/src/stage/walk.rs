@@ -1,0 +1,262 @@
+//! Walks: asked-for slots are sent, whole or from the point on that their receiver holds.
+//!
+//! A walk is born when an event thread asks for a slot. It runs on the owner, a few entries per turn, and pushes into the
+//! ring that live changes go through: ring order is mutation order, so it can never carry a copy that a removal has
+//! already overtaken. Its begin decides what is sent: nothing when the receiver holds the same, the journal's changes
+//! when it holds a point of this slot's history, everything otherwise. It ends with what must be there now, and waits
+//! with that until no change is listed that it passed by.
+
+use rtrb::Producer;
+
+use crate::delta::{Delta, SlotEnd, SlotRef, ToEvent, Version};
+use crate::history::{Change, Journal, Pass};
+use crate::resync::Course;
+use crate::role::Role;
+use crate::slot::{Kind, NIL, Slot};
+use crate::stage::emit::block_record;
+use crate::tables::{Changed, Tables};
+use crate::time::Instant;
+
+/// Entries and changes visited by walks in one turn.
+const WALK_BUDGET: usize = 64;
+
+/// Walks asked-for slots, the oldest request first, while rings have more than half their room left for live
+/// changes. Returns the number of records pushed.
+pub(crate) fn walk(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: Instant) -> usize {
+    let mut budget = WALK_BUDGET;
+    let mut pushed = 0;
+    let mut index = 0;
+    while budget > 0 {
+        let Some(&at) = tables.walking.get(index) else {
+            break;
+        };
+        let lane = tables.lane_of(at.slot);
+        let Some(ring) = rings.get_mut(lane) else { break };
+        let mut done = false;
+        while !done && budget > 0 && ring.slots() > ring.buffer().capacity() / 2 {
+            budget -= 1;
+            match step(tables, at, now) {
+                Step::Push(item) => pushed += usize::from(ring.push(item).is_ok()),
+                Step::Quiet => {}
+                Step::Wait => break,
+                Step::Done => done = true,
+            }
+        }
+        if done {
+            tables.walking.remove(index);
+        } else {
+            // This lane's ring is busy; another lane's may not be.
+            index += 1;
+        }
+    }
+    pushed
+}
+
+/// What came of one step of a walk.
+enum Step {
+    /// It has something to say.
+    Push(ToEvent),
+    /// It has not.
+    Quiet,
+    /// Changes that it passed by have to go first.
+    Wait,
+    /// The slot has no walk left.
+    Done,
+}
+
+/// One step of the first walk of a slot.
+fn step(tables: &mut Tables, at: SlotRef, now: Instant) -> Step {
+    let first = tables.slots.get(at).and_then(|slot| slot.walks.first());
+    let Some(walk) = first.copied() else {
+        return Step::Done;
+    };
+    let (next, delta) = match walk.course {
+        Course::Asked => return begin(tables, at),
+        Course::Equal => return end(tables, at),
+        // Count and digest are those of what has been emitted. An entry with a change still listed is in them, and
+        // the walk has passed it by.
+        Course::Visited if tables.first_changed(tables.lane_of(at.slot)).is_some() => return Step::Wait,
+        Course::Visited => return end(tables, at),
+        Course::Entries { kind, cursor: NIL } => (after(tables, at, kind), None),
+        Course::Entries { kind, cursor } => {
+            if tables.roles[at.vrf.index()].role == Role::Master {
+                tables.relist(Changed { kind, id: cursor });
+            }
+            let (cursor, delta) = visit(tables, kind, cursor, now);
+            (Course::Entries { kind, cursor }, delta)
+        }
+        Course::Changes {
+            after,
+            newest,
+            pass,
+            sequence,
+        } => {
+            let (sequence, delta) = revisit(tables, at, (sequence, after, pass), now);
+            let going = |pass, sequence| Course::Changes {
+                after,
+                newest,
+                pass,
+                sequence,
+            };
+            let next = match sequence {
+                Some(sequence) => going(pass, sequence),
+                None => pass.next().map_or(Course::Visited, |pass| going(pass, newest)),
+            };
+            (next, delta)
+        }
+    };
+    if let Some(walk) = tables.slots.get_mut(at).and_then(|s| s.walks.first_mut()) {
+        walk.course = next;
+    }
+    let Some(delta) = delta else { return Step::Quiet };
+    tables.counters.walk_records += 1;
+    Step::Push(ToEvent::Record {
+        at,
+        only: Some(walk.lane),
+        delta,
+    })
+}
+
+/// The course after the last entry of a kind.
+fn after(tables: &Tables, at: SlotRef, kind: Kind) -> Course {
+    match (kind, tables.slots.get(at)) {
+        (Kind::Block, Some(slot)) => Course::Entries {
+            kind: Kind::Conntrack,
+            cursor: slot.first(Kind::Conntrack),
+        },
+        _ => Course::Visited,
+    }
+}
+
+/// Opens the slot to the first walk's lane: live changes go there from here on.
+fn begin(tables: &mut Tables, at: SlotRef) -> Step {
+    let role = tables.roles[at.vrf.index()];
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return Step::Done;
+    };
+    // Also when told to stand by: as long as nobody has taken over, the term is this node's to send under.
+    if role.has_word() {
+        slot.write_under(role.term);
+    }
+    let version = slot.version;
+    let (course, since) = start(slot, &tables.journal, tables.faults.no_catch_up);
+    let Some(walk) = slot.walks.first_mut() else {
+        return Step::Done;
+    };
+    walk.course = course;
+    let (lane, generation) = (walk.lane, walk.generation);
+    slot.streams.retain(|l| l.peer != lane.peer);
+    let _ = slot.streams.try_push(lane);
+    Step::Push(ToEvent::SlotBegin {
+        at,
+        lane,
+        generation,
+        version,
+        since,
+    })
+}
+
+/// What the first walk of a slot has to send, and from which version on.
+fn start(slot: &mut Slot, journal: &Journal, whole: bool) -> (Course, Option<Version>) {
+    let told = !core::mem::take(&mut slot.untold);
+    let offer = slot.walks.first().and_then(|walk| walk.offer).filter(|_| told);
+    if let Some(offer) = offer {
+        let point = offer.version;
+        if (offer.count, offer.digest) == (slot.count, slot.digest) {
+            return (Course::Equal, Some(point));
+        }
+        // An empty receiver gets the entries that are left, not what became of all others.
+        if !whole && offer.exact && point.counter > 0 && slot.history.reaches(point, slot.version) {
+            let newest = slot.history.newest();
+            let course = Course::Changes {
+                after: point.counter,
+                newest,
+                pass: Pass::Removed,
+                sequence: newest,
+            };
+            // Nothing was written since, and yet it differs: only the entries can tell in what.
+            if journal.get(newest).is_some() && slot.version.counter > point.counter {
+                return (course, Some(point));
+            }
+        }
+    }
+    let course = Course::Entries {
+        kind: Kind::Block,
+        cursor: slot.first(Kind::Block),
+    };
+    (course, None)
+}
+
+/// Ends the first walk of a slot: what a receiver must hold now.
+fn end(tables: &mut Tables, at: SlotRef) -> Step {
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return Step::Done;
+    };
+    let walk = slot.walks.remove(0);
+    let end = SlotEnd {
+        generation: walk.generation,
+        count: slot.count,
+        digest: slot.digest,
+        version: slot.version,
+    };
+    Step::Push(ToEvent::SlotEnd {
+        at,
+        lane: walk.lane,
+        end,
+    })
+}
+
+/// What a walk sends of an entry, and where it goes next. An entry with a change still listed is skipped: the
+/// change will be sent live, whole.
+fn visit(tables: &Tables, kind: Kind, id: u32, now: Instant) -> (u32, Option<Delta>) {
+    match kind {
+        Kind::Block => {
+            let block = tables.nat.block(id);
+            let send = block.sync.emitted() && !block.sync.dirty;
+            (block.sync.next, send.then(|| Delta::Block(block_record(block))))
+        }
+        Kind::Conntrack => {
+            let conntrack = &tables.conntracks[id];
+            let sync = &conntrack.sync;
+            let send = sync.emitted() && (!sync.dirty || sync.refresh_only);
+            (sync.next, send.then(|| Delta::Put(conntrack.to_put(now))))
+        }
+    }
+}
+
+/// What a catch-up sends of a change, and the slot's change before it; none when that is not newer than what the
+/// receiver holds. A change that the journal has lost in the meantime ends the pass: the end won't add up then.
+fn revisit(
+    tables: &Tables,
+    at: SlotRef,
+    (sequence, after, pass): (u64, u64, Pass),
+    now: Instant,
+) -> (Option<u64>, Option<Delta>) {
+    let record = tables.journal.get(sequence);
+    let Some(record) = record.filter(|r| r.change.version().counter > after) else {
+        return (None, None);
+    };
+    let delta = (Pass::of(&record.change) == pass).then(|| match record.change {
+        Change::Removed(del) => Some(Delta::Del(del)),
+        Change::Released(block) => Some(Delta::Block(block)),
+        Change::Written { kind, id, version } => written(tables, at, (kind, id), version, now),
+    });
+    (Some(record.before), delta.flatten())
+}
+
+/// An entry of the slot, if it is still the one that was written as `version`.
+fn written(
+    tables: &Tables,
+    at: SlotRef,
+    (kind, id): (Kind, u32),
+    version: Version,
+    now: Instant,
+) -> Option<Delta> {
+    // Its place may be vacant, or another's.
+    let sync = match kind {
+        Kind::Block => tables.nat.block(id).sync,
+        Kind::Conntrack => tables.conntracks.get(id)?.sync,
+    };
+    let same = sync.version == version && sync.linked && tables.slot_of(Changed { kind, id }) == at;
+    same.then(|| visit(tables, kind, id, now).1)?
+}
