@@ -20,6 +20,7 @@ use crate::compare_record::{Said, put_said};
 use crate::config::{CONTROL_LANE, SyncConfig};
 use crate::conn::Conn;
 use crate::export::{Compared, Export, QUERIES, Task, WINDOW};
+use crate::flow_record::{Continuity, put_delta};
 use crate::frame::Step;
 use crate::hello::{
     FEATURES, Hello, MAGIC_ANSWER, Preface, PrefaceError, VERSIONS, decode_answer, encode_hello,
@@ -92,7 +93,8 @@ impl<W: Wire> Lane<W> {
             } else {
                 0
             };
-            Export::new(VrfId(id), slots, |slot| {
+            let first = config.first_stream(VrfId(id));
+            Export::new(VrfId(id), slots, first, |slot| {
                 lane_of(slot, config.workers, config.events) == u16::from(number)
             })
         });
@@ -278,7 +280,8 @@ impl<W: Wire> Lane<W> {
                 return Ok(work);
             };
             let message = match conn.inbox.step()? {
-                Step::Record(kind, body) => record::decode(kind, body, |handle| peering.resolve(handle)),
+                // Answers only come here: no slot is begun in this direction.
+                Step::Record(kind, body) => record::decode(kind, body, |vrf| peering.resolve(vrf), |_| None),
                 Step::End(_) => continue,
                 Step::Need => return Ok(work),
             };
@@ -288,6 +291,7 @@ impl<W: Wire> Lane<W> {
                 Ok(message) => self.handle(s, message)?,
                 Err(RecordError::UnknownType) => s.count(Cause::RecordUnknownType),
                 Err(RecordError::UnknownVrf) => s.count(Cause::RecordUnknownVrf),
+                Err(RecordError::NotOpen) => s.count(Cause::RecordMisplaced),
                 Err(RecordError::Malformed(_)) => s.count(Cause::RecordMalformed),
             }
         }
@@ -364,6 +368,7 @@ impl<W: Wire> Lane<W> {
             | Message::SlotEnd { .. }
             | Message::SlotQuery { .. }
             | Message::SlotDigest { .. }
+            | Message::SlotVersion { .. }
             | Message::Delta { .. } => {
                 s.count(Cause::RecordMisplaced);
             }
@@ -509,13 +514,13 @@ impl<W: Wire> Lane<W> {
         let State::Up { conn, .. } = &mut self.state else {
             return false;
         };
-        let begun = self.exports[at.vrf.index()].begun(at.slot, generation, since);
-        if begun {
-            conn.put(now, |out| {
-                slot_record::put_slot_begin(out, at, generation, version, since);
-            });
-        }
-        begun
+        let Some(stream) = self.exports[at.vrf.index()].begun(at.slot, generation, version, since) else {
+            return false;
+        };
+        conn.put(now, |out| {
+            slot_record::put_slot_begin(out, &stream, generation, since);
+        });
+        true
     }
 
     /// A worker's slot ends. False when it belongs to no present generation.
@@ -583,16 +588,17 @@ impl<W: Wire> Lane<W> {
     }
 
     /// A worker's record, live or of a walk. False when the slot isn't open on this connection.
-    pub(crate) fn record(&mut self, now: Instant, at: SlotRef, delta: &Delta, walk: bool) -> bool {
-        let State::Up { conn, peering, .. } = &mut self.state else {
+    pub(crate) fn record(&mut self, s: &mut Shared, at: SlotRef, delta: &Delta, walk: bool) -> bool {
+        let State::Up { conn, .. } = &mut self.state else {
             return false;
         };
         let export = &mut self.exports[at.vrf.index()];
-        if !export.is_open(at.slot) {
+        let Some(mut stream) = export.stream(at.slot) else {
             return false;
-        }
-        let announced = peering.announced(at.vrf);
-        let bytes = conn.put(now, |out| record::put_delta(out, at, delta, announced));
+        };
+        let mut continuity = Continuity::Kept;
+        let bytes = conn.put(s.now, |out| continuity = put_delta(out, &mut stream, delta, walk));
+        export.streamed(at.slot, stream.last);
         export.report.transmit += 1;
         if walk {
             export.walked(at.slot);
@@ -600,6 +606,10 @@ impl<W: Wire> Lane<W> {
         if export.is_resyncing() {
             export.report.resync_records += 1;
             export.report.resync_bytes += bytes as u64;
+        }
+        if continuity == Continuity::Gap {
+            s.count(Cause::StreamGap);
+            export.again(at.slot, "gap", s.now, &mut self.todo);
         }
         true
     }

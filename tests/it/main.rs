@@ -13,6 +13,8 @@ mod handoff;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod names;
+#[cfg(test)]
 mod packet_path;
 #[cfg(test)]
 mod policy;

@@ -38,7 +38,7 @@ use self::find::Want;
 use self::log::BlockEvent;
 use self::mapping::Mapping;
 pub use self::mapping::Protocol;
-pub use self::pool::{PoolRef, PoolSize, Pools, granting_node};
+pub use self::pool::{PoolRef, PoolSize, Pools, grant_base, granting_node};
 use self::random::Random;
 use self::subscriber::{Inside, Subscriber};
 pub use self::view::{BlockRow, PoolUsage, UserRow};

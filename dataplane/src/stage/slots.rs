@@ -3,8 +3,8 @@
 //! Called by `absorb` for what is not a record of an entry. Whatever adds up here does so at one exact point of the
 //! slot's stream, because everything about a slot comes through one FIFO.
 
-use crate::delta::{LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, Version};
-use crate::resync::{Absent, Course, Ended, Incoming, Sum, Walk, ended};
+use crate::delta::{Handle, LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, Version};
+use crate::resync::{Absent, Course, Ended, Incoming, Missing, Sum, Walk, ended};
 use crate::role::Role;
 use crate::slot::{Kind, NIL, SyncState, block_digest, conntrack_digest};
 use crate::stage::emit::block_record;
@@ -210,7 +210,14 @@ pub(crate) fn finish(
 }
 
 /// Notes that an entry which the sender still counts had to go from here.
-pub(crate) fn lacks(tables: &mut Tables, at: SlotRef, key: u64, sync: &SyncState, now: Instant) {
+pub(crate) fn lacks(
+    tables: &mut Tables,
+    at: SlotRef,
+    key: u64,
+    handle: Handle,
+    sync: &SyncState,
+    now: Instant,
+) {
     let Some(slot) = tables.slots.get_mut(at) else {
         return;
     };
@@ -220,7 +227,13 @@ pub(crate) fn lacks(tables: &mut Tables, at: SlotRef, key: u64, sync: &SyncState
         .as_ref()
         .is_some_and(|s| s.open && s.since.is_none() && s.generation != sync.stamp);
     if sync.emitted() && !unnamed {
-        slot.absent.insert(key, sync.digest, sync.version, now.secs());
+        let missing = Missing {
+            key,
+            handle,
+            digest: sync.digest,
+            version: sync.version,
+        };
+        slot.absent.insert(missing, now.secs());
     }
 }
 
