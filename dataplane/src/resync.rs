@@ -84,6 +84,8 @@ pub enum Course {
 pub struct Incoming {
     /// From whom.
     pub lane: LaneTag,
+    /// Event thread that its answers go through.
+    pub event: usize,
     /// Generation.
     pub generation: u32,
     /// Between begin and end.

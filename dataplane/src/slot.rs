@@ -119,6 +119,8 @@ pub struct Slot {
     pub source: Option<Incoming>,
     /// The list of its entries that a comparison is making.
     pub listing: Option<Listing>,
+    /// Entries that have left its lists, ever: a look that takes many turns notices by it.
+    pub unlinked: u32,
     /// What of its own writing can be told again.
     pub history: History,
     heads: [Head; 2],
@@ -237,6 +239,7 @@ impl Slot {
         if !entries.sync(id).linked {
             return;
         }
+        self.unlinked = self.unlinked.wrapping_add(1);
         let (next, prev) = {
             let sync = entries.sync_mut(id);
             sync.linked = false;

@@ -19,6 +19,7 @@ use crate::role::{Role, Roles};
 use crate::shard::lane_of;
 use crate::share::Share;
 use crate::slot::{Entries, Kind, NIL, Slots, SyncState};
+use crate::stage::audit::Audit;
 use crate::stage::compare::Comparing;
 use crate::stage::digest::Rounds;
 use crate::time::Instant;
@@ -52,6 +53,8 @@ pub struct Faults {
     pub no_sweep: bool,
     /// No slot is caught up: what differs is sent whole.
     pub no_catch_up: bool,
+    /// What is stored is not looked at.
+    pub no_audit: bool,
 }
 
 /// How this worker sees a VRF's role: refreshed once per turn.
@@ -113,6 +116,7 @@ pub struct Tables {
     /// Slots whose digest somebody wants to hear now.
     pub(crate) digests_asked: VecDeque<SlotRef>,
     pub(crate) rounds: Rounds,
+    pub(crate) audit: Audit,
     pub(crate) comparing: Comparing,
     pub(crate) dead: usize,
     listed: u64,
@@ -221,6 +225,7 @@ impl Tables {
             answers_max: (2 * slots_total).max(1),
             digests_asked: VecDeque::with_capacity(slots_total),
             rounds: Rounds::default(),
+            audit: Audit::default(),
             comparing: Comparing::new(slots_total),
             dead: 0,
             listed: 0,

@@ -1,6 +1,8 @@
 //! Whole nodes, and pairs of them, against what they promise. One binary; a module per promise.
 
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod catch_up;
 #[cfg(test)]
 mod compare;

@@ -121,7 +121,7 @@ fn process(tables: &mut Tables, item: ToWorker, event: usize, now: Instant) -> O
             generation,
             version,
             since,
-        } => begin(tables, at, (lane, generation), version, since),
+        } => begin(tables, at, (lane, event, generation), version, since),
         ToWorker::Record { at, lane, delta } => return record(tables, at, lane, &delta, now),
         ToWorker::SlotQuery { at, lane, generation } => return query(tables, at, lane, generation),
         ToWorker::SlotDigest { at, lane, end } => return compare(tables, at, lane, &end, now),
@@ -168,7 +168,7 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
 }
 
 /// The slot has to come again: at the end of the generation that is open, or as soon as the sender hears of it.
-fn again(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
+pub(crate) fn again(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
     let slot = tables.slots.get_mut(at)?;
     let asked = core::mem::replace(&mut slot.absent.unsure, true);
     let source = slot.source.as_ref()?;

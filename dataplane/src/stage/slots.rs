@@ -68,7 +68,7 @@ pub(crate) fn query(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation:
 pub(crate) fn begin(
     tables: &mut Tables,
     at: SlotRef,
-    (lane, generation): (LaneTag, u32),
+    (lane, event, generation): (LaneTag, usize, u32),
     version: Version,
     since: Option<Version>,
 ) {
@@ -107,6 +107,7 @@ pub(crate) fn begin(
     slot.history.end();
     slot.source = Some(Incoming {
         lane,
+        event,
         generation,
         open: true,
         since,
@@ -238,7 +239,7 @@ pub(crate) fn lacks(
 }
 
 /// Account of the slot's listed entries.
-fn listed(tables: &Tables, at: SlotRef) -> Sum {
+pub(crate) fn listed(tables: &Tables, at: SlotRef) -> Sum {
     tables.slots.get(at).map_or_else(Sum::default, |slot| Sum {
         count: slot.count - slot.loose.count,
         digest: slot.digest.wrapping_sub(slot.loose.digest),
@@ -325,13 +326,15 @@ fn sweep(tables: &mut Tables, at: SlotRef, generation: u32, now: Instant) {
         while id != NIL {
             let sync = *sync_of(tables, kind, id);
             if sync.stamp != generation || !sync.emitted() {
-                match kind {
-                    Kind::Conntrack => tables.discard(now, id),
-                    Kind::Block => {
-                        tables.discard_block(now, id);
+                let gone = match kind {
+                    Kind::Conntrack => {
+                        tables.discard(now, id);
+                        true
                     }
-                }
-                tables.counters.swept += 1;
+                    // In use by conntracks that are to stay.
+                    Kind::Block => tables.discard_block(now, id),
+                };
+                tables.counters.swept += u64::from(gone);
             }
             id = sync.next;
         }
