@@ -332,6 +332,43 @@ fn r21_records_of_later_versions_and_wrong_ones_are_skipped_and_counted() {
 }
 
 #[test]
+fn r29_expectations_are_skipped_and_the_records_around_them_are_applied() {
+    let mut cluster = target();
+    let (mut plug, mut outbox) = accepted(&mut cluster, 1);
+    let now = Instant::default();
+    let mut stream = stream(3);
+    let mut refresh = |handle| {
+        let delta = dataplane::delta::Delta::Refresh(dataplane::delta::RefreshRecord {
+            handle: Handle(handle),
+            lifetime_s: 1,
+        });
+        let mut bytes = Vec::new();
+        put_delta(&mut bytes, &mut stream, &delta, false);
+        bytes
+    };
+    let expect = |kind| [vec![kind, 40], vec![kind; 40]].concat();
+    for bytes in [refresh(1), expect(0x2a), expect(0x2b), refresh(2)] {
+        outbox.put(now, |out| out.extend(bytes));
+    }
+    outbox.close();
+    outbox.flush(&mut plug).unwrap();
+    cluster.run(5);
+    assert_eq!(cluster.nodes[0].cause("record-unknown-type"), 2);
+    assert!(!is_closed(&mut plug));
+    let handles: Vec<_> = seen(&cluster)
+        .iter()
+        .filter_map(|item| match item {
+            ToWorker::Record {
+                delta: dataplane::delta::Delta::Refresh(refresh),
+                ..
+            } => Some(refresh.handle),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(handles, [Handle(1), Handle(2)]);
+}
+
+#[test]
 fn r9_late_bytes_of_a_replaced_connection_change_nothing() {
     let mut cluster = target();
     let (mut old, mut old_out) = accepted(&mut cluster, 1);
