@@ -13,6 +13,8 @@ mod fragments;
 #[cfg(test)]
 mod handoff;
 #[cfg(test)]
+mod inherited;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod names;

@@ -41,7 +41,7 @@ pub use self::mapping::Protocol;
 pub use self::pool::{PoolRef, PoolSize, Pools, grant_base, granting_node};
 use self::random::Random;
 use self::subscriber::{Inside, Subscriber};
-pub use self::view::{BlockRow, PoolUsage, UserRow};
+pub use self::view::{BlockRow, MappingRow, PoolUsage, UserRow};
 use crate::config::Filtering;
 use crate::conntrack::Index;
 use crate::delta::{NatPart, Term};
