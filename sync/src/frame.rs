@@ -8,7 +8,7 @@
 //! [`Outbox`] builds frames in the buffer from which the connection sends them; [`Inbox`] holds received bytes
 //! and lends out one record at a time, so that a receiver may stop in the middle of a frame and go on later.
 
-use crate::record::measure;
+use crate::record::{measure, takes_credit};
 use crate::tally::Tally;
 use crate::wire::{Io, Wire};
 use dataplane::time::Instant;
@@ -48,6 +48,8 @@ pub(crate) struct Outbox {
     opened: Instant,
     sequence: u64,
     records: u64,
+    /// Records that count against the receiver's credit.
+    items: u64,
     bytes_sent: u64,
     /// What was put in, by type.
     pub(crate) tally: Tally,
@@ -65,6 +67,7 @@ impl Outbox {
             opened: Instant::default(),
             sequence: 0,
             records: 0,
+            items: 0,
             bytes_sent: 0,
             tally: Tally::default(),
         }
@@ -78,6 +81,11 @@ impl Outbox {
     /// Records put in so far, those of the open frame included.
     pub(crate) const fn records(&self) -> u64 {
         self.records
+    }
+
+    /// Records put in so far that count against the receiver's credit.
+    pub(crate) const fn items(&self) -> u64 {
+        self.items
     }
 
     /// Bytes the network has taken since the beginning.
@@ -115,6 +123,7 @@ impl Outbox {
         // A change may need the slot's version in front of it.
         while let Some((_, end)) = measure(written) {
             self.tally.count(written[0], end);
+            self.items += u64::from(takes_credit(written[0]));
             written = &written[end..];
         }
         length

@@ -36,6 +36,9 @@ const CHECKPOINTS_MAX: usize = 1_024;
 /// Entries of a slot listed for one question.
 pub(crate) const LIST_MAX: u16 = 1_024;
 
+/// Least credit: with smaller rings than this, reading waits for workers again.
+const CREDIT_MIN: u32 = 64;
+
 /// An accepted connection of a peer.
 #[derive(Debug)]
 pub(crate) struct Inlet<W> {
@@ -98,6 +101,8 @@ impl<W: Wire> Inlet<W> {
         let mut conn = Conn::new(arrival.wire, &encode_answer(&answer), false, s.now);
         let mut peering = Peering::new(peer, &s.config);
         peering.open_all(&mut conn, &s.config, &s.own, s.now);
+        let credit = credit(s, hello.lanes);
+        conn.put(s.now, |out| record::put_credit(out, credit));
         s.changed = true;
         s.tell(PumpEvent::LaneUp {
             peer,
@@ -366,6 +371,7 @@ impl<W: Wire> Inlet<W> {
             Message::Heartbeat => {}
             Message::Bye => return Err(Cause::Closed),
             Message::Ack { .. }
+            | Message::Credit { .. }
             | Message::SlotVerified { .. }
             | Message::SlotFailed { .. }
             | Message::SlotOffer { .. } => {
@@ -577,6 +583,15 @@ impl<W: Wire> Inlet<W> {
             self.conn.put(s.now, |out| record::put_ack(out, sequence));
         }
     }
+}
+
+/// Records that a connection may have under way: its share of the smallest ring to a worker, so that whatever arrives finds
+/// room and reading never has to wait for a worker.
+fn credit(s: &Shared, lanes: u8) -> u32 {
+    let per_thread = usize::from(lanes).div_ceil(usize::from(s.config.events.max(1)));
+    let sharers = (per_thread * s.config.peers.len()).max(1);
+    let share = s.rings.capacity() / sharers;
+    u32::try_from(share).unwrap_or(u32::MAX).max(CREDIT_MIN)
 }
 
 /// What the peer calls `number`.

@@ -159,7 +159,7 @@ impl<W: Wire> Lane<W> {
     /// Whether records for this lane should wait in the workers' rings.
     pub(crate) fn is_full(&self) -> bool {
         if let State::Up { conn, .. } = &self.state {
-            conn.out.is_full()
+            conn.out.is_full() || conn.credit() == 0
         } else {
             false
         }
@@ -312,6 +312,7 @@ impl<W: Wire> Lane<W> {
                     *acked = done.records;
                 }
             }
+            Message::Credit { records } => conn.grant(records),
             Message::VrfOpen(open) => {
                 s.changed = true;
                 if let Some(opened) = peering.opened(&open, &s.config)?
@@ -435,6 +436,10 @@ impl<W: Wire> Lane<W> {
     /// Tells workers to stop and to send, as their rings and the window allow.
     fn ask(&mut self, s: &mut Shared) -> usize {
         let mut under_way: usize = self.exports.iter().map(|e| e.under_way).sum();
+        let mut credit = match &self.state {
+            State::Up { conn, .. } => conn.credit(),
+            _ => 0,
+        };
         let mut queried: usize = self.exports.iter().map(|e| e.queried).sum();
         let mut work = 0;
         for _ in 0..self.todo.len().min(TASKS_MAX) {
@@ -458,13 +463,14 @@ impl<W: Wire> Lane<W> {
                         true
                     }
                 }
-                Task::Query if queried >= QUERIES => true,
+                Task::Query if queried >= QUERIES || credit == 0 => true,
                 Task::Query => {
                     if let State::Up { conn, .. } = &mut self.state {
                         let generation = s.next_generation();
                         conn.put(s.now, |out| slot_record::put_slot_query(out, at, generation));
                         export.asked_peer(at.slot, generation, s.now);
                         queried += 1;
+                        credit -= 1;
                         work += 1;
                     }
                     false

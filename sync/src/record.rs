@@ -35,6 +35,7 @@ pub(crate) mod kind {
     pub(crate) const SLOT_VERIFIED: u8 = 0x09;
     pub(crate) const SLOT_FAILED: u8 = 0x0a;
     pub(crate) const SLOT_OFFER: u8 = 0x0b;
+    pub(crate) const CREDIT: u8 = 0x0c;
     pub(crate) const SLOT_BEGIN: u8 = 0x10;
     pub(crate) const SLOT_END: u8 = 0x11;
     pub(crate) const SLOT_QUERY: u8 = 0x12;
@@ -69,6 +70,7 @@ pub(crate) mod kind {
             SLOT_VERIFIED => "SLOT-VERIFIED",
             SLOT_FAILED => "SLOT-FAILED",
             SLOT_OFFER => "SLOT-OFFER",
+            CREDIT => "CREDIT",
             SLOT_BEGIN => "SLOT-BEGIN",
             SLOT_END => "SLOT-END",
             SLOT_QUERY => "SLOT-QUERY",
@@ -136,6 +138,10 @@ pub(crate) enum Message {
     Bye,
     Ack {
         sequence: u64,
+    },
+    /// Most records that may be on their way.
+    Credit {
+        records: u32,
     },
     SlotVerified {
         at: SlotRef,
@@ -260,6 +266,16 @@ pub(crate) fn put_ack(out: &mut Vec<u8>, sequence: u64) {
     record(out, kind::ACK, |out| out.put_u64(sequence));
 }
 
+/// Appends CREDIT: at most `records` that count may be sent and not acknowledged.
+pub(crate) fn put_credit(out: &mut Vec<u8>, records: u32) {
+    record(out, kind::CREDIT, |out| out.put_u32(records));
+}
+
+/// Whether records of a type count against the receiver's credit: they take a place in a worker's ring.
+pub(crate) const fn takes_credit(kind: u8) -> bool {
+    kind >= kind::SLOT_BEGIN && kind != kind::SLOT_VERSION
+}
+
 /// Appends HEARTBEAT.
 pub(crate) fn put_heartbeat(out: &mut Vec<u8>) {
     record(out, kind::HEARTBEAT, |_| ());
@@ -312,6 +328,9 @@ pub(crate) fn decode(
         kind::BYE => Ok(Message::Bye),
         kind::ACK => Ok(Message::Ack {
             sequence: from.try_get_u64()?,
+        }),
+        kind::CREDIT => Ok(Message::Credit {
+            records: from.try_get_u32()?,
         }),
         kind::VRF_OPEN => get_vrf_open(&mut from).map(Message::VrfOpen),
         kind::VRF_STATE => get_vrf_state(&mut from).map(Message::VrfState),
