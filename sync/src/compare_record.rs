@@ -5,14 +5,12 @@
 
 use bytes::{Buf, BufMut};
 use dataplane::delta::{
-    BlockRecord, Class, Delta, Handle, Listed, Mark, Marked, NatPart, PutRecord, Scales, SlotRef, Term,
-    Version,
+    BlockRecord, Class, Delta, Listed, Mark, Marked, NatPart, PutRecord, Scales, SlotRef, Term, Version,
 };
 use dataplane::flow::{Addr, VrfId};
 
 use crate::bytes::{get_address, put_address};
-use crate::flow_record::{get_ends, get_vrf, put_ends, when};
-use crate::record::{Bound, RecordError, kind, put_at, record};
+use crate::record::{Bound, RecordError, get_ends, get_vrf, kind, put_at, put_ends, record, when};
 
 /// Flags of SLOT-ENTRY.
 mod flag {
@@ -191,7 +189,6 @@ fn get_entry(
         scales,
         lifetime_s,
         version,
-        handle: Handle::NONE,
     }))
 }
 
@@ -201,10 +198,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{Message, decode};
-
-    /// Type and length: all of these are shorter than 128 bytes.
-    const HEADER: usize = 2;
+    use crate::record::{HEADER, Message, decode};
 
     const AT: SlotRef = SlotRef {
         vrf: VrfId(0),
@@ -215,6 +209,7 @@ mod tests {
         (handle == 0).then_some(Bound {
             vrf: VrfId(0),
             slots: 16,
+            term: Term(257),
         })
     }
 
@@ -240,7 +235,6 @@ mod tests {
                 scales: Scales(scales),
                 lifetime_s: 30,
                 version: Version { term: Term(513), counter },
-                handle: Handle::NONE,
             })
         }
     }
@@ -309,7 +303,7 @@ mod tests {
             let mut out = Vec::new();
             let round = round_of(&said);
             put_said(&mut out, AT, round, &said);
-            let read = decode(out[0], &out[HEADER..], resolve, |_| None);
+            let read = decode(out[2], &out[HEADER..], resolve);
             prop_assert_eq!(read, Ok(Message::Comparison { at: AT, round, said }));
         }
 
@@ -319,7 +313,7 @@ mod tests {
             put_said(&mut out, AT, round_of(&said), &said);
             let body = &out[HEADER..];
             let cut = cut.index(body.len());
-            let read = decode(out[0], &body[..cut], resolve, |_| None);
+            let read = decode(out[2], &body[..cut], resolve);
             let expected = if cut < 4 { None } else { Some(AT) };
             prop_assert_eq!(read, Err(RecordError::Malformed(expected)));
         }
@@ -330,7 +324,7 @@ mod tests {
             put_said(&mut out, AT, round_of(&said), &said);
             let at = at.index(out.len() - HEADER) + HEADER;
             out[at] = with;
-            let _judged = decode(out[0], &out[HEADER..], resolve, |_| None);
+            let _judged = decode(out[2], &out[HEADER..], resolve);
         }
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, unbounded};
 use dataplane::applied::AppliedCounters;
 use dataplane::delta::{
-    Class, DelRecord, Delta, Handle, LaneTag, Name, PutRecord, Scales, SlotEnd, SlotOffer, SlotRef, Term,
-    ToEvent, ToWorker, Version,
+    Class, DelRecord, Delta, LaneTag, PutRecord, Scales, SlotEnd, SlotOffer, SlotRef, Term, ToEvent,
+    ToWorker, Version,
 };
 use dataplane::flow::{Addr, FlowKey, VrfId};
 use dataplane::role::{Role, Roles};
@@ -249,7 +249,6 @@ fn put(n: u32, version: Version) -> Delta {
         scales: Scales::NONE,
         lifetime_s: 9,
         version,
-        handle: Handle::of(n),
     })
 }
 
@@ -378,10 +377,7 @@ impl Worker {
                         slot.entries.insert(n(&put.original), (put.version, generation));
                     }
                     Delta::Del(del) => {
-                        let Name::Handle(handle) = del.name else {
-                            unreachable!("every entry is named");
-                        };
-                        slot.entries.remove(&handle.0);
+                        slot.entries.remove(&n(&del.original));
                     }
                     Delta::State(_) | Delta::Refresh(_) | Delta::Block(_) => {}
                 }
@@ -602,17 +598,14 @@ impl Node {
         let (_, term) = self.roles.get(VRF);
         let (worker, at, event) = self.place(n);
         let slot = worker.slots.entry(at.slot).or_default();
-        if slot.entries.remove(&n).is_none() {
-            return;
-        }
         slot.counter += 1;
         let version = Version {
             term,
             counter: slot.counter,
         };
-        if !slot.streams.is_empty() {
+        if slot.entries.remove(&n).is_some() && !slot.streams.is_empty() {
             let delta = Delta::Del(DelRecord {
-                name: Name::Handle(Handle::of(n)),
+                original: key(n),
                 version,
             });
             worker.pending[event].push_back(ToEvent::Record {
