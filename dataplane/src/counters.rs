@@ -146,6 +146,18 @@ counters! {
     marks_different,
     /// Entries listed for comparisons.
     entries_listed,
+    /// Entries that the audit has compared with what was accounted of them.
+    audit_entries,
+    /// Slots whose entries added up to their running count and digest.
+    audit_slots,
+    /// Slots that changed while the audit added them up, and were begun anew.
+    audit_restarts,
+    /// Entries that were not what was accounted of them: damaged in memory. Their slot is sent again.
+    audit_entries_wrong,
+    /// Slots whose entries did not add up: one was lost, or the sum was damaged. They are sent again.
+    audit_slots_wrong,
+    /// Conntracks that lookup had lost, and finds again.
+    audit_index_lost,
     /// Entries removed at a verified slot end because the peer no longer has them.
     swept,
 }

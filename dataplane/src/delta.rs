@@ -133,6 +133,28 @@ pub struct NatPart {
     pub mapping: bool,
 }
 
+/// What a sender calls a conntrack on its slot's stream: the entry's index in the sender's arena, bound by a PUT. Means
+/// nothing without the slot, and nothing beyond the generation that it was bound in (see [`crate::names`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Handle(pub u32);
+
+impl Handle {
+    /// No name: also what entries have whose index doesn't fit into three bytes.
+    pub const NONE: Self = Self(0xff_ffff);
+
+    /// The handle of an arena's entry.
+    #[must_use]
+    pub const fn of(id: u32) -> Self {
+        if id < Self::NONE.0 { Self(id) } else { Self::NONE }
+    }
+
+    /// Whether this is no name.
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.0 >= Self::NONE.0
+    }
+}
+
 /// Full state of a conntrack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PutRecord {
@@ -150,13 +172,15 @@ pub struct PutRecord {
     pub lifetime_s: u32,
     /// Version of the entry.
     pub version: Version,
+    /// What it is called from now on.
+    pub handle: Handle,
 }
 
 /// Change of class of a known conntrack. Window scales are settled by the handshake, so they travel with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateRecord {
-    /// Original direction: names the conntrack.
-    pub original: FlowKey,
+    /// Which conntrack.
+    pub handle: Handle,
     /// New class.
     pub class: Class,
     /// Window scales as of this change.
@@ -170,17 +194,26 @@ pub struct StateRecord {
 /// The conntrack is alive; no version, so that shedding refreshes never looks like divergence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefreshRecord {
-    /// Original direction: names the conntrack.
-    pub original: FlowKey,
+    /// Which conntrack.
+    pub handle: Handle,
     /// Remaining lifetime in seconds.
     pub lifetime_s: u32,
+}
+
+/// How a removal names its conntrack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Name {
+    /// As its sender calls it.
+    Handle(Handle),
+    /// By its original direction: the sender has not named it on this stream.
+    Key(FlowKey),
 }
 
 /// The conntrack is gone, and with it its share of the mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DelRecord {
-    /// Original direction: names the conntrack.
-    pub original: FlowKey,
+    /// Which conntrack.
+    pub name: Name,
     /// Version of the removal.
     pub version: Version,
 }
@@ -215,6 +248,20 @@ pub enum Delta {
     Del(DelRecord),
     /// Port block granted or released.
     Block(BlockRecord),
+}
+
+impl Delta {
+    /// Version of the change; none of a refresh.
+    #[must_use]
+    pub const fn version(&self) -> Option<Version> {
+        match self {
+            Self::Put(r) => Some(r.version),
+            Self::State(r) => Some(r.version),
+            Self::Refresh(_) => None,
+            Self::Del(r) => Some(r.version),
+            Self::Block(r) => Some(r.version),
+        }
+    }
 }
 
 /// One lane's connection: peer, lane number at the sender, and the incarnation that fences old bytes.

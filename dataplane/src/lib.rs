@@ -15,6 +15,7 @@ pub mod tables;
 pub mod conntrack;
 mod fragment;
 pub mod history;
+pub mod names;
 pub mod nat;
 pub mod policy;
 pub mod resync;

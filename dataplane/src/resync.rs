@@ -7,7 +7,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::delta::{LaneTag, SlotEnd, SlotOffer, Term, Version};
+use crate::delta::{Handle, LaneTag, SlotEnd, SlotOffer, Term, Version};
 use crate::history::Pass;
 use crate::slot::Kind;
 
@@ -84,6 +84,8 @@ pub enum Course {
 pub struct Incoming {
     /// From whom.
     pub lane: LaneTag,
+    /// Event thread that its answers go through.
+    pub event: usize,
     /// Generation.
     pub generation: u32,
     /// Between begin and end.
@@ -112,24 +114,28 @@ pub struct Absent {
 
 /// An absent entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Missing {
+pub struct Missing {
     /// Digest of its key.
-    key: u64,
-    digest: u64,
-    version: Version,
+    pub key: u64,
+    /// What its sender calls it.
+    pub handle: Handle,
+    /// Its share in the slot's digest.
+    pub digest: u64,
+    /// Its version.
+    pub version: Version,
 }
 
 impl Absent {
-    /// An entry, by its key's digest, is not here at `version` and should be.
-    pub fn insert(&mut self, key: u64, digest: u64, version: Version, now_s: u32) {
+    /// An entry is not here and should be.
+    pub fn insert(&mut self, missing: Missing, now_s: u32) {
         // A resent record replaces its older self.
-        self.take(key);
+        self.take(missing.key);
         if self.sum.count == 0 {
             self.since_s = now_s;
         }
-        self.sum.add(digest);
+        self.sum.add(missing.digest);
         // One that no longer fits is merely not remembered: see `remove`.
-        let _ = self.known.try_push(Missing { key, digest, version });
+        let _ = self.known.try_push(missing);
     }
 
     /// The sender has removed an entry that isn't here: either it was absent, or the sender removed it before the
@@ -143,10 +149,21 @@ impl Absent {
         }
     }
 
-    /// The sender has changed an entry that isn't here in a way that only its holder could follow.
-    pub fn change(&mut self, key: u64) {
-        let known = self.known.iter().any(|m| m.key == key);
-        self.unsure |= known || self.sum.count as usize > self.known.len();
+    /// As [`Self::remove`], of what the sender calls by `handle`: it has named nothing older by it.
+    pub fn remove_named(&mut self, handle: Handle) {
+        match self.known.iter().find(|m| m.handle == handle).map(|m| m.key) {
+            Some(key) => _ = self.take(key),
+            None => self.unsure |= self.sum.count as usize > self.known.len(),
+        }
+    }
+
+    /// The sender has changed an entry that isn't here in a way that only its holder could follow. False when none of the
+    /// absent ones can be meant.
+    pub fn change(&mut self, handle: Handle) -> bool {
+        let known = self.known.iter().any(|m| m.handle == handle);
+        let meant = known || self.sum.count as usize > self.known.len();
+        self.unsure |= meant;
+        meant
     }
 
     /// An entry came after all.
@@ -205,18 +222,28 @@ mod tests {
     #[test]
     fn a_removal_sent_again_does_not_touch_what_became_absent_after_it() {
         let mut absent = Absent::default();
-        absent.insert(1, 100, version(5), 0);
+        absent.insert(missing(1, 100, version(5)), 0);
         absent.remove(1, version(4));
         assert_eq!((absent.sum.count, absent.unsure), (1, false));
         absent.remove(1, version(6));
         assert_eq!((absent.sum.count, absent.unsure), (0, false));
     }
 
+    /// What is missing by a key is also called so.
+    fn missing(key: u64, digest: u64, version: Version) -> Missing {
+        Missing {
+            key,
+            handle: Handle(u32::try_from(key).unwrap()),
+            digest,
+            version,
+        }
+    }
+
     #[test]
     fn refused_records_count_as_seen_until_they_are_removed() {
         let mut absent = Absent::default();
-        absent.insert(1, 100, version(1), 5);
-        absent.insert(2, 200, version(2), 6);
+        absent.insert(missing(1, 100, version(1)), 5);
+        absent.insert(missing(2, 200, version(2)), 6);
         let here = Sum { count: 1, digest: 50 };
         assert_eq!(ended(&end(3, 350), here, &absent), Ended::Verified(2));
         absent.remove(1, version(9));
@@ -228,8 +255,8 @@ mod tests {
     #[test]
     fn a_resent_refusal_counts_once_with_its_newest_digest() {
         let mut absent = Absent::default();
-        absent.insert(1, 100, version(1), 5);
-        absent.insert(1, 101, version(2), 6);
+        absent.insert(missing(1, 100, version(1)), 5);
+        absent.insert(missing(1, 101, version(2)), 6);
         assert_eq!(ended(&end(1, 101), Sum::default(), &absent), Ended::Verified(1));
         assert!(absent.take(1) && !absent.take(1));
         assert_eq!(absent.sum, Sum::default());
@@ -239,7 +266,7 @@ mod tests {
     fn a_removal_that_might_be_of_a_forgotten_refusal_fails_the_generation() {
         let mut absent = Absent::default();
         for key in 0..=ABSENT_KEPT as u64 {
-            absent.insert(key, 1, version(1), 0);
+            absent.insert(missing(key, 1, version(1)), 0);
         }
         let count = u32::try_from(ABSENT_KEPT).unwrap() + 1;
         let all = end(count, u64::from(count));
@@ -251,12 +278,19 @@ mod tests {
     #[test]
     fn a_change_of_an_absent_entry_makes_the_sum_unsure_and_one_of_an_unknown_entry_does_not() {
         let mut absent = Absent::default();
-        absent.change(1);
-        assert!(!absent.unsure);
-        absent.insert(1, 100, version(1), 0);
-        absent.change(2);
-        assert!(!absent.unsure);
-        absent.change(1);
-        assert!(absent.unsure);
+        assert!(!absent.change(Handle(1)) && !absent.unsure);
+        absent.insert(missing(1, 100, version(1)), 0);
+        assert!(!absent.change(Handle(2)) && !absent.unsure);
+        assert!(absent.change(Handle(1)) && absent.unsure);
+    }
+
+    #[test]
+    fn an_absent_entry_is_removed_by_the_name_its_sender_gave_it() {
+        let mut absent = Absent::default();
+        absent.insert(missing(1, 100, version(1)), 0);
+        absent.remove_named(Handle(2));
+        assert_eq!((absent.sum.count, absent.unsure), (1, false));
+        absent.remove_named(Handle(1));
+        assert_eq!((absent.sum, absent.unsure), (Sum::default(), false));
     }
 }

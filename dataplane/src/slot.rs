@@ -29,6 +29,8 @@ pub struct SyncState {
     pub digest: u64,
     /// Generation of the resync that last touched it on a receiver.
     pub stamp: u32,
+    /// [`Slot::naming`] under which all streams were told its handle; 0 when they weren't.
+    pub named: u32,
     /// Next entry of the same kind in the slot's list.
     pub next: u32,
     /// Previous entry of the same kind in the slot's list.
@@ -51,6 +53,7 @@ impl Default for SyncState {
             version: Version::default(),
             digest: 0,
             stamp: 0,
+            named: 0,
             next: NIL,
             prev: NIL,
             dirty_next: NIL,
@@ -106,6 +109,8 @@ pub struct Slot {
     pub untold: bool,
     /// This node has written the slot itself since it was last verified: it may hold what nobody was told.
     pub own_hand: bool,
+    /// Generation of the latest begin, on whatever lane: entries named before it may be unknown to a stream by name.
+    pub naming: u32,
     /// Lanes this slot is streamed to.
     pub streams: ArrayVec<LaneTag, PEERS_MAX>,
     /// Walks asked for; the first is running.
@@ -114,6 +119,8 @@ pub struct Slot {
     pub source: Option<Incoming>,
     /// The list of its entries that a comparison is making.
     pub listing: Option<Listing>,
+    /// Entries that have left its lists, ever: a look that takes many turns notices by it.
+    pub unlinked: u32,
     /// What of its own writing can be told again.
     pub history: History,
     heads: [Head; 2],
@@ -201,6 +208,12 @@ impl Slot {
         }
     }
 
+    /// Whether every stream knows the entry by its handle.
+    #[must_use]
+    pub const fn is_named(&self, sync: &SyncState) -> bool {
+        self.naming != 0 && sync.named == self.naming
+    }
+
     /// Puts an entry at the head of its kind's list, unless it is in it. Walks in progress don't meet it: its change is sent live.
     pub fn link(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
         if entries.sync(id).linked {
@@ -226,6 +239,7 @@ impl Slot {
         if !entries.sync(id).linked {
             return;
         }
+        self.unlinked = self.unlinked.wrapping_add(1);
         let (next, prev) = {
             let sync = entries.sync_mut(id);
             sync.linked = false;
@@ -525,7 +539,7 @@ mod tests {
 
     #[test]
     fn every_replicated_field_is_in_the_digest_and_local_indexes_are_not() {
-        use crate::delta::{Class, NatPart, Scales};
+        use crate::delta::{Class, Handle, NatPart, Scales};
         let key = |port| FlowKey {
             src_port: port,
             ..FlowKey::default()
@@ -544,6 +558,7 @@ mod tests {
                 term: Term(1),
                 counter: 1,
             },
+            handle: Handle::NONE,
         };
         let variants = [
             PutRecord {

@@ -10,14 +10,16 @@ use std::sync::Arc;
 
 use crate::conntrack::{Conntrack, InsertError, Table, Wheel};
 use crate::counters::Counters;
-use crate::delta::{SlotRef, Term, ToEvent};
+use crate::delta::{Handle, SlotRef, Term, ToEvent};
 use crate::flow::VrfId;
 use crate::history::{Change, Journal};
+use crate::names::Names;
 use crate::nat::{Nat, NatLimits, Pools};
 use crate::role::{Role, Roles};
 use crate::shard::lane_of;
 use crate::share::Share;
 use crate::slot::{Entries, Kind, NIL, Slots, SyncState};
+use crate::stage::audit::Audit;
 use crate::stage::compare::Comparing;
 use crate::stage::digest::Rounds;
 use crate::time::Instant;
@@ -51,6 +53,8 @@ pub struct Faults {
     pub no_sweep: bool,
     /// No slot is caught up: what differs is sent whole.
     pub no_catch_up: bool,
+    /// What is stored is not looked at.
+    pub no_audit: bool,
 }
 
 /// How this worker sees a VRF's role: refreshed once per turn.
@@ -84,6 +88,8 @@ pub struct Tables {
     pub conntracks: Table,
     /// Their lifetimes.
     pub wheel: Wheel,
+    /// What the slots' present senders call them.
+    pub names: Names,
     /// Subscribers, blocks, mappings.
     pub nat: Nat,
     /// Slots this worker owns.
@@ -110,6 +116,7 @@ pub struct Tables {
     /// Slots whose digest somebody wants to hear now.
     pub(crate) digests_asked: VecDeque<SlotRef>,
     pub(crate) rounds: Rounds,
+    pub(crate) audit: Audit,
     pub(crate) comparing: Comparing,
     pub(crate) dead: usize,
     listed: u64,
@@ -191,6 +198,7 @@ impl Tables {
         Self {
             conntracks: Table::new(limits.conntracks, seed),
             wheel: Wheel::new(limits.conntracks, 0),
+            names: Names::new(limits.conntracks),
             nat: Nat::new(pools, limits.nat, seed.rotate_left(21)),
             slots: Slots::new(worker, workers, slots_per_vrf),
             counters: Counters::default(),
@@ -217,6 +225,7 @@ impl Tables {
             answers_max: (2 * slots_total).max(1),
             digests_asked: VecDeque::with_capacity(slots_total),
             rounds: Rounds::default(),
+            audit: Audit::default(),
             comparing: Comparing::new(slots_total),
             dead: 0,
             listed: 0,
@@ -547,6 +556,25 @@ impl Tables {
         }
     }
 
+    /// What the present sender of a slot calls by `handle`: bound in the generation that is being, or was last, taken in.
+    pub(crate) fn find_named(&self, at: SlotRef, handle: Handle) -> Option<u32> {
+        let generation = self.slots.get(at)?.source.as_ref()?.generation;
+        self.names.find(at, handle, |id| {
+            let conntrack = &self.conntracks[id];
+            let here = conntrack.slot == at.slot && conntrack.keys[0].vrf == at.vrf;
+            here && conntrack.sync.stamp == generation
+        })
+    }
+
+    /// The sender of a slot calls a conntrack by `handle` from now on.
+    pub(crate) fn bind(&mut self, at: SlotRef, handle: Handle, id: u32) {
+        let conntracks = &self.conntracks;
+        self.names.bind(at, handle, id, |id| {
+            let conntrack = &conntracks[id];
+            conntrack.slot == at.slot && conntrack.keys[0].vrf == at.vrf
+        });
+    }
+
     /// The oldest changed entry of a lane, still listed.
     pub(crate) fn first_changed(&self, lane: usize) -> Option<Changed> {
         let head = self.dirty[lane].head;
@@ -603,6 +631,10 @@ impl Tables {
             vrf: conntrack.keys[0].vrf,
             slot: conntrack.slot,
         };
+        // Only what a peer has told has a name.
+        if conntrack.sync.stamp != 0 {
+            self.names.unbind(at, id);
+        }
         if let Some(nat) = conntrack.nat {
             self.nat.release(now, nat.mapping);
         }

@@ -4,7 +4,7 @@
 //! ```text
 //!   handoff rings ┐
 //!   rx queues ────┴► parse ► steer ► (fragments: reassemble) ► lookup ► admit ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
-//!                    then, once per turn: emit ► expire ► absorb ► inbox
+//!                    then, once per turn: emit ► expire ► absorb ► audit ► inbox
 //! ```
 //!
 //! Born with its queues, rings and tables, all sized at start; driven by a pinned thread in production and by hand in
@@ -27,6 +27,7 @@ use crate::role::Roles;
 use crate::stage::absorb::absorb;
 use crate::stage::admit::admit;
 use crate::stage::answer::answer;
+use crate::stage::audit::audit;
 use crate::stage::emit::emit;
 use crate::stage::expire::expire;
 use crate::stage::forward::forward;
@@ -163,6 +164,7 @@ impl<I: Io> Worker<I> {
         work += expire(&mut self.tables, now);
         work += self.fragments.expire(now, &mut self.tables.counters);
         work += self.absorb(now);
+        audit(&mut self.tables, now);
         work + self.ask(now)
     }
 

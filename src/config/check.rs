@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 
+use state_sync::config::STREAMS_MAX;
+
 use super::locate::{Place, Report};
 use super::node::SyncRead;
 use super::topology::{HaGroupRead, Topology};
@@ -26,6 +28,7 @@ pub(super) fn all(report: &Report<'_>, file: &Everything<'_>) {
     interfaces(report, file);
     addresses(report, file);
     slots(report, file);
+    streams(report, file);
     sync(report, file);
     peer_keys(report, file);
     kernel_tables(report, file);
@@ -227,6 +230,21 @@ fn slots(report: &Report<'_>, file: &Everything<'_>) {
         };
         let advice = format!("use at least {} on both nodes", workers * lanes);
         report.check(enough, vrf.slots, what, advice);
+    }
+}
+
+/// A connection tells slots apart by two bytes (sync/PROTOCOL.md R-18).
+fn streams(report: &Report<'_>, file: &Everything<'_>) {
+    let mut total = 0_u32;
+    for vrf in file.vrfs.iter().filter(|vrf| !vrf.peers.is_empty()) {
+        total += u32::from(vrf.intent.slots);
+        let what = || format!("replicated VRFs have {total} slots up to here, and {STREAMS_MAX} is the most");
+        report.check(
+            total <= STREAMS_MAX,
+            vrf.slots,
+            what,
+            "use fewer slots on both nodes",
+        );
     }
 }
 

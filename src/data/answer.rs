@@ -17,14 +17,11 @@ use dataplane::time::Instant;
 use dataplane::worker::Shared;
 use state_sync::port::PumpCommand;
 
-use super::ask::{self, Flush, Gather};
+use super::ask::{self, Gather};
 use super::facts::{Facts, PortFacts, not_found};
-use super::journal::Journal;
 use super::peers::{self, PumpGather};
-use super::rates::{Counting, Rates};
 use super::roles::RoleKeeper;
 use super::syslog::LogLines;
-use super::view::{self, Balance, Frame};
 use crate::dpdk::PortSet;
 use crate::ipc::{Reply, Request};
 
@@ -37,8 +34,6 @@ pub(crate) struct Sources {
     pub(crate) pump_commands: Vec<Sender<PumpCommand>>,
     pub(crate) intent: Intent,
     pub(crate) facts: Facts,
-    pub(crate) rates: Rates,
-    pub(crate) journal: Journal,
     /// What became of the lines about port blocks.
     pub(crate) log_lines: LogLines,
 }
@@ -96,26 +91,12 @@ pub(crate) fn answer(
         }
         Request::ConntrackCount { vrf, filter } => {
             let vrf = facts.vrf(&vrf)?;
-            sum(ask::count(workers, Some(vrf), &filter, &facts.names, None))
+            sum(ask::count(workers, Some(vrf), &filter, &facts.names, false))
         }
-        Request::FlushConntracks { vrf, filter, lose } => {
+        Request::FlushConntracks { vrf, filter } => {
             let vrf = vrf.map(|name| facts.vrf(&name)).transpose()?;
-            let flush = if lose { losing()? } else { Flush::End };
-            sum(ask::count(workers, vrf, &filter, &facts.names, Some(flush)))
+            sum(ask::count(workers, vrf, &filter, &facts.names, true))
         }
-        Request::Sync { vrf } => {
-            let vrf = vrf.map(|name| facts.vrf(&name)).transpose()?;
-            overview(sources, view::frame(sources, vrf))
-        }
-        Request::Operations => operations(sources, now),
-        Request::Conservation => conservation(sources),
-        Request::Protection => {
-            let frame = view::frame(sources, None);
-            all(view::exposure(workers), move |answers| {
-                Reply::Protection(view::protection(&frame, &answers))
-            })
-        }
-        Request::Journal { from } => Served::Now(Reply::Journal(sources.journal.page(from))),
         Request::Users { vrf, page } => {
             match ask::users(workers, facts.vrf(&vrf)?, page, facts.names.clone()) {
                 Some(gather) => one(gather, Reply::Users),
@@ -173,56 +154,6 @@ fn one<T: Send + 'static>(mut gather: Gather<T>, reply: fn(T) -> Reply) -> Serve
 
 fn sum(gather: Gather<u64>) -> Served {
     all(gather, |counts| Reply::Count(counts.iter().sum()))
-}
-
-/// Entries may be lost on purpose only where nobody relies on them.
-fn losing() -> Result<Flush, Refusal> {
-    if cfg!(debug_assertions) {
-        Ok(Flush::Lose)
-    } else {
-        let message = "entries are lost on purpose only by builds with assertions";
-        Err(Refusal::new(RefusalKind::Refused, message))
-    }
-}
-
-fn overview(sources: &Sources, frame: Frame) -> Served {
-    let mut pumps = PumpGather::ask(&sources.pump_commands);
-    let mut reports = None;
-    let mut workers = Gather::once(&sources.workers, |tables, _| tables.counters.clone());
-    Pending::later(move || {
-        if reports.is_none() {
-            reports = pumps.poll();
-        }
-        let reports = reports.as_ref()?;
-        Some(match workers.poll() {
-            Ok(None) => return None,
-            Ok(Some(answers)) => {
-                let mut total = Counters::default();
-                answers.iter().for_each(|c| total.add(c));
-                Ok(Reply::Sync(view::overview(frame.clone(), reports, &total)))
-            }
-            Err(gone) => Err(Refusal::new(RefusalKind::Unreachable, gone.to_string())),
-        })
-    })
-}
-
-fn operations(sources: &Sources, now: Instant) -> Served {
-    let bases = sources.rates.bases(now);
-    let mut counting = Counting::ask(&sources.pump_commands, &sources.workers);
-    Pending::later(move || {
-        let operations = counting.poll()?;
-        Some(Ok(Reply::Operations(bases.rows(operations, now))))
-    })
-}
-
-fn conservation(sources: &Sources) -> Served {
-    let mut balance = Balance::ask(sources);
-    Pending::later(move || {
-        Some(match balance.poll()? {
-            Ok(rows) => Ok(Reply::Conservation(rows)),
-            Err(gone) => Err(Refusal::new(RefusalKind::Unreachable, gone.to_string())),
-        })
-    })
 }
 
 fn version(facts: &Facts, now: Instant) -> VersionRow {

@@ -17,7 +17,7 @@ use super::facts::Names;
 use std::net::IpAddr;
 
 /// Places of an arena looked at per turn: a few microseconds.
-pub(crate) const SLICE: u32 = 512;
+const SLICE: u32 = 512;
 
 /// Rows of one page at most.
 pub(crate) const ROWS_MAX: u32 = 2_000;
@@ -174,22 +174,13 @@ pub(crate) fn conntracks(
     }))
 }
 
-/// What becomes of matching conntracks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Flush {
-    /// The active node ends them; a standby keeps its copies.
-    End,
-    /// As that, and a standby forgets its copies, telling nobody.
-    Lose,
-}
-
 /// Counts, or with `flush` removes, matching conntracks on every worker.
 pub(crate) fn count(
     workers: &[Sender<Ask>],
     vrf: Option<VrfId>,
     filter: &ConntrackFilter,
     names: &Names,
-    flush: Option<Flush>,
+    flush: bool,
 ) -> Gather<u64> {
     Gather::sliced(workers, || {
         let (filter, names) = (filter.clone(), names.clone());
@@ -204,14 +195,11 @@ pub(crate) fn count(
                 let inside = conntrack.keys[0].vrf;
                 if vrf.is_none_or(|v| v == inside) && wanted(conntrack, &filter, &names) {
                     // Only the active node ends conntracks; a standby's would come back with the next record.
-                    match flush {
-                        Some(_) if tables.is_active(inside) => {
-                            tables.remove(now, id);
-                            tables.counters.conntracks_flushed += 1;
-                        }
-                        Some(Flush::Lose) => tables.discard(now, id),
-                        Some(Flush::End) => continue,
-                        None => {}
+                    if flush && tables.is_active(inside) {
+                        tables.remove(now, id);
+                        tables.counters.conntracks_flushed += 1;
+                    } else if flush {
+                        continue;
                     }
                     count += 1;
                 }

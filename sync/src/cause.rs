@@ -95,6 +95,8 @@ causes! {
     AckBeyondSent = "ack-beyond-sent",
     /// More VRFs opened than a connection may.
     HandlesFull = "handles-full",
+    /// Live records of a slot were missing between a worker and its lane: the slot is sent again.
+    StreamGap = "stream-gap",
     /// Worker's item for a connection that is over.
     ItemStale = "item-stale",
     /// Worker's record for a slot that no lane streams.

@@ -5,12 +5,14 @@
 
 use bytes::{Buf, BufMut};
 use dataplane::delta::{
-    BlockRecord, Class, Delta, Listed, Mark, Marked, NatPart, PutRecord, Scales, SlotRef, Term, Version,
+    BlockRecord, Class, Delta, Handle, Listed, Mark, Marked, NatPart, PutRecord, Scales, SlotRef, Term,
+    Version,
 };
 use dataplane::flow::{Addr, VrfId};
 
 use crate::bytes::{get_address, put_address};
-use crate::record::{Bound, RecordError, get_ends, get_vrf, kind, put_at, put_ends, record, when};
+use crate::flow_record::{get_ends, get_vrf, put_ends, when};
+use crate::record::{Bound, RecordError, kind, put_at, record};
 
 /// Flags of SLOT-ENTRY.
 mod flag {
@@ -189,6 +191,7 @@ fn get_entry(
         scales,
         lifetime_s,
         version,
+        handle: Handle::NONE,
     }))
 }
 
@@ -198,7 +201,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::record::{HEADER, Message, decode};
+    use crate::record::{Message, decode};
+
+    /// Type and length: all of these are shorter than 128 bytes.
+    const HEADER: usize = 2;
 
     const AT: SlotRef = SlotRef {
         vrf: VrfId(0),
@@ -209,7 +215,6 @@ mod tests {
         (handle == 0).then_some(Bound {
             vrf: VrfId(0),
             slots: 16,
-            term: Term(257),
         })
     }
 
@@ -235,6 +240,7 @@ mod tests {
                 scales: Scales(scales),
                 lifetime_s: 30,
                 version: Version { term: Term(513), counter },
+                handle: Handle::NONE,
             })
         }
     }
@@ -303,7 +309,7 @@ mod tests {
             let mut out = Vec::new();
             let round = round_of(&said);
             put_said(&mut out, AT, round, &said);
-            let read = decode(out[2], &out[HEADER..], resolve);
+            let read = decode(out[0], &out[HEADER..], resolve, |_| None);
             prop_assert_eq!(read, Ok(Message::Comparison { at: AT, round, said }));
         }
 
@@ -313,7 +319,7 @@ mod tests {
             put_said(&mut out, AT, round_of(&said), &said);
             let body = &out[HEADER..];
             let cut = cut.index(body.len());
-            let read = decode(out[2], &body[..cut], resolve);
+            let read = decode(out[0], &body[..cut], resolve, |_| None);
             let expected = if cut < 4 { None } else { Some(AT) };
             prop_assert_eq!(read, Err(RecordError::Malformed(expected)));
         }
@@ -324,7 +330,7 @@ mod tests {
             put_said(&mut out, AT, round_of(&said), &said);
             let at = at.index(out.len() - HEADER) + HEADER;
             out[at] = with;
-            let _judged = decode(out[2], &out[HEADER..], resolve);
+            let _judged = decode(out[0], &out[HEADER..], resolve, |_| None);
         }
     }
 }

@@ -4,6 +4,7 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
+use dataplane::flow::VrfId;
 use dataplane::share::{Half, Share};
 
 use crate::fingerprint::Section;
@@ -26,7 +27,7 @@ pub struct SyncConfig {
     pub events: u16,
     /// Remote nodes; peers of several VRFs with equal (source, address) are one entry. At most 255.
     pub peers: Vec<SyncPeer>,
-    /// All VRFs of this node; the index is the [`VrfId`](dataplane::flow::VrfId).
+    /// All VRFs of this node; the index is the [`VrfId`].
     pub vrfs: Vec<SyncVrf>,
     /// Timings.
     pub timing: Timing,
@@ -58,6 +59,9 @@ pub struct SyncVrf {
     pub capacity: u64,
 }
 
+/// Most slots that replicated VRFs may have together: what two bytes can tell apart on a connection.
+pub const STREAMS_MAX: u32 = 1 << 16;
+
 impl SyncConfig {
     /// What this node may give out of a VRF's ports, when it is in doubt or not. Of two nodes the one with the lower
     /// address on the sync link owns the lower half (sync/PROTOCOL.md R-70).
@@ -78,6 +82,17 @@ impl SyncConfig {
             (_, false) => Share::HalfFirst(half),
             (_, true) => Share::HalfOnly(half),
         }
+    }
+
+    /// What this node calls slot 0 of a VRF on every connection; the VRF's others follow.
+    #[must_use]
+    pub fn first_stream(&self, vrf: VrfId) -> u16 {
+        let before = self.vrfs.iter().take(vrf.index());
+        let slots: u32 = before
+            .filter(|v| !v.peers.is_empty())
+            .map(|v| u32::from(v.slots))
+            .sum();
+        u16::try_from(slots).unwrap_or(u16::MAX)
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) struct Conn<W> {
     pub(crate) wire: W,
     pub(crate) out: Outbox,
     pub(crate) inbox: Inbox,
+    /// Most records that may be sent and not acknowledged, and how many have been acknowledged.
+    credit: u32,
+    items_acked: u64,
     /// Frames sent and not yet acknowledged, oldest first. Kept by clients only.
     flights: Option<VecDeque<Flight>>,
     heard: Instant,
@@ -35,6 +38,7 @@ pub(crate) struct Conn<W> {
 struct Flight {
     sequence: u64,
     records: u64,
+    items: u64,
     closed: Instant,
 }
 
@@ -56,6 +60,8 @@ impl<W: Wire> Conn<W> {
             wire,
             out,
             inbox,
+            credit: 0,
+            items_acked: 0,
             flights,
             heard: now,
             moved: now,
@@ -94,6 +100,7 @@ impl<W: Wire> Conn<W> {
         let flight = Flight {
             sequence,
             records: self.out.records(),
+            items: self.out.items(),
             closed: now,
         };
         let full = flights.len() >= FLIGHTS_MAX;
@@ -109,6 +116,16 @@ impl<W: Wire> Conn<W> {
         }
     }
 
+    /// The peer takes so many records before it has acknowledged the first of them.
+    pub(crate) const fn grant(&mut self, credit: u32) {
+        self.credit = credit;
+    }
+
+    /// Records that may be sent now.
+    pub(crate) fn credit(&self) -> u64 {
+        u64::from(self.credit).saturating_sub(self.out.items() - self.items_acked)
+    }
+
     /// Notes that frames up to `sequence` were applied.
     pub(crate) fn acknowledge(&mut self, sequence: u64) -> Result<Option<Acked>, Cause> {
         if sequence > self.out.sequence() {
@@ -120,6 +137,7 @@ impl<W: Wire> Conn<W> {
                 acked = flights.pop_front();
             }
         }
+        self.items_acked = acked.map_or(self.items_acked, |f| f.items);
         Ok(acked.map(|f| Acked {
             sequence: f.sequence,
             records: f.records,

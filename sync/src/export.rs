@@ -8,11 +8,12 @@
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use dataplane::delta::{SlotEnd, SlotOffer, SlotRef, Version};
+use dataplane::delta::{SlotEnd, SlotOffer, SlotRef, Term, Version};
 use dataplane::flow::VrfId;
 use dataplane::time::Instant;
 
 use crate::config::Timing;
+use crate::flow_record::Stream;
 use crate::report::ClientVrfReport;
 
 /// Slots of one lane that may be on their way at once: bounds what is unverified, not how fast it goes.
@@ -32,6 +33,8 @@ pub(crate) struct Export {
     mine: Vec<u16>,
     /// By slot number, the others' included.
     slots: Vec<Slot>,
+    /// Number of the first slot's stream; the others' follow in the order of all slots.
+    first_stream: u16,
     streaming: bool,
     verified: u32,
     /// Slots asked, walking or ended.
@@ -63,14 +66,14 @@ struct Slot {
     queued: bool,
     failures: u8,
     generation: u32,
+    /// Version of the last live record sent on the present connection.
+    last: Version,
     /// The worker must be told to stop streaming to this incarnation; 0 for none.
     stop: u32,
     /// Earliest time to ask, or when the question or the end was sent.
     at: Instant,
     /// It has to be sent whole: what the peer holds is known to be wrong.
     whole: bool,
-    /// Its digest was different at the peer, and it has not been verified since.
-    diverged: bool,
     /// What the peer has said it holds, on this connection.
     offer: Option<SlotOffer>,
     /// Digest on its way to the peer.
@@ -102,10 +105,13 @@ const IDLE: Slot = Slot {
     queued: false,
     failures: 0,
     generation: 0,
+    last: Version {
+        term: Term::NONE,
+        counter: 0,
+    },
     stop: 0,
     at: Instant::from_ns(0),
     whole: false,
-    diverged: false,
     offer: None,
     said: None,
     sent: Sent::Whole,
@@ -127,7 +133,9 @@ pub(crate) enum Task {
 }
 
 impl Export {
-    pub(crate) fn new(vrf: VrfId, slots: u16, mine: impl Fn(u16) -> bool) -> Self {
+    /// Of a VRF with `slots` slots, of which those that are `mine` go to this lane. Stream numbers start at `first_stream`;
+    /// the configuration has as many as slots in all.
+    pub(crate) fn new(vrf: VrfId, slots: u16, first_stream: u16, mine: impl Fn(u16) -> bool) -> Self {
         let mine: Vec<u16> = (0..slots).filter(|s| mine(*s)).collect();
         let total = u32::try_from(mine.len()).unwrap_or(u32::MAX);
         let report = ClientVrfReport {
@@ -139,6 +147,7 @@ impl Export {
             vrf,
             mine,
             slots: vec![IDLE; usize::from(slots)],
+            first_stream,
             streaming: false,
             verified: 0,
             under_way: 0,
@@ -158,9 +167,21 @@ impl Export {
         self.verified
     }
 
-    /// Whether live records of the slot go to the peer.
-    pub(crate) fn is_open(&self, slot: u16) -> bool {
-        self.slots.get(usize::from(slot)).is_some_and(|s| s.open)
+    /// The slot's stream, when its begin has passed on the present connection.
+    pub(crate) fn stream(&self, slot: u16) -> Option<Stream> {
+        let state = self.slots.get(usize::from(slot)).filter(|s| s.open)?;
+        Some(Stream {
+            number: self.first_stream.wrapping_add(slot),
+            at: SlotRef { vrf: self.vrf, slot },
+            last: state.last,
+        })
+    }
+
+    /// Live records of the slot have come to this version.
+    pub(crate) fn streamed(&mut self, slot: u16, last: Version) {
+        if let Some(slot) = self.slots.get_mut(usize::from(slot)) {
+            slot.last = last;
+        }
     }
 
     /// Whether the peer has verified the slot, and every change since is in its stream.
@@ -328,21 +349,26 @@ impl Export {
             return Compared::Equal;
         }
         self.report.digest_mismatch += 1;
-        self.slots[usize::from(number)].diverged = true;
         self.failed(number, offer.generation, true, now, timing, todo);
         Compared::Differs
     }
 
-    /// The slot's begin has come from the worker. False when it isn't the one asked for.
-    pub(crate) fn begun(&mut self, slot: u16, generation: u32, since: Option<Version>) -> bool {
-        let found = self.at_generation(slot, generation, Phase::Asked);
-        if found {
-            self.set(slot, Phase::Walking);
-            let slot = &mut self.slots[usize::from(slot)];
-            slot.open = true;
-            slot.sent = since.map_or(Sent::Whole, |_| Sent::Newer(0));
+    /// The slot's begin has come from the worker. Gives its stream; none when it isn't the one asked for.
+    pub(crate) fn begun(
+        &mut self,
+        number: u16,
+        generation: u32,
+        version: Version,
+        since: Option<Version>,
+    ) -> Option<Stream> {
+        if !self.at_generation(number, generation, Phase::Asked) {
+            return None;
         }
-        found
+        self.set(number, Phase::Walking);
+        let slot = &mut self.slots[usize::from(number)];
+        (slot.open, slot.last) = (true, version);
+        slot.sent = since.map_or(Sent::Whole, |_| Sent::Newer(0));
+        self.stream(number)
     }
 
     /// A record of the slot's walk went out.
@@ -382,12 +408,6 @@ impl Export {
             self.report.resync_ms = millis(now.since(self.began));
         }
         complete
-    }
-
-    /// Whether a slot that had diverged has been verified; says so once.
-    pub(crate) fn repaired(&mut self, slot: u16) -> bool {
-        let slot = &mut self.slots[usize::from(slot)];
-        slot.phase == Phase::Verified && core::mem::take(&mut slot.diverged)
     }
 
     /// The peer couldn't verify the slot, or didn't accept it: again, after a pause that grows. `whole` when what the
@@ -504,17 +524,26 @@ mod tests {
 
     fn export() -> (Export, VecDeque<SlotRef>) {
         // Slots 1 and 3 of 4 belong to the lane.
-        (Export::new(VrfId(0), 4, |slot| slot % 2 == 1), VecDeque::new())
+        (
+            Export::new(VrfId(0), 4, 100, |slot| slot % 2 == 1),
+            VecDeque::new(),
+        )
     }
 
     fn at(ms: u64) -> Instant {
         Instant::from_ns(ms * 1_000_000)
     }
 
+    fn begin(export: &mut Export, slot: u16, generation: u32, since: Option<Version>) -> bool {
+        export
+            .begun(slot, generation, Version::default(), since)
+            .is_some()
+    }
+
     /// Takes slot 1 through a whole generation.
     fn send(export: &mut Export, slot: u16, generation: u32) {
         export.asked(slot, generation);
-        assert!(export.begun(slot, generation, None));
+        assert!(begin(export, slot, generation, None));
         assert!(export.ended(slot, generation, at(0)));
     }
 
@@ -540,8 +569,8 @@ mod tests {
         let (mut export, mut todo) = export();
         export.start("connected", at(0), &mut todo);
         export.asked(1, 7);
-        assert!(!export.begun(1, 6, None));
-        assert!(export.begun(1, 7, None));
+        assert!(!begin(&mut export, 1, 6, None));
+        assert!(begin(&mut export, 1, 7, None));
         assert!(!export.ended(1, 6, at(0)));
         assert!(!export.confirmed(1, 7, 0, at(0)), "verified before its end");
         assert!(export.ended(1, 7, at(0)));
@@ -561,7 +590,7 @@ mod tests {
             export.failed(1, generation, true, at(0), &timing, &mut todo);
             assert_eq!(export.task(1, at(pause - 1)), Task::Later);
             assert_eq!(export.task(1, at(pause)), Task::Send(None));
-            assert!(export.is_open(1));
+            assert!(export.stream(1).is_some_and(|s| s.number == 101));
         }
     }
 
@@ -609,7 +638,7 @@ mod tests {
         assert!(export.offered(1, offer(5, false), at(0), &mut todo));
         assert_eq!(export.task(1, at(0)), Task::Send(Some(offer(5, false))));
         export.asked(1, 6);
-        assert!(export.begun(1, 6, Some(Version::default())));
+        assert!(begin(&mut export, 1, 6, Some(Version::default())));
         assert!(export.ended(1, 6, at(0)));
         export.failed(1, 6, true, at(0), &Timing::default(), &mut todo);
         assert_eq!(export.task(1, at(99)), Task::Send(None));
@@ -626,7 +655,7 @@ mod tests {
             (3, None, 9),
         ] {
             export.asked(slot, 7);
-            assert!(export.begun(slot, 7, since));
+            assert!(begin(&mut export, slot, 7, since));
             (0..walked).for_each(|_| export.walked(slot));
             assert!(export.ended(slot, 7, at(0)));
             export.confirmed(slot, 7, 0, at(0));

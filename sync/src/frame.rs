@@ -8,7 +8,7 @@
 //! [`Outbox`] builds frames in the buffer from which the connection sends them; [`Inbox`] holds received bytes
 //! and lends out one record at a time, so that a receiver may stop in the middle of a frame and go on later.
 
-use crate::record::HEADER as RECORD_HEADER;
+use crate::record::{measure, takes_credit};
 use crate::tally::Tally;
 use crate::wire::{Io, Wire};
 use dataplane::time::Instant;
@@ -48,6 +48,8 @@ pub(crate) struct Outbox {
     opened: Instant,
     sequence: u64,
     records: u64,
+    /// Records that count against the receiver's credit.
+    items: u64,
     bytes_sent: u64,
     /// What was put in, by type.
     pub(crate) tally: Tally,
@@ -65,6 +67,7 @@ impl Outbox {
             opened: Instant::default(),
             sequence: 0,
             records: 0,
+            items: 0,
             bytes_sent: 0,
             tally: Tally::default(),
         }
@@ -78,6 +81,11 @@ impl Outbox {
     /// Records put in so far, those of the open frame included.
     pub(crate) const fn records(&self) -> u64 {
         self.records
+    }
+
+    /// Records put in so far that count against the receiver's credit.
+    pub(crate) const fn items(&self) -> u64 {
+        self.items
     }
 
     /// Bytes the network has taken since the beginning.
@@ -111,7 +119,13 @@ impl Outbox {
         write(&mut self.bytes);
         self.records += 1;
         let length = self.bytes.len() - before;
-        self.tally.count(kind_of(&self.bytes[before..]), length);
+        let mut written = &self.bytes[before..];
+        // A change may need the slot's version in front of it.
+        while let Some((_, end)) = measure(written) {
+            self.tally.count(written[0], end);
+            self.items += u64::from(takes_credit(written[0]));
+            written = &written[end..];
+        }
         length
     }
 
@@ -241,16 +255,17 @@ impl Inbox {
             self.frame = None;
             return Ok(Step::End(self.sequence));
         }
-        let len = record_len(&self.bytes[self.head..]);
-        let body = self.head + RECORD_HEADER..self.head + len;
-        Ok(Step::Record(self.bytes[self.head + 2], &self.bytes[body]))
+        let record = &self.bytes[self.head..end];
+        // The whole frame was measured when it was opened.
+        let (start, end) = measure(record).ok_or(FrameError::Records)?;
+        Ok(Step::Record(record[0], &record[start..end]))
     }
 
     /// Goes behind the record that [`Self::step`] has shown.
     pub(crate) fn advance(&mut self) {
-        let record = &self.bytes[self.head..];
-        let length = record_len(record);
-        self.tally.count(kind_of(record), length);
+        let record = &self.bytes[self.head..self.tail];
+        let length = measure(record).map_or(0, |(_, end)| end);
+        self.tally.count(record[0], length);
         self.head += length;
     }
 
@@ -284,23 +299,10 @@ impl Inbox {
     }
 }
 
-/// Type of the record at the front.
-const fn kind_of(bytes: &[u8]) -> u8 {
-    bytes[2]
-}
-
-/// Length of the record at the front, header included.
-fn record_len(bytes: &[u8]) -> usize {
-    RECORD_HEADER + usize::from(u16::from_be_bytes([bytes[0], bytes[1]]))
-}
-
 /// Whether records fill the payload exactly. Asked before any of them is applied.
 fn records_add_up(mut payload: &[u8]) -> bool {
-    while payload.len() >= RECORD_HEADER {
-        let Some(rest) = payload.get(record_len(payload)..) else {
-            return false;
-        };
-        payload = rest;
+    while let Some((_, end)) = measure(payload) {
+        payload = &payload[end..];
     }
     payload.is_empty()
 }
@@ -310,6 +312,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::record::record;
 
     /// A loop: what is sent is received, a few bytes at a time.
     struct Loop {
@@ -378,15 +381,15 @@ mod tests {
 
     #[test]
     fn r10_a_frame_has_these_bytes() {
-        let bytes = one_frame(&[&[0, 0, 3]]);
-        assert_eq!(bytes[4..], [0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 3]);
+        let bytes = one_frame(&[&[3, 0]]);
+        assert_eq!(bytes[4..], [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 3, 0]);
         assert_eq!(bytes[..4], crc32fast::hash(&bytes[4..]).to_be_bytes());
         assert_eq!(read(&bytes), Ok(vec![(3, vec![])]));
     }
 
     #[test]
     fn r10_a_frame_sent_twice_is_refused() {
-        let bytes = one_frame(&[&[0, 0, 3]]);
+        let bytes = one_frame(&[&[3, 0]]);
         assert_eq!(read(&[bytes.clone(), bytes].concat()), Err(FrameError::Sequence));
     }
 
@@ -399,13 +402,13 @@ mod tests {
 
     #[test]
     fn r20_no_record_of_a_frame_is_seen_when_their_lengths_do_not_add_up() {
-        let bytes = one_frame(&[&[0, 0, 3], &[0, 9, 3]]);
+        let bytes = one_frame(&[&[3, 0], &[3, 9]]);
         assert_eq!(read(&bytes), Err(FrameError::Records));
     }
 
     #[test]
     fn a_partial_frame_is_waited_for() {
-        let bytes = one_frame(&[&[0, 1, 3, 9]]);
+        let bytes = one_frame(&[&[3, 1, 9]]);
         for len in 0..bytes.len() {
             assert_eq!(read(&bytes[..len]), Ok(vec![]), "{len} bytes");
         }
@@ -422,9 +425,7 @@ mod tests {
             let (mut next, mut frames) = (0, 0);
             for (n, size) in sizes.iter().enumerate() {
                 out.put(Instant::default(), |bytes| {
-                    let len = u16::try_from(*size).unwrap().to_be_bytes();
-                    bytes.extend_from_slice(&[len[0], len[1], u8::try_from(n).unwrap()]);
-                    bytes.extend(core::iter::repeat_n(7, *size));
+                    record(bytes, u8::try_from(n).unwrap(), |body| body.extend(core::iter::repeat_n(7, *size)));
                 });
                 if n % 3 == 0 {
                     out.close();
@@ -453,8 +454,8 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_is_never_taken_for_a_record(bit in 0usize..(16 + 7) * 8) {
-            let mut bytes = one_frame(&[&[0, 4, 3, 1, 2, 3, 4]]);
+        fn a_flipped_bit_is_never_taken_for_a_record(bit in 0usize..(16 + 6) * 8) {
+            let mut bytes = one_frame(&[&[3, 4, 1, 2, 3, 4]]);
             bytes[bit / 8] ^= 1 << (bit % 8);
             // A longer length waits for bytes that never come; everything else is refused.
             prop_assert!(!matches!(read(&bytes), Ok(seen) if !seen.is_empty()));

@@ -3,11 +3,12 @@
 
 use core::time::Duration;
 
-use dataplane::delta::{SlotRef, Term, ToWorker, Version};
+use dataplane::delta::{Handle, SlotRef, Term, ToWorker, Version};
 use dataplane::role::Role;
 use dataplane::time::Instant;
 
 use crate::config::{CONTROL_LANE, SyncConfig};
+use crate::flow_record::{Stream, put_delta};
 use crate::frame::Outbox;
 use crate::hello::{Hello, encode_hello};
 use crate::port::PumpEvent;
@@ -46,6 +47,18 @@ fn hello(incarnation: u32) -> Hello {
     }
 }
 
+/// A slot of the VRF that the session calls 9; its stream has the slot's number.
+fn stream(slot: u16) -> Stream {
+    Stream {
+        number: slot,
+        at: SlotRef {
+            vrf: dataplane::flow::VrfId(9),
+            slot,
+        },
+        last: Version::default(),
+    }
+}
+
 /// Frames that open the VRF as master, begin slot 3 and put nothing in.
 fn session(outbox: &mut Outbox) {
     let open = VrfOpen {
@@ -58,13 +71,9 @@ fn session(outbox: &mut Outbox) {
         name: "main".to_owned(),
         sections: Vec::new(),
     };
-    let at = SlotRef {
-        vrf: dataplane::flow::VrfId(9),
-        slot: 3,
-    };
     outbox.put(Instant::default(), |out| record::put_vrf_open(out, &open));
     outbox.put(Instant::default(), |out| {
-        crate::slot_record::put_slot_begin(out, at, 7, Version::default(), None)
+        crate::slot_record::put_slot_begin(out, &stream(3), 7, None)
     });
     outbox.close();
 }
@@ -283,29 +292,26 @@ fn r21_records_of_later_versions_and_wrong_ones_are_skipped_and_counted() {
     let mut cluster = target();
     let (mut plug, mut outbox) = accepted(&mut cluster, 1);
     let now = Instant::default();
-    let at = |slot| SlotRef {
-        vrf: dataplane::flow::VrfId(9),
-        slot,
-    };
     let records: [(&[u8], &str); 3] = [
-        (&[0, 2, 0x7f, 1, 2], "record-unknown-type"),
-        (&[0, 5, 0x20, 0, 77, 0, 1, 0], "record-unknown-vrf"),
-        (&[0, 5, 0x20, 0, 9, 0, 200, 0], "record-malformed"),
+        (&[0x7f, 2, 1, 2], "record-unknown-type"),
+        (&[0x12, 5, 0, 77, 0, 1, 0], "record-unknown-vrf"),
+        (&[0x12, 5, 0, 9, 0, 200, 0], "record-malformed"),
     ];
     for (bytes, _) in records {
         outbox.put(now, |out| out.extend_from_slice(bytes));
     }
     outbox.put(now, |out| record::put_ack(out, 5));
     let delta = dataplane::delta::Delta::Refresh(dataplane::delta::RefreshRecord {
-        original: dataplane::flow::FlowKey {
-            vrf: dataplane::flow::VrfId(9),
-            ..Default::default()
-        },
+        handle: Handle(5),
         lifetime_s: 1,
     });
     // Slot 4 was never begun, slot 3 was.
-    outbox.put(now, |out| record::put_delta(out, at(4), &delta, Term(0x101)));
-    outbox.put(now, |out| record::put_delta(out, at(3), &delta, Term(0x101)));
+    outbox.put(now, |out| {
+        put_delta(out, &mut stream(4), &delta, false);
+    });
+    outbox.put(now, |out| {
+        put_delta(out, &mut stream(3), &delta, false);
+    });
     outbox.close();
     outbox.flush(&mut plug).unwrap();
     cluster.run(5);
@@ -323,6 +329,43 @@ fn r21_records_of_later_versions_and_wrong_ones_are_skipped_and_counted() {
         unreachable!("{:?}", seen(&cluster))
     };
     assert_eq!((begun.slot, put.slot, begun.vrf), (3, 3, VRF));
+}
+
+#[test]
+fn r29_expectations_are_skipped_and_the_records_around_them_are_applied() {
+    let mut cluster = target();
+    let (mut plug, mut outbox) = accepted(&mut cluster, 1);
+    let now = Instant::default();
+    let mut stream = stream(3);
+    let mut refresh = |handle| {
+        let delta = dataplane::delta::Delta::Refresh(dataplane::delta::RefreshRecord {
+            handle: Handle(handle),
+            lifetime_s: 1,
+        });
+        let mut bytes = Vec::new();
+        put_delta(&mut bytes, &mut stream, &delta, false);
+        bytes
+    };
+    let expect = |kind| [vec![kind, 40], vec![kind; 40]].concat();
+    for bytes in [refresh(1), expect(0x2a), expect(0x2b), refresh(2)] {
+        outbox.put(now, |out| out.extend(bytes));
+    }
+    outbox.close();
+    outbox.flush(&mut plug).unwrap();
+    cluster.run(5);
+    assert_eq!(cluster.nodes[0].cause("record-unknown-type"), 2);
+    assert!(!is_closed(&mut plug));
+    let handles: Vec<_> = seen(&cluster)
+        .iter()
+        .filter_map(|item| match item {
+            ToWorker::Record {
+                delta: dataplane::delta::Delta::Refresh(refresh),
+                ..
+            } => Some(refresh.handle),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(handles, [Handle(1), Handle(2)]);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use dataplane::delta::{LaneTag, SlotOffer, SlotRef, Term, ToWorker};
+use dataplane::delta::{LaneTag, SlotOffer, SlotRef, Term, ToWorker, Version};
 use dataplane::flow::VrfId;
 
 use crate::board::PeerVrf;
@@ -15,6 +15,7 @@ use crate::cause::Cause;
 use crate::compare_record::{Said, put_said};
 use crate::config::CONTROL_LANE;
 use crate::conn::Conn;
+use crate::flow_record::Stream;
 use crate::frame::Step;
 use crate::hello::{Answer, FEATURES, Hello, VERSIONS, encode_answer};
 use crate::peering::{Known, Peering};
@@ -35,6 +36,9 @@ const CHECKPOINTS_MAX: usize = 1_024;
 /// Entries of a slot listed for one question.
 pub(crate) const LIST_MAX: u16 = 1_024;
 
+/// Least credit: with smaller rings than this, reading waits for workers again.
+const CREDIT_MIN: u32 = 64;
+
 /// An accepted connection of a peer.
 #[derive(Debug)]
 pub(crate) struct Inlet<W> {
@@ -44,6 +48,8 @@ pub(crate) struct Inlet<W> {
     peering: Peering,
     /// By VRF.
     imports: Vec<Import>,
+    /// What the peer calls the slots it has begun, at most as many as two bytes can tell apart.
+    streams: Vec<Option<SlotRef>>,
     /// Frames read and not yet applied, oldest first.
     checkpoints: VecDeque<Checkpoint>,
 }
@@ -69,6 +75,8 @@ struct Slot {
     /// Generation whose begin was handed on; 0 while the slot is closed.
     generation: u32,
     verified: bool,
+    /// Version of the last live record handed on.
+    last: Version,
 }
 
 /// How handling a record ended.
@@ -93,6 +101,8 @@ impl<W: Wire> Inlet<W> {
         let mut conn = Conn::new(arrival.wire, &encode_answer(&answer), false, s.now);
         let mut peering = Peering::new(peer, &s.config);
         peering.open_all(&mut conn, &s.config, &s.own, s.now);
+        let credit = credit(s, hello.lanes);
+        conn.put(s.now, |out| record::put_credit(out, credit));
         s.changed = true;
         s.tell(PumpEvent::LaneUp {
             peer,
@@ -109,6 +119,7 @@ impl<W: Wire> Inlet<W> {
             conn,
             peering,
             imports: s.config.vrfs.iter().map(|_| Import::default()).collect(),
+            streams: Vec::new(),
             checkpoints: VecDeque::with_capacity(CHECKPOINTS_MAX),
         }
     }
@@ -224,7 +235,11 @@ impl<W: Wire> Inlet<W> {
         let mut work = 0;
         loop {
             let message = match self.conn.inbox.step()? {
-                Step::Record(kind, body) => record::decode(kind, body, |handle| self.peering.resolve(handle)),
+                Step::Record(kind, body) => {
+                    let (streams, imports) = (&self.streams, &self.imports);
+                    let stream = |number| stream(streams, imports, number);
+                    record::decode(kind, body, |vrf| self.peering.resolve(vrf), stream)
+                }
                 Step::End(sequence) => {
                     stats.frames += 1;
                     self.checkpoint(sequence, s);
@@ -257,6 +272,7 @@ impl<W: Wire> Inlet<W> {
         match message {
             Message::SlotBegin {
                 at,
+                stream,
                 generation,
                 version,
                 since,
@@ -283,11 +299,18 @@ impl<W: Wire> Inlet<W> {
                     Slot {
                         generation,
                         verified: false,
+                        last: version,
                     },
                 );
+                self.call(at, stream);
                 s.changed = true;
             }
-            Message::Delta { at, delta } => {
+            Message::SlotVersion { at, version } => {
+                if let Some(slot) = self.slot_mut(at) {
+                    slot.last = version;
+                }
+            }
+            Message::Delta { at, live, delta } => {
                 if self.generation(at) == 0 {
                     s.count(Cause::RecordNotOpen);
                     vrf_stats(stats, at.vrf).receive_error += 1;
@@ -295,6 +318,9 @@ impl<W: Wire> Inlet<W> {
                 }
                 if !s.rings.push(at.slot, ToWorker::Record { at, lane, delta }) {
                     return Ok(Outcome::Full);
+                }
+                if live && let (Some(slot), Some(version)) = (self.slot_mut(at), delta.version()) {
+                    slot.last = version;
                 }
                 vrf_stats(stats, at.vrf).receive += 1;
             }
@@ -345,6 +371,7 @@ impl<W: Wire> Inlet<W> {
             Message::Heartbeat => {}
             Message::Bye => return Err(Cause::Closed),
             Message::Ack { .. }
+            | Message::Credit { .. }
             | Message::SlotVerified { .. }
             | Message::SlotFailed { .. }
             | Message::SlotOffer { .. } => {
@@ -396,6 +423,7 @@ impl<W: Wire> Inlet<W> {
         match error {
             RecordError::UnknownType => s.count(Cause::RecordUnknownType),
             RecordError::UnknownVrf => s.count(Cause::RecordUnknownVrf),
+            RecordError::NotOpen => s.count(Cause::RecordNotOpen),
             RecordError::Malformed(at) => {
                 s.count(Cause::RecordMalformed);
                 let Some(at) = at else { return };
@@ -419,13 +447,7 @@ impl<W: Wire> Inlet<W> {
         refused: u32,
     ) {
         if generation != 0 && self.generation(at) == generation {
-            self.set(
-                at,
-                Slot {
-                    generation,
-                    verified: true,
-                },
-            );
+            self.set_verified(at, true);
             vrf_stats(stats, at.vrf).refused += u64::from(refused);
             s.changed = true;
             self.conn.put(s.now, |out| {
@@ -445,13 +467,7 @@ impl<W: Wire> Inlet<W> {
         let generation = self.generation(at);
         if generation == offer.generation && !offer.same {
             vrf_stats(stats, at.vrf).digest_mismatch += 1;
-            self.set(
-                at,
-                Slot {
-                    generation,
-                    verified: false,
-                },
-            );
+            self.set_verified(at, false);
             s.changed = true;
         }
         self.conn
@@ -468,13 +484,7 @@ impl<W: Wire> Inlet<W> {
     ) {
         vrf_stats(stats, at.vrf).slots_failed += 1;
         if self.generation(at) == generation {
-            self.set(
-                at,
-                Slot {
-                    generation,
-                    verified: false,
-                },
-            );
+            self.set_verified(at, false);
             s.changed = true;
         }
         self.fail(s, at, generation, SlotFailure::Unverified);
@@ -486,13 +496,7 @@ impl<W: Wire> Inlet<W> {
         if generation == 0 {
             return false;
         }
-        self.set(
-            at,
-            Slot {
-                generation,
-                verified: false,
-            },
-        );
+        self.set_verified(at, false);
         s.changed = true;
         self.fail(s, at, generation, SlotFailure::Requested);
         true
@@ -516,6 +520,28 @@ impl<W: Wire> Inlet<W> {
             .get(at.vrf.index())
             .and_then(|i| i.slots.get(usize::from(at.slot)));
         slot.map_or(0, |slot| slot.generation)
+    }
+
+    fn slot_mut(&mut self, at: SlotRef) -> Option<&mut Slot> {
+        self.imports
+            .get_mut(at.vrf.index())?
+            .slots
+            .get_mut(usize::from(at.slot))
+    }
+
+    /// Records of the slot name it by `number` from now on.
+    fn call(&mut self, at: SlotRef, number: u16) {
+        let number = usize::from(number);
+        if self.streams.len() <= number {
+            self.streams.resize(number + 1, None);
+        }
+        self.streams[number] = Some(at);
+    }
+
+    fn set_verified(&mut self, at: SlotRef, verified: bool) {
+        if let Some(slot) = self.slot_mut(at).copied() {
+            self.set(at, Slot { verified, ..slot });
+        }
     }
 
     fn set(&mut self, at: SlotRef, to: Slot) {
@@ -557,6 +583,26 @@ impl<W: Wire> Inlet<W> {
             self.conn.put(s.now, |out| record::put_ack(out, sequence));
         }
     }
+}
+
+/// Records that a connection may have under way: its share of the smallest ring to a worker, so that whatever arrives finds
+/// room and reading never has to wait for a worker.
+fn credit(s: &Shared, lanes: u8) -> u32 {
+    let per_thread = usize::from(lanes).div_ceil(usize::from(s.config.events.max(1)));
+    let sharers = (per_thread * s.config.peers.len()).max(1);
+    let share = s.rings.capacity() / sharers;
+    u32::try_from(share).unwrap_or(u32::MAX).max(CREDIT_MIN)
+}
+
+/// What the peer calls `number`.
+fn stream(streams: &[Option<SlotRef>], imports: &[Import], number: u16) -> Option<Stream> {
+    let at = streams.get(usize::from(number)).copied().flatten()?;
+    let slot = imports.get(at.vrf.index())?.slots.get(usize::from(at.slot))?;
+    Some(Stream {
+        number,
+        at,
+        last: slot.last,
+    })
 }
 
 /// Counters of a VRF, made when it is first seen.

@@ -20,6 +20,7 @@ use crate::compare_record::{Said, put_said};
 use crate::config::{CONTROL_LANE, SyncConfig};
 use crate::conn::Conn;
 use crate::export::{Compared, Export, QUERIES, Task, WINDOW};
+use crate::flow_record::{Continuity, put_delta};
 use crate::frame::Step;
 use crate::hello::{
     FEATURES, Hello, MAGIC_ANSWER, Preface, PrefaceError, VERSIONS, decode_answer, encode_hello,
@@ -92,7 +93,8 @@ impl<W: Wire> Lane<W> {
             } else {
                 0
             };
-            Export::new(VrfId(id), slots, |slot| {
+            let first = config.first_stream(VrfId(id));
+            Export::new(VrfId(id), slots, first, |slot| {
                 lane_of(slot, config.workers, config.events) == u16::from(number)
             })
         });
@@ -157,7 +159,7 @@ impl<W: Wire> Lane<W> {
     /// Whether records for this lane should wait in the workers' rings.
     pub(crate) fn is_full(&self) -> bool {
         if let State::Up { conn, .. } = &self.state {
-            conn.out.is_full()
+            conn.out.is_full() || conn.credit() == 0
         } else {
             false
         }
@@ -278,7 +280,8 @@ impl<W: Wire> Lane<W> {
                 return Ok(work);
             };
             let message = match conn.inbox.step()? {
-                Step::Record(kind, body) => record::decode(kind, body, |handle| peering.resolve(handle)),
+                // Answers only come here: no slot is begun in this direction.
+                Step::Record(kind, body) => record::decode(kind, body, |vrf| peering.resolve(vrf), |_| None),
                 Step::End(_) => continue,
                 Step::Need => return Ok(work),
             };
@@ -288,6 +291,7 @@ impl<W: Wire> Lane<W> {
                 Ok(message) => self.handle(s, message)?,
                 Err(RecordError::UnknownType) => s.count(Cause::RecordUnknownType),
                 Err(RecordError::UnknownVrf) => s.count(Cause::RecordUnknownVrf),
+                Err(RecordError::NotOpen) => s.count(Cause::RecordMisplaced),
                 Err(RecordError::Malformed(_)) => s.count(Cause::RecordMalformed),
             }
         }
@@ -308,6 +312,7 @@ impl<W: Wire> Lane<W> {
                     *acked = done.records;
                 }
             }
+            Message::Credit { records } => conn.grant(records),
             Message::VrfOpen(open) => {
                 s.changed = true;
                 if let Some(opened) = peering.opened(&open, &s.config)?
@@ -364,6 +369,7 @@ impl<W: Wire> Lane<W> {
             | Message::SlotEnd { .. }
             | Message::SlotQuery { .. }
             | Message::SlotDigest { .. }
+            | Message::SlotVersion { .. }
             | Message::Delta { .. } => {
                 s.count(Cause::RecordMisplaced);
             }
@@ -375,13 +381,6 @@ impl<W: Wire> Lane<W> {
         let export = &mut self.exports[at.vrf.index()];
         let complete = export.confirmed(at.slot, generation, refused, s.now);
         s.changed = true;
-        if export.repaired(at.slot) {
-            s.tell(PumpEvent::Diverged {
-                peer: self.tag.peer,
-                at,
-                repaired: true,
-            });
-        }
         if complete {
             s.tell(PumpEvent::Exported {
                 peer: self.tag.peer,
@@ -402,14 +401,7 @@ impl<W: Wire> Lane<W> {
             return;
         }
         let compared = export.compared(at.slot, offer, s.now, &s.config.timing, &mut self.todo);
-        if compared == Compared::Differs {
-            s.changed = true;
-            s.tell(PumpEvent::Diverged {
-                peer: self.tag.peer,
-                at,
-                repaired: false,
-            });
-        }
+        s.changed |= compared == Compared::Differs;
     }
 
     /// Tells the peer what this node has become, and starts or stops streams.
@@ -418,7 +410,6 @@ impl<W: Wire> Lane<W> {
             return;
         };
         peering.announce(conn, &s.own, s.now);
-        let mut begun = Vec::new();
         for (id, (export, own)) in (0u16..).zip(self.exports.iter_mut().zip(&s.own)) {
             let known = peering.known(VrfId(id));
             let flows = known.is_some_and(|known| {
@@ -429,19 +420,10 @@ impl<W: Wire> Lane<W> {
             });
             if flows && !export.is_streaming() && export.report.slots_total > 0 {
                 export.start("connected", s.now, &mut self.todo);
-                begun.push((VrfId(id), export.report.slots_total));
             } else if !flows && export.is_streaming() {
                 export.stop(self.tag.incarnation, &mut self.todo);
                 s.changed = true;
             }
-        }
-        for (vrf, slots) in begun {
-            s.tell(PumpEvent::Resyncing {
-                peer: self.tag.peer,
-                vrf,
-                lane: self.tag.lane,
-                slots,
-            });
         }
         if s.now.since(self.reminded).as_secs() >= 1 {
             self.reminded = s.now;
@@ -454,6 +436,10 @@ impl<W: Wire> Lane<W> {
     /// Tells workers to stop and to send, as their rings and the window allow.
     fn ask(&mut self, s: &mut Shared) -> usize {
         let mut under_way: usize = self.exports.iter().map(|e| e.under_way).sum();
+        let mut credit = match &self.state {
+            State::Up { conn, .. } => conn.credit(),
+            _ => 0,
+        };
         let mut queried: usize = self.exports.iter().map(|e| e.queried).sum();
         let mut work = 0;
         for _ in 0..self.todo.len().min(TASKS_MAX) {
@@ -477,13 +463,14 @@ impl<W: Wire> Lane<W> {
                         true
                     }
                 }
-                Task::Query if queried >= QUERIES => true,
+                Task::Query if queried >= QUERIES || credit == 0 => true,
                 Task::Query => {
                     if let State::Up { conn, .. } = &mut self.state {
                         let generation = s.next_generation();
                         conn.put(s.now, |out| slot_record::put_slot_query(out, at, generation));
                         export.asked_peer(at.slot, generation, s.now);
                         queried += 1;
+                        credit -= 1;
                         work += 1;
                     }
                     false
@@ -533,13 +520,13 @@ impl<W: Wire> Lane<W> {
         let State::Up { conn, .. } = &mut self.state else {
             return false;
         };
-        let begun = self.exports[at.vrf.index()].begun(at.slot, generation, since);
-        if begun {
-            conn.put(now, |out| {
-                slot_record::put_slot_begin(out, at, generation, version, since);
-            });
-        }
-        begun
+        let Some(stream) = self.exports[at.vrf.index()].begun(at.slot, generation, version, since) else {
+            return false;
+        };
+        conn.put(now, |out| {
+            slot_record::put_slot_begin(out, &stream, generation, since);
+        });
+        true
     }
 
     /// A worker's slot ends. False when it belongs to no present generation.
@@ -607,16 +594,17 @@ impl<W: Wire> Lane<W> {
     }
 
     /// A worker's record, live or of a walk. False when the slot isn't open on this connection.
-    pub(crate) fn record(&mut self, now: Instant, at: SlotRef, delta: &Delta, walk: bool) -> bool {
-        let State::Up { conn, peering, .. } = &mut self.state else {
+    pub(crate) fn record(&mut self, s: &mut Shared, at: SlotRef, delta: &Delta, walk: bool) -> bool {
+        let State::Up { conn, .. } = &mut self.state else {
             return false;
         };
         let export = &mut self.exports[at.vrf.index()];
-        if !export.is_open(at.slot) {
+        let Some(mut stream) = export.stream(at.slot) else {
             return false;
-        }
-        let announced = peering.announced(at.vrf);
-        let bytes = conn.put(now, |out| record::put_delta(out, at, delta, announced));
+        };
+        let mut continuity = Continuity::Kept;
+        let bytes = conn.put(s.now, |out| continuity = put_delta(out, &mut stream, delta, walk));
+        export.streamed(at.slot, stream.last);
         export.report.transmit += 1;
         if walk {
             export.walked(at.slot);
@@ -624,6 +612,10 @@ impl<W: Wire> Lane<W> {
         if export.is_resyncing() {
             export.report.resync_records += 1;
             export.report.resync_bytes += bytes as u64;
+        }
+        if continuity == Continuity::Gap {
+            s.count(Cause::StreamGap);
+            export.again(at.slot, "gap", s.now, &mut self.todo);
         }
         true
     }

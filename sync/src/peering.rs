@@ -110,11 +110,6 @@ impl Peering {
         }
     }
 
-    /// Term we have last announced for a VRF: versions under it travel without their term.
-    pub(crate) fn announced(&self, vrf: VrfId) -> Term {
-        self.announced.get(vrf.index()).map_or(Term::NONE, |own| own.term)
-    }
-
     /// Takes in a VRF-OPEN; none when this node has no VRF of that name.
     pub(crate) fn opened(&mut self, open: &VrfOpen, config: &SyncConfig) -> Result<Option<Opened>, Cause> {
         let handle = usize::from(open.handle);
@@ -169,7 +164,6 @@ impl Peering {
         Some(Bound {
             vrf,
             slots: known.slots,
-            term: known.state.term,
         })
     }
 

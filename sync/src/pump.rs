@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
-use dataplane::delta::{LaneTag, SlotRef, ToEvent};
+use dataplane::delta::{Delta, LaneTag, SlotRef, ToEvent};
 use dataplane::flow::VrfId;
 use dataplane::role::Roles;
 use dataplane::time::Instant;
@@ -322,16 +322,17 @@ impl<N: Net> Pump<N> {
                 at,
                 only: Some(lane),
                 delta,
-            } => self.lane(*lane).is_some_and(|l| l.record(now, *at, delta, true)),
+            } => self.walked(*lane, *at, delta),
             ToEvent::Record {
                 at,
                 only: None,
                 delta,
             } => {
+                let shared = &mut self.shared;
                 let sent = self
                     .lanes
                     .iter_mut()
-                    .map(|l| usize::from(l.record(now, *at, delta, false)))
+                    .map(|l| usize::from(l.record(shared, *at, delta, false)))
                     .sum::<usize>();
                 self.records_copied += sent.saturating_sub(1) as u64;
                 if sent == 0 {
@@ -387,6 +388,13 @@ impl<N: Net> Pump<N> {
             self.records_untaken += record;
             self.shared.count(Cause::ItemStale);
         }
+    }
+
+    /// A record of a walk, for one lane.
+    fn walked(&mut self, tag: LaneTag, at: SlotRef, delta: &Delta) -> bool {
+        let lane = self.lanes.get_mut(usize::from(tag.peer));
+        lane.filter(|lane| lane.is_up() && lane.tag() == tag)
+            .is_some_and(|lane| lane.record(&mut self.shared, at, delta, true))
     }
 
     /// Our lane of this very connection.

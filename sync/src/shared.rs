@@ -73,6 +73,12 @@ impl Rings {
         done
     }
 
+    /// Items that fit into the smallest ring.
+    pub(crate) fn capacity(&self) -> usize {
+        let capacities = self.rings.iter().map(|ring| ring.buffer().capacity());
+        capacities.min().unwrap_or(0)
+    }
+
     /// Items ever put into each worker's ring.
     pub(crate) fn pushed(&self) -> &[u64] {
         &self.pushed

@@ -6,6 +6,7 @@
 use bytes::{Buf, BufMut};
 use dataplane::delta::{SlotEnd, SlotOffer, SlotRef, Term, Version};
 
+use crate::flow_record::Stream;
 use crate::record::{Message, RecordError, SlotFailure, kind, put_at, record};
 
 /// Flag of a SLOT-BEGIN: only what is newer than the version that follows is sent.
@@ -27,23 +28,38 @@ fn get_version(from: &mut &[u8]) -> Result<Version, RecordError> {
     })
 }
 
-/// Appends SLOT-BEGIN.
-pub(crate) fn put_slot_begin(
-    out: &mut Vec<u8>,
-    at: SlotRef,
-    generation: u32,
-    version: Version,
-    since: Option<Version>,
-) {
+/// Appends SLOT-BEGIN, which starts the slot's stream at its version.
+pub(crate) fn put_slot_begin(out: &mut Vec<u8>, stream: &Stream, generation: u32, since: Option<Version>) {
     record(out, kind::SLOT_BEGIN, |out| {
-        put_at(out, at);
+        put_at(out, stream.at);
         out.put_u32(generation);
-        put_version(out, version);
+        out.put_u16(stream.number);
+        put_version(out, stream.last);
         out.put_u8(if since.is_some() { SINCE } else { 0 });
         if let Some(since) = since {
             put_version(out, since);
         }
     });
+}
+
+/// Appends SLOT-VERSION: live records of the stream go on behind `version`.
+pub(crate) fn put_slot_version(out: &mut Vec<u8>, stream: u16, version: Version) {
+    record(out, kind::SLOT_VERSION, |out| {
+        out.put_u16(stream);
+        put_version(out, version);
+    });
+}
+
+/// Decodes SLOT-VERSION.
+pub(crate) fn get_slot_version(
+    mut from: &[u8],
+    stream: impl Fn(u16) -> Option<Stream>,
+) -> Result<Message, RecordError> {
+    let at = stream(from.try_get_u16()?).ok_or(RecordError::NotOpen)?.at;
+    match get_version(&mut from) {
+        Ok(version) => Ok(Message::SlotVersion { at, version }),
+        Err(_) => Err(RecordError::Malformed(Some(at))),
+    }
 }
 
 /// Appends SLOT-END.
@@ -137,6 +153,7 @@ pub(crate) fn get_slot_record(kind: u8, from: &mut &[u8], at: SlotRef) -> Result
             Message::SlotOffer { at, offer }
         }
         kind::SLOT_BEGIN => {
+            let stream = from.try_get_u16()?;
             let version = get_version(from)?;
             let since = match from.try_get_u8()? {
                 0 => None,
@@ -145,6 +162,7 @@ pub(crate) fn get_slot_record(kind: u8, from: &mut &[u8], at: SlotRef) -> Result
             };
             Message::SlotBegin {
                 at,
+                stream,
                 generation,
                 version,
                 since,

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, unbounded};
 use dataplane::applied::AppliedCounters;
 use dataplane::delta::{
-    Class, DelRecord, Delta, LaneTag, PutRecord, Scales, SlotEnd, SlotOffer, SlotRef, Term, ToEvent,
-    ToWorker, Version,
+    Class, DelRecord, Delta, Handle, LaneTag, Name, PutRecord, Scales, SlotEnd, SlotOffer, SlotRef, Term,
+    ToEvent, ToWorker, Version,
 };
 use dataplane::flow::{Addr, FlowKey, VrfId};
 use dataplane::role::{Role, Roles};
@@ -249,6 +249,7 @@ fn put(n: u32, version: Version) -> Delta {
         scales: Scales::NONE,
         lifetime_s: 9,
         version,
+        handle: Handle::of(n),
     })
 }
 
@@ -377,7 +378,10 @@ impl Worker {
                         slot.entries.insert(n(&put.original), (put.version, generation));
                     }
                     Delta::Del(del) => {
-                        slot.entries.remove(&n(&del.original));
+                        let Name::Handle(handle) = del.name else {
+                            unreachable!("every entry is named");
+                        };
+                        slot.entries.remove(&handle.0);
                     }
                     Delta::State(_) | Delta::Refresh(_) | Delta::Block(_) => {}
                 }
@@ -598,14 +602,17 @@ impl Node {
         let (_, term) = self.roles.get(VRF);
         let (worker, at, event) = self.place(n);
         let slot = worker.slots.entry(at.slot).or_default();
+        if slot.entries.remove(&n).is_none() {
+            return;
+        }
         slot.counter += 1;
         let version = Version {
             term,
             counter: slot.counter,
         };
-        if slot.entries.remove(&n).is_some() && !slot.streams.is_empty() {
+        if !slot.streams.is_empty() {
             let delta = Delta::Del(DelRecord {
-                original: key(n),
+                name: Name::Handle(Handle::of(n)),
                 version,
             });
             worker.pending[event].push_back(ToEvent::Record {

@@ -1,6 +1,8 @@
 //! Whole nodes, and pairs of them, against what they promise. One binary; a module per promise.
 
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod catch_up;
 #[cfg(test)]
 mod compare;
@@ -11,7 +13,11 @@ mod fragments;
 #[cfg(test)]
 mod handoff;
 #[cfg(test)]
+mod inherited;
+#[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod names;
 #[cfg(test)]
 mod packet_path;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use dataplane::conntrack::Conntrack;
 use dataplane::delta::{Class, Term, Version};
 use dataplane::flow::{FlowKey, VrfId};
-use dataplane::nat::{BlockRow, Protocol};
+use dataplane::nat::{BlockRow, Protocol, UserRow};
 use dataplane::role::Role;
 use dataplane::slot::{block_digest, conntrack_digest};
 
@@ -43,6 +43,8 @@ pub struct View {
     pub conntracks: BTreeMap<Tuple, Row>,
     /// Held blocks by grant: subscriber, public address, first port, slot, ports in use.
     pub blocks: BTreeMap<u64, (String, String, u16, u16, u32)>,
+    /// Subscribers by VRF, inside address and pool: paired public address, blocks held (their quota), ports in use.
+    pub subscribers: BTreeMap<(u16, String, u16), (String, u32, u32)>,
     /// Version, digest and count of each slot.
     pub slots: BTreeMap<(u16, u16), (Version, u64, u32)>,
     /// The same with what it lacks for a known cause: what its sender must have emitted.
@@ -85,6 +87,16 @@ pub fn blocks(node: &Node) -> Vec<BlockRow> {
     rows
 }
 
+/// Subscribers of a node, over all workers.
+#[must_use]
+pub fn subscribers(node: &Node) -> Vec<UserRow> {
+    let mut rows = Vec::new();
+    for tables in node.tables() {
+        tables.nat.users(0, u32::MAX, &mut rows);
+    }
+    rows
+}
+
 /// What a node holds.
 #[must_use]
 pub fn view(node: &Node) -> View {
@@ -121,6 +133,11 @@ pub fn view(node: &Node) -> View {
             b.used,
         );
         view.blocks.insert(b.grant, value);
+    }
+    for user in subscribers(node) {
+        let name = (user.vrf.0, user.subscriber.to_string(), user.pool.pool);
+        let value = (user.address.to_string(), user.blocks, user.used);
+        view.subscribers.insert(name, value);
     }
     view
 }
@@ -195,6 +212,10 @@ pub fn differences(nodes: &[Option<Node>; 2], cut: bool) -> Vec<String> {
         && a.setup.grouped
     {
         let (mut a, mut b) = (view(a), view(b));
+        // A subscriber is what its blocks are; where some are missing, they say so themselves.
+        if a.lacking.is_empty() && b.lacking.is_empty() {
+            compare("I8 subscriber", &a.subscribers, &b.subscribers, &mut found);
+        }
         found.extend(excuse(&a, &mut b));
         found.extend(excuse(&b, &mut a));
         compare("I8 conntrack", &a.conntracks, &b.conntracks, &mut found);
@@ -256,6 +277,7 @@ pub fn contradictions(node: &Node) -> Vec<String> {
     let mut sums: HashMap<(u16, u16), (u64, u32)> = HashMap::new();
     let mut ports: HashMap<u64, HashSet<(u8, u16)>> = HashMap::new();
     for tables in node.tables() {
+        let mut users: HashMap<u32, u32> = HashMap::new();
         for (_, conntrack) in tables.conntracks.iter_live() {
             if let Some(nat) = conntrack.nat {
                 let class = Protocol::of(conntrack.keys[0].proto).map_or(9, |p| p as u8);
@@ -263,6 +285,7 @@ pub fn contradictions(node: &Node) -> Vec<String> {
                     .entry(nat.part.grant)
                     .or_default()
                     .insert((class, public_port(conntrack)));
+                *users.entry(nat.mapping).or_default() += 1;
             }
             if conntrack.sync.emitted() {
                 let sum = sums.entry((conntrack.keys[0].vrf.0, conntrack.slot)).or_default();
@@ -270,6 +293,12 @@ pub fn contradictions(node: &Node) -> Vec<String> {
                     &conntrack.to_put(dataplane::time::Instant::default()),
                 ));
                 sum.1 += 1;
+            }
+        }
+        for (mapping, used) in users {
+            let counted = tables.nat.mapping(mapping).conntracks;
+            if counted != used {
+                found.push(format!("a mapping counts {counted} conntracks, {used} use it"));
             }
         }
     }
@@ -329,13 +358,18 @@ pub fn contradictions(node: &Node) -> Vec<String> {
     found
 }
 
-/// Public port of a translated conntrack: from inside the reply goes to it, from outside the original did.
 fn public_port(conntrack: &Conntrack) -> u16 {
-    let [original, reply] = &conntrack.keys;
+    public_end(&conntrack.keys).dst_port
+}
+
+/// Of a translated conntrack the tuple whose destination is public: from inside the reply goes there, from outside the
+/// original did.
+#[must_use]
+pub fn public_end([original, reply]: &[FlowKey; 2]) -> &FlowKey {
     if original.src == reply.dst && original.src_port == reply.dst_port {
-        original.dst_port
+        original
     } else {
-        reply.dst_port
+        reply
     }
 }
 

@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use ahash::RandomState;
 use dataplane::counters::Counters;
 use dataplane::delta::{SlotRef, Term, Version};
-use dataplane::flow::{FlowKey, VrfId};
+use dataplane::flow::{Addr, FlowKey, VrfId};
 use dataplane::stage::meta::Kind;
 use dataplane::tables::Tables;
 use state_sync::conservation::of_worker;
 
-use crate::checker::conservation;
+use crate::checker::{conservation, public_end};
 use crate::config::MAIN;
 use crate::node::Node;
 use crate::packet;
@@ -46,6 +46,8 @@ struct Memory {
     tuples: Map<FlowKey, u32>,
     /// Tuples held more than once.
     twice: Vec<FlowKey>,
+    /// Inside endpoint of each public one, as last seen.
+    mapped: Map<Endpoint, Endpoint>,
     was_active: bool,
     applied: u64,
 }
@@ -55,6 +57,7 @@ struct Memory {
 struct Seen {
     counters: Counters,
     slots: Vec<Version>,
+    borrowed: u64,
     /// By place in the arena.
     places: Vec<Option<Held>>,
 }
@@ -65,7 +68,11 @@ struct Held {
     keys: [FlowKey; 2],
     slot: u16,
     version: Version,
+    mapping: Option<u32>,
 }
+
+/// Address and port, by protocol and VRF.
+type Endpoint = (VrfId, u8, Addr, u16);
 
 /// Builds hashers with one seed.
 #[derive(Debug, Clone)]
@@ -128,7 +135,8 @@ impl Watch {
             self.changes += 1;
             versions_grow(index, node, tables, &mut memory.workers[worker]);
             if self.every_entry {
-                entries_grow(index, worker, tables, memory, active);
+                let came = entries_grow(index, worker, tables, memory, active);
+                stays_in_its_half(index, node, worker, memory, &came);
             }
         }
         if self.changes >= CONSERVATION_EVERY {
@@ -202,8 +210,48 @@ fn versions_grow(index: usize, node: &Node, tables: &Tables, seen: &mut Seen) {
     }
 }
 
-/// Compares every entry of a worker with what was in its place at the last look.
-fn entries_grow(index: usize, worker: usize, tables: &Tables, memory: &mut Memory, active: bool) {
+/// I7 while both nodes may be active: in doubt, a port that was free is given out in this node's own half, or counted as
+/// borrowed. That halves are disjoint is what the first node having the lower one, and the second the higher one, says.
+fn stays_in_its_half(index: usize, node: &Node, worker: usize, memory: &mut Memory, came: &[Held]) {
+    let Some(tables) = node.tables().nth(worker) else {
+        return;
+    };
+    let usage = |pool| tables.nat.usage(pool).unwrap_or_default().ports_borrowed;
+    let borrowed = node.shared.pools.refs().map(usage).sum();
+    let before = core::mem::replace(&mut memory.workers[worker].borrowed, borrowed);
+    for held in came {
+        let Some(mapping) = held.mapping else { continue };
+        let key = public_end(&held.keys);
+        let outside = (key.vrf, key.proto, key.dst, key.dst_port);
+        // The other tuple starts at the inside endpoint, whichever end has opened the connection.
+        let from = &held.keys[usize::from(key == &held.keys[0])];
+        let inside = (from.vrf, from.proto, from.src, from.src_port);
+        let known = memory.mapped.insert(outside, inside) == Some(inside);
+        let vrf = held.keys[0].vrf;
+        // Whoever is not active gives out nothing: it was told.
+        let in_doubt = tables.is_active(vrf) && tables.roles[vrf.index()].share.is_in_doubt();
+        // What has served before is an inherited mapping that has rested, taken up again by its own endpoint.
+        if known || !in_doubt || borrowed > before || tables.nat.mapping(mapping).served {
+            continue;
+        }
+        let setup = &node.setup;
+        let offset = (key.dst_port - setup.pool_ports.first) % setup.block_size;
+        assert_eq!(
+            offset >= setup.block_size / 2,
+            index == 1,
+            "I7: node {index} in doubt gave out {key:?}, offset {offset} of its block"
+        );
+    }
+}
+
+/// Compares every entry of a worker with what was in its place at the last look; gives what is new or has changed.
+fn entries_grow(
+    index: usize,
+    worker: usize,
+    tables: &Tables,
+    memory: &mut Memory,
+    active: bool,
+) -> Vec<Held> {
     let mut left = Vec::new();
     let mut came = Vec::new();
     let mut places = core::mem::take(&mut memory.workers[worker].places);
@@ -219,6 +267,7 @@ fn entries_grow(index: usize, worker: usize, tables: &Tables, memory: &mut Memor
             keys: conntrack.keys,
             slot: conntrack.slot,
             version: conntrack.sync.version,
+            mapping: conntrack.nat.map(|nat| nat.mapping),
         };
         if places[id] != Some(now) {
             left.extend(places[id].replace(now));
@@ -245,6 +294,7 @@ fn entries_grow(index: usize, worker: usize, tables: &Tables, memory: &mut Memor
         memory.came(held);
         memory.entries.insert(held.keys[0], held.version);
     }
+    came.into_iter().map(|(held, _)| held).collect()
 }
 
 /// Whether a version of `term` yields to the slot's sender: by the slot's version at the end of its resync, until then

@@ -352,6 +352,11 @@ impl Play {
             }
         }
         self.cluster.settle();
+        for node in self.cluster.nodes.iter().flatten() {
+            let c = node.counters();
+            let wrong = (c.audit_entries_wrong, c.audit_slots_wrong, c.audit_index_lost);
+            assert_eq!(wrong, (0, 0, 0), "the audit found what nobody has damaged");
+        }
     }
 
     /// The active node dies with everything in sync: the other one must have every conntrack that it doesn't say it

@@ -6,7 +6,7 @@
 
 use super::{icmp, tcp, udp};
 use crate::config::Timeouts;
-use crate::delta::{Class, NatPart, PutRecord, Scales, Term};
+use crate::delta::{Class, Handle, NatPart, PutRecord, Scales, Term};
 use crate::flow::{Direction, FlowKey, proto};
 use crate::slot::SyncState;
 use crate::time::Instant;
@@ -129,7 +129,7 @@ impl Conntrack {
         self.expires_s.saturating_sub(now.secs())
     }
 
-    /// The record that tells the peer everything, under the version in `sync`.
+    /// The record that tells the peer everything, under the version in `sync`. It names no handle.
     #[must_use]
     pub fn to_put(&self, now: Instant) -> PutRecord {
         PutRecord {
@@ -140,6 +140,7 @@ impl Conntrack {
             scales: self.scales,
             lifetime_s: self.lifetime_s(now),
             version: self.sync.version,
+            handle: Handle::NONE,
         }
     }
 }

@@ -170,6 +170,52 @@ impl Table {
         true
     }
 
+    /// Whether lookup finds a conntrack by both of its tuples. One that isn't live isn't meant to be found.
+    #[must_use]
+    pub fn finds(&self, id: u32) -> bool {
+        let keys = self
+            .places
+            .get(id as usize)
+            .filter(|place| place.live)
+            .and_then(keys_of);
+        keys.is_none_or(|keys| {
+            let found = keys.map(|key| self.find(self.hash(&key), &key));
+            let reply = if keys[0] == keys[1] {
+                Direction::Original
+            } else {
+                Direction::Reply
+            };
+            found == [Some((id, Direction::Original)), Some((id, reply))]
+        })
+    }
+
+    /// Makes lookup find a live conntrack again by both of its tuples. False when one of them is another's, or the index
+    /// has no room.
+    pub fn reindex(&mut self, id: u32) -> bool {
+        let Some(keys) = self
+            .places
+            .get(id as usize)
+            .filter(|place| place.live)
+            .and_then(keys_of)
+        else {
+            return false;
+        };
+        let distinct = if keys[0] == keys[1] { &keys[..1] } else { &keys[..] };
+        distinct.iter().all(|key| {
+            let hash = self.hash(key);
+            match self.find(hash, key) {
+                Some((other, _)) => other == id,
+                None => self.index.insert(hash, id).is_ok(),
+            }
+        })
+    }
+
+    /// Makes lookup lose a conntrack's original tuple: damage, for tests of what finds it.
+    pub fn lose_key(&mut self, id: u32) {
+        let hash = self.hash(&self[id].keys[0]);
+        self.index.remove(hash, id);
+    }
+
     /// Gives the place back, after taking the conntrack out of lookup if it was still there.
     pub fn free(&mut self, id: u32) -> Option<Conntrack> {
         self.unindex(id);

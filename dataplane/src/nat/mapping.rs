@@ -65,7 +65,7 @@ pub(super) struct Mapping {
     pub(super) offset: u16,
     pub(super) class: Protocol,
     /// A conntrack of it has ended: packets may have left from the port.
-    served: bool,
+    pub(super) served: bool,
     /// When its rest began, in seconds.
     rests_since_s: u32,
     rest: Links,

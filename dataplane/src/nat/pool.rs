@@ -183,17 +183,23 @@ const GRANT_REIGN_MAX: u64 = (1 << 18) - 1;
 /// the first, hardly ever give one name to two grants. So it is unique over nodes and boots, never 0, and a later grant
 /// of the same ports compares greater, whoever made it.
 const fn grant_id(term: Term, counter: u64) -> Option<u64> {
-    let counter = counter.saturating_add(term.boot() << GRANT_BOOT_SHIFT);
-    if counter >> GRANT_COUNTER_BITS != 0 {
+    let before = term.boot() << GRANT_BOOT_SHIFT;
+    if before.saturating_add(counter) >> GRANT_COUNTER_BITS != 0 {
         return None;
     }
+    Some(grant_base(term) + counter)
+}
+
+/// What grants of a term count from: one that a process has made is above it by how many it had made then.
+#[must_use]
+pub const fn grant_base(term: Term) -> u64 {
     let reign = term.reign();
     let reign = if reign < GRANT_REIGN_MAX {
         reign
     } else {
         GRANT_REIGN_MAX
     };
-    Some((reign << 8 | term.node() as u64) << GRANT_COUNTER_BITS | counter)
+    (reign << 8 | term.node() as u64) << GRANT_COUNTER_BITS | term.boot() << GRANT_BOOT_SHIFT
 }
 
 /// Node that made a grant, from its identity.

@@ -100,7 +100,26 @@ pub struct BlockRow {
     pub resting: u32,
 }
 
+/// A mapping, in use or resting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MappingRow {
+    /// Conntracks that use it; 0 while it rests.
+    pub conntracks: u32,
+    /// A conntrack of it has ended.
+    pub served: bool,
+}
+
 impl Nat {
+    /// A mapping, for tests and diagnosis.
+    #[must_use]
+    pub fn mapping(&self, id: u32) -> MappingRow {
+        let mapping = &self.mappings[id];
+        MappingRow {
+            conntracks: mapping.refs,
+            served: mapping.served,
+        }
+    }
+
     /// This worker's share of a pool.
     #[must_use]
     pub fn usage(&self, pool: PoolRef) -> Option<PoolUsage> {

@@ -6,11 +6,12 @@ use rtrb::Consumer;
 use crate::config::Timeouts;
 use crate::conntrack::{Conntrack, InsertError, NatBinding, State};
 use crate::delta::{
-    BlockRecord, Class, DelRecord, Delta, LaneTag, PutRecord, RefreshRecord, Scales, SlotRef, StateRecord,
-    ToEvent, ToWorker, Version,
+    BlockRecord, Class, DelRecord, Delta, Handle, LaneTag, Name, PutRecord, RefreshRecord, Scales, SlotRef,
+    StateRecord, ToEvent, ToWorker, Version,
 };
 use crate::flow::Direction;
 use crate::nat::{LearnError, Nat};
+use crate::resync::Missing;
 use crate::slot::{Kind, NIL, block_digest, block_key_digest, conntrack_digest, key_digest};
 use crate::stage::compare::marked;
 use crate::stage::slots::{begin, compare, finish, first, lacks, query, send_slot, stop_slot, stored_digest};
@@ -29,6 +30,8 @@ enum Refused {
     Conflict,
     NoPool,
     Unknown,
+    /// The sender has changed an entry under a handle that means nothing here, and none is known to be absent.
+    Nameless,
     /// A grant of the same ports that another worker of this node holds: gone as soon as that worker has heard of its
     /// release, or has swept it.
     Elsewhere,
@@ -74,20 +77,27 @@ fn look_ahead(tables: &Tables, inbox: &mut Consumer<ToWorker>, most: usize) -> u
     let (first, second) = chunk.as_slices();
     let deltas = || {
         first.iter().chain(second).filter_map(|item| match item {
-            ToWorker::Record { delta, .. } => Some(delta),
+            ToWorker::Record { at, delta, .. } => Some((*at, delta)),
             _ => None,
         })
     };
-    for delta in deltas() {
+    for (at, delta) in deltas() {
         match delta {
             Delta::Put(put) => {
                 tables.conntracks.expect(&put.original);
                 tables.conntracks.expect(&put.reply);
                 tables.nat.expect(put);
             }
-            Delta::State(StateRecord { original, .. })
-            | Delta::Refresh(RefreshRecord { original, .. })
-            | Delta::Del(DelRecord { original, .. }) => tables.conntracks.expect(original),
+            Delta::State(StateRecord { handle, .. })
+            | Delta::Refresh(RefreshRecord { handle, .. })
+            | Delta::Del(DelRecord {
+                name: Name::Handle(handle),
+                ..
+            }) => tables.names.expect(at, *handle),
+            Delta::Del(DelRecord {
+                name: Name::Key(original),
+                ..
+            }) => tables.conntracks.expect(original),
             Delta::Block(_) => {}
         }
     }
@@ -111,7 +121,7 @@ fn process(tables: &mut Tables, item: ToWorker, event: usize, now: Instant) -> O
             generation,
             version,
             since,
-        } => begin(tables, at, (lane, generation), version, since),
+        } => begin(tables, at, (lane, event, generation), version, since),
         ToWorker::Record { at, lane, delta } => return record(tables, at, lane, &delta, now),
         ToWorker::SlotQuery { at, lane, generation } => return query(tables, at, lane, generation),
         ToWorker::SlotDigest { at, lane, end } => return compare(tables, at, lane, &end, now),
@@ -141,7 +151,7 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
         match delta {
             Delta::Put(put) => apply_put(tables, at, put, now),
             Delta::State(state) => apply_state(tables, at, state, now),
-            Delta::Refresh(refresh) => apply_refresh(tables, refresh, now),
+            Delta::Refresh(refresh) => apply_refresh(tables, at, refresh, now),
             Delta::Del(del) => apply_del(tables, at, del, now),
             Delta::Block(block) => apply_block(tables, at, block, now),
         }
@@ -150,7 +160,7 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
         advance(tables, at, delta);
     }
     count(tables, outcome);
-    if outcome == Err(Refused::Elsewhere) {
+    if matches!(outcome, Err(Refused::Elsewhere | Refused::Nameless)) {
         again(tables, at)
     } else {
         None
@@ -158,7 +168,7 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
 }
 
 /// The slot has to come again: at the end of the generation that is open, or as soon as the sender hears of it.
-fn again(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
+pub(crate) fn again(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
     let slot = tables.slots.get_mut(at)?;
     let asked = core::mem::replace(&mut slot.absent.unsure, true);
     let source = slot.source.as_ref()?;
@@ -171,13 +181,7 @@ fn again(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
 
 /// The slot's version follows what the sender has emitted, applied or refused.
 fn advance(tables: &mut Tables, at: SlotRef, delta: &Delta) {
-    let version = match delta {
-        Delta::Put(r) => r.version,
-        Delta::State(r) => r.version,
-        Delta::Del(r) => r.version,
-        Delta::Block(r) => r.version,
-        Delta::Refresh(_) => return,
-    };
+    let Some(version) = delta.version() else { return };
     if let Some(slot) = tables.slots.get_mut(at) {
         slot.version = slot.version.max(version);
     }
@@ -193,7 +197,7 @@ fn count(tables: &mut Tables, outcome: Result<Applied, Refused>) {
         Err(Refused::Full) => &mut c.absorb_full,
         Err(Refused::Conflict | Refused::Elsewhere) => &mut c.absorb_conflict,
         Err(Refused::NoPool) => &mut c.absorb_no_pool,
-        Err(Refused::Unknown) => &mut c.absorb_unknown,
+        Err(Refused::Unknown | Refused::Nameless) => &mut c.absorb_unknown,
     } += 1;
 }
 
@@ -233,8 +237,13 @@ fn apply_put(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) ->
     };
     match outcome {
         Err(Refused::Full | Refused::Conflict | Refused::NoPool) => {
-            slot.absent
-                .insert(key_digest(&put.original), digest, put.version, now.secs());
+            let missing = Missing {
+                key: key_digest(&put.original),
+                handle: put.handle,
+                digest,
+                version: put.version,
+            };
+            slot.absent.insert(missing, now.secs());
         }
         Ok(_) if slot.absent.sum.count > 0 => {
             slot.absent.take(key_digest(&put.original));
@@ -260,11 +269,13 @@ fn put_conntrack(
         let accounted = held.sync.digest == digest && ours == put.version;
         if direction == Direction::Original && accounted && stored {
             confirm(tables, at, id, put, now);
+            tables.bind(at, put.handle, id);
             return Ok(Applied::Confirmed);
         }
         if ours == put.version || newer(tables, at, ours, put.version) {
             if direction == Direction::Original && held.keys[1] == put.reply && same_nat(held, put) {
                 update(tables, at, id, put, digest, now);
+                tables.bind(at, put.handle, id);
                 return Ok(Applied::Changed);
             }
             if direction != Direction::Original || held.slot != at.slot {
@@ -278,6 +289,7 @@ fn put_conntrack(
     }
     let id = create(tables, at, put, now)?;
     account(tables, at, id, put.version, digest);
+    tables.bind(at, put.handle, id);
     Ok(Applied::Changed)
 }
 
@@ -417,7 +429,8 @@ fn evict(tables: &mut Tables, id: u32, now: Instant) {
         vrf: key.vrf,
         slot: held.slot,
     };
-    lacks(tables, at, key_digest(&key), &sync, now);
+    let handle = tables.names.handle(id);
+    lacks(tables, at, key_digest(&key), handle, &sync, now);
     tables.discard(now, id);
 }
 
@@ -432,7 +445,7 @@ fn evict_block(tables: &mut Tables, id: u32, now: Instant) -> bool {
     };
     let gone = tables.discard_block(now, id);
     if gone {
-        lacks(tables, at, block_key_digest(grant), &sync, now);
+        lacks(tables, at, block_key_digest(grant), Handle::NONE, &sync, now);
     }
     gone
 }
@@ -509,11 +522,14 @@ fn apply_state(
     state: &StateRecord,
     now: Instant,
 ) -> Result<Applied, Refused> {
-    let Some(id) = find_original(tables, &state.original) else {
-        if let Some(slot) = tables.slots.get_mut(at) {
-            slot.absent.change(key_digest(&state.original));
-        }
-        return Err(Refused::Unknown);
+    let Some(id) = tables.find_named(at, state.handle) else {
+        let slot = tables.slots.get_mut(at).ok_or(Refused::Unknown)?;
+        let absent = slot.absent.change(state.handle);
+        return Err(if absent {
+            Refused::Unknown
+        } else {
+            Refused::Nameless
+        });
     };
     let ours = tables.conntracks[id].sync.version;
     if !newer(tables, at, ours, state.version) {
@@ -528,16 +544,28 @@ fn apply_state(
     Ok(Applied::Changed)
 }
 
-fn apply_refresh(tables: &mut Tables, refresh: &RefreshRecord, now: Instant) -> Result<Applied, Refused> {
-    let id = find_original(tables, &refresh.original).ok_or(Refused::Unknown)?;
+fn apply_refresh(
+    tables: &mut Tables,
+    at: SlotRef,
+    refresh: &RefreshRecord,
+    now: Instant,
+) -> Result<Applied, Refused> {
+    let id = tables.find_named(at, refresh.handle).ok_or(Refused::Unknown)?;
     tables.conntracks[id].expires_s = now.secs() + refresh.lifetime_s;
     Ok(Applied::Changed)
 }
 
 fn apply_del(tables: &mut Tables, at: SlotRef, del: &DelRecord, now: Instant) -> Result<Applied, Refused> {
-    let Some(id) = find_original(tables, &del.original) else {
-        if let Some(slot) = tables.slots.get_mut(at) {
-            slot.absent.remove(key_digest(&del.original), del.version);
+    let found = match &del.name {
+        Name::Handle(handle) => tables.find_named(at, *handle),
+        Name::Key(original) => find_original(tables, original),
+    };
+    let Some(id) = found else {
+        let absent = tables.slots.get_mut(at).map(|slot| &mut slot.absent);
+        match (absent, &del.name) {
+            (Some(absent), Name::Handle(handle)) => absent.remove_named(*handle),
+            (Some(absent), Name::Key(original)) => absent.remove(key_digest(original), del.version),
+            (None, _) => {}
         }
         return Err(Refused::Unknown);
     };
@@ -565,8 +593,13 @@ fn apply_block(
             if let Some(slot) = tables.slots.get_mut(at)
                 && !matches!(refused, Refused::Stale | Refused::Elsewhere)
             {
-                slot.absent
-                    .insert(block_key_digest(record.grant), digest, record.version, now.secs());
+                let missing = Missing {
+                    key: block_key_digest(record.grant),
+                    handle: Handle::NONE,
+                    digest,
+                    version: record.version,
+                };
+                slot.absent.insert(missing, now.secs());
             }
             return Err(refused);
         }

@@ -7,6 +7,7 @@ use rtrb::Producer;
 
 use crate::delta::{SlotEnd, SlotRef, ToEvent};
 use crate::flow::VrfId;
+use crate::slot::Slots;
 use crate::tables::Tables;
 use crate::time::Instant;
 
@@ -23,8 +24,30 @@ const ASKED_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct Rounds {
     not_before: Instant,
+    place: Place,
+}
+
+/// A place in the round over all slots of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
     vrf: u16,
     index: usize,
+}
+
+impl Place {
+    /// The next slot of the round; none at the end of a VRF.
+    pub(crate) fn next(&mut self, slots: &Slots, vrfs: usize) -> Option<SlotRef> {
+        let at = slots.nth(VrfId(self.vrf), self.index);
+        self.index += 1;
+        if at.is_none() {
+            self.index = 0;
+            self.vrf += 1;
+            if usize::from(self.vrf) >= vrfs {
+                self.vrf = 0;
+            }
+        }
+        at
+    }
 }
 
 /// Emits the digests that are due. Not counted as work: a thread that has nothing else to do may rest.
@@ -43,30 +66,12 @@ pub(crate) fn digests(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now:
         return;
     }
     for _ in 0..LOOKS_MAX {
-        let at = next(tables);
-        if has_room(tables, rings, at) && tell(tables, rings, at) {
+        let at = tables.rounds.place.next(&tables.slots, tables.roles.len());
+        if at.is_some_and(|at| has_room(tables, rings, at) && tell(tables, rings, at)) {
             break;
         }
     }
     tables.rounds.not_before = Instant::from_ns(now.ns() + PACE_NS);
-}
-
-/// The next slot of the round.
-fn next(tables: &mut Tables) -> SlotRef {
-    let rounds = &mut tables.rounds;
-    let at = tables.slots.nth(VrfId(rounds.vrf), rounds.index);
-    rounds.index += 1;
-    at.unwrap_or_else(|| {
-        rounds.index = 0;
-        rounds.vrf += 1;
-        if usize::from(rounds.vrf) >= tables.roles.len() {
-            rounds.vrf = 0;
-        }
-        SlotRef {
-            vrf: VrfId(rounds.vrf),
-            slot: u16::MAX,
-        }
-    })
 }
 
 fn has_room(tables: &Tables, rings: &[Producer<ToEvent>], at: SlotRef) -> bool {

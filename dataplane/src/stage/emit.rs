@@ -6,9 +6,11 @@
 
 use rtrb::Producer;
 
-use crate::delta::{BlockRecord, DelRecord, Delta, RefreshRecord, SlotRef, StateRecord, ToEvent};
+use crate::delta::{
+    BlockRecord, DelRecord, Delta, Handle, Name, PutRecord, RefreshRecord, SlotRef, StateRecord, ToEvent,
+};
 use crate::history::Change;
-use crate::slot::{Kind, block_digest, conntrack_digest};
+use crate::slot::{Kind, Slot, SyncState, block_digest, conntrack_digest};
 use crate::stage::compare::comparisons;
 use crate::stage::digest::digests;
 use crate::stage::walk::walk;
@@ -130,42 +132,61 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
         return None;
     }
     let slot = tables.slots.get_mut(at)?;
+    let (handle, named) = (Handle::of(id), slot.is_named(&conntrack.sync));
     if dead {
+        let original = conntrack.keys[0];
         let record = DelRecord {
-            original: conntrack.keys[0],
+            name: if named {
+                Name::Handle(handle)
+            } else {
+                Name::Key(original)
+            },
             version: slot.next_version(role.term),
         };
         tables.forget(at, id);
-        tables.note(at, Change::Removed(record));
+        // A stream of later understands no name of this one.
+        let lasting = DelRecord {
+            name: Name::Key(original),
+            ..record
+        };
+        tables.note(at, Change::Removed(lasting));
         return Some(Delta::Del(record));
     }
     let mut put = conntrack.to_put(now);
-    if refresh {
-        return Some(Delta::Refresh(RefreshRecord {
-            original: put.original,
-            lifetime_s: put.lifetime_s,
-        }));
+    let sync = &mut tables.conntracks[id].sync;
+    if !refresh {
+        put.version = slot.next_version(role.term);
+        slot.account(sync, put.version, conntrack_digest(&put));
     }
-    put.version = slot.next_version(role.term);
-    slot.account(
-        &mut tables.conntracks[id].sync,
-        put.version,
-        conntrack_digest(&put),
-    );
-    // A walk that has not come to this entry yet will skip it no longer: its receiver may not know it.
-    let by_class = known && slot.walks.is_empty();
-    let (kind, version) = (Kind::Conntrack, put.version);
-    tables.note(at, Change::Written { kind, id, version });
-    if by_class {
-        Some(Delta::State(StateRecord {
-            original: put.original,
+    let (lifetime_s, version) = (put.lifetime_s, put.version);
+    if !named {
+        name(slot, sync, &mut put, handle);
+    }
+    if !refresh {
+        let kind = Kind::Conntrack;
+        tables.note(at, Change::Written { kind, id, version });
+    }
+    // It is sent whole, also when only its lifetime has to be told: a stream may not know its handle.
+    Some(if !named {
+        Delta::Put(put)
+    } else if refresh {
+        Delta::Refresh(RefreshRecord { handle, lifetime_s })
+    } else {
+        Delta::State(StateRecord {
+            handle,
             class: put.class,
             scales: put.scales,
-            lifetime_s: put.lifetime_s,
-            version: put.version,
-        }))
-    } else {
-        Some(Delta::Put(put))
+            lifetime_s,
+            version,
+        })
+    })
+}
+
+/// The record, which goes to all streams, tells the entry's handle.
+pub(crate) const fn name(slot: &Slot, sync: &mut SyncState, put: &mut PutRecord, handle: Handle) {
+    put.handle = handle;
+    if !handle.is_none() && !slot.streams.is_empty() {
+        sync.named = slot.naming;
     }
 }
 

@@ -22,6 +22,7 @@ pub mod respond;
 pub mod rewrite;
 pub(crate) mod transmit;
 
+pub(crate) mod audit;
 pub(crate) mod digest;
 pub(crate) mod emit;
 pub(crate) mod expire;

@@ -3,8 +3,8 @@
 //! Called by `absorb` for what is not a record of an entry. Whatever adds up here does so at one exact point of the
 //! slot's stream, because everything about a slot comes through one FIFO.
 
-use crate::delta::{LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, Version};
-use crate::resync::{Absent, Course, Ended, Incoming, Sum, Walk, ended};
+use crate::delta::{Handle, LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, Version};
+use crate::resync::{Absent, Course, Ended, Incoming, Missing, Sum, Walk, ended};
 use crate::role::Role;
 use crate::slot::{Kind, NIL, SyncState, block_digest, conntrack_digest};
 use crate::stage::emit::block_record;
@@ -68,7 +68,7 @@ pub(crate) fn query(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation:
 pub(crate) fn begin(
     tables: &mut Tables,
     at: SlotRef,
-    (lane, generation): (LaneTag, u32),
+    (lane, event, generation): (LaneTag, usize, u32),
     version: Version,
     since: Option<Version>,
 ) {
@@ -107,6 +107,7 @@ pub(crate) fn begin(
     slot.history.end();
     slot.source = Some(Incoming {
         lane,
+        event,
         generation,
         open: true,
         since,
@@ -210,7 +211,14 @@ pub(crate) fn finish(
 }
 
 /// Notes that an entry which the sender still counts had to go from here.
-pub(crate) fn lacks(tables: &mut Tables, at: SlotRef, key: u64, sync: &SyncState, now: Instant) {
+pub(crate) fn lacks(
+    tables: &mut Tables,
+    at: SlotRef,
+    key: u64,
+    handle: Handle,
+    sync: &SyncState,
+    now: Instant,
+) {
     let Some(slot) = tables.slots.get_mut(at) else {
         return;
     };
@@ -220,12 +228,18 @@ pub(crate) fn lacks(tables: &mut Tables, at: SlotRef, key: u64, sync: &SyncState
         .as_ref()
         .is_some_and(|s| s.open && s.since.is_none() && s.generation != sync.stamp);
     if sync.emitted() && !unnamed {
-        slot.absent.insert(key, sync.digest, sync.version, now.secs());
+        let missing = Missing {
+            key,
+            handle,
+            digest: sync.digest,
+            version: sync.version,
+        };
+        slot.absent.insert(missing, now.secs());
     }
 }
 
 /// Account of the slot's listed entries.
-fn listed(tables: &Tables, at: SlotRef) -> Sum {
+pub(crate) fn listed(tables: &Tables, at: SlotRef) -> Sum {
     tables.slots.get(at).map_or_else(Sum::default, |slot| Sum {
         count: slot.count - slot.loose.count,
         digest: slot.digest.wrapping_sub(slot.loose.digest),
@@ -312,13 +326,15 @@ fn sweep(tables: &mut Tables, at: SlotRef, generation: u32, now: Instant) {
         while id != NIL {
             let sync = *sync_of(tables, kind, id);
             if sync.stamp != generation || !sync.emitted() {
-                match kind {
-                    Kind::Conntrack => tables.discard(now, id),
-                    Kind::Block => {
-                        tables.discard_block(now, id);
+                let gone = match kind {
+                    Kind::Conntrack => {
+                        tables.discard(now, id);
+                        true
                     }
-                }
-                tables.counters.swept += 1;
+                    // In use by conntracks that are to stay.
+                    Kind::Block => tables.discard_block(now, id),
+                };
+                tables.counters.swept += u64::from(gone);
             }
             id = sync.next;
         }

@@ -8,12 +8,12 @@
 
 use rtrb::Producer;
 
-use crate::delta::{Delta, SlotEnd, SlotRef, ToEvent, Version};
+use crate::delta::{Delta, Handle, SlotEnd, SlotRef, ToEvent, Version};
 use crate::history::{Change, Journal, Pass};
 use crate::resync::Course;
 use crate::role::Role;
 use crate::slot::{Kind, NIL, Slot};
-use crate::stage::emit::block_record;
+use crate::stage::emit::{block_record, name};
 use crate::tables::{Changed, Tables};
 use crate::time::Instant;
 
@@ -82,7 +82,7 @@ fn step(tables: &mut Tables, at: SlotRef, now: Instant) -> Step {
             if tables.roles[at.vrf.index()].role == Role::Master {
                 tables.relist(Changed { kind, id: cursor });
             }
-            let (cursor, delta) = visit(tables, kind, cursor, now);
+            let (cursor, delta) = visit(tables, at, kind, cursor, now);
             (Course::Entries { kind, cursor }, delta)
         }
         Course::Changes {
@@ -147,6 +147,7 @@ fn begin(tables: &mut Tables, at: SlotRef) -> Step {
     let (lane, generation) = (walk.lane, walk.generation);
     slot.streams.retain(|l| l.peer != lane.peer);
     let _ = slot.streams.try_push(lane);
+    slot.naming = generation;
     Step::Push(ToEvent::SlotBegin {
         at,
         lane,
@@ -208,7 +209,7 @@ fn end(tables: &mut Tables, at: SlotRef) -> Step {
 
 /// What a walk sends of an entry, and where it goes next. An entry with a change still listed is skipped: the
 /// change will be sent live, whole.
-fn visit(tables: &Tables, kind: Kind, id: u32, now: Instant) -> (u32, Option<Delta>) {
+fn visit(tables: &mut Tables, at: SlotRef, kind: Kind, id: u32, now: Instant) -> (u32, Option<Delta>) {
     match kind {
         Kind::Block => {
             let block = tables.nat.block(id);
@@ -216,10 +217,18 @@ fn visit(tables: &Tables, kind: Kind, id: u32, now: Instant) -> (u32, Option<Del
             (block.sync.next, send.then(|| Delta::Block(block_record(block))))
         }
         Kind::Conntrack => {
-            let conntrack = &tables.conntracks[id];
-            let sync = &conntrack.sync;
-            let send = sync.emitted() && (!sync.dirty || sync.refresh_only);
-            (sync.next, send.then(|| Delta::Put(conntrack.to_put(now))))
+            let conntrack = &mut tables.conntracks[id];
+            let next = conntrack.sync.next;
+            if !conntrack.sync.emitted() || (conntrack.sync.dirty && !conntrack.sync.refresh_only) {
+                return (next, None);
+            }
+            let mut put = conntrack.to_put(now);
+            put.handle = Handle::of(id);
+            // Other streams aren't told by a walk.
+            if let Some(slot) = tables.slots.get(at).filter(|slot| slot.streams.len() == 1) {
+                name(slot, &mut conntrack.sync, &mut put, Handle::of(id));
+            }
+            (next, Some(Delta::Put(put)))
         }
     }
 }
@@ -227,12 +236,12 @@ fn visit(tables: &Tables, kind: Kind, id: u32, now: Instant) -> (u32, Option<Del
 /// What a catch-up sends of a change, and the slot's change before it; none when that is not newer than what the
 /// receiver holds. A change that the journal has lost in the meantime ends the pass: the end won't add up then.
 fn revisit(
-    tables: &Tables,
+    tables: &mut Tables,
     at: SlotRef,
     (sequence, after, pass): (u64, u64, Pass),
     now: Instant,
 ) -> (Option<u64>, Option<Delta>) {
-    let record = tables.journal.get(sequence);
+    let record = tables.journal.get(sequence).copied();
     let Some(record) = record.filter(|r| r.change.version().counter > after) else {
         return (None, None);
     };
@@ -246,7 +255,7 @@ fn revisit(
 
 /// An entry of the slot, if it is still the one that was written as `version`.
 fn written(
-    tables: &Tables,
+    tables: &mut Tables,
     at: SlotRef,
     (kind, id): (Kind, u32),
     version: Version,
@@ -258,5 +267,5 @@ fn written(
         Kind::Conntrack => tables.conntracks.get(id)?.sync,
     };
     let same = sync.version == version && sync.linked && tables.slot_of(Changed { kind, id }) == at;
-    same.then(|| visit(tables, kind, id, now).1)?
+    same.then(|| visit(tables, at, kind, id, now).1)?
 }

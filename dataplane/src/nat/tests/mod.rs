@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::config::{InDoubt, Intent, PoolIntent, PortRange, VrfIntent};
-use crate::delta::{BlockRecord, Class, PutRecord, Scales, Version};
+use crate::delta::{BlockRecord, Class, Handle, PutRecord, Scales, Version};
 use crate::flow::proto;
 use crate::share::Half;
 
@@ -104,6 +104,7 @@ fn put(key: &FlowKey, bound: &Bound) -> PutRecord {
         scales: Scales::NONE,
         lifetime_s: 60,
         version: Version::default(),
+        handle: Handle::NONE,
     }
 }
 

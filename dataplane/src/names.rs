@@ -1,0 +1,221 @@
+//! Handles: how the present sender of a slot calls its entries, so that a change of one needs 8 bytes and no tuple.
+//!
+//! A handle is the entry's index in the sender's arena. It is bound by a PUT, means the entry that the slot's stream
+//! has last bound it to, and is known together with its slot only: so an arena index that is free again may be used in
+//! another slot, on another lane, before this one has heard of the removal. All bindings of a slot end with the
+//! generation they were made in; nothing has to be visited for that, since every entry is stamped with the generation
+//! that touched it last.
+//!
+//! The index is a hash table of chains, sized and allocated with the conntracks' arena: twelve bytes per place.
+
+use crate::delta::{Handle, SlotRef};
+use crate::prefetch::prefetch;
+use crate::shard::mix64;
+use crate::slot::NIL;
+
+/// Bits of a link's word that hold the handle; those above hold a part of the slot's hash.
+const HANDLE_BITS: u32 = 24;
+
+/// The index of one worker.
+#[derive(Debug)]
+pub struct Names {
+    /// First entry of each chain.
+    heads: Vec<u32>,
+    /// By conntrack.
+    links: Vec<Link>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    /// Handle and slot tag, or [`NIL`] when the entry has no handle.
+    word: u32,
+    next: u32,
+}
+
+/// Where a name is to be found, and what its link says.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    chain: usize,
+    word: u32,
+}
+
+impl Names {
+    /// For `capacity` conntracks.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            heads: vec![NIL; capacity.next_power_of_two().max(1)],
+            links: vec![Link { word: NIL, next: NIL }; capacity],
+        }
+    }
+
+    /// What a slot's sender calls by `handle`. `is` tells whether a candidate belongs to the slot.
+    #[must_use]
+    pub fn find(&self, at: SlotRef, handle: Handle, is: impl Fn(u32) -> bool) -> Option<u32> {
+        let Place { chain, word } = self.place(at, handle)?;
+        let mut id = self.heads[chain];
+        while id != NIL {
+            let link = self.links[id as usize];
+            if link.word == word && is(id) {
+                return Some(id);
+            }
+            id = link.next;
+        }
+        None
+    }
+
+    /// Asks for the memory of a name that will be looked up soon.
+    #[inline]
+    pub(crate) fn expect(&self, at: SlotRef, handle: Handle) {
+        if let Some(Place { chain, .. }) = self.place(at, handle) {
+            prefetch(&self.heads[chain]);
+        }
+    }
+
+    /// The handle of a conntrack; [`Handle::NONE`] when it has none.
+    #[must_use]
+    pub fn handle(&self, id: u32) -> Handle {
+        let word = self.links[id as usize].word;
+        if word == NIL {
+            Handle::NONE
+        } else {
+            Handle(word & Handle::NONE.0)
+        }
+    }
+
+    /// `id`, a conntrack of the slot, is called by `handle` from now on: it by no other, and no other one by it. `is` as in
+    /// [`Self::find`].
+    pub fn bind(&mut self, at: SlotRef, handle: Handle, id: u32, is: impl Fn(u32) -> bool) {
+        let former = self.find(at, handle, is);
+        if former == Some(id) {
+            return;
+        }
+        if let Some(former) = former {
+            self.unbind(at, former);
+        }
+        self.unbind(at, id);
+        let Some(Place { chain, word }) = self.place(at, handle) else {
+            return;
+        };
+        self.links[id as usize] = Link {
+            word,
+            next: self.heads[chain],
+        };
+        self.heads[chain] = id;
+    }
+
+    /// A conntrack of the slot has no handle any more.
+    pub fn unbind(&mut self, at: SlotRef, id: u32) {
+        let Link { word, next } = self.links[id as usize];
+        if word == NIL {
+            return;
+        }
+        self.links[id as usize] = Link { word: NIL, next: NIL };
+        let Some(Place { chain, .. }) = self.place(at, Handle(word & Handle::NONE.0)) else {
+            return;
+        };
+        let mut before = self.heads[chain];
+        if before == id {
+            self.heads[chain] = next;
+            return;
+        }
+        while before != NIL {
+            let link = &mut self.links[before as usize];
+            if link.next == id {
+                link.next = next;
+                return;
+            }
+            before = link.next;
+        }
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.heads.len() * size_of::<u32>() + self.links.len() * size_of::<Link>()
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "parts of a hash")]
+    fn place(&self, at: SlotRef, handle: Handle) -> Option<Place> {
+        if handle.is_none() {
+            return None;
+        }
+        let slot = mix64(u64::from(at.vrf.0) << 16 | u64::from(at.slot));
+        let hash = mix64(slot ^ u64::from(handle.0));
+        // The tag is never all ones: a bound link must differ from an empty one.
+        let tag = (slot as u32 & 0xff).min(0xfe);
+        Some(Place {
+            chain: hash as usize & (self.heads.len() - 1),
+            word: tag << HANDLE_BITS | handle.0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::VrfId;
+
+    fn at(slot: u16) -> SlotRef {
+        SlotRef { vrf: VrfId(0), slot }
+    }
+
+    #[test]
+    fn one_handle_names_an_entry_in_each_slot() {
+        let mut names = Names::new(4);
+        let slots = [1, 2];
+        names.bind(at(1), Handle(7), 0, |id| slots[id as usize] == 1);
+        names.bind(at(2), Handle(7), 1, |id| slots[id as usize] == 2);
+        let find =
+            |names: &Names, slot: u16| names.find(at(slot), Handle(7), |id| slots[id as usize] == slot);
+        assert_eq!((find(&names, 1), find(&names, 2)), (Some(0), Some(1)));
+        names.unbind(at(1), 0);
+        assert_eq!((find(&names, 1), find(&names, 2)), (None, Some(1)));
+    }
+
+    #[test]
+    fn a_handle_bound_again_names_the_newer_entry() {
+        let mut names = Names::new(4);
+        names.bind(at(1), Handle(7), 0, |_| true);
+        names.bind(at(1), Handle(7), 2, |_| true);
+        assert_eq!(names.find(at(1), Handle(7), |_| true), Some(2));
+        names.unbind(at(1), 2);
+        assert_eq!(names.find(at(1), Handle(7), |_| true), None);
+        names.bind(at(1), Handle(7), 2, |_| true);
+        assert_eq!(names.find(at(1), Handle::NONE, |_| true), None);
+        assert_eq!((names.handle(2), names.handle(3)), (Handle(7), Handle::NONE));
+    }
+
+    proptest! {
+        /// Against a map: an entry is found by its handle until it is unbound or another one gets the handle.
+        #[test]
+        fn bindings_are_those_of_a_map(
+            steps in proptest::collection::vec((0u16..3, 0u32..6, 0u32..8, any::<bool>()), 1..200),
+        ) {
+            let mut names = Names::new(8);
+            let mut map: HashMap<(u16, u32), u32> = HashMap::new();
+            let mut slot_of: [Option<u16>; 8] = [None; 8];
+            for (slot, handle, id, bind) in steps {
+                if let Some(old) = slot_of[id as usize].take() {
+                    map.retain(|_, held| *held != id);
+                    names.unbind(at(old), id);
+                }
+                if bind {
+                    map.insert((slot, handle), id);
+                    names.bind(at(slot), Handle(handle), id, |id| slot_of[id as usize] == Some(slot));
+                    slot_of[id as usize] = Some(slot);
+                }
+                for slot in 0..3 {
+                    for handle in 0..6 {
+                        let found = names.find(at(slot), Handle(handle), |id| slot_of[id as usize] == Some(slot));
+                        prop_assert_eq!(found, map.get(&(slot, handle)).copied());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What is damaged in a table is found without any traffic that meets it, and repaired (DESIGN.md section 8, point 6).
+//! Running digests can't see it: they prove the stream.
+
+use core::time::Duration;
+
+use dataplane::counters::Counters;
+use dataplane::delta::Class;
+use dataplane::flow::FlowKey;
+use testkit::checker::blocks;
+use testkit::cluster::Cluster;
+use testkit::config::Setup;
+
+use crate::replication::open_flows;
+use crate::resync::exported;
+
+/// A settled pair with some flows, and where the first of them is on a node: its worker and its place.
+fn pair(seed: u64) -> (Cluster, Vec<(FlowKey, FlowKey)>) {
+    let mut cluster = Cluster::pair(Setup::default(), seed);
+    let flows = open_flows(&mut cluster, 0, 200, 10_000);
+    cluster.settle();
+    (cluster, flows)
+}
+
+fn place(cluster: &mut Cluster, node: usize, key: &FlowKey) -> (usize, u32) {
+    let tables = cluster.node(node).tables().enumerate();
+    let mut found = tables.filter_map(|(worker, t)| {
+        let (id, _) = t.conntracks.find(t.conntracks.hash(key), key)?;
+        Some((worker, id))
+    });
+    found.next().unwrap()
+}
+
+/// Entries, slots and index entries found wrong.
+fn wrong(c: &Counters) -> (u64, u64, u64) {
+    (c.audit_entries_wrong, c.audit_slots_wrong, c.audit_index_lost)
+}
+
+/// Time for the audit to come round, and then for the repair.
+fn come_round(cluster: &mut Cluster) {
+    cluster.run(Duration::from_secs(1));
+    cluster.settle();
+}
+
+#[test]
+fn a_bit_flipped_in_a_standbys_entry_is_found_and_its_slot_asked_for() {
+    let (mut cluster, flows) = pair(41);
+    let sent = exported(&mut cluster, 0).slots_whole;
+    let (worker, id) = place(&mut cluster, 1, &flows[3].0);
+    cluster.node(1).tables_mut(worker).conntracks[id].class = Class::Closing;
+    assert!(!cluster.compare().is_empty());
+    come_round(&mut cluster);
+    assert_eq!(wrong(&cluster.node(1).counters()), (1, 0, 0));
+    assert_eq!(exported(&mut cluster, 0).slots_whole, sent + 1);
+}
+
+#[test]
+fn a_standbys_entry_under_a_damaged_tuple_gives_way_to_the_right_one() {
+    let (mut cluster, flows) = pair(42);
+    let (worker, id) = place(&mut cluster, 1, &flows[3].0);
+    cluster.node(1).tables_mut(worker).conntracks[id].keys[0].dst_port ^= 0x400;
+    come_round(&mut cluster);
+    assert_eq!(wrong(&cluster.node(1).counters()), (1, 0, 0));
+}
+
+#[test]
+fn a_damaged_entry_of_the_active_node_reaches_the_standby_or_ends() {
+    let (mut cluster, flows) = pair(43);
+    let (worker, id) = place(&mut cluster, 0, &flows[3].0);
+    cluster.node(0).tables_mut(worker).conntracks[id].class = Class::Closing;
+    let (worker, id) = place(&mut cluster, 0, &flows[8].0);
+    // No packet can find it: what it was can't be known.
+    cluster.node(0).tables_mut(worker).conntracks[id].keys[0].src_port ^= 0x400;
+    come_round(&mut cluster);
+    assert_eq!(wrong(&cluster.node(0).counters()), (2, 0, 0));
+    let live: usize = cluster.node(1).tables().map(|t| t.conntracks.live()).sum();
+    assert_eq!(live, flows.len() - 1);
+}
+
+#[test]
+fn a_block_that_was_damaged_on_the_standby_is_sent_again() {
+    let (mut cluster, _) = pair(44);
+    let block = blocks(cluster.node(1))[0];
+    let worker = usize::from(block.slot % Setup::default().workers);
+    let tables = cluster.node(1).tables_mut(worker);
+    let id = tables
+        .nat
+        .find_block(block.pool.vrf, &block.address, block.port_first)
+        .unwrap();
+    tables.nat.block_mut(id).sync.version.counter ^= 1 << 20;
+    come_round(&mut cluster);
+    assert_eq!(wrong(&cluster.node(1).counters()), (1, 0, 0));
+}
+
+#[test]
+fn lookup_finds_again_what_it_had_lost_and_nothing_is_sent_for_it() {
+    for node in [0, 1] {
+        let (mut cluster, flows) = pair(45);
+        let sent = exported(&mut cluster, 0).slots_whole;
+        let (worker, id) = place(&mut cluster, node, &flows[3].0);
+        cluster.node(node).tables_mut(worker).conntracks.lose_key(id);
+        come_round(&mut cluster);
+        assert_eq!(wrong(&cluster.node(node).counters()), (0, 0, 1));
+        assert_eq!(exported(&mut cluster, 0).slots_whole, sent);
+        assert_eq!(place(&mut cluster, node, &flows[3].0), (worker, id));
+    }
+}
+
+#[test]
+fn a_sum_that_the_entries_do_not_add_up_to_is_put_right_on_either_node() {
+    for node in [0, 1] {
+        let (mut cluster, flows) = pair(46);
+        let (worker, id) = place(&mut cluster, node, &flows[3].0);
+        let tables = cluster.node(node).tables_mut(worker);
+        let at = dataplane::delta::SlotRef {
+            vrf: testkit::config::MAIN,
+            slot: tables.conntracks[id].slot,
+        };
+        let slot = tables.slots.get_mut(at).unwrap();
+        slot.digest ^= 1 << 40;
+        slot.count += 1;
+        come_round(&mut cluster);
+        assert_eq!(wrong(&cluster.node(node).counters()), (0, 1, 0));
+    }
+}
+
+#[test]
+fn load_raises_no_alarm_while_slots_are_added_up() {
+    let setup = Setup {
+        slots: 4,
+        ..Setup::default()
+    };
+    let mut cluster = Cluster::pair(setup, 47);
+    for round in 0..40 {
+        open_flows(&mut cluster, 0, 40, 10_000 + round * 40);
+        cluster.run(Duration::from_millis(7));
+    }
+    cluster.settle();
+    for node in [0, 1] {
+        let counters = cluster.node(node).counters();
+        assert_eq!(wrong(&counters), (0, 0, 0));
+        assert!(
+            counters.audit_slots > 10 && counters.audit_restarts > 0,
+            "{counters:?}"
+        );
+    }
+}
