@@ -121,6 +121,7 @@ mod tests {
 
     use super::*;
 
+    /// sync/PROTOCOL.md R-58.
     #[test]
     fn the_checksum_is_that_of_bip_350() {
         // BIP 350, test vectors: "abcdef1l7aum6echk45nj3s0wdvt2fg8x9yrzpqzd3ryx" is 31, 30, … 0.

@@ -281,6 +281,7 @@ fn a_peer_without_the_right_key_is_refused_and_told_so() {
     }
 }
 
+/// sync/PROTOCOL.md R-51.
 #[test]
 fn a_peer_that_knows_a_public_key_but_not_its_private_half_is_refused() {
     // The right key is shown, another one signs.
@@ -307,6 +308,7 @@ fn a_peer_that_knows_a_public_key_but_not_its_private_half_is_refused() {
     assert_eq!((got.as_slice(), b.breach()), (&b""[..], Some(Breach::KeyUnknown)));
 }
 
+/// sync/PROTOCOL.md R-50.
 #[test]
 fn plain_talk_is_no_stream_for_either_end() {
     for (side, words) in [
@@ -343,6 +345,7 @@ fn nothing_of_what_is_sent_can_be_read_on_the_way() {
     assert!(!shows(&key(1).public().spki()) && !shows(&key(2).public().spki()));
 }
 
+/// sync/PROTOCOL.md R-53.
 #[test]
 fn a_repeated_a_missing_and_a_swapped_record_end_the_stream() {
     type Change = fn(Vec<Vec<u8>>) -> Vec<Vec<u8>>;
@@ -385,6 +388,7 @@ fn a_recorded_stream_is_worth_nothing_on_another_connection() {
     assert_eq!((end, b.breach()), (Some(Io::Failed), Some(Breach::Tampered)));
 }
 
+/// sync/PROTOCOL.md R-54.
 #[test]
 fn a_stream_cut_short_is_not_one_that_ended() {
     let (_line, a, mut b) = session(TEXT);
@@ -419,6 +423,7 @@ fn what_is_handed_over_at_once_shares_a_record() {
     assert_eq!(line.borrow().pipes[0].seen.len() - before, 4_000 + 22);
 }
 
+/// sync/PROTOCOL.md R-57.
 #[test]
 fn a_peer_that_does_not_read_costs_bounded_memory() {
     let (line, mut a, mut b) = session(TEXT);
@@ -438,6 +443,7 @@ fn a_peer_that_does_not_read_costs_bounded_memory() {
     assert_eq!(a.flush(), Io::Done(0));
 }
 
+/// sync/PROTOCOL.md R-56.
 #[test]
 fn a_second_key_is_taken_into_use_without_a_pause_and_the_first_one_removed() {
     let (left, right) = (keyring(1, &left_trusts(&[2])), keyring(2, &right_trusts(&[1])));
@@ -479,6 +485,7 @@ fn keys_that_cannot_be_right_leave_the_old_ones() {
     assert!(ring.trusts((LEFT, RIGHT), &key(2).public().spki()));
 }
 
+/// sync/PROTOCOL.md R-52.
 #[test]
 fn strangers_get_no_byte_in_and_no_byte_out() {
     let (left, _) = good();

@@ -21,7 +21,7 @@ pub(crate) struct Conn<W> {
     pub(crate) wire: W,
     pub(crate) out: Outbox,
     pub(crate) inbox: Inbox,
-    /// Most records that may be sent and not acknowledged, and how many have been acknowledged.
+    /// Most records that may be sent and not acknowledged, and how many have been acknowledged.
     credit: u32,
     items_acked: u64,
     /// Frames sent and not yet acknowledged, oldest first. Kept by clients only.

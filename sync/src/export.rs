@@ -564,6 +564,7 @@ mod tests {
         assert_eq!((export.report.resync_ms, export.is_resyncing()), (5, false));
     }
 
+    /// sync/PROTOCOL.md R-34.
     #[test]
     fn answers_of_another_generation_change_nothing() {
         let (mut export, mut todo) = export();
@@ -624,6 +625,7 @@ mod tests {
         }
     }
 
+    /// sync/PROTOCOL.md R-36.
     #[test]
     fn a_peer_is_asked_first_and_a_slot_that_failed_is_sent_whole_unasked() {
         let (mut export, mut todo) = export();

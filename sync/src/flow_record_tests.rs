@@ -81,6 +81,7 @@ fn has_bytes(delta: Delta, live: bool, bytes: &[u8]) {
     assert_eq!(decoded(bytes), Ok(Message::Delta { at: AT, live, delta }));
 }
 
+/// sync/PROTOCOL.md R-28.
 #[test]
 fn a_translated_tcp_connection_over_ipv4_has_these_32_bytes() {
     #[rustfmt::skip]

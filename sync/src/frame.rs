@@ -83,7 +83,7 @@ impl Outbox {
         self.records
     }
 
-    /// Records put in so far that count against the receiver's credit.
+    /// Records put in so far that count against the receiver's credit.
     pub(crate) const fn items(&self) -> u64 {
         self.items
     }

@@ -59,6 +59,10 @@ fn stream(slot: u16) -> Stream {
     }
 }
 
+fn stream_at(slot: u16) -> SlotRef {
+    stream(slot).at
+}
+
 /// Frames that open the VRF as master, begin slot 3 and put nothing in.
 fn session(outbox: &mut Outbox) {
     let open = VrfOpen {
@@ -107,6 +111,7 @@ fn seen(cluster: &Cluster) -> &[ToWorker] {
     &cluster.nodes[0].workers[0].seen
 }
 
+/// sync/PROTOCOL.md.
 #[test]
 fn bad_greetings_are_refused_each_with_its_cause() {
     let with = |change: fn(&mut Hello)| {
@@ -144,6 +149,7 @@ fn bad_greetings_are_refused_each_with_its_cause() {
     }
 }
 
+/// sync/PROTOCOL.md.
 #[test]
 fn strangers_slow_ones_and_crowds_are_refused() {
     let mut cluster = target();
@@ -287,6 +293,7 @@ fn half_a_frame_changes_nothing_and_silence_ends_it() {
     assert_eq!((cluster.nodes[0].cause("silent"), seen(&cluster).len()), (1, 1));
 }
 
+/// sync/PROTOCOL.md.
 #[test]
 fn r21_records_of_later_versions_and_wrong_ones_are_skipped_and_counted() {
     let mut cluster = target();
@@ -369,6 +376,90 @@ fn r29_expectations_are_skipped_and_the_records_around_them_are_applied() {
 }
 
 #[test]
+fn r4_a_peer_of_version_2_is_spoken_to_in_version_1() {
+    // It offers both versions and features nobody has heard of, in a HELLO with more fields.
+    let newer = Hello {
+        versions: (1, 2),
+        features: u32::MAX,
+        ..hello(1)
+    };
+    let mut greeting = encode_hello(&newer);
+    greeting.extend([1, 2, 3, 4]);
+    let (header, body) = greeting.split_at_mut(10);
+    header[4..6].copy_from_slice(&u16::try_from(body.len()).unwrap().to_be_bytes());
+    header[6..].copy_from_slice(&crc32fast::hash(body).to_be_bytes());
+    let mut cluster = target();
+    let mut plug = dial(&cluster, 1);
+    let mut outbox = Outbox::new(&greeting);
+    session(&mut outbox);
+    // Bodies with more fields, and types of later versions, short and long, between records that are understood.
+    let longer = |record: &[u8]| {
+        let mut bytes = record.to_vec();
+        bytes.extend([9; 5]);
+        bytes[1] += 5;
+        bytes
+    };
+    let mut stream = stream(3);
+    let mut put = |n| {
+        let key = dataplane::flow::FlowKey {
+            src_port: n,
+            vrf: dataplane::flow::VrfId(9),
+            ..Default::default()
+        };
+        let record = dataplane::delta::DelRecord {
+            name: dataplane::delta::Name::Key(key),
+            version: stream.next(),
+        };
+        let mut bytes = Vec::new();
+        put_delta(
+            &mut bytes,
+            &mut stream,
+            &dataplane::delta::Delta::Del(record),
+            false,
+        );
+        bytes
+    };
+    let mut query = Vec::new();
+    crate::slot_record::put_slot_query(&mut query, stream_at(4), 8);
+    let records = [
+        put(1),
+        [0xfe; 8].to_vec(),
+        longer(&put(2)),
+        [vec![0x7f, 0x88, 0x01], vec![7; 136]].concat(),
+        longer(&query),
+        put(3),
+    ];
+    for bytes in records {
+        outbox.put(Instant::default(), |out| out.extend(bytes));
+    }
+    outbox.close();
+    outbox.flush(&mut plug).unwrap();
+    cluster.run(5);
+    let mut answer = vec![0; 64];
+    assert!(matches!(plug.recv(&mut answer), Io::Done(_)));
+    assert_eq!(
+        answer[10..16],
+        [0, 1, 0, 0, 0, 0],
+        "accepted, version 1, no features"
+    );
+    assert_eq!(cluster.nodes[0].cause("record-unknown-type"), 2);
+    assert!(!is_closed(&mut plug));
+    let counters: Vec<_> = seen(&cluster)
+        .iter()
+        .filter_map(|item| match item {
+            ToWorker::Record { delta, .. } => delta.version().map(|v| v.counter),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(counters, [1, 2, 3], "what is skipped has no version");
+    assert!(
+        seen(&cluster)
+            .iter()
+            .any(|i| matches!(i, ToWorker::SlotQuery { generation: 8, .. }))
+    );
+}
+
+#[test]
 fn r9_late_bytes_of_a_replaced_connection_change_nothing() {
     let mut cluster = target();
     let (mut old, mut old_out) = accepted(&mut cluster, 1);
@@ -382,6 +473,7 @@ fn r9_late_bytes_of_a_replaced_connection_change_nothing() {
     assert!(is_closed(&mut old) && !is_closed(&mut new));
 }
 
+/// sync/PROTOCOL.md R-12.
 #[test]
 fn the_control_lane_carries_no_slots() {
     let mut cluster = target();

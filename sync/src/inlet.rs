@@ -586,7 +586,7 @@ impl<W: Wire> Inlet<W> {
 }
 
 /// Records that a connection may have under way: its share of the smallest ring to a worker, so that whatever arrives finds
-/// room and reading never has to wait for a worker.
+/// room and reading never has to wait for a worker.
 fn credit(s: &Shared, lanes: u8) -> u32 {
     let per_thread = usize::from(lanes).div_ceil(usize::from(s.config.events.max(1)));
     let sharers = (per_thread * s.config.peers.len()).max(1);

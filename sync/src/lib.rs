@@ -37,6 +37,10 @@ mod shared;
 mod tally;
 
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod requirements_tests;
+#[cfg(test)]
 mod testbed;
 
 pub use dataplane::applied::AppliedCounters;

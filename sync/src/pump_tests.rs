@@ -34,6 +34,7 @@ fn acked(node: &Node) -> bool {
         .all(|c| c.lag_records == 0)
 }
 
+/// sync/PROTOCOL.md R-1.
 #[test]
 fn everything_is_sent_when_connected_whatever_the_numbers_of_threads() {
     for (w1, e1, w2, e2) in [
@@ -59,6 +60,7 @@ fn everything_is_sent_when_connected_whatever_the_numbers_of_threads() {
     }
 }
 
+/// sync/PROTOCOL.md R-33.
 #[test]
 fn a_standby_that_held_something_else_is_swept_to_equality() {
     let mut cluster = pair(Shape::new(1, 2, 2), Shape::new(2, 2, 1), 50);
@@ -66,6 +68,7 @@ fn a_standby_that_held_something_else_is_swept_to_equality() {
     cluster.until("synced", 20_000, synced);
 }
 
+/// sync/PROTOCOL.md R-32.
 #[test]
 fn changes_during_and_after_the_walk_arrive() {
     let mut cluster = pair(Shape::new(1, 2, 2), Shape::new(2, 3, 1), 400);
@@ -174,6 +177,7 @@ fn r31_an_active_node_takes_nothing_in_and_asks_again_once_demoted() {
     cluster.until("synced", 20_000, synced);
 }
 
+/// sync/PROTOCOL.md R-14.
 #[test]
 fn a_change_of_direction_sends_everything_the_other_way() {
     let mut cluster = pair(Shape::new(1, 2, 1), Shape::new(2, 1, 2), 40);
@@ -192,6 +196,7 @@ fn a_change_of_direction_sends_everything_the_other_way() {
     );
 }
 
+/// sync/PROTOCOL.md R-33.
 #[test]
 fn slots_that_fail_or_get_dirty_are_sent_again() {
     let mut cluster = pair(Shape::new(1, 1, 1), Shape::new(2, 1, 1), 60);
@@ -268,6 +273,7 @@ fn a_node_with_two_peers_serves_both() {
     cluster.until("live", 2_000, all);
 }
 
+/// sync/PROTOCOL.md R-13.
 #[test]
 fn different_slot_counts_are_reported_and_nothing_flows() {
     let mut cluster = pair(Shape::new(1, 1, 1), Shape::new(2, 1, 1), 5);
@@ -284,6 +290,7 @@ fn different_slot_counts_are_reported_and_nothing_flows() {
     );
 }
 
+/// sync/PROTOCOL.md R-16.
 #[test]
 fn a_silent_network_is_noticed_and_heartbeats_prevent_it() {
     let mut cluster = pair(Shape::new(1, 1, 1), Shape::new(2, 1, 1), 5);
@@ -299,6 +306,7 @@ fn a_silent_network_is_noticed_and_heartbeats_prevent_it() {
     cluster.until("synced again", 2_000, synced);
 }
 
+/// sync/PROTOCOL.md R-17.
 #[test]
 fn a_peer_that_does_not_read_costs_bounded_memory_and_is_dropped() {
     let mut cluster = pair(Shape::new(1, 1, 1), Shape::new(2, 1, 1), 5);
@@ -324,7 +332,7 @@ fn a_peer_that_does_not_read_costs_bounded_memory_and_is_dropped() {
 }
 
 #[test]
-fn r29_a_peer_whose_workers_stand_gets_its_credit_and_is_still_heard() {
+fn r40_a_peer_whose_workers_stand_gets_its_credit_and_is_still_heard() {
     let ring = |shape| Shape { ring: 256, ..shape };
     let mut cluster = pair(ring(Shape::new(1, 2, 1)), ring(Shape::new(2, 2, 1)), 5);
     cluster.until("synced", 20_000, |c| synced(c) && acked(&c.nodes[0]));
@@ -351,6 +359,34 @@ fn r29_a_peer_whose_workers_stand_gets_its_credit_and_is_still_heard() {
     stand(&mut cluster, true);
     cluster.until("equal", 20_000, |c| equal(c) && acked(&c.nodes[0]));
     assert_eq!(cluster.nodes[0].cause("stream-gap"), 0);
+}
+
+#[test]
+fn r35_a_lane_sends_so_many_slots_at_once_and_no_more() {
+    let shapes = [Shape::new(1, 1, 1), Shape::new(2, 1, 1)];
+    let mut cluster = Cluster::new(&[]);
+    for (shape, peer) in shapes.into_iter().zip([2, 1]) {
+        let mut config = config(shape, &[peer]);
+        config.vrfs[0].slots = 100;
+        let node = Node::new(&cluster.fabric, shape, config);
+        cluster.nodes.push(node);
+    }
+    cluster.nodes[0].set(MASTER.0, MASTER.1);
+    cluster.nodes[1].set(Role::Backup, Term::NONE);
+    // Every slot was asked about, and none can be begun.
+    cluster.nodes[0].workers[0].absorbing = false;
+    cluster.run(2_000);
+    cluster.nodes[0].workers[0].absorbing = true;
+    cluster.step();
+    let sent = |c: &Cluster| {
+        let seen = &c.nodes[0].workers[0].seen;
+        seen.iter()
+            .filter(|i| matches!(i, ToWorker::SendSlot { .. }))
+            .count()
+    };
+    assert_eq!(sent(&cluster), 32);
+    cluster.until("all verified", 20_000, |c| c.nodes[1].verified() == 100);
+    assert_eq!(sent(&cluster), 100);
 }
 
 #[path = "hostile_tests.rs"]

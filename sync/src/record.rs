@@ -271,7 +271,7 @@ pub(crate) fn put_credit(out: &mut Vec<u8>, records: u32) {
     record(out, kind::CREDIT, |out| out.put_u32(records));
 }
 
-/// Whether records of a type count against the receiver's credit: they take a place in a worker's ring.
+/// Whether records of a type count against the receiver's credit: they take a place in a worker's ring.
 pub(crate) const fn takes_credit(kind: u8) -> bool {
     kind >= kind::SLOT_BEGIN && kind != kind::SLOT_VERSION
 }

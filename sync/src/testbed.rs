@@ -378,10 +378,11 @@ impl Worker {
                         slot.entries.insert(n(&put.original), (put.version, generation));
                     }
                     Delta::Del(del) => {
-                        let Name::Handle(handle) = del.name else {
-                            unreachable!("every entry is named");
+                        let gone = match del.name {
+                            Name::Handle(handle) => handle.0,
+                            Name::Key(key) => n(&key),
                         };
-                        slot.entries.remove(&handle.0);
+                        slot.entries.remove(&gone);
                     }
                     Delta::State(_) | Delta::Refresh(_) | Delta::Block(_) => {}
                 }

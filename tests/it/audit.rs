@@ -41,6 +41,7 @@ fn come_round(cluster: &mut Cluster) {
     cluster.settle();
 }
 
+/// sync/PROTOCOL.md R-41.
 #[test]
 fn a_bit_flipped_in_a_standbys_entry_is_found_and_its_slot_asked_for() {
     let (mut cluster, flows) = pair(41);

@@ -17,6 +17,7 @@ fn walked(cluster: &mut Cluster, node: usize) -> u64 {
     cluster.node(node).counters().walk_records
 }
 
+/// sync/PROTOCOL.md R-39.
 #[test]
 fn a_cut_costs_what_changed_during_it() {
     let mut cluster = Cluster::pair(Setup::default(), 31);

@@ -65,6 +65,7 @@ const fn original(delta: Option<Delta>) -> Option<FlowKey> {
     }
 }
 
+/// sync/PROTOCOL.md.
 #[test]
 fn equal_tables_are_equal_by_digest_and_entry_by_entry() {
     let mut cluster = pair(41);
@@ -79,6 +80,7 @@ fn equal_tables_are_equal_by_digest_and_entry_by_entry() {
     assert_eq!(cluster.node(1).counters().entries_listed, entries);
 }
 
+/// sync/PROTOCOL.md R-62.
 #[test]
 fn a_missing_a_surplus_and_a_changed_entry_are_each_named_and_nothing_else() {
     let mut cluster = pair(42);
@@ -122,6 +124,7 @@ fn without_a_look_at_every_entry_slots_of_equal_digest_are_believed() {
     assert_eq!(compare(&mut cluster, true, false).found().different, 1);
 }
 
+/// sync/PROTOCOL.md R-64.
 #[test]
 fn a_fix_sends_what_differs_again_and_nothing_else() {
     let mut cluster = pair(44);
@@ -144,6 +147,7 @@ fn a_fix_sends_what_differs_again_and_nothing_else() {
     cluster.settle();
 }
 
+/// sync/PROTOCOL.md R-63.
 #[test]
 fn traffic_makes_no_false_difference_and_hides_no_true_one() {
     for seed in 45..51 {

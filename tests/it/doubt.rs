@@ -88,6 +88,7 @@ fn split(seed: u64) -> (Cluster, HashSet<(Addr, u16)>) {
     (cluster, known)
 }
 
+/// sync/PROTOCOL.md R-70.
 #[test]
 fn two_nodes_that_are_both_active_never_give_out_the_same_port() {
     for seed in 1..6 {
@@ -162,6 +163,7 @@ fn a_node_alone_has_no_doubt_and_a_booting_one_has() {
     assert_eq!(share(&mut cluster, 0), Share::HalfOnly(Half::Low));
 }
 
+/// sync/PROTOCOL.md R-72.
 #[test]
 fn what_lies_beyond_the_own_half_is_borrowed_or_refused() {
     for (in_doubt, expected) in [(InDoubt::Borrow, (128, 64)), (InDoubt::Refuse, (64, 0))] {
@@ -198,6 +200,7 @@ fn a_peer_declared_dead_leaves_everything_to_this_node_until_it_is_heard_again()
     assert_eq!(share(&mut cluster, 1), Share::HalfOnly(Half::High));
 }
 
+/// sync/PROTOCOL.md R-71.
 #[test]
 fn doubt_lasts_until_the_peer_has_everything() {
     let mut cluster = Cluster::pair(

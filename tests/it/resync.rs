@@ -42,6 +42,7 @@ fn some_entry(cluster: &mut Cluster, node: usize) -> (usize, u32) {
     live.next().unwrap()
 }
 
+/// sync/PROTOCOL.md R-37.
 #[test]
 fn equal_slots_need_nothing_when_the_link_comes_back() {
     let mut cluster = Cluster::pair(Setup::default(), 11);
@@ -79,6 +80,7 @@ fn only_slots_that_changed_during_the_cut_are_sent() {
     assert_eq!(after.slots_equal - before.slots_equal, slots - 1);
 }
 
+/// sync/PROTOCOL.md R-38.
 #[test]
 fn digests_are_compared_under_load_without_a_false_alarm() {
     let mut cluster = Cluster::pair(Setup::default(), 13);

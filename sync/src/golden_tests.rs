@@ -1,0 +1,588 @@
+//! The protocol as bytes that never change: `tests/data/sync-v1`. What is written there was sent by version 1; whoever
+//! speaks it writes the same bytes and reads the same meaning out of them (sync/PROTOCOL.md R-4).
+
+use std::collections::BTreeMap;
+
+use dataplane::delta::{
+    BlockRecord, Class, DelRecord, Delta, Handle, Listed, Mark, Marked, Name, NatPart, PutRecord,
+    RefreshRecord, Scales, SlotEnd, SlotOffer, SlotRef, StateRecord, Term, Version,
+};
+use dataplane::flow::{Addr, FlowKey, VrfId, proto};
+use dataplane::nat::grant_base;
+use dataplane::role::Role;
+use dataplane::time::Instant;
+
+use crate::compare_record::{Said, put_said};
+use crate::fingerprint::{Section, Strength};
+use crate::flow_record::{Stream, put_delta};
+use crate::frame::{Inbox, Outbox, Step};
+use crate::hello::{Answer, Hello, decode_answer, decode_hello, encode_answer, encode_hello};
+use crate::record::{self, Bound, Message, SlotFailure, VrfOpen, VrfState, decode, measure};
+use crate::slot_record;
+use crate::wire::{Io, Wire};
+
+const RECORDS: &str = include_str!("../../tests/data/sync-v1/records.hex");
+const CLIENT: &str = include_str!("../../tests/data/sync-v1/client.hex");
+const LOCAL_NODE: &str = include_str!("../../tests/data/sync-v1/local-node.hex");
+
+const AT: SlotRef = SlotRef {
+    vrf: VrfId(1),
+    slot: 7,
+};
+/// Third reign, boot 5, node 1.
+const TERM: Term = Term(3 << 29 | 5 << 8 | 1);
+const STREAM: Stream = Stream {
+    number: 7,
+    at: AT,
+    last: version(40),
+};
+
+const fn version(counter: u64) -> Version {
+    Version { term: TERM, counter }
+}
+
+fn resolve(handle: u16) -> Option<Bound> {
+    (handle < 3).then_some(Bound {
+        vrf: VrfId(handle),
+        slots: 1_024,
+    })
+}
+
+/// Bytes by title: a title is a line that starts with `=`, a comment one with `#`.
+fn sections(text: &str) -> BTreeMap<&str, Vec<u8>> {
+    let mut sections = BTreeMap::new();
+    let mut title = "";
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if let Some(next) = line.strip_prefix("= ") {
+            title = next;
+            continue;
+        }
+        let bytes = line
+            .split_whitespace()
+            .map(|b| u8::from_str_radix(b, 16).unwrap());
+        sections.entry(title).or_insert_with(Vec::new).extend(bytes);
+    }
+    sections
+}
+
+/// Bytes as they are written into a file.
+fn hex(bytes: &[u8]) -> String {
+    let lines = bytes.chunks(24).map(|line| {
+        let line: Vec<_> = line.iter().map(|b| format!("{b:02x}")).collect();
+        line.join(" ")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn key(proto: u8) -> FlowKey {
+    FlowKey {
+        src: Addr::v4([100, 64, 0, 1]),
+        dst: Addr::v4([192, 0, 2, 1]),
+        src_port: 40_000,
+        dst_port: 443,
+        vrf: VrfId(1),
+        proto,
+    }
+}
+
+fn key6() -> FlowKey {
+    let address = |n| Addr::v6([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, n]);
+    FlowKey {
+        src: address(1),
+        dst: address(2),
+        ..key(proto::UDP)
+    }
+}
+
+fn put_tcp() -> PutRecord {
+    let mut reply = key(proto::TCP).reversed();
+    (reply.dst, reply.dst_port) = (Addr::v4([198, 51, 100, 7]), 1_025);
+    PutRecord {
+        original: key(proto::TCP),
+        reply,
+        nat: Some(NatPart {
+            grant: grant_base(TERM) + 70_000,
+            mapping: true,
+        }),
+        class: Class::Opening,
+        scales: Scales::new(7, Scales::UNSEEN),
+        lifetime_s: 245,
+        version: version(41),
+        handle: Handle(0x01_0203),
+    }
+}
+
+fn put_udp6(counter: u64) -> PutRecord {
+    PutRecord {
+        original: key6(),
+        reply: key6().reversed(),
+        nat: None,
+        class: Class::Established,
+        scales: Scales::NONE,
+        lifetime_s: 32,
+        version: version(counter),
+        handle: Handle(9),
+    }
+}
+
+fn block(held: bool) -> BlockRecord {
+    BlockRecord {
+        grant: grant_base(TERM) + 70_000,
+        subscriber: key(proto::TCP).src,
+        address: Addr::v4([198, 51, 100, 7]),
+        port_first: 1_024,
+        held,
+        version: version(41),
+    }
+}
+
+fn state(class: Class) -> Delta {
+    Delta::State(StateRecord {
+        handle: Handle(0x01_0203),
+        class,
+        scales: Scales::new(7, 9),
+        lifetime_s: 7_545,
+        version: version(41),
+    })
+}
+
+fn removal(name: Name) -> Delta {
+    Delta::Del(DelRecord {
+        name,
+        version: version(41),
+    })
+}
+
+fn vrf_open() -> VrfOpen {
+    VrfOpen {
+        handle: 1,
+        slots: 1_024,
+        role: Role::Master,
+        ready: true,
+        term: TERM,
+        capacity: 1_000_000,
+        name: "main".to_owned(),
+        sections: vec![Section {
+            name: "nat".to_owned(),
+            strength: Strength::MustEqual,
+            hash: 0x0123_4567_89ab_cdef,
+        }],
+    }
+}
+
+fn end() -> SlotEnd {
+    SlotEnd {
+        generation: 6,
+        count: 2,
+        digest: 0x1122_3344_5566_7788,
+        version: version(42),
+    }
+}
+
+fn offer() -> SlotOffer {
+    SlotOffer {
+        generation: 6,
+        count: 2,
+        digest: 0x1122_3344_5566_7788,
+        version: version(42),
+        absent: 1,
+        same: true,
+        exact: true,
+    }
+}
+
+/// Each record with its title, its bytes as written now, and its meaning.
+fn records() -> Vec<(&'static str, Vec<u8>, Message)> {
+    let mut all = Vec::new();
+    let mut add = |title, write: &dyn Fn(&mut Vec<u8>), message| {
+        let mut bytes = Vec::new();
+        write(&mut bytes);
+        all.push((title, bytes, message));
+    };
+    let (generation, at) = (6, AT);
+    let state_of = VrfState {
+        handle: 1,
+        role: Role::Backup,
+        ready: false,
+        term: TERM,
+    };
+    add(
+        "VRF-OPEN",
+        &|o| record::put_vrf_open(o, &vrf_open()),
+        Message::VrfOpen(vrf_open()),
+    );
+    add(
+        "VRF-STATE",
+        &|o| record::put_vrf_state(o, &state_of),
+        Message::VrfState(state_of),
+    );
+    add("HEARTBEAT", &record::put_heartbeat, Message::Heartbeat);
+    add("BYE", &record::put_bye, Message::Bye);
+    add(
+        "ACK",
+        &|o| record::put_ack(o, 258),
+        Message::Ack { sequence: 258 },
+    );
+    add(
+        "CREDIT",
+        &|o| record::put_credit(o, 4_096),
+        Message::Credit { records: 4_096 },
+    );
+    add(
+        "SLOT-VERIFIED",
+        &|o| slot_record::put_slot_verified(o, at, generation, 3),
+        Message::SlotVerified {
+            at,
+            generation,
+            refused: 3,
+        },
+    );
+    add(
+        "SLOT-FAILED",
+        &|o| slot_record::put_slot_failed(o, at, generation, SlotFailure::Malformed),
+        Message::SlotFailed {
+            at,
+            generation,
+            why: 2,
+        },
+    );
+    let offered = Message::SlotOffer { at, offer: offer() };
+    add(
+        "SLOT-OFFER",
+        &|o| slot_record::put_slot_offer(o, at, &offer()),
+        offered,
+    );
+    let begin = |since| Message::SlotBegin {
+        at,
+        stream: 7,
+        generation,
+        version: version(40),
+        since,
+    };
+    let put_begin = |o: &mut Vec<u8>, since| slot_record::put_slot_begin(o, &STREAM, generation, since);
+    add("SLOT-BEGIN", &|o| put_begin(o, None), begin(None));
+    let since = Some(version(30));
+    add("SLOT-BEGIN since", &|o| put_begin(o, since), begin(since));
+    add(
+        "SLOT-END",
+        &|o| slot_record::put_slot_end(o, at, &end()),
+        Message::SlotEnd { at, end: end() },
+    );
+    add(
+        "SLOT-QUERY",
+        &|o| slot_record::put_slot_query(o, at, generation),
+        Message::SlotQuery { at, generation },
+    );
+    let digest = Message::SlotDigest { at, end: end() };
+    add(
+        "SLOT-DIGEST",
+        &|o| slot_record::put_slot_digest(o, at, &end()),
+        digest,
+    );
+    let renewed = Message::SlotVersion {
+        at,
+        version: version(99),
+    };
+    add(
+        "SLOT-VERSION",
+        &|o| slot_record::put_slot_version(o, 7, version(99)),
+        renewed,
+    );
+    let compared = |said| Message::Comparison { at, round: 5, said };
+    for (title, said) in [
+        (
+            "SLOT-MARK",
+            Said::Mark(Mark {
+                round: 5,
+                version: version(42),
+                count: 2,
+                digest: 0x1122_3344_5566_7788,
+            }),
+        ),
+        (
+            "SLOT-MARKED",
+            Said::Marked(Marked {
+                round: 5,
+                count: 2,
+                digest: 0x1122_3344_5566_7788,
+                absent: 1,
+                same: false,
+            }),
+        ),
+        ("SLOT-LIST", Said::List(1_024)),
+        (
+            "SLOT-ENTRY of a conntrack",
+            Said::Listed(Listed::Entry(Delta::Put(PutRecord {
+                handle: Handle::NONE,
+                ..put_tcp()
+            }))),
+        ),
+        (
+            "SLOT-ENTRY of a block",
+            Said::Listed(Listed::Entry(Delta::Block(block(true)))),
+        ),
+        ("SLOT-LISTED", Said::Listed(Listed::Complete)),
+    ] {
+        add(title, &|o| put_said(o, at, 5, &said), compared(said));
+    }
+    for (title, delta, live) in deltas() {
+        let walk = !live && delta.version().is_some();
+        let write = |o: &mut Vec<u8>| _ = put_delta(o, &mut STREAM.clone(), &delta, walk);
+        add(title, &write, Message::Delta { at, live, delta });
+    }
+    all
+}
+
+/// Records of flows, and whether each is live.
+fn deltas() -> [(&'static str, Delta, bool); 12] {
+    let handle = Handle(0x01_0203);
+    let refresh = RefreshRecord {
+        handle,
+        lifetime_s: 32,
+    };
+    [
+        (
+            "PUT of a translated TCP connection with its mapping",
+            Delta::Put(put_tcp()),
+            true,
+        ),
+        ("PUT of a walk, UDP over IPv6", Delta::Put(put_udp6(12)), false),
+        ("DEL over IPv4", removal(Name::Key(key(proto::ICMP))), true),
+        ("DEL over IPv6", removal(Name::Key(key6())), true),
+        ("BLOCK granted", Delta::Block(block(true)), true),
+        ("BLOCK released", Delta::Block(block(false)), true),
+        ("STATE opening", state(Class::Opening), true),
+        ("STATE established", state(Class::Established), true),
+        ("STATE closing", state(Class::Closing), true),
+        ("REFRESH", Delta::Refresh(refresh), false),
+        ("REMOVE", removal(Name::Handle(handle)), true),
+        (
+            "PUT of a protocol without a code, in another VRF",
+            Delta::Put(PutRecord {
+                original: FlowKey {
+                    vrf: VrfId(2),
+                    ..key(47)
+                },
+                reply: key(47).reversed(),
+                nat: None,
+                scales: Scales::NONE,
+                ..put_tcp()
+            }),
+            true,
+        ),
+    ]
+}
+
+#[test]
+fn r4_every_record_has_the_bytes_of_version_1_and_their_meaning() {
+    let written = sections(RECORDS);
+    let records = records();
+    for (title, bytes, message) in &records {
+        assert_eq!(written.get(title), Some(bytes), "= {title}\n{}", hex(bytes));
+        let (start, end) = measure(bytes).unwrap();
+        assert_eq!(end, bytes.len(), "{title}");
+        let read = decode(bytes[0], &bytes[start..], resolve, |n| (n == 7).then_some(STREAM));
+        assert_eq!(read.as_ref(), Ok(message), "{title}");
+    }
+    assert_eq!(written.len(), records.len());
+}
+
+/// Puts one record in.
+type Write<'w> = &'w dyn Fn(&mut Vec<u8>);
+
+/// What one end of a connection writes: its greeting, and frames.
+struct End {
+    out: Outbox,
+}
+
+impl End {
+    fn frame(&mut self, writes: &[Write<'_>]) {
+        for write in writes {
+            self.out.put(Instant::default(), write);
+        }
+        self.out.close();
+    }
+
+    fn bytes(mut self) -> Vec<u8> {
+        let mut tape = Tape(Vec::new());
+        self.out.flush(&mut tape).unwrap();
+        tape.0
+    }
+}
+
+/// Takes and gives everything.
+struct Tape(Vec<u8>);
+
+impl Wire for Tape {
+    fn send(&mut self, bytes: &[u8]) -> Io {
+        self.0.extend_from_slice(bytes);
+        Io::Done(bytes.len())
+    }
+
+    fn recv(&mut self, buffer: &mut [u8]) -> Io {
+        let n = self.0.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&self.0[..n]);
+        self.0.drain(..n);
+        if n == 0 { Io::Wait } else { Io::Done(n) }
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        versions: (1, 1),
+        features: 0,
+        node_id: 1,
+        lane: 0,
+        lanes: 2,
+        incarnation: 0x0102_0304,
+        boot_id: 0x1112_1314_1516_1718,
+        node_name: "left".to_owned(),
+    }
+}
+
+fn answer() -> Answer {
+    Answer {
+        status: 0,
+        version: 1,
+        features: 0,
+        node_id: 2,
+        boot_id: 0x2122_2324_2526_2728,
+        node_name: "right".to_owned(),
+    }
+}
+
+/// A client sends a slot of one connection whole, then the connection's life, and takes its leave.
+fn client() -> Vec<u8> {
+    let mut end = End {
+        out: Outbox::new(&encode_hello(&hello())),
+    };
+    let stream = core::cell::Cell::new(STREAM);
+    let delta = |o: &mut Vec<u8>, delta: Delta, walk| {
+        let mut now = stream.get();
+        put_delta(o, &mut now, &delta, walk);
+        stream.set(now);
+    };
+    let next = || stream.get().next();
+    let short = |class: Option<Class>| match (class, state(class.unwrap_or(Class::Opening))) {
+        (Some(_), Delta::State(state)) => Delta::State(StateRecord {
+            version: next(),
+            ..state
+        }),
+        _ => Delta::Del(DelRecord {
+            name: Name::Handle(Handle(0x01_0203)),
+            version: next(),
+        }),
+    };
+    end.frame(&[&|o| record::put_vrf_open(o, &vrf_open())]);
+    end.frame(&[&|o| slot_record::put_slot_query(o, AT, 5)]);
+    end.frame(&[
+        &|o| slot_record::put_slot_begin(o, &STREAM, 6, None),
+        &|o| delta(o, Delta::Put(put_udp6(12)), true),
+        &|o| {
+            delta(
+                o,
+                Delta::Block(BlockRecord {
+                    version: next(),
+                    ..block(true)
+                }),
+                false,
+            )
+        },
+        &|o| {
+            delta(
+                o,
+                Delta::Put(PutRecord {
+                    version: next(),
+                    ..put_tcp()
+                }),
+                false,
+            )
+        },
+        &|o| slot_record::put_slot_end(o, AT, &self::end()),
+    ]);
+    end.frame(&[&|o| delta(o, short(Some(Class::Established)), false)]);
+    end.frame(&[
+        &|o| delta(o, short(Some(Class::Closing)), false),
+        &|o| delta(o, short(None), false),
+        &record::put_bye,
+    ]);
+    end.bytes()
+}
+
+/// The local node's words on that connection.
+fn local_node() -> Vec<u8> {
+    let mut end = End {
+        out: Outbox::new(&encode_answer(&answer())),
+    };
+    let open = VrfOpen {
+        handle: 1,
+        role: Role::Backup,
+        ready: false,
+        term: Term::NONE,
+        ..vrf_open()
+    };
+    let offer = SlotOffer {
+        generation: 5,
+        count: 0,
+        digest: 0,
+        version: Version::default(),
+        absent: 0,
+        same: false,
+        exact: true,
+    };
+    end.frame(&[&|o| record::put_vrf_open(o, &open), &|o| {
+        record::put_credit(o, 4_096)
+    }]);
+    end.frame(&[&|o| slot_record::put_slot_offer(o, AT, &offer), &|o| {
+        record::put_ack(o, 2)
+    }]);
+    end.frame(&[&|o| slot_record::put_slot_verified(o, AT, 6, 0), &|o| {
+        record::put_ack(o, 3)
+    }]);
+    end.frame(&[&|o| record::put_ack(o, 5)]);
+    end.bytes()
+}
+
+/// Titles of the records of a stream behind its greeting.
+fn kinds(bytes: &[u8]) -> Vec<&'static str> {
+    let (mut tape, mut inbox, mut kinds) = (Tape(bytes.to_vec()), Inbox::new(), Vec::new());
+    loop {
+        match inbox.step().unwrap() {
+            Step::Record(kind, _) => {
+                kinds.push(record::kind::name(kind));
+                inbox.advance();
+            }
+            Step::End(_) => kinds.push("|"),
+            Step::Need => {
+                if inbox.fill(&mut tape) == Io::Wait {
+                    return kinds;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn r4_a_whole_connection_has_the_bytes_of_version_1_in_both_directions() {
+    for (name, text, bytes) in [
+        ("client", CLIENT, client()),
+        ("local node", LOCAL_NODE, local_node()),
+    ] {
+        let written: Vec<u8> = sections(text).into_values().flatten().collect();
+        assert_eq!(written, bytes, "{name}\n{}", hex(&bytes));
+    }
+    let greeting = |bytes: &[u8]| 10 + usize::from(u16::from_be_bytes([bytes[4], bytes[5]]));
+    let (client, local_node) = (client(), local_node());
+    let (body, said) = client.split_at(greeting(&client));
+    assert_eq!(decode_hello(&body[10..]), Ok(hello()));
+    assert_eq!(
+        kinds(said).join(" "),
+        "VRF-OPEN | SLOT-QUERY | SLOT-BEGIN PUT BLOCK PUT SLOT-END | STATE | STATE REMOVE BYE |"
+    );
+    let (body, said) = local_node.split_at(greeting(&local_node));
+    assert_eq!(decode_answer(&body[10..]), Ok(answer()));
+    assert_eq!(
+        kinds(said).join(" "),
+        "VRF-OPEN CREDIT | SLOT-OFFER ACK | SLOT-VERIFIED ACK | ACK |"
+    );
+}
