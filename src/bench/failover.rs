@@ -34,7 +34,7 @@ pub(crate) fn flips(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let (active, stopped) = large;
-    let millions = active.keys.len() == 1_000_000;
+    let millions = active.keys.len() >= 1_000_000;
     let id = if millions {
         "failover.flip_us_1m".to_owned()
     } else {

@@ -3,6 +3,8 @@
 
 mod failover;
 mod flows;
+mod lag;
+mod lane;
 mod machine;
 mod pair;
 mod path;

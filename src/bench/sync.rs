@@ -24,16 +24,19 @@ use super::rig::{Rig, STANDBY_QUEUE, WORKER_QUEUE};
 use super::run::Extent;
 use super::scene::{MAIN, Node, SLOTS, Scene};
 use super::stats::as_f64;
+use super::{lag, lane};
 
 /// Turns between two looks at the roles.
-const ROLE_EVERY: usize = 64;
+pub(crate) const ROLE_EVERY: usize = 64;
 /// Records that may be under way before more flows are made: the worker's own cost is wanted, not that of a full ring.
 const BEHIND_MAX: u64 = 2_048;
+/// From which flows are drawn.
+const SEED: u64 = 5;
 /// Nothing here takes longer, in seconds.
 const PATIENCE_S: u64 = 120;
 
 /// A standby at work on the other core, perhaps with the active node's event thread beside it.
-struct Standby {
+pub(crate) struct Standby {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<(Stopped, Ports)>,
     imported: Arc<AtomicBool>,
@@ -51,7 +54,12 @@ pub(crate) struct Stopped {
 }
 
 impl Standby {
-    fn start(rig: &mut Rig, mut side: Side, mut guest: Option<Sync>, core: usize) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        rig: &mut Rig,
+        mut side: Side,
+        mut guest: Option<Sync>,
+        core: usize,
+    ) -> anyhow::Result<Self> {
         let clock = rig.clock;
         let mut io = rig.standby_io.take().context("a standby is already at work")?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -109,19 +117,24 @@ impl Standby {
 
     /// Whether it is so close behind that the rings between have room for a batch.
     fn is_close_to(&self, active: &Node) -> bool {
-        told(active) - self.received.load(Ordering::Acquire) < BEHIND_MAX
+        told(active) - self.received() < BEHIND_MAX
+    }
+
+    /// Records that its worker has dealt with.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Acquire)
     }
 
     /// Whether it has dealt with everything that `active` has ever told.
     fn has_all_of(&self, active: &Node) -> bool {
-        active.worker.tables().waiting() == 0 && self.received.load(Ordering::Acquire) == told(active)
+        active.worker.tables().waiting() == 0 && self.received() == told(active)
     }
 
-    fn is_imported(&self) -> bool {
+    pub(crate) fn is_imported(&self) -> bool {
         self.imported.load(Ordering::Acquire)
     }
 
-    fn stop(self, rig: &mut Rig) -> anyhow::Result<Stopped> {
+    pub(crate) fn stop(self, rig: &mut Rig) -> anyhow::Result<Stopped> {
         self.stop.store(true, Ordering::Relaxed);
         let (stopped, io) = self.thread.join().map_err(|_| anyhow!("the standby panicked"))?;
         rig.standby_io = Some(io);
@@ -130,20 +143,20 @@ impl Standby {
 }
 
 /// Records that a node has ever told.
-fn told(node: &Node) -> u64 {
+pub(crate) fn told(node: &Node) -> u64 {
     let counters = &node.worker.tables().counters;
     counters.deltas_emitted + counters.walk_records
 }
 
 /// Fails when something that must happen doesn't.
-struct Patience(Instant);
+pub(crate) struct Patience(Instant);
 
 impl Patience {
-    fn new(clock: &Clock) -> Self {
+    pub(crate) fn new(clock: &Clock) -> Self {
         Self(clock.now() + core::time::Duration::from_secs(PATIENCE_S))
     }
 
-    fn check(&self, clock: &Clock, what: &str) -> anyhow::Result<()> {
+    pub(crate) fn check(&self, clock: &Clock, what: &str) -> anyhow::Result<()> {
         ensure!(clock.now() < self.0, "{what}: not within {PATIENCE_S} s");
         Ok(())
     }
@@ -155,6 +168,7 @@ pub(crate) struct Active {
     pub(crate) keys: Vec<FlowKey>,
     pub(crate) back: Vec<FlowKey>,
     scene: Scene,
+    profile: Profile,
     port: u16,
     boots: u64,
 }
@@ -175,15 +189,23 @@ impl Active {
             side.sync.step_role(rig.now());
             side.sync.pump.turn(rig.now());
         }
-        let keys = flows::draw(profile, flows, scene.subscribers(), 5);
+        let keys = flows::draw(profile, flows, scene.subscribers(), SEED);
         Ok(Self {
             side,
             back: vec![FlowKey::default(); keys.len()],
             keys,
             scene,
+            profile,
             port,
             boots,
         })
+    }
+
+    /// Draws `count` more flows of the same subscribers, to be opened later.
+    pub(crate) fn draw_more(&mut self, count: usize) {
+        let flows = self.keys.len() + count;
+        self.keys = flows::draw(self.profile, flows, self.scene.subscribers(), SEED);
+        self.back.resize(flows, FlowKey::default());
     }
 
     /// Sets all flows up, each with its first packet and the answer.
@@ -202,7 +224,7 @@ impl Active {
         Ok(())
     }
 
-    fn standby(&mut self, rig: &Rig) -> anyhow::Result<Side> {
+    pub(crate) fn standby(&mut self, rig: &Rig) -> anyhow::Result<Side> {
         self.boots += 1;
         Side::boot(
             2,
@@ -320,7 +342,10 @@ pub(crate) fn run(
         "B",
         "resync bytes per record, framing, slot marks and port blocks included",
     );
-    Ok((active, last.context("no resync was asked for")?))
+    drop(last);
+    lane::run(rig, extent, &mut active, report)?;
+    let equal = lag::run(rig, &mut active, core, report)?;
+    Ok((active, equal))
 }
 
 /// New connections with replication off and on, in alternating slices: each node's table fills up beside the other's.
@@ -344,6 +369,7 @@ fn connections(
         keys,
         mut back,
         scene: on_scene,
+        profile,
         port,
         boots,
     } = active;
@@ -398,6 +424,7 @@ fn connections(
         keys,
         back,
         scene: on_scene,
+        profile,
         port,
         boots,
     };
@@ -446,6 +473,15 @@ fn connections(
                 "B",
                 "bytes on the lane per whole TCP connection, framing included",
             );
+            let extra = with.iter().zip(&without).map(|(w, o)| 100.0 * (w - o) / hz);
+            for (id, rate, goal) in [("sync.loss_100k", 1e5, 0.5), ("sync.loss_500k", 5e5, 2.0)] {
+                let shares: Vec<f64> = extra.clone().map(|extra| extra * rate).collect();
+                let what = format!(
+                    "of the worker's cycles at {:.0}k new TCP connections/s: clocks of a connection replicated - not",
+                    rate / 1e3
+                );
+                report.add_with_goal(id, &shares, "%", Some(goal), &what);
+            }
         }
     }
     Ok(())

@@ -65,6 +65,13 @@ pub(crate) fn run(rig: &Rig, extent: Extent, report: &mut Report) -> anyhow::Res
     Ok(())
 }
 
+/// Clocks per byte of plain loopback TCP, both ends by turns on one core.
+pub(crate) fn plain(rig: &Rig, extent: Extent) -> anyhow::Result<Vec<f64>> {
+    let mut wires = lane([None, None])?;
+    carry(rig, &mut wires)?;
+    (0..extent.slices).map(|_| carry(rig, &mut wires)).collect()
+}
+
 fn lane(keys: [Option<Arc<Keyring>>; 2]) -> anyhow::Result<Lane> {
     let settings = SyncSettings {
         interface: None,
