@@ -92,6 +92,14 @@ impl Table {
         self.index.prefetch(self.hash(key));
     }
 
+    /// Asks for all of an entry, if there is such a place.
+    #[inline]
+    pub(crate) fn expect_entry(&self, id: u32) {
+        if let Some(place) = self.places.get(id as usize) {
+            prefetch_all(place);
+        }
+    }
+
     /// Second pass: asks for the entry that `hash` probably stands for.
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {

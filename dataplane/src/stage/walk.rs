@@ -20,36 +20,49 @@ use crate::time::Instant;
 /// Entries and changes visited by walks in one turn.
 const WALK_BUDGET: usize = 64;
 
-/// Walks asked-for slots, the oldest request first, while rings have more than half their room left for live
+/// Slots walked by turns: while the next entry of one is on its way from memory, the others' are visited. Few, so that
+/// ends and their answers come in a steady flow.
+const WALKS_AT_ONCE: usize = 8;
+
+/// Walks asked-for slots, the oldest requests first, while rings have more than half their room left for live
 /// changes. Returns the number of records pushed.
 pub(crate) fn walk(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: Instant) -> usize {
     let mut budget = WALK_BUDGET;
     let mut pushed = 0;
-    let mut index = 0;
-    while budget > 0 {
-        let Some(&at) = tables.walking.get(index) else {
-            break;
-        };
-        let lane = tables.lane_of(at.slot);
-        let Some(ring) = rings.get_mut(lane) else { break };
-        let mut done = false;
-        while !done && budget > 0 && ring.slots() > ring.buffer().capacity() / 2 {
+    loop {
+        let mut going = 0;
+        let mut index = 0;
+        while budget > 0
+            && going < WALKS_AT_ONCE
+            && let Some(&at) = tables.walking.get(index)
+        {
+            let lane = tables.lane_of(at.slot);
+            let room = |ring: &&mut Producer<ToEvent>| ring.slots() > ring.buffer().capacity() / 2;
+            let Some(ring) = rings.get_mut(lane).filter(room) else {
+                // This lane's ring is busy; another lane's may not be.
+                index += 1;
+                continue;
+            };
             budget -= 1;
             match step(tables, at, now) {
                 Step::Push(item) => pushed += usize::from(ring.push(item).is_ok()),
                 Step::Quiet => {}
-                Step::Wait => break,
-                Step::Done => done = true,
+                Step::Wait => {
+                    index += 1;
+                    continue;
+                }
+                Step::Done => {
+                    tables.walking.remove(index);
+                    continue;
+                }
             }
-        }
-        if done {
-            tables.walking.remove(index);
-        } else {
-            // This lane's ring is busy; another lane's may not be.
+            going += 1;
             index += 1;
         }
+        if going == 0 || budget == 0 {
+            return pushed;
+        }
     }
-    pushed
 }
 
 /// What came of one step of a walk.
@@ -83,6 +96,9 @@ fn step(tables: &mut Tables, at: SlotRef, now: Instant) -> Step {
                 tables.relist(Changed { kind, id: cursor });
             }
             let (cursor, delta) = visit(tables, at, kind, cursor, now);
+            if kind == Kind::Conntrack {
+                tables.conntracks.expect_entry(cursor);
+            }
             (Course::Entries { kind, cursor }, delta)
         }
         Course::Changes {
