@@ -23,9 +23,14 @@ const PACE_BURST: u32 = 256;
 /// Time in which one more is allowed. A handshake with keys costs some 100 µs.
 const PACE: Duration = Duration::from_millis(8);
 
+/// Pause after a look that found no connection: the kernel makes a socket before it sees that there is none to give.
+const LOOK_PAUSE: Duration = Duration::from_micros(100);
+
 /// Connections whose HELLO is not complete.
 #[derive(Debug)]
 pub(crate) struct Door<W> {
+    /// When to ask the network next.
+    look_at: Instant,
     waiting: Vec<Waiting<W>>,
     /// By peer.
     paces: Vec<Pace>,
@@ -71,6 +76,7 @@ impl<W: Wire> Door<W> {
             since: Instant::default(),
         };
         Self {
+            look_at: Instant::default(),
             waiting: Vec::with_capacity(HANDSHAKES_MAX),
             paces: vec![full; config.peers.len()],
         }
@@ -78,9 +84,14 @@ impl<W: Wire> Door<W> {
 
     /// Takes connections, reads HELLOs; gives those that are complete and acceptable.
     pub(crate) fn turn(&mut self, s: &mut Shared, net: &mut impl Net<Wire = W>) -> Vec<Arrival<W>> {
-        for _ in 0..ACCEPTS_MAX {
-            let Some(incoming) = net.accept() else { break };
-            self.admit(s, incoming);
+        if s.now >= self.look_at {
+            for _ in 0..ACCEPTS_MAX {
+                let Some(incoming) = net.accept() else {
+                    self.look_at = s.now + LOOK_PAUSE;
+                    break;
+                };
+                self.admit(s, incoming);
+            }
         }
         let mut arrivals = Vec::new();
         let mut n = 0;
