@@ -21,7 +21,12 @@ use crate::time::Instant;
 const EMIT_BUDGET: usize = 256;
 
 /// One turn's share of emission. `rings` is indexed by event thread. Returns the number of records pushed.
-pub(crate) fn emit(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: Instant) -> usize {
+pub(crate) fn emit(
+    tables: &mut Tables,
+    rings: &mut [Producer<ToEvent>],
+    walk_budget: usize,
+    now: Instant,
+) -> usize {
     let mut pushed = 0;
     tables.list_blocks();
     for (lane, ring) in rings.iter_mut().enumerate() {
@@ -31,7 +36,7 @@ pub(crate) fn emit(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: In
     }
     digests(tables, rings, now);
     pushed += comparisons(tables, rings, now);
-    pushed + walk(tables, rings, now)
+    pushed + walk(tables, rings, walk_budget, now)
 }
 
 /// Sends what became of the peers' slot ends.

@@ -17,17 +17,18 @@ use crate::stage::emit::{block_record, name};
 use crate::tables::{Changed, Tables};
 use crate::time::Instant;
 
-/// Entries and changes visited by walks in one turn.
-const WALK_BUDGET: usize = 64;
-
 /// Slots walked by turns: while the next entry of one is on its way from memory, the others' are visited. Few, so that
 /// ends and their answers come in a steady flow.
 const WALKS_AT_ONCE: usize = 8;
 
 /// Walks asked-for slots, the oldest requests first, while rings have more than half their room left for live
-/// changes. Returns the number of records pushed.
-pub(crate) fn walk(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: Instant) -> usize {
-    let mut budget = WALK_BUDGET;
+/// changes; visits at most `budget` entries and changes. Returns the number of records pushed.
+pub(crate) fn walk(
+    tables: &mut Tables,
+    rings: &mut [Producer<ToEvent>],
+    mut budget: usize,
+    now: Instant,
+) -> usize {
     let mut pushed = 0;
     loop {
         let mut going = 0;
