@@ -87,6 +87,7 @@ fn look_ahead(tables: &Tables, inbox: &mut Consumer<ToWorker>, most: usize) -> u
                 tables.conntracks.expect(&put.original);
                 tables.conntracks.expect(&put.reply);
                 tables.nat.expect(put);
+                tables.names.expect(at, put.handle);
             }
             Delta::State(StateRecord { handle, .. })
             | Delta::Refresh(RefreshRecord { handle, .. })
