@@ -29,7 +29,7 @@ use ctl::report::{
     BlockRow, ConntrackFilter, ConntrackRow, Count, DropRow, EventRow, GroupRow, GroupState, MemoryRow, Page,
     PlanReport, PoolRow, PortRow, RoleRow, RoleState, Rows, RuleHits, Tuple, UserRow, VersionRow, WorkerRow,
 };
-use ctl::sync_report::{SlotRow, SyncReport, SyncState};
+use ctl::sync_report::{Protection, SlotRow, SyncReport, SyncState};
 use dataplane::config::{Action, Forwarding, Intent, InterfaceId};
 use dataplane::role::Role;
 use serde::{Deserialize, Serialize};
@@ -144,6 +144,11 @@ pub enum Request {
         /// VRF name.
         vrf: String,
     },
+    /// [`Reply::Protection`].
+    Protection {
+        /// VRF name.
+        vrf: String,
+    },
     /// [`Reply::Slots`].
     Slots {
         /// VRF name.
@@ -216,6 +221,8 @@ pub enum Reply {
     SyncState(SyncState),
     /// See [`Request::SyncReport`].
     SyncReport(SyncReport),
+    /// See [`Request::Protection`].
+    Protection(Protection),
     /// See [`Request::Slots`].
     Slots(Vec<SlotRow>),
     /// A job has begun under this number.

@@ -71,6 +71,8 @@ pub struct VrfIntent {
     pub timeouts: Timeouts,
     /// Check TCP sequence windows.
     pub tcp_window_check: bool,
+    /// Output commit, for rules that say nothing about it.
+    pub output_commit: CommitIntent,
 }
 
 /// Ordered rules and what happens when none matches.
@@ -135,6 +137,80 @@ pub struct RuleIntent {
     pub action: Action,
     /// Log the first packet of each flow (rate-limited).
     pub log: bool,
+    /// How its flows are protected.
+    pub care: Care,
+}
+
+/// What a rule says about the protection of its flows; what it leaves open, the NAT rule says, and then the VRF.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Care {
+    /// When peers are told of a flow.
+    pub sync: Option<SyncPolicy>,
+    /// What becomes of its first packets while no peer knows it.
+    pub output_commit: Option<OutputCommit>,
+}
+
+impl Care {
+    /// Itself, with what it leaves open taken from `other`.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            sync: if self.sync.is_some() {
+                self.sync
+            } else {
+                other.sync
+            },
+            output_commit: if self.output_commit.is_some() {
+                self.output_commit
+            } else {
+                other.output_commit
+            },
+        }
+    }
+}
+
+/// When peers are told of a flow. Port blocks travel always.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncPolicy {
+    /// At once.
+    #[default]
+    Always,
+    /// When it has lived for so many seconds.
+    After(u32),
+    /// Not at all.
+    Never,
+}
+
+/// What becomes of a flow's first packets while no peer knows the flow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputCommit {
+    /// They leave at once.
+    #[default]
+    Off,
+    /// They wait for the peer, and leave without its word when it doesn't come in time.
+    Open,
+    /// They wait for the peer, and the flow ends when its word doesn't come in time.
+    Closed,
+}
+
+/// Output commit of a VRF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CommitIntent {
+    /// For rules that say nothing.
+    pub policy: OutputCommit,
+    /// How long packets wait at most, in milliseconds.
+    pub timeout_ms: u32,
+}
+
+impl Default for CommitIntent {
+    fn default() -> Self {
+        Self {
+            policy: OutputCommit::Off,
+            timeout_ms: 20,
+        }
+    }
 }
 
 /// A pool of public addresses.
@@ -193,6 +269,8 @@ pub struct NatRuleIntent {
     pub source: Vec<IpNet>,
     /// Index of the pool in the VRF.
     pub pool: u16,
+    /// How its flows are protected, where the firewall's rule leaves it open.
+    pub care: Care,
 }
 
 /// Lifetimes in seconds. Defaults keep RFC 4787 REQ-5, RFC 5382 REQ-5 and RFC 5508 REQ-2.

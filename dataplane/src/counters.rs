@@ -98,6 +98,12 @@ counters! {
     deltas_coalesced,
     /// Entries created and removed before anybody was told.
     deltas_cancelled,
+    /// Changes that policy kept back, of entries that no peer is told of.
+    deltas_suppressed,
+    /// Conntracks that peers were told of late, when their time had come.
+    conntracks_told_late,
+    /// Conntracks that peers were told to forget, because policy changed.
+    conntracks_withdrawn,
     /// Changes that no peer needed to hear: no lane streams the slot.
     deltas_unsent,
     /// Records put into a delta ring by live changes.

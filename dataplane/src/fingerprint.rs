@@ -12,7 +12,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Intent, InterfaceId, PoolIntent, PortRange, RuleIntent, VrfIntent};
+use crate::config::{Care, Intent, InterfaceId, PoolIntent, PortRange, RuleIntent, SyncPolicy, VrfIntent};
 use crate::flow::{Addr, VrfId};
 use crate::shard::mix64;
 
@@ -41,7 +41,7 @@ pub struct Section {
 type Canonize = fn(&mut Canon, &Intent, VrfId, &VrfIntent);
 
 /// All sections, in the order of reports.
-const SECTIONS: [(&str, Strength, Canonize); 9] = [
+const SECTIONS: [(&str, Strength, Canonize); 10] = [
     ("slots", Strength::MustEqual, |c, _, _, vrf| c.number(vrf.slots)),
     ("inside", Strength::MustEqual, |c, _, _, vrf| {
         c.unordered_prefixes(&vrf.inside)
@@ -61,6 +61,10 @@ const SECTIONS: [(&str, Strength, Canonize); 9] = [
     ("timeouts", Strength::Warn, |c, _, _, vrf| timeouts(c, vrf)),
     ("tcp", Strength::Warn, |c, _, _, vrf| {
         c.number(u8::from(vrf.tcp_window_check))
+    }),
+    ("protection", Strength::Warn, |c, _, _, vrf| {
+        c.number(vrf.output_commit.policy as u8);
+        c.number(vrf.output_commit.timeout_ms);
     }),
     ("interfaces", Strength::Warn, interfaces),
 ];
@@ -108,6 +112,7 @@ fn nat_rules(c: &mut Canon, intent: &Intent, _: VrfId, vrf: &VrfIntent) {
         c.interface(intent, rule.outbound);
         c.unordered_prefixes(&rule.source);
         c.text(vrf.pools.get(usize::from(rule.pool)).map_or("", |p| &p.name));
+        c.care(rule.care);
     }
     let mut in_doubt: Vec<_> = vrf.pools.iter().map(|p| (&p.name, p.in_doubt as u8)).collect();
     in_doubt.sort_unstable();
@@ -126,6 +131,7 @@ fn firewall_rule(c: &mut Canon, intent: &Intent, rule: &RuleIntent) {
     c.ports(&rule.destination_ports);
     c.number(rule.action as u8);
     c.number(u8::from(rule.log));
+    c.care(rule.care);
 }
 
 fn timeouts(c: &mut Canon, vrf: &VrfIntent) {
@@ -181,6 +187,19 @@ impl Canon {
         self.bytes(text.as_bytes());
     }
 
+    /// 0 stands for what is left open.
+    fn care(&mut self, care: Care) {
+        let (kind, seconds) = match care.sync {
+            None => (0_u8, 0),
+            Some(SyncPolicy::Always) => (1, 0),
+            Some(SyncPolicy::After(seconds)) => (2, seconds),
+            Some(SyncPolicy::Never) => (3, 0),
+        };
+        self.number(kind);
+        self.number(seconds);
+        self.number(care.output_commit.map_or(0, |commit| 1 + commit as u8));
+    }
+
     fn address(&mut self, address: Addr) {
         self.bytes(address.octets());
     }
@@ -226,7 +245,8 @@ mod tests {
 
     use super::*;
     use crate::config::{
-        Action, Filtering, FirewallIntent, HaGroupIntent, InDoubt, InterfaceIntent, NatRuleIntent, Timeouts,
+        Action, CommitIntent, Filtering, FirewallIntent, HaGroupIntent, InDoubt, InterfaceIntent,
+        NatRuleIntent, OutputCommit, Timeouts,
     };
     use crate::io::PortId;
 
@@ -274,6 +294,7 @@ mod tests {
             destination_ports: vec![PortRange { first: 80, last: 80 }],
             action: Action::Accept,
             log: false,
+            care: Care::default(),
         }
     }
 
@@ -295,9 +316,11 @@ mod tests {
                     outbound: Some(InterfaceId(1)),
                     source: vec![net("100.64.0.0/10")],
                     pool: 1,
+                    care: Care::default(),
                 }],
                 timeouts: Timeouts::default(),
                 tcp_window_check: true,
+                output_commit: CommitIntent::default(),
             }],
             ha_groups: vec![HaGroupIntent {
                 name: "group1".into(),
@@ -324,7 +347,7 @@ mod tests {
 
     #[test]
     fn one_changed_field_names_exactly_its_section() {
-        let edits: [(&str, Edit); 34] = [
+        let edits: [(&str, Edit); 39] = [
             ("slots", |v| v.slots = 512),
             ("inside", |v| v.inside[0] = net("100.64.0.0/11")),
             ("inside", |v| v.inside.truncate(1)),
@@ -378,6 +401,17 @@ mod tests {
             }),
             ("timeouts", |v| v.timeouts.icmp_s = 61),
             ("tcp", |v| v.tcp_window_check = false),
+            ("protection", |v| v.output_commit.timeout_ms += 1),
+            ("protection", |v| v.output_commit.policy = OutputCommit::Open),
+            ("firewall rules", |v| {
+                v.firewall.rules[0].care.sync = Some(SyncPolicy::After(3))
+            }),
+            ("firewall rules", |v| {
+                v.firewall.rules[0].care.output_commit = Some(OutputCommit::Off);
+            }),
+            ("cg-nat rules", |v| {
+                v.nat_rules[0].care.sync = Some(SyncPolicy::Never)
+            }),
         ];
         for (n, (section, edit)) in edits.iter().enumerate() {
             assert_eq!(changed(|i| edit(&mut i.vrfs[0])), [*section], "edit {n}");

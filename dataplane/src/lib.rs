@@ -18,6 +18,7 @@ pub mod history;
 pub mod names;
 pub mod nat;
 pub mod policy;
+pub mod protection;
 pub mod resync;
 pub mod slot;
 pub mod vrf;

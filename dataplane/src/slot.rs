@@ -11,6 +11,7 @@ use arrayvec::ArrayVec;
 use crate::delta::{BlockRecord, LaneTag, PutRecord, SlotRef, Term, Version};
 use crate::flow::{FlowKey, VrfId};
 use crate::history::History;
+use crate::protection::Kept;
 use crate::resync::{Absent, Course, Incoming, Sum, Walk};
 use crate::shard::{fold, mix64, worker_of};
 
@@ -45,6 +46,8 @@ pub struct SyncState {
     pub refresh_only: bool,
     /// In its slot's list.
     pub linked: bool,
+    /// Why no peer is told of it, if so: it has no version then, and no share in the digest.
+    pub kept: Kept,
 }
 
 impl Default for SyncState {
@@ -61,6 +64,7 @@ impl Default for SyncState {
             dead: false,
             refresh_only: false,
             linked: false,
+            kept: Kept::No,
         }
     }
 }
@@ -111,6 +115,10 @@ pub struct Slot {
     pub own_hand: bool,
     /// Generation of the latest begin, on whatever lane: entries named before it may be unknown to a stream by name.
     pub naming: u32,
+    /// Conntracks in its list.
+    pub conntracks: u32,
+    /// Those of them that no peer is told of.
+    pub kept: u32,
     /// Lanes this slot is streamed to.
     pub streams: ArrayVec<LaneTag, PEERS_MAX>,
     /// Walks asked for; the first is running.
@@ -229,6 +237,7 @@ impl Slot {
         sync.prev = NIL;
         sync.linked = true;
         *head = id;
+        self.conntracks += u32::from(kind == Kind::Conntrack);
         if sync.emitted() {
             self.loose.remove(sync.digest);
         }
@@ -240,6 +249,7 @@ impl Slot {
             return;
         }
         self.unlinked = self.unlinked.wrapping_add(1);
+        self.conntracks -= u32::from(kind == Kind::Conntrack);
         let (next, prev) = {
             let sync = entries.sync_mut(id);
             sync.linked = false;

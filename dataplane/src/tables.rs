@@ -15,6 +15,7 @@ use crate::flow::VrfId;
 use crate::history::{Change, Journal};
 use crate::names::Names;
 use crate::nat::{Nat, NatLimits, Pools};
+use crate::protection::{Kept, Protect};
 use crate::role::{Role, Roles};
 use crate::shard::lane_of;
 use crate::share::Share;
@@ -100,6 +101,8 @@ pub struct Tables {
     pub roles: Vec<VrfRole>,
     /// What a test has broken.
     pub faults: Faults,
+    /// Who is told of what.
+    pub(crate) protect: Protect,
     /// First packets decided per VRF and rule, in the rules' order.
     rule_hits: Vec<Vec<(Option<u32>, u64)>>,
     pub(crate) dirty: Vec<DirtyList>,
@@ -213,6 +216,7 @@ impl Tables {
                 slots_per_vrf.len()
             ],
             faults: Faults::default(),
+            protect: Protect::new(slots_per_vrf.len()),
             rule_hits: vec![Vec::new(); slots_per_vrf.len()],
             journal: Journal::new((limits.conntracks / JOURNAL_SHARE).max(JOURNAL_MIN)),
             dirty: vec![DirtyList { head: NIL, tail: NIL }; lanes.max(1)],
@@ -246,6 +250,7 @@ impl Tables {
                 if seen.role.is_active() && !role.is_active() {
                     self.slots.demoted(VrfId(index));
                 }
+                self.protect.review_vrf(VrfId(index));
                 *seen = VrfRole {
                     role,
                     term,
@@ -293,13 +298,14 @@ impl Tables {
     /// An entry that no peer was told of and that isn't listed either gets listed.
     pub(crate) fn relist(&mut self, changed: Changed) {
         let sync = self.sync_mut(changed);
-        if !sync.emitted() && !sync.dirty {
+        if !sync.emitted() && !sync.dirty && sync.kept == Kept::No {
             self.changed(changed, false);
         }
     }
 
     /// Takes over a new set of rules; a rule that stays keeps its hits.
     pub fn observe_rules(&mut self, snapshot: &Snapshot) {
+        self.protect.observe(snapshot);
         for (hits, vrf) in self.rule_hits.iter_mut().zip(snapshot.vrfs()) {
             *hits = vrf
                 .firewall
@@ -363,6 +369,11 @@ impl Tables {
         self.roles[vrf.index()].role.is_active()
     }
 
+    /// Number of lanes, one per event thread.
+    pub(crate) const fn lanes(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// Lane (and event thread) of a slot.
     #[must_use]
     pub fn lane_of(&self, slot: u16) -> usize {
@@ -376,13 +387,9 @@ impl Tables {
     pub fn create(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
         let id = self.insert(conntrack)?;
         self.counters.conntracks_created += 1;
-        self.changed(
-            Changed {
-                kind: Kind::Conntrack,
-                id,
-            },
-            false,
-        );
+        if !self.keep_back(id) {
+            self.touch(id, false);
+        }
         Ok(id)
     }
 
@@ -414,8 +421,10 @@ impl Tables {
 
     /// Ends a conntrack on the active node.
     pub fn remove(&mut self, now: Instant, id: u32) {
+        let sync = &self.conntracks[id].sync;
+        let untold = sync.kept != Kept::No && !sync.emitted() && !sync.dirty;
         let at = self.unhook(now, id);
-        if self.roles[at.vrf.index()].role == Role::Alone {
+        if untold || self.roles[at.vrf.index()].role == Role::Alone {
             self.conntracks.free(id);
             return;
         }
@@ -624,6 +633,7 @@ impl Tables {
 
     /// Takes a conntrack out of lookup, timers, NAT and its slot's list.
     fn unhook(&mut self, now: Instant, id: u32) -> SlotRef {
+        self.set_kept(id, Kept::No);
         self.conntracks.unindex(id);
         self.wheel.cancel(id);
         let conntrack = &self.conntracks[id];
@@ -644,7 +654,7 @@ impl Tables {
         at
     }
 
-    fn changed(&mut self, changed: Changed, refresh: bool) {
+    pub(crate) fn changed(&mut self, changed: Changed, refresh: bool) {
         let at = self.slot_of(changed);
         if self.roles[at.vrf.index()].role == Role::Alone {
             return;
@@ -652,6 +662,10 @@ impl Tables {
         self.counters.deltas_produced += 1;
         let lane = self.lane_of(at.slot);
         let sync = self.sync_mut(changed);
+        if sync.kept != Kept::No && !sync.emitted() && !sync.dirty {
+            self.counters.deltas_suppressed += 1;
+            return;
+        }
         if sync.dirty {
             sync.refresh_only &= refresh;
             self.counters.deltas_coalesced += 1;

@@ -171,6 +171,7 @@ impl<I: Io> Worker<I> {
         let patience = if work == 0 { PATIENCE } else { 1 };
         work += emit(&mut self.tables, &mut self.outputs, patience * WALK_BUDGET, now);
         work += expire(&mut self.tables, now);
+        work += self.tables.review(now);
         work += self.fragments.expire(now, &mut self.tables.counters);
         work += self.absorb(patience, now);
         audit(&mut self.tables, now);

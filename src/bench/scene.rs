@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
 use dataplane::config::{
-    Action, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId,
-    InterfaceIntent, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent, Timeouts,
-    VirtualAddress, VrfIntent,
+    Action, Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent,
+    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent,
+    Timeouts, VirtualAddress, VrfIntent,
 };
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
@@ -86,12 +86,14 @@ impl Scene {
             destination_ports: vec![],
             action: Action::Accept,
             log: false,
+            care: Care::default(),
         };
         let nat_rule = NatRuleIntent {
             id: 1,
             outbound: Some(InterfaceId(1)),
             source: vec![inside()],
             pool: 0,
+            care: Care::default(),
         };
         Intent {
             interfaces: vec![interface("lan", LAN), interface("wan", WAN)],
@@ -108,6 +110,7 @@ impl Scene {
                 nat_rules: vec![nat_rule],
                 timeouts: Timeouts::default(),
                 tcp_window_check: true,
+                output_commit: CommitIntent::default(),
             }],
             ha_groups: vec![HaGroupIntent {
                 name: "group1".to_owned(),

@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use dataplane::config::{InterfaceId, PoolIntent, PortRange, RuleIntent, VrfIntent};
 use ipnet::IpNet;
 
+use super::care::{commit_word, describe};
 use super::{Config, KernelBinding, Syslog};
 
 /// One setting that differs.
@@ -46,7 +47,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 }
 
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, bool, &str); 23] = [
+const EFFECTS: [(&str, bool, &str); 25] = [
     ("node.", false, "names sockets and is part of every term"),
     ("dataplane.", false, "threads and memory are allocated at start"),
     ("port.", false, "ports and their queues are opened at start"),
@@ -71,11 +72,21 @@ const EFFECTS: [(&str, bool, &str); 23] = [
     ("vrf.neighbor", true, "part of the forwarding snapshot"),
     ("vrf.timeouts", true, "used when an entry's timer is next set"),
     ("vrf.tcp_window_check", true, "used from the next packet on"),
+    (
+        "vrf.output_commit",
+        true,
+        "used for the next first packet of a flow",
+    ),
+    (
+        "vrf.firewall.rule",
+        true,
+        "used for the next first packet of a flow; sync for the flows there are, too",
+    ),
     ("vrf.firewall", true, "used for the next first packet of a flow"),
     (
         "vrf.cg_nat.rule",
         true,
-        "used for the next first packet of a flow",
+        "used for the next first packet of a flow; sync for the flows there are, too",
     ),
     (
         "vrf.cg_nat.pool",
@@ -234,6 +245,9 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
     put(s, format!("{path}.slots"), vrf.slots);
     put(s, format!("{path}.inside"), join(&vrf.inside));
     put(s, format!("{path}.tcp_window_check"), vrf.tcp_window_check);
+    let commit = &vrf.output_commit;
+    put(s, format!("{path}.output_commit"), commit_word(commit.policy));
+    put(s, format!("{path}.output_commit_timeout_ms"), commit.timeout_ms);
     let t = &vrf.timeouts;
     let timeouts = [
         ("tcp_opening_s", t.tcp_opening_s),
@@ -283,7 +297,7 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
         let value = format!(
             "source {} outbound {outbound} pool {pool}",
             prefixes(&rule.source)
-        );
+        ) + &describe(rule.care);
         put(s, format!("{path}.cg_nat.rule.{}", rule.id), value);
     }
     for route in config.forwarding.routes.iter().filter(|r| r.vrf.index() == n) {
@@ -338,7 +352,7 @@ fn describe_rule(config: &Config, rule: &RuleIntent) -> String {
         prefixes(&rule.destination),
         ports(&rule.destination_ports),
         if rule.log { " log" } else { "" },
-    )
+    ) + &describe(rule.care)
 }
 
 fn describe_pool(pool: &PoolIntent) -> String {

@@ -7,6 +7,7 @@
 //! `check` (what needs more than one table), `host` (what needs the machine), `keys` (what proves who the nodes
 //! are), `diff` (what a change takes).
 
+mod care;
 mod check;
 mod diff;
 mod host;

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use dataplane::config::{
-    Action, Filtering, FirewallIntent, InDoubt, InterfaceId, NatRuleIntent, PoolIntent, PortRange, RuleIntent,
+    Action, Filtering, FirewallIntent, InDoubt, InterfaceId, NatRuleIntent, PoolIntent, PortRange,
+    RuleIntent, SyncPolicy,
 };
 use dataplane::flow::{VrfId, proto};
 use ipnet::IpNet;
 
+use super::care::read_care;
 use super::locate::{At, Place};
 use super::section::Section;
 use super::topology::{Names, Topology};
@@ -34,7 +36,12 @@ const BLOCK_SIZE: u16 = 512;
 /// Blocks are whole words of the port bitmap.
 const BLOCK_UNIT: u16 = 64;
 
-pub(super) fn read_firewall(section: Section<'_>, vrf: VrfId, topology: &Topology) -> FirewallIntent {
+pub(super) fn read_firewall(
+    section: Section<'_>,
+    vrf: VrfId,
+    topology: &Topology,
+    replicated: bool,
+) -> FirewallIntent {
     let default = section
         .parsed("default", |t| word(t, &ACTIONS))
         .map_or(Action::default(), |a| a.value);
@@ -42,13 +49,19 @@ pub(super) fn read_firewall(section: Section<'_>, vrf: VrfId, topology: &Topolog
     let rules = section
         .sections("rule", "[[vrf.firewall.rule]]")
         .into_iter()
-        .map(|rule| read_rule(rule, vrf, topology, &mut ids))
+        .map(|rule| read_rule(rule, vrf, topology, replicated, &mut ids))
         .collect();
     section.finish();
     FirewallIntent { rules, default }
 }
 
-fn read_rule(section: Section<'_>, vrf: VrfId, topology: &Topology, ids: &mut Ids) -> RuleIntent {
+fn read_rule(
+    section: Section<'_>,
+    vrf: VrfId,
+    topology: &Topology,
+    replicated: bool,
+    ids: &mut Ids,
+) -> RuleIntent {
     let report = section.report();
     if !section.has("action") {
         section.missing("action", "\"accept\", \"drop\" or \"reject\"");
@@ -96,6 +109,7 @@ fn read_rule(section: Section<'_>, vrf: VrfId, topology: &Topology, ids: &mut Id
             .parsed("action", |t| word(t, &ACTIONS))
             .map_or(Action::default(), |a| a.value),
         log: section.flag("log", false),
+        care: read_care(&section, replicated),
     };
     section.finish();
     rule
@@ -152,10 +166,11 @@ pub(super) fn read_nat(
     vrf: VrfId,
     topology: &Topology,
     inside: Option<&[IpNet]>,
+    replicated: bool,
 ) -> (Vec<PoolIntent>, Vec<PoolPlaces>, Vec<NatRuleIntent>) {
     let pools = section.sections("pool", "[[vrf.cg_nat.pool]]");
     let names = Names::read("pool", &pools);
-    let (pools, places) = pools
+    let (pools, places): (Vec<PoolIntent>, _) = pools
         .into_iter()
         .enumerate()
         .map(|(n, s)| read_pool(s, names.get(n).value.clone()))
@@ -164,7 +179,18 @@ pub(super) fn read_nat(
     let rules = section
         .sections("rule", "[[vrf.cg_nat.rule]]")
         .into_iter()
-        .map(|rule| read_nat_rule(rule, vrf, topology, inside, &names, &mut ids))
+        .map(|rule| {
+            let place = rule.place_of("sync");
+            let report = rule.report();
+            let read = read_nat_rule(rule, vrf, topology, inside, replicated, &names, &mut ids);
+            let pool = pools.get(usize::from(read.pool));
+            let open = pool.filter(|p| p.filtering == Filtering::EndpointIndependent);
+            let always = matches!(read.care.sync, None | Some(SyncPolicy::Always));
+            let what = || "flows of a pool that anybody may send to are always synced".to_owned();
+            let advice = "remove sync, or use a pool with filtering = \"endpoint-dependent\"";
+            report.check(always || open.is_none(), place, what, advice);
+            read
+        })
         .collect();
     section.finish();
     (pools, places, rules)
@@ -261,6 +287,7 @@ fn read_nat_rule(
     vrf: VrfId,
     topology: &Topology,
     inside: Option<&[IpNet]>,
+    replicated: bool,
     pools: &Names,
     ids: &mut Ids,
 ) -> NatRuleIntent {
@@ -303,6 +330,7 @@ fn read_nat_rule(
             v4_inside().collect()
         },
         pool: pool.and_then(|p| pools.resolve(report, &p)).unwrap_or(0),
+        care: read_care(&section, replicated),
     };
     section.finish();
     rule

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use ctl::protocol::{Refusal, RefusalKind};
 use ctl::report::{Count, DropRow, EventRow, MemoryRow, PoolRow, PortRow, RuleHits, VersionRow, WorkerRow};
-use ctl::sync_report::{SlotRow, SyncState};
+use ctl::sync_report::{Protection, SlotRow, SyncState, Unprotected};
 use dataplane::config::Intent;
 use dataplane::counters::Counters;
 use dataplane::flow::VrfId;
@@ -114,6 +114,7 @@ pub(crate) fn answer(
         Request::RuleHits { vrf } => rule_hits(sources, facts.vrf(&vrf)?),
         Request::SyncState { vrf } => Served::Now(Reply::SyncState(sync_state(sources, facts.vrf(&vrf)?)?)),
         Request::SyncReport { vrf } => sync_report(sources, facts.vrf(&vrf)?)?,
+        Request::Protection { vrf } => protection(sources, facts.vrf(&vrf)?, vrf),
         Request::Slots { vrf } => slot_rows(sources, facts.vrf(&vrf)?),
         Request::Hello { .. }
         | Request::SetIntent(_)
@@ -426,6 +427,25 @@ fn sync_report(sources: &Sources, vrf: VrfId) -> Result<Served, Refusal> {
             swept,
         ))))
     }))
+}
+
+fn protection(sources: &Sources, id: VrfId, vrf: String) -> Served {
+    let gather = Gather::once(&sources.workers, move |tables, _| tables.protection(id));
+    all(gather, move |answers| {
+        let mut sum = dataplane::protection::Protection::default();
+        answers.iter().for_each(|worker| sum.add(worker));
+        Reply::Protection(Protection {
+            vrf: vrf.clone(),
+            conntracks: sum.conntracks,
+            protected: sum.protected(),
+            unprotected: Unprotected {
+                delay: sum.delay,
+                no_sync: sum.no_sync,
+                no_peer: sum.no_peer,
+                overload: sum.overload,
+            },
+        })
+    })
 }
 
 fn slot_rows(sources: &Sources, vrf: VrfId) -> Served {

@@ -74,6 +74,7 @@ pub fn of_worker(c: &Counters, listed: u64) -> [Equation; 2] {
             parts: parts(&[
                 ("coalesced", c.deltas_coalesced),
                 ("cancelled", c.deltas_cancelled),
+                ("suppressed", c.deltas_suppressed),
                 ("unsent", c.deltas_unsent),
                 ("emitted", c.deltas_emitted),
                 ("listed", listed),

@@ -23,6 +23,8 @@ mod packet_path;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod protection;
+#[cfg(test)]
 mod replication;
 #[cfg(test)]
 mod resync;

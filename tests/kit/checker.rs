@@ -8,8 +8,10 @@ use dataplane::conntrack::Conntrack;
 use dataplane::delta::{Class, Term, Version};
 use dataplane::flow::{FlowKey, VrfId};
 use dataplane::nat::{BlockRow, Protocol, UserRow};
+use dataplane::protection::{Kept, Protection};
 use dataplane::role::Role;
 use dataplane::slot::{block_digest, conntrack_digest};
+use dataplane::tables::Tables;
 
 use state_sync::conservation::{between_threads, of_worker};
 
@@ -39,12 +41,12 @@ pub struct Row {
 /// What a node holds, in comparable form.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct View {
-    /// Live conntracks by original tuple.
+    /// Live conntracks by original tuple, without those that policy keeps from the peers.
     pub conntracks: BTreeMap<Tuple, Row>,
-    /// Held blocks by grant: subscriber, public address, first port, slot, ports in use.
-    pub blocks: BTreeMap<u64, (String, String, u16, u16, u32)>,
-    /// Subscribers by VRF, inside address and pool: paired public address, blocks held (their quota), ports in use.
-    pub subscribers: BTreeMap<(u16, String, u16), (String, u32, u32)>,
+    /// Held blocks by grant: subscriber, public address, first port, slot, ports in use by those conntracks.
+    pub blocks: BTreeMap<u64, (String, String, u16, u16, usize)>,
+    /// Subscribers by VRF, inside address and pool: paired public address, blocks held (their quota).
+    pub subscribers: BTreeMap<(u16, String, u16), (String, u32)>,
     /// Version, digest and count of each slot.
     pub slots: BTreeMap<(u16, u16), (Version, u64, u32)>,
     /// The same with what it lacks for a known cause: what its sender must have emitted.
@@ -101,9 +103,12 @@ pub fn subscribers(node: &Node) -> Vec<UserRow> {
 #[must_use]
 pub fn view(node: &Node) -> View {
     let mut view = View::default();
+    let mut ports = HashMap::new();
     for tables in node.tables() {
-        for (_, conntrack) in tables.conntracks.iter_live() {
+        let told = |c: &&Conntrack| c.sync.kept == Kept::No;
+        for (_, conntrack) in tables.conntracks.iter_live().filter(|(_, c)| told(c)) {
             view.conntracks.insert(tuple(&conntrack.keys[0]), row(conntrack));
+            mark_port(&mut ports, conntrack);
         }
         for vrf in 0..node.setup.vrfs() {
             for (number, slot) in tables.slots.of_vrf(VrfId(vrf)) {
@@ -130,13 +135,13 @@ pub fn view(node: &Node) -> View {
             b.address.to_string(),
             b.port_first,
             b.slot,
-            b.used,
+            ports.get(&b.grant).map_or(0, HashSet::len),
         );
         view.blocks.insert(b.grant, value);
     }
     for user in subscribers(node) {
         let name = (user.vrf.0, user.subscriber.to_string(), user.pool.pool);
-        let value = (user.address.to_string(), user.blocks, user.used);
+        let value = (user.address.to_string(), user.blocks);
         view.subscribers.insert(name, value);
     }
     view
@@ -275,16 +280,12 @@ fn compare<K: Ord + Debug, V: PartialEq + Debug>(
 pub fn contradictions(node: &Node) -> Vec<String> {
     let mut found = Vec::new();
     let mut sums: HashMap<(u16, u16), (u64, u32)> = HashMap::new();
-    let mut ports: HashMap<u64, HashSet<(u8, u16)>> = HashMap::new();
+    let mut ports = HashMap::new();
     for tables in node.tables() {
         let mut users: HashMap<u32, u32> = HashMap::new();
         for (_, conntrack) in tables.conntracks.iter_live() {
+            mark_port(&mut ports, conntrack);
             if let Some(nat) = conntrack.nat {
-                let class = Protocol::of(conntrack.keys[0].proto).map_or(9, |p| p as u8);
-                ports
-                    .entry(nat.part.grant)
-                    .or_default()
-                    .insert((class, public_port(conntrack)));
                 *users.entry(nat.mapping).or_default() += 1;
             }
             if conntrack.sync.emitted() {
@@ -348,6 +349,9 @@ pub fn contradictions(node: &Node) -> Vec<String> {
             ));
         }
     }
+    for tables in node.tables() {
+        found.extend((0..node.setup.vrfs()).flat_map(|vrf| exposed(tables, VrfId(vrf))));
+    }
     found.extend(conservation(node, true));
     if node.packets.alive() != 0 {
         found.push(format!(
@@ -356,6 +360,49 @@ pub fn contradictions(node: &Node) -> Vec<String> {
         ));
     }
     found
+}
+
+/// Ports in use, by grant.
+type UsedPorts = HashMap<u64, HashSet<(u8, u16)>>;
+
+fn mark_port(ports: &mut UsedPorts, conntrack: &Conntrack) {
+    if let Some(nat) = conntrack.nat {
+        let class = Protocol::of(conntrack.keys[0].proto).map_or(9, |p| p as u8);
+        let port = (class, public_port(conntrack));
+        ports.entry(nat.part.grant).or_default().insert(port);
+    }
+}
+
+/// Gauges of protection against what the tables hold.
+fn exposed(tables: &Tables, vrf: VrfId) -> Vec<String> {
+    let mut counted = Protection::default();
+    for (_, conntrack) in tables
+        .conntracks
+        .iter_live()
+        .filter(|(_, c)| c.keys[0].vrf == vrf)
+    {
+        counted.conntracks += 1;
+        match conntrack.sync.kept {
+            Kept::No => {}
+            Kept::Delay => counted.delay += 1,
+            Kept::NoSync => counted.no_sync += 1,
+            Kept::Overload => counted.overload += 1,
+        }
+        if conntrack.sync.kept != Kept::No && conntrack.sync.emitted() && !conntrack.sync.dirty {
+            return vec![format!("{conntrack:?} is kept back and has a version")];
+        }
+    }
+    let shown = Protection {
+        no_peer: 0,
+        ..tables.protection(vrf)
+    };
+    if shown == counted {
+        vec![]
+    } else {
+        vec![format!(
+            "protection of {vrf:?} is shown as {shown:?} and is {counted:?}"
+        )]
+    }
 }
 
 fn public_port(conntrack: &Conntrack) -> u16 {

@@ -6,9 +6,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
 use dataplane::config::{
-    Action, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId,
-    InterfaceIntent, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent, Timeouts,
-    VirtualAddress, VrfIntent,
+    Action, Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent,
+    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent,
+    Timeouts, VirtualAddress, VrfIntent,
 };
 use dataplane::flow::{Addr, VrfId};
 use dataplane::io::PortId;
@@ -103,6 +103,10 @@ pub struct Setup {
     pub sync_v6: bool,
     /// Largest packet of the WAN interface, in bytes.
     pub wan_mtu: u16,
+    /// How translated flows are protected.
+    pub nat_care: Care,
+    /// Output commit of the VRFs.
+    pub output_commit: CommitIntent,
 }
 
 impl Default for Setup {
@@ -140,6 +144,8 @@ impl Default for Setup {
             timing: Timing::default(),
             sync_v6: false,
             wan_mtu: 1_500,
+            nat_care: Care::default(),
+            output_commit: CommitIntent::default(),
         }
     }
 }
@@ -158,6 +164,10 @@ pub const fn accept(id: u32, inbound: Option<InterfaceId>, outbound: Option<Inte
         destination_ports: vec![],
         action: Action::Accept,
         log: false,
+        care: Care {
+            sync: None,
+            output_commit: None,
+        },
     }
 }
 
@@ -291,6 +301,7 @@ impl Setup {
             outbound: Some(wan),
             source: vec![net4(Ipv4Addr::new(100, 64, 0, 0), 10)],
             pool: 0,
+            care: self.nat_care,
         };
         let translated = self.pool_addresses > 0;
         VrfIntent {
@@ -306,6 +317,7 @@ impl Setup {
             nat_rules: if translated { vec![rule] } else { vec![] },
             timeouts: self.timeouts,
             tcp_window_check: self.tcp_window_check,
+            output_commit: self.output_commit,
         }
     }
 

@@ -320,6 +320,15 @@ impl Node {
         }
     }
 
+    /// Tells the workers that the node is about to stand by.
+    pub fn drain(&mut self) {
+        for worker in &mut self.workers {
+            for vrf in 0..self.setup.vrfs() {
+                worker.tables_mut().drain(VrfId(vrf));
+            }
+        }
+    }
+
     /// Stops (true) or lets run all event threads.
     pub fn stop_events(&mut self, stop: bool) {
         let workers = self.workers.len();

@@ -11,11 +11,11 @@ use dataplane::shard::mix64;
 use state_sync::role::Desire;
 use testkit::checker::view;
 use testkit::cluster::{Cluster, Death};
-use testkit::config::{LAN_IF, MAIN, WAN_IF, accept, server, subscriber, subscriber6};
+use testkit::config::{MAIN, server, subscriber, subscriber6};
 use testkit::packet;
 use testkit::random::Random;
 
-use crate::shape::{Scale, short, weather};
+use crate::shape::{Scale, rules, short, weather};
 
 /// Flows that are remembered: packets of them come again.
 const FLOWS_MAX: usize = 512;
@@ -321,9 +321,7 @@ impl Play {
         } else {
             Timeouts::default()
         };
-        let rules = (0..self.random.between(1, 3))
-            .map(|id| accept(10 + u32::try_from(id).unwrap(), Some(LAN_IF), Some(WAN_IF)))
-            .collect();
+        let rules = rules(&mut self.random);
         let node = self.random.index(2);
         if let Some(node) = &mut self.cluster.nodes[node] {
             node.publish(|intent, _| {

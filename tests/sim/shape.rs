@@ -3,8 +3,9 @@
 
 use core::time::Duration;
 
-use dataplane::config::{PortRange, Timeouts};
-use testkit::config::Setup;
+use dataplane::config::{Care, PortRange, RuleIntent, SyncPolicy, Timeouts};
+use dataplane::flow::proto;
+use testkit::config::{LAN_IF, Setup, WAN_IF, accept};
 use testkit::network::Weather;
 use testkit::random::Random;
 
@@ -91,9 +92,11 @@ impl Scale {
         } else {
             self.conntracks[random.index(3)]
         };
+        let rules = rules(&mut random.clone());
         [(); 2].map(|()| {
             let mut setup = Setup {
                 conntracks,
+                rules: rules.clone(),
                 ..common.clone()
             };
             self.rethread(&mut setup, random);
@@ -130,5 +133,29 @@ pub(crate) fn weather(random: &mut Random) -> Weather {
         room: [600, 5_000, 1 << 20][random.index(3)],
         partial: random.one_in(2),
         fragile: [0, 0, 2_000, 100][random.index(4)],
+    }
+}
+
+/// A rule for each protocol, with a policy about syncing or without.
+pub(crate) fn rules(random: &mut Random) -> Vec<RuleIntent> {
+    let rule = |(id, protocol)| RuleIntent {
+        protocol,
+        care: Care {
+            sync: policy(random),
+            output_commit: None,
+        },
+        ..accept(id, Some(LAN_IF), Some(WAN_IF))
+    };
+    [(10, Some(proto::TCP)), (20, Some(proto::UDP)), (30, None)]
+        .map(rule)
+        .into()
+}
+
+fn policy(random: &mut Random) -> Option<SyncPolicy> {
+    match random.below(8) {
+        0 => Some(SyncPolicy::Never),
+        1 => Some(SyncPolicy::After(u32::try_from(random.between(1, 4)).unwrap())),
+        2 => Some(SyncPolicy::Always),
+        _ => None,
     }
 }

@@ -34,8 +34,10 @@ pub struct Conntrack {
     pub sync: SyncState,
     /// Term of this node's reign in which `state` was last kept up; none when it never was.
     pub reign: Term,
-    /// Firewall rule that let it in.
+    /// Firewall rule that let it in; 0 for the default, and when another node made it.
     pub rule: u32,
+    /// NAT rule that chose its pool; 0 for none, and when another node made it.
+    pub nat_rule: u32,
     /// When it was created or learnt, on the scale of [`Instant::secs`].
     pub created_s: u32,
     /// Packets per direction.
@@ -83,6 +85,7 @@ impl Conntrack {
             sync: SyncState::default(),
             reign: Term::NONE,
             rule: 0,
+            nat_rule: 0,
             created_s: now.secs(),
             packets: [0; 2],
             bytes: [0; 2],

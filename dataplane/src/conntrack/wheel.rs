@@ -71,6 +71,14 @@ impl Wheel {
         self.link(id, deadline_s);
     }
 
+    /// As [`Self::schedule`], unless a visit is arranged that comes no later: it finds the new deadline.
+    pub fn sooner(&mut self, id: u32, deadline_s: u32) {
+        let link = &self.links[id as usize];
+        if link.parked_s == UNARMED || deadline_s < link.deadline_s {
+            self.schedule(id, deadline_s);
+        }
+    }
+
     /// Forgets `id`. False when it wasn't scheduled.
     pub fn cancel(&mut self, id: u32) -> bool {
         let link = self.links[id as usize];

@@ -340,6 +340,13 @@ impl Nat {
         self.events.pop_front()
     }
 
+    /// Whether anybody may send to the mapping: then it is worth something without the conntrack that made it.
+    #[must_use]
+    pub fn is_open_to_all(&self, mapping: u32) -> bool {
+        let block = &self.blocks[self.mappings[mapping].block];
+        self.pools.at(block.place.pool).settings.filtering == Filtering::EndpointIndependent
+    }
+
     fn bound(&self, mapping: u32) -> Bound {
         let m = &self.mappings[mapping];
         let block = &self.blocks[m.block];

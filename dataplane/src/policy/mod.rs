@@ -7,8 +7,8 @@
 mod matcher;
 mod rule;
 
-pub use self::rule::{NatPolicy, Policy};
-use crate::config::{Action, InterfaceId};
+pub use self::rule::{NatChoice, NatPolicy, Policy};
+use crate::config::{Action, Care, InterfaceId};
 use crate::flow::FlowKey;
 
 /// What rules look at.
@@ -35,6 +35,8 @@ pub struct Decision {
     pub rule_id: u32,
     /// Whether the rule asks for a log line.
     pub log: bool,
+    /// What the rule says about the protection of the flow.
+    pub care: Care,
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::matcher::{Lists, Span, ports};
 use super::{Decision, Query};
-use crate::config::{Action, FirewallIntent, InterfaceId, NatRuleIntent, RuleIntent};
+use crate::config::{Action, Care, FirewallIntent, InterfaceId, NatRuleIntent, RuleIntent};
 use crate::flow::{FlowKey, VrfId};
 use crate::nat::PoolRef;
 
@@ -26,6 +26,7 @@ struct Rule {
     source_ports: Span,
     destination_ports: Span,
     id: u32,
+    care: Care,
 }
 
 impl Policy {
@@ -51,12 +52,19 @@ impl Policy {
         let ports = ports(query.key);
         for (index, rule) in (0..).zip(&self.rules) {
             if rule.matches(query, ports, &self.lists) {
-                let Rule { action, id, log, .. } = *rule;
+                let Rule {
+                    action,
+                    id,
+                    log,
+                    care,
+                    ..
+                } = *rule;
                 return Decision {
                     action,
                     rule: Some(index),
                     rule_id: id,
                     log,
+                    care,
                 };
             }
         }
@@ -65,6 +73,7 @@ impl Policy {
             rule: None,
             rule_id: 0,
             log: false,
+            care: Care::default(),
         }
     }
 
@@ -88,6 +97,7 @@ impl Rule {
             source_ports: lists.add_ports(&intent.source_ports),
             destination_ports: lists.add_ports(&intent.destination_ports),
             id: intent.id,
+            care: intent.care,
         }
     }
 
@@ -122,6 +132,19 @@ struct NatRule {
     outbound: Option<InterfaceId>,
     source: Span,
     pool: u16,
+    id: u32,
+    care: Care,
+}
+
+/// What a NAT rule decides for a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NatChoice {
+    /// Where its public endpoint comes from.
+    pub pool: PoolRef,
+    /// The rule's number.
+    pub rule_id: u32,
+    /// What the rule says about the protection of the flow.
+    pub care: Care,
 }
 
 impl NatPolicy {
@@ -133,6 +156,8 @@ impl NatPolicy {
             outbound: rule.outbound,
             source: lists.add_prefixes(&rule.source),
             pool: rule.pool,
+            id: rule.id,
+            care: rule.care,
         };
         Self {
             vrf,
@@ -141,19 +166,27 @@ impl NatPolicy {
         }
     }
 
-    /// Pool for a flow from inside: that of the first matching rule. None when no rule matches or the flow is not
-    /// IPv4.
+    /// Number of each rule and what it says about protection.
+    pub fn cares(&self) -> impl Iterator<Item = (u32, Care)> + '_ {
+        self.rules.iter().map(|rule| (rule.id, rule.care))
+    }
+
+    /// What the first matching rule decides for a flow from inside. None when no rule matches or the flow is not IPv4.
     #[must_use]
-    pub fn pool_for(&self, key: &FlowKey, outbound: InterfaceId) -> Option<PoolRef> {
+    pub fn choose(&self, key: &FlowKey, outbound: InterfaceId) -> Option<NatChoice> {
         if !key.src.is_v4() {
             return None;
         }
         let matches = |rule: &&NatRule| {
             leaves_by(rule.outbound, Some(outbound)) && self.lists.prefixes_match(rule.source, &key.src)
         };
-        self.rules.iter().find(matches).map(|rule| PoolRef {
-            vrf: self.vrf,
-            pool: rule.pool,
+        self.rules.iter().find(matches).map(|rule| NatChoice {
+            pool: PoolRef {
+                vrf: self.vrf,
+                pool: rule.pool,
+            },
+            rule_id: rule.id,
+            care: rule.care,
         })
     }
 }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{FirewallIntent, NatRuleIntent, PortRange, RuleIntent};
+use crate::config::{Care, FirewallIntent, NatRuleIntent, PortRange, RuleIntent};
 use crate::flow::{Addr, VrfId, proto};
 use crate::nat::PoolRef;
 
@@ -25,6 +25,7 @@ fn any_rule(id: u32, action: Action) -> RuleIntent {
         destination_ports: Vec::new(),
         action,
         log: false,
+        care: Care::default(),
     }
 }
 
@@ -90,7 +91,8 @@ fn the_first_matching_rule_decides() {
             action: Action::Reject,
             rule: Some(1),
             rule_id: 20,
-            log: true
+            log: true,
+            care: Care::default()
         }
     );
     assert_eq!(policy.rules(), 3);
@@ -114,7 +116,8 @@ fn without_a_match_the_default_decides() {
                 action: default,
                 rule: None,
                 rule_id: 0,
-                log: false
+                log: false,
+                care: Care::default()
             }
         );
     }
@@ -324,6 +327,7 @@ fn the_first_matching_nat_rule_names_the_pool() {
         outbound,
         source: nets(source),
         pool,
+        care: Care::default(),
     };
     let rules = [
         rule(1, Some(LAN), &[], 7),
@@ -333,20 +337,20 @@ fn the_first_matching_nat_rule_names_the_pool() {
     let policy = NatPolicy::compile(VrfId(3), &rules);
     let pool = |src| {
         policy
-            .pool_for(&key(src, "203.0.113.9", proto::TCP, 1, 2), WAN)
-            .map(|p| (p.vrf, p.pool))
+            .choose(&key(src, "203.0.113.9", proto::TCP, 1, 2), WAN)
+            .map(|c| (c.pool.vrf, c.pool.pool, c.rule_id))
     };
-    assert_eq!(pool("100.64.2.9"), Some((VrfId(3), 1)));
-    assert_eq!(pool("100.64.3.9"), Some((VrfId(3), 2)));
+    assert_eq!(pool("100.64.2.9"), Some((VrfId(3), 1, 2)));
+    assert_eq!(pool("100.64.3.9"), Some((VrfId(3), 2, 3)));
     assert_eq!(pool("10.0.0.1"), None);
     let everything = NatPolicy::compile(VrfId(0), &[rule(1, None, &[], 0)]);
     assert_eq!(
-        everything.pool_for(&key("2001:db8::1", "::2", proto::TCP, 1, 2), WAN),
+        everything.choose(&key("2001:db8::1", "::2", proto::TCP, 1, 2), WAN),
         None,
         "IPv4 only"
     );
     assert_eq!(
-        everything.pool_for(&web(), WAN),
+        everything.choose(&web(), WAN).map(|c| c.pool),
         Some(PoolRef {
             vrf: VrfId(0),
             pool: 0
@@ -381,12 +385,14 @@ fn slowly(intent: &FirewallIntent, query: &Query<'_>) -> Decision {
             rule: u32::try_from(at).ok(),
             rule_id: intent.rules[at].id,
             log: intent.rules[at].log,
+            care: intent.rules[at].care,
         },
         None => Decision {
             action: intent.default,
             rule: None,
             rule_id: 0,
             log: false,
+            care: Care::default(),
         },
     }
 }
@@ -433,6 +439,7 @@ prop_compose! {
     ) -> RuleIntent {
         RuleIntent {
             id, inbound, outbound, source, destination, protocol, source_ports, destination_ports, action, log,
+            care: Care::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::delta::{
 };
 use crate::flow::Direction;
 use crate::nat::{LearnError, Nat};
+use crate::protection::Kept;
 use crate::resync::Missing;
 use crate::slot::{Kind, NIL, block_digest, block_key_digest, conntrack_digest, key_digest};
 use crate::stage::compare::marked;
@@ -314,6 +315,8 @@ fn update(tables: &mut Tables, at: SlotRef, id: u32, put: &PutRecord, digest: u6
 
 fn account(tables: &mut Tables, at: SlotRef, id: u32, version: Version, digest: u64) {
     let stamp = generation(tables, at);
+    // Whatever this node once kept back, another one is telling it now.
+    tables.set_kept(id, Kept::No);
     let sync = &mut tables.conntracks[id].sync;
     sync.stamp = stamp;
     if let Some(slot) = tables.slots.get_mut(at) {

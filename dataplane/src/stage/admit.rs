@@ -103,9 +103,10 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
     let out = route(key, work.hash, cx)?;
     let rule = permit(key, key, work, out, cx)?;
     let vrf = cx.snapshot.vrf(key.vrf);
-    let Some(pool) = vrf.nat.pool_for(key, out) else {
-        return track(meta, work, state, key.reversed(), None, rule, cx);
+    let Some(choice) = vrf.nat.choose(key, out) else {
+        return track(meta, work, state, key.reversed(), None, [rule, 0], cx);
     };
+    let pool = choice.pool;
     let role = cx.tables.roles[work.at.vrf.index()];
     let reign = Reign {
         term: role.term,
@@ -126,7 +127,7 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
         part: bound.part,
         mapping: bound.mapping,
     };
-    track(meta, work, state, reply, Some(nat), rule, cx)
+    track(meta, work, state, reply, Some(nat), [rule, choice.rule_id], cx)
 }
 
 /// From outside to a pool address: only a mapping that filters by nothing but its own existence lets it in
@@ -160,7 +161,7 @@ fn inbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Resu
         part: mapped.part,
         mapping: mapped.mapping,
     };
-    track(meta, work, state, reply, Some(nat), rule, cx)
+    track(meta, work, state, reply, Some(nat), [rule, 0], cx)
 }
 
 fn route(key: &FlowKey, hash: u64, cx: &Context<'_>) -> Result<InterfaceId, Drop> {
@@ -205,13 +206,13 @@ fn track(
     state: State,
     reply: FlowKey,
     nat: Option<NatBinding>,
-    rule: u32,
+    rules: [u32; 2],
     cx: &mut Context<'_>,
 ) -> Result<Outcome, Drop> {
     let timeouts = &cx.snapshot.vrf(meta.key.vrf).timeouts;
     let mut conntrack = Conntrack::new([meta.key, reply], work.at.slot, state, timeouts, cx.now);
     conntrack.nat = nat;
-    conntrack.rule = rule;
+    [conntrack.rule, conntrack.nat_rule] = rules;
     conntrack.reign = cx.tables.roles[work.at.vrf.index()].term;
     match cx.tables.create(conntrack) {
         Ok(id) => Ok(Outcome::Tracked(id)),

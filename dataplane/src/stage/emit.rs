@@ -10,6 +10,7 @@ use crate::delta::{
     BlockRecord, DelRecord, Delta, Handle, Name, PutRecord, RefreshRecord, SlotRef, StateRecord, ToEvent,
 };
 use crate::history::Change;
+use crate::protection::Kept;
 use crate::slot::{Kind, Slot, SyncState, block_digest, conntrack_digest};
 use crate::stage::compare::comparisons;
 use crate::stage::digest::digests;
@@ -136,9 +137,14 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
         *counter += 1;
         return None;
     }
+    let kept = conntrack.sync.kept != Kept::No;
+    if kept && !dead && !known {
+        tables.counters.deltas_suppressed += 1;
+        return None;
+    }
     let slot = tables.slots.get_mut(at)?;
     let (handle, named) = (Handle::of(id), slot.is_named(&conntrack.sync));
-    if dead {
+    if dead || kept {
         let original = conntrack.keys[0];
         let record = DelRecord {
             name: if named {
@@ -148,7 +154,15 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
             },
             version: slot.next_version(role.term),
         };
-        tables.forget(at, id);
+        if dead {
+            tables.forget(at, id);
+        } else {
+            // Policy has changed: the peer forgets it, and this node no longer counts on the peer.
+            let sync = &mut tables.conntracks[id].sync;
+            slot.unaccount(sync);
+            sync.named = 0;
+            tables.counters.conntracks_withdrawn += 1;
+        }
         // A stream of later understands no name of this one.
         let lasting = DelRecord {
             name: Name::Key(original),

@@ -28,14 +28,17 @@ const STANDBY_REVISIT_S: u32 = 30;
 pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
     let mut ended: ArrayVec<u32, VISITS> = ArrayVec::new();
     let now_s = now.secs();
-    let (conntracks, roles) = (&tables.conntracks, &tables.roles);
+    let mut due: ArrayVec<u32, VISITS> = ArrayVec::new();
+    let (conntracks, roles, protect) = (&tables.conntracks, &tables.roles, &tables.protect);
     tables.wheel.advance(now_s, VISITS, |id| {
         let conntrack = &conntracks[id];
         let seen = roles[conntrack.keys[0].vrf.index()];
         if !seen.role.is_active() {
             return Visit::Keep(conntrack.expires_s.max(now_s + STANDBY_REVISIT_S));
         }
-        let inherited = seen.role == Role::Master && conntrack.sync.version.term < seen.term;
+        // One that no peer was ever told of was made here.
+        let sync = &conntrack.sync;
+        let inherited = seen.role == Role::Master && sync.emitted() && sync.version.term < seen.term;
         let floor_s = if inherited {
             seen.since_s + FLOOR_S + id % SPREAD_S
         } else {
@@ -43,13 +46,23 @@ pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
         };
         let deadline_s = conntrack.expires_s.max(floor_s);
         if deadline_s > now_s {
-            return Visit::Keep(deadline_s);
+            return match protect.due_s(conntrack) {
+                Some(due_s) if due_s > now_s => Visit::Keep(deadline_s.min(due_s)),
+                Some(_) => {
+                    due.push(id);
+                    Visit::Keep(deadline_s)
+                }
+                None => Visit::Keep(deadline_s),
+            };
         }
         ended.push(id);
         Visit::Gone
     });
     for &id in &ended {
         tables.remove(now, id);
+    }
+    for &id in &due {
+        tables.tell(id, now);
     }
     tables.counters.conntracks_expired += ended.len() as u64;
     let roles = &tables.roles;

@@ -43,7 +43,7 @@ pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
                         // A later deadline is found at the next visit; an earlier one must move the visit, or a
                         // closed connection would keep its port for an established one's lifetime.
                         if expires_s < conntrack.expires_s {
-                            cx.tables.wheel.schedule(id, expires_s);
+                            cx.tables.wheel.sooner(id, expires_s);
                         }
                         conntrack.expires_s = expires_s;
                         let told = now_s.saturating_sub(conntrack.refreshed_s) < lifetime_s / REFRESH_SHARE;

@@ -6,9 +6,9 @@ use ipnet::IpNet;
 
 use super::*;
 use crate::config::{
-    Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId, InterfaceIntent,
-    Link, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, Timeouts, VirtualAddress,
-    VrfIntent,
+    Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId,
+    InterfaceIntent, Link, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, Timeouts,
+    VirtualAddress, VrfIntent,
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
@@ -69,9 +69,11 @@ fn vrf(name: &str) -> VrfIntent {
             outbound: Some(WAN),
             source: vec![],
             pool: 0,
+            care: Care::default(),
         }],
         timeouts: Timeouts::default(),
         tcp_window_check: true,
+        output_commit: CommitIntent::default(),
     }
 }
 
@@ -349,6 +351,7 @@ fn next_hops_are_announced_before_pool_addresses_and_each_once() {
         outbound: Some(WAN),
         source: vec![],
         pool: 0,
+        care: Care::default(),
     });
     let snapshot = snapshot_of(&intent, &forwarding());
     let announced: Vec<_> = snapshot

@@ -9,6 +9,7 @@ pub(super) fn all() -> Vec<Case> {
         references(),
         used_twice(),
         bounds_and_rules(),
+        protection(),
         pools_and_sync(),
     ]
     .concat()
@@ -264,6 +265,43 @@ fn bounds_and_rules() -> Vec<Case> {
             "mac = \"02:00:00:00:00:01\"",
             "mac = \"03:00:00:00:00:01\"",
             "37:7: mac = \"03:00:00:00:00:01\" can't be used; use the MAC address of one station, not a group address",
+        ),
+    ]
+}
+
+fn protection() -> Vec<Case> {
+    vec![
+        (
+            "action = \"accept\"\n",
+            "action = \"accept\"\nsync = \"after\"\n",
+            "46:8: sync = \"after\" can't be used; use \"always\", \"never\", or \"after 3\" with 1 to 3600 seconds",
+        ),
+        (
+            "action = \"accept\"\n",
+            "action = \"accept\"\nsync = \"after 0\"\n",
+            "46:8: sync = \"after 0\" can't be used; use \"always\", \"never\", or \"after 3\" with 1 to 3600 seconds",
+        ),
+        (
+            "outbound = \"wan\"\npool",
+            "outbound = \"wan\"\noutput_commit = \"on\"\npool",
+            "53:17: output_commit = \"on\" can't be used; use \"off\" or \"open\" or \"closed\"",
+        ),
+        (
+            "name = \"isp\"\n[[ha",
+            "name = \"isp\"\noutput_commit = \"open\"\n[[ha",
+            "62:17: packets are to wait for a peer, but the VRF has none; add [[vrf.ha_fp_conntrack.peer]], or remove \
+             output_commit",
+        ),
+        (
+            "inside = [\"100.64.0.0/10\"]\n",
+            "inside = [\"100.64.0.0/10\"]\noutput_commit_timeout_ms = 0\n",
+            "30:28: output_commit_timeout_ms = 0 is out of range; use 1 to 1000",
+        ),
+        (
+            "block_size = 512\n[[vrf.cg_nat.rule]]\n",
+            "block_size = 512\nfiltering = \"endpoint-independent\"\n[[vrf.cg_nat.rule]]\nsync = \"never\"\n",
+            "52:8: flows of a pool that anybody may send to are always synced; remove sync, or use a pool with filtering = \
+             \"endpoint-dependent\"",
         ),
     ]
 }

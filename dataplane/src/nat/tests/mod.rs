@@ -9,7 +9,7 @@ mod learning;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::config::{InDoubt, Intent, PoolIntent, PortRange, VrfIntent};
+use crate::config::{CommitIntent, InDoubt, Intent, PoolIntent, PortRange, VrfIntent};
 use crate::delta::{BlockRecord, Class, Handle, PutRecord, Scales, Version};
 use crate::flow::proto;
 use crate::share::Half;
@@ -57,6 +57,7 @@ fn intent(pools: Vec<PoolIntent>) -> Intent {
         nat_rules: Vec::new(),
         timeouts: Default::default(),
         tcp_window_check: true,
+        output_commit: CommitIntent::default(),
     };
     Intent {
         vrfs: vec![vrf],

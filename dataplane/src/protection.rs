@@ -1,0 +1,328 @@
+//! Which flows a failover would lose: those that policy keeps from the peers, and those that no peer is there for.
+//!
+//! A conntrack made here is kept back when its rule says so. One that waits for its age is told when the timer wheel
+//! comes by; one whose rule changes is told, or withdrawn from the peers, by a review that runs a slice per turn. On
+//! the way into standby the review tells whoever waits, as long as this node's word still counts. A conntrack that is
+//! kept back has no version and no share in its slot's digest: to the peers it doesn't exist. Its port block travels.
+//!
+//! Conntracks of a mapping that anybody may send to are never kept back: the mapping travels in them.
+
+use crate::config::{Care, SyncPolicy};
+use crate::conntrack::Conntrack;
+use crate::delta::SlotRef;
+use crate::flow::VrfId;
+use crate::role::Role;
+use crate::slot::Kind;
+use crate::tables::{Changed, Tables};
+use crate::time::Instant;
+use crate::vrf::Snapshot;
+
+/// Entries looked at by a review in one turn.
+const REVIEW_BUDGET: usize = 128;
+
+/// Why no peer is told of a conntrack.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kept {
+    /// Peers are told.
+    #[default]
+    No = 0,
+    /// It is younger than its rule wants.
+    Delay = 1,
+    /// Its rule says never.
+    NoSync = 2,
+    /// The peers have more than enough to do: it is younger than the overload ladder wants.
+    Overload = 3,
+}
+
+/// How many of a VRF's conntracks a failover would keep, and why it would lose the others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Protection {
+    /// All of them.
+    pub conntracks: u64,
+    /// Not told yet: younger than their rules want.
+    pub delay: u64,
+    /// Never told: their rules say so.
+    pub no_sync: u64,
+    /// No peer is connected for their slot, or their slot is still being sent.
+    pub no_peer: u64,
+    /// Not told yet: held back by the overload ladder.
+    pub overload: u64,
+}
+
+impl Protection {
+    /// Those that a failover keeps.
+    #[must_use]
+    pub const fn protected(&self) -> u64 {
+        self.conntracks - self.delay - self.no_sync - self.no_peer - self.overload
+    }
+
+    /// Adds another worker's.
+    pub const fn add(&mut self, other: &Self) {
+        self.conntracks += other.conntracks;
+        self.delay += other.delay;
+        self.no_sync += other.no_sync;
+        self.no_peer += other.no_peer;
+        self.overload += other.overload;
+    }
+}
+
+/// What a worker knows of the rules' policies, and how far its review is.
+#[derive(Debug)]
+pub(crate) struct Protect {
+    vrfs: Vec<Rules>,
+    /// Conntracks kept back, by VRF and reason.
+    kept: Vec<[u64; 4]>,
+    /// VRFs that this node is about to give up: nothing waits for its age any more.
+    draining: Vec<bool>,
+    /// Least age, in seconds, that the overload ladder wants of new flows; 0 as long as it wants nothing.
+    pub(crate) overload_age_s: u32,
+    review: Option<u32>,
+}
+
+/// Policies of one VRF, of those rules that have one.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Rules {
+    firewall: Vec<(u32, SyncPolicy)>,
+    nat: Vec<(u32, SyncPolicy)>,
+}
+
+impl Rules {
+    fn policy(&self, rule: u32, nat_rule: u32) -> SyncPolicy {
+        let find = |rules: &[(u32, SyncPolicy)], id| rules.iter().find(|r| r.0 == id).map(|r| r.1);
+        find(&self.firewall, rule)
+            .or_else(|| find(&self.nat, nat_rule))
+            .unwrap_or_default()
+    }
+}
+
+impl Protect {
+    pub(crate) fn new(vrfs: usize) -> Self {
+        Self {
+            vrfs: (0..vrfs).map(|_| Rules::default()).collect(),
+            kept: vec![[0; 4]; vrfs],
+            draining: vec![false; vrfs],
+            overload_age_s: 0,
+            review: None,
+        }
+    }
+
+    /// Takes over the policies of a snapshot. When one has changed, what exists is reviewed.
+    pub(crate) fn observe(&mut self, snapshot: &Snapshot) {
+        let explicit = |rules: &mut dyn Iterator<Item = (u32, Care)>| -> Vec<(u32, SyncPolicy)> {
+            rules.filter_map(|(id, care)| Some((id, care.sync?))).collect()
+        };
+        let mut changed = false;
+        for (known, vrf) in self.vrfs.iter_mut().zip(snapshot.vrfs()) {
+            let rules = Rules {
+                firewall: explicit(&mut vrf.firewall.rules.iter().map(|r| (r.id, r.care))),
+                nat: explicit(&mut vrf.nat.cares()),
+            };
+            changed |= *known != rules;
+            *known = rules;
+        }
+        if changed {
+            self.review = Some(0);
+        }
+    }
+
+    /// The role of a VRF has changed. Where nothing is kept back nothing has to be looked at.
+    pub(crate) fn review_vrf(&mut self, vrf: VrfId) {
+        self.draining[vrf.index()] = false;
+        if self.kept[vrf.index()].iter().any(|&count| count > 0) {
+            self.review = Some(0);
+        }
+    }
+
+    /// Second at which peers are to be told of a conntrack that waits for its age.
+    pub(crate) fn due_s(&self, conntrack: &Conntrack) -> Option<u32> {
+        let age_s = match conntrack.sync.kept {
+            Kept::No | Kept::NoSync => return None,
+            Kept::Overload => self.overload_age_s,
+            Kept::Delay => match self.rules(conntrack) {
+                SyncPolicy::Always => 0,
+                SyncPolicy::After(age_s) => age_s,
+                SyncPolicy::Never => return None,
+            },
+        };
+        Some(conntrack.created_s.saturating_add(age_s))
+    }
+
+    fn rules(&self, conntrack: &Conntrack) -> SyncPolicy {
+        let vrf = conntrack.keys[0].vrf.index();
+        match self.vrfs[vrf].policy(conntrack.rule, conntrack.nat_rule) {
+            SyncPolicy::After(_) if self.draining[vrf] => SyncPolicy::Always,
+            policy => policy,
+        }
+    }
+}
+
+impl Tables {
+    /// How well the conntracks of a VRF are protected. Looks at each slot once: not for the packet path.
+    #[must_use]
+    pub fn protection(&self, vrf: VrfId) -> Protection {
+        let Some(role) = self.roles.get(vrf.index()) else {
+            return Protection::default();
+        };
+        let kept = &self.protect.kept[vrf.index()];
+        let mut protection = Protection {
+            delay: kept[Kept::Delay as usize],
+            no_sync: kept[Kept::NoSync as usize],
+            overload: kept[Kept::Overload as usize],
+            ..Protection::default()
+        };
+        for (_, slot) in self.slots.of_vrf(vrf) {
+            protection.conntracks += u64::from(slot.conntracks);
+            if role.role.is_active() && (slot.streams.is_empty() || !slot.walks.is_empty()) {
+                protection.no_peer += u64::from(slot.conntracks - slot.kept);
+            }
+        }
+        protection
+    }
+
+    /// The one place where a conntrack is kept back or no longer is, so that the gauges stay exact.
+    pub(crate) fn set_kept(&mut self, id: u32, kept: Kept) {
+        let conntrack = &mut self.conntracks[id];
+        let before = core::mem::replace(&mut conntrack.sync.kept, kept);
+        if before == kept {
+            return;
+        }
+        let at = SlotRef {
+            vrf: conntrack.keys[0].vrf,
+            slot: conntrack.slot,
+        };
+        let gauges = &mut self.protect.kept[at.vrf.index()];
+        if before != Kept::No {
+            gauges[before as usize] -= 1;
+        }
+        if kept != Kept::No {
+            gauges[kept as usize] += 1;
+        }
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.kept -= u32::from(before != Kept::No);
+            slot.kept += u32::from(kept != Kept::No);
+        }
+    }
+
+    /// Keeps a conntrack that has just been made back, when its rule or the overload ladder wants so.
+    pub(crate) fn keep_back(&mut self, id: u32) -> bool {
+        let kept = match self.policy(id) {
+            SyncPolicy::Never => Kept::NoSync,
+            SyncPolicy::After(_) => Kept::Delay,
+            SyncPolicy::Always if self.protect.overload_age_s > 0 => Kept::Overload,
+            SyncPolicy::Always => return false,
+        };
+        let vrf = self.conntracks[id].keys[0].vrf;
+        if self.roles[vrf.index()].role == Role::Alone {
+            return false;
+        }
+        self.set_kept(id, kept);
+        self.arrange(id);
+        true
+    }
+
+    /// The peers are told of a conntrack that was kept back.
+    pub(crate) fn tell(&mut self, id: u32, now: Instant) {
+        if self.conntracks[id].sync.kept == Kept::No {
+            return;
+        }
+        self.set_kept(id, Kept::No);
+        self.conntracks[id].refreshed_s = now.secs();
+        self.counters.conntracks_told_late += 1;
+        self.touch(id, false);
+    }
+
+    /// A slice of the review, when one is due: every conntrack is kept back, told or withdrawn as policy has it now.
+    pub(crate) fn review(&mut self, now: Instant) -> usize {
+        let Some(mut cursor) = self.protect.review else {
+            return 0;
+        };
+        for looked in 0..REVIEW_BUDGET {
+            let Some(id) = self.conntracks.next_live(cursor) else {
+                self.protect.review = None;
+                return looked;
+            };
+            self.judge(id, now);
+            cursor = id + 1;
+        }
+        self.protect.review = Some(cursor);
+        REVIEW_BUDGET
+    }
+
+    /// The node is about to give up a VRF: whatever waits for its age is told now. Ends with the next change of role.
+    pub fn drain(&mut self, vrf: VrfId) {
+        if let Some(draining) = self.protect.draining.get_mut(vrf.index()) {
+            *draining = true;
+            self.protect.review = Some(0);
+        }
+    }
+
+    /// Whether nothing of a VRF waits for its age, and every change has been emitted.
+    #[must_use]
+    pub fn is_drained(&self, vrf: VrfId) -> bool {
+        let kept = &self.protect.kept[vrf.index()];
+        let waits = kept[Kept::Delay as usize] + kept[Kept::Overload as usize] > 0;
+        !waits
+            && self.protect.review.is_none()
+            && (0..self.lanes()).all(|lane| self.first_changed(lane).is_none())
+    }
+
+    fn judge(&mut self, id: u32, now: Instant) {
+        let conntrack = &self.conntracks[id];
+        let (kept, created_s) = (conntrack.sync.kept, conntrack.created_s);
+        let vrf = conntrack.keys[0].vrf;
+        let role = self.roles[vrf.index()];
+        if role.role != Role::Master {
+            if role.has_word() && matches!(kept, Kept::Delay | Kept::Overload) {
+                self.tell(id, now);
+            }
+            return;
+        }
+        match (self.policy(id), kept) {
+            (SyncPolicy::Always, Kept::Delay | Kept::NoSync) => self.tell(id, now),
+            (SyncPolicy::Always, Kept::Overload) if self.protect.draining[vrf.index()] => self.tell(id, now),
+            (SyncPolicy::Never, Kept::No | Kept::Delay | Kept::Overload) => self.withhold(id),
+            (SyncPolicy::After(age_s), Kept::NoSync | Kept::Delay) => {
+                if created_s.saturating_add(age_s) <= now.secs() {
+                    self.tell(id, now);
+                } else {
+                    self.set_kept(id, Kept::Delay);
+                    self.arrange(id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A conntrack that peers know, or were to know, is kept from them from now on.
+    fn withhold(&mut self, id: u32) {
+        self.set_kept(id, Kept::NoSync);
+        if self.conntracks[id].sync.emitted() {
+            self.changed(
+                Changed {
+                    kind: Kind::Conntrack,
+                    id,
+                },
+                false,
+            );
+        }
+    }
+
+    /// The timer wheel comes by when the conntrack is to be told.
+    fn arrange(&mut self, id: u32) {
+        if let Some(due_s) = self.protect.due_s(&self.conntracks[id]) {
+            self.wheel.sooner(id, due_s);
+        }
+    }
+
+    /// What the rules say about a conntrack.
+    fn policy(&self, id: u32) -> SyncPolicy {
+        let conntrack = &self.conntracks[id];
+        let policy = self.protect.rules(conntrack);
+        let needed = |mapping| self.nat.is_open_to_all(mapping);
+        if policy != SyncPolicy::Always && conntrack.nat.is_some_and(|nat| needed(nat.mapping)) {
+            return SyncPolicy::Always;
+        }
+        policy
+    }
+}
