@@ -24,12 +24,14 @@ mod tests;
 use std::net::IpAddr;
 
 use ctl::job_report::{CompareReport, CompareWanted, ResyncOutcome};
+use ctl::journal::JournalPage;
 use ctl::protocol::Refusal;
 use ctl::report::{
     BlockRow, ConntrackFilter, ConntrackRow, Count, DropRow, EventRow, GroupRow, GroupState, MemoryRow, Page,
     PlanReport, PoolRow, PortRow, RoleRow, RoleState, Rows, RuleHits, Tuple, UserRow, VersionRow, WorkerRow,
 };
-use ctl::sync_report::{Protection, SlotRow, SyncReport, SyncState};
+use ctl::sync_report::{SlotRow, SyncReport, SyncState};
+use ctl::sync_view::{ConservationRow, OperationRow, ProtectionRow, SyncOverview};
 use dataplane::config::{Action, Forwarding, Intent, InterfaceId};
 use dataplane::role::Role;
 use serde::{Deserialize, Serialize};
@@ -104,6 +106,8 @@ pub enum Request {
         vrf: Option<String>,
         /// Which.
         filter: ConntrackFilter,
+        /// On a standby, here alone.
+        lose: bool,
     },
     /// [`Reply::NatStatistics`].
     NatStatistics {
@@ -144,15 +148,26 @@ pub enum Request {
         /// VRF name.
         vrf: String,
     },
-    /// [`Reply::Protection`].
-    Protection {
-        /// VRF name.
-        vrf: String,
-    },
     /// [`Reply::Slots`].
     Slots {
         /// VRF name.
         vrf: String,
+    },
+    /// [`Reply::Sync`].
+    Sync {
+        /// Only this VRF.
+        vrf: Option<String>,
+    },
+    /// [`Reply::Operations`].
+    Operations,
+    /// [`Reply::Conservation`].
+    Conservation,
+    /// [`Reply::Protection`].
+    Protection,
+    /// [`Reply::Journal`].
+    Journal {
+        /// Number of the first event wanted.
+        from: u64,
     },
     /// Compares tables with the peer. [`Reply::Job`].
     Compare(CompareWanted),
@@ -221,10 +236,18 @@ pub enum Reply {
     SyncState(SyncState),
     /// See [`Request::SyncReport`].
     SyncReport(SyncReport),
-    /// See [`Request::Protection`].
-    Protection(Protection),
     /// See [`Request::Slots`].
     Slots(Vec<SlotRow>),
+    /// See [`Request::Sync`].
+    Sync(SyncOverview),
+    /// See [`Request::Operations`].
+    Operations(Vec<OperationRow>),
+    /// See [`Request::Conservation`].
+    Conservation(Vec<ConservationRow>),
+    /// See [`Request::Protection`].
+    Protection(Vec<ProtectionRow>),
+    /// See [`Request::Journal`].
+    Journal(JournalPage),
     /// A job has begun under this number.
     Job(u32),
     /// See [`Request::Job`].

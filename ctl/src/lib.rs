@@ -7,9 +7,11 @@
 pub mod bech32;
 pub mod client;
 pub mod job_report;
+pub mod journal;
 pub mod key;
 pub mod paths;
 pub mod protocol;
 pub mod render;
 pub mod report;
 pub mod sync_report;
+pub mod sync_view;

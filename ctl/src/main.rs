@@ -2,6 +2,7 @@
 //! the node refuses; 2: the words aren't understood; 3: the node can't be reached. `compare` has its own: 0 equal, 1
 //! different, 2 unknown.
 
+mod follow;
 mod manual;
 mod words;
 
@@ -17,6 +18,7 @@ use ctl::key::{KeyError, PrivateKey};
 use ctl::protocol::{Command, ProtocolError, RefusalKind, Reply};
 use ctl::{paths, render};
 
+use crate::follow::Manner;
 use crate::words::{Config, Key, Line, Verb};
 
 const REFUSED: u8 = 1;
@@ -66,6 +68,16 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
         Verb::Config(Config::Diff { file }) => {
             let (file, text) = read(&file)?;
             Command::ConfigDiff { file, text }
+        }
+        Verb::Events(words) => {
+            let socket = socket(line.node.as_deref(), line.socket)?;
+            let manner = Manner {
+                follow: words.follow,
+                json: line.json,
+            };
+            return follow::events(&socket, words.from, manner)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(failure);
         }
         Verb::Show(show) => show.command(),
         Verb::Flush(flush) => flush.command(),

@@ -17,11 +17,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::job_report::{CompareReport, CompareWanted, ResyncOutcome};
+use crate::journal::JournalPage;
 use crate::report::{
     BlockRow, ConntrackFilter, ConntrackRow, Count, DropRow, EventRow, GroupState, HaGroupReport, MemoryRow,
     Page, PoolRow, PortRow, Rows, RuleRow, UserRow, VersionRow, WorkerRow,
 };
 use crate::sync_report::{SlotRow, SyncReport, SyncState};
+use crate::sync_view::{ConservationRow, OperationRow, ProtectionRow, SyncOverview};
 
 /// Version of this protocol. Changes when an old reader would misunderstand a new writer.
 pub const VERSION: u32 = 1;
@@ -116,6 +118,26 @@ pub enum Command {
         vrf: Option<String>,
         /// Which.
         filter: ConntrackFilter,
+        /// On a standby, and in a build with assertions: here alone, telling nobody, so that there is something to find
+        /// and to repair.
+        #[serde(default)]
+        lose: bool,
+    },
+    /// Replication at a glance.
+    Sync {
+        /// Only this VRF.
+        vrf: Option<String>,
+    },
+    /// How often each operation of replication was done, and how fast lately.
+    Operations,
+    /// The equations that all counters of replication satisfy.
+    Conservation,
+    /// Flows that a failover would keep and lose.
+    Protection,
+    /// What happened to replication.
+    Journal {
+        /// Number of the first event wanted.
+        from: u64,
     },
     /// Starts a comparison of the tables with the peer's.
     Compare(CompareWanted),
@@ -197,6 +219,16 @@ pub enum Reply {
     Memory(Vec<MemoryRow>),
     /// To [`Command::Version`].
     Version(Vec<VersionRow>),
+    /// To [`Command::Sync`].
+    Sync(SyncOverview),
+    /// To [`Command::Operations`].
+    Operations(Vec<OperationRow>),
+    /// To [`Command::Conservation`].
+    Conservation(Vec<ConservationRow>),
+    /// To [`Command::Protection`].
+    Protection(Vec<ProtectionRow>),
+    /// To [`Command::Journal`]: as many as fit into one answer.
+    Journal(JournalPage),
     /// To [`Command::Compare`] and [`Command::Resync`]: ask for it by this number.
     Job(u32),
     /// To [`Command::Job`].

@@ -2,9 +2,11 @@
 //! aren't; a tree closes each container with `..`, as operators of such appliances know it.
 
 mod job;
+mod sync;
 
 use std::fmt::Display;
 
+pub use self::sync::event_line;
 use serde_json::{Value, json};
 
 use crate::protocol::Reply;
@@ -38,6 +40,15 @@ pub fn text(reply: &Reply) -> String {
         Reply::Job(number) => format!("{number}\n"),
         Reply::Compare(report) => job::compare(report),
         Reply::Resync(outcome) => job::resync(outcome),
+        Reply::Sync(overview) => sync::overview(overview),
+        Reply::Operations(rows) => sync::operations(rows),
+        Reply::Conservation(rows) => sync::conservation(rows),
+        Reply::Protection(rows) => sync::protection(rows),
+        Reply::Journal(page) => page
+            .rows
+            .iter()
+            .map(|row| format!("{}\n", event_line(row)))
+            .collect(),
         Reply::Done => String::new(),
         Reply::Lines(lines) => lines.iter().map(|line| format!("{line}\n")).collect(),
     }
@@ -530,3 +541,6 @@ const fn yes_no(yes: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod tests_sync;

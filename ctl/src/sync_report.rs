@@ -76,32 +76,6 @@ pub struct PeerReport {
     pub fingerprint_differs: Vec<String>,
 }
 
-/// How many of a VRF's conntracks a failover would keep, and why it would lose the others.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Protection {
-    /// VRF.
-    pub vrf: String,
-    /// Conntracks of this node.
-    pub conntracks: u64,
-    /// Those that a peer was told of, over a lane that is up.
-    pub protected: u64,
-    /// The others, by reason.
-    pub unprotected: Unprotected,
-}
-
-/// Conntracks that a failover would lose, by reason.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unprotected {
-    /// Younger than their rule's `sync = "after …"`.
-    pub delay: u64,
-    /// Their rule says `sync = "never"`.
-    pub no_sync: u64,
-    /// No peer is connected for their slot, or their slot is still being sent.
-    pub no_peer: u64,
-    /// Held back because the peers have too much to do.
-    pub overload: u64,
-}
-
 /// Whether a lane is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

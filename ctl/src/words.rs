@@ -45,6 +45,9 @@ pub(crate) enum Verb {
     /// Compare the tables with the peer's, entry by entry, while traffic runs.
     #[command(after_help = COMPARE_HELP)]
     Compare(Compare),
+    /// What happened to replication: roles, peers, resyncs, divergences, refusals.
+    #[command(after_help = EVENTS_HELP)]
+    Events(Events),
     /// Have slots sent again, whole: by this node, or by the peer where this node receives.
     #[command(after_help = RESYNC_HELP)]
     Resync(Resync),
@@ -74,6 +77,32 @@ Examples:
   twinpathctl compare vrf main slot 7 --fix  sends the slot again if it differs, and compares once more
 
 Exit code: 0 equal, 1 different, 2 could not be compared (the cause is printed), 3 the node can't be reached.";
+
+const EVENTS_HELP: &str = "\
+Examples:
+  twinpathctl events                   the last thousand events
+  twinpathctl events --follow --json   each event as it comes, one JSON object per line
+  twinpathctl events --from 70         from number 70 on
+
+Events are numbered without gaps; \"(N events missed)\" says that N were dropped before they were read.";
+
+const SYNC_HELP: &str = "\
+Examples:
+  twinpathctl show sync               every mirrored VRF, every lane
+  twinpathctl show sync vrf main      one VRF
+  twinpathctl show sync operations    calls, bytes, average, ratio and rates of each operation
+  twinpathctl show sync conservation  what became of every change and every record";
+
+/// After `events`.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Go on until interrupted.
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// Number of the first event to show.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub(crate) from: u64,
+}
 
 const RESYNC_HELP: &str = "\
 Examples:
@@ -129,6 +158,11 @@ pub(crate) enum Show {
     /// Mirroring of conntracks to the peer.
     #[command(subcommand)]
     HaFpConntrack(HaFpConntrack),
+    /// Replication at a glance: roles, readiness, lanes, refusals.
+    #[command(after_help = SYNC_HELP)]
+    Sync(ShowSync),
+    /// Flows that a failover would keep, and those it would lose, by reason.
+    Protection,
     /// HA groups and the roles of their VRFs.
     HaGroup,
     /// Tracked connections.
@@ -151,6 +185,29 @@ pub(crate) enum Show {
     Memory,
     /// Versions of both processes.
     Version,
+}
+
+/// After `show sync`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ShowSync {
+    #[command(subcommand)]
+    what: Option<SyncPart>,
+    /// The word "vrf".
+    #[arg(value_name = "vrf", value_parser = ["vrf"], hide_possible_values = true, requires = "vrf")]
+    word: Option<String>,
+    /// Name of the VRF; without, every VRF.
+    #[arg(value_name = "NAME")]
+    vrf: Option<String>,
+}
+
+/// A part of `show sync`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SyncPart {
+    /// How often each operation was done, with how many bytes, and how fast lately.
+    Operations,
+    /// The equations that all counters of replication satisfy.
+    Conservation,
 }
 
 /// After `show ha-fp-conntrack`.
@@ -284,6 +341,9 @@ pub(crate) struct FlushConntrack {
     vrf: Option<String>,
     #[command(flatten)]
     filter: Filter,
+    /// On a standby, here alone: something for `compare` to find. Only in builds with assertions.
+    #[arg(long, hide = true)]
+    lose: bool,
 }
 
 /// After `set`.
@@ -372,6 +432,16 @@ impl Show {
             Self::HaFpConntrack(HaFpConntrack::State(v)) => Command::HaState { vrf: v.vrf },
             Self::HaFpConntrack(HaFpConntrack::Peer(v)) => Command::HaPeers { vrf: v.vrf },
             Self::HaFpConntrack(HaFpConntrack::Slots(v)) => Command::HaSlots { vrf: v.vrf },
+            Self::Sync(ShowSync { what: None, vrf, .. }) => Command::Sync { vrf },
+            Self::Sync(ShowSync {
+                what: Some(SyncPart::Operations),
+                ..
+            }) => Command::Operations,
+            Self::Sync(ShowSync {
+                what: Some(SyncPart::Conservation),
+                ..
+            }) => Command::Conservation,
+            Self::Protection => Command::Protection,
             Self::HaGroup => Command::HaGroups,
             Self::Conntrack(ShowConntrack {
                 in_vrf,
@@ -439,10 +509,13 @@ impl Flush {
     /// The command these words mean.
     #[must_use]
     pub(crate) fn command(self) -> Command {
-        let Self::Conntrack(FlushConntrack { vrf, filter, .. }) = self;
+        let Self::Conntrack(FlushConntrack {
+            vrf, filter, lose, ..
+        }) = self;
         Command::FlushConntracks {
             vrf,
             filter: filter.filter(),
+            lose,
         }
     }
 }
@@ -521,7 +594,11 @@ mod tests {
             Verb::Peer(peer) => peer.command(),
             Verb::Compare(compare) => compare.command(),
             Verb::Resync(resync) => resync.command()?,
-            Verb::Config(_) | Verb::Key(_) | Verb::Completions { .. } | Verb::Manual { .. } => return None,
+            Verb::Events(_)
+            | Verb::Config(_)
+            | Verb::Key(_)
+            | Verb::Completions { .. }
+            | Verb::Manual { .. } => return None,
         })
     }
 
@@ -567,6 +644,7 @@ mod tests {
                 Some(Command::FlushConntracks {
                     vrf: None,
                     filter: ConntrackFilter::default(),
+                    lose: false,
                 }),
             ),
             (
@@ -577,6 +655,7 @@ mod tests {
                         protocol: Some(6),
                         ..ConntrackFilter::default()
                     },
+                    lose: false,
                 }),
             ),
             ("twinpathctl flush conntrack vrf", None),
@@ -611,6 +690,19 @@ mod tests {
                     slot: Some(3),
                 }),
             ),
+            ("twinpathctl show sync", Some(Command::Sync { vrf: None })),
+            (
+                "twinpathctl show sync vrf main",
+                Some(Command::Sync { vrf: Some(vrf()) }),
+            ),
+            ("twinpathctl show sync vrf", None),
+            ("twinpathctl show sync main", None),
+            ("twinpathctl show sync operations", Some(Command::Operations)),
+            (
+                "twinpathctl show sync conservation --json",
+                Some(Command::Conservation),
+            ),
+            ("twinpathctl show protection", Some(Command::Protection)),
             ("twinpathctl resync", None),
             ("twinpathctl resync vrf", None),
             ("twinpathctl resync all main", None),

@@ -82,8 +82,17 @@ impl Answers<'_> {
             Command::Drops => forward!(self, Request::Drops, Drops => Reply::Drops),
             Command::Memory => forward!(self, Request::Memory, Memory => Reply::Memory),
             Command::Version => self.versions(),
-            Command::FlushConntracks { vrf, filter } => {
-                forward!(self, Request::FlushConntracks { vrf, filter }, Count => Reply::Count)
+            Command::FlushConntracks { vrf, filter, lose } => {
+                forward!(self, Request::FlushConntracks { vrf, filter, lose }, Count => Reply::Count)
+            }
+            Command::Sync { vrf } => forward!(self, Request::Sync { vrf }, Sync => Reply::Sync),
+            Command::Operations => forward!(self, Request::Operations, Operations => Reply::Operations),
+            Command::Conservation => {
+                forward!(self, Request::Conservation, Conservation => Reply::Conservation)
+            }
+            Command::Protection => forward!(self, Request::Protection, Protection => Reply::Protection),
+            Command::Journal { from } => {
+                forward!(self, Request::Journal { from }, Journal => Reply::Journal)
             }
             Command::Compare(wanted) => forward!(self, Request::Compare(wanted), Job => Reply::Job),
             Command::Resync { vrf, slot } => {
@@ -272,6 +281,7 @@ fn vrf_of(command: &Command) -> Option<&str> {
         | Command::FirewallRules { vrf } => Some(vrf),
         Command::FlushConntracks { vrf, .. }
         | Command::Resync { vrf, .. }
+        | Command::Sync { vrf }
         | Command::Compare(CompareWanted { vrf, .. }) => vrf.as_deref(),
         _ => None,
     }

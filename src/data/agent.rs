@@ -69,8 +69,24 @@ impl Agent {
         work += self.syslog.turn(now);
         self.sources.log_lines = self.syslog.lines();
         work += self.pump_events();
-        work += self.jobs.turn(&self.sources, now);
+        work += self.jobs(now);
+        let Sources {
+            rates,
+            pump_commands,
+            workers,
+            ..
+        } = &mut self.sources;
+        work += rates.turn(pump_commands, workers, now);
         work + self.answers(now)
+    }
+
+    /// Goes on with the operator's job; its end is an event.
+    fn jobs(&mut self, now: Instant) -> usize {
+        let work = self.jobs.turn(&self.sources, now);
+        if let Some((kind, text)) = self.jobs.ended() {
+            self.sources.journal.note(kind, None, None, text);
+        }
+        work
     }
 
     fn step_roles(&mut self, now: Instant) -> usize {
@@ -86,6 +102,8 @@ impl Agent {
                 cause = row.cause,
                 "role changed"
             );
+            let text = format!("{} under term {}: {}", row.role.name(), row.term, row.cause);
+            self.sources.journal.note("role", Some(&row.vrf), None, text);
             self.announcing.retain(|(v, _)| *v != vrf);
             if self.sources.keeper.is_active(vrf) {
                 self.announcing
@@ -166,6 +184,8 @@ impl Agent {
             handled += 1;
             match event {
                 PumpEvent::LaneUp { peer, lane, end } => {
+                    let name = self.sources.facts.peer(peer);
+                    self.sources.journal.lane((peer, name), lane, end, None);
                     tracing::info!(peer = self.sources.facts.peer(peer), lane, ?end, "lane up");
                 }
                 PumpEvent::LaneDown {
@@ -174,6 +194,8 @@ impl Agent {
                     end,
                     reason,
                 } => {
+                    let name = self.sources.facts.peer(peer);
+                    self.sources.journal.lane((peer, name), lane, end, Some(reason));
                     tracing::warn!(
                         peer = self.sources.facts.peer(peer),
                         lane,
@@ -197,6 +219,11 @@ impl Agent {
                     took_ms,
                 } => {
                     let (peer, vrf) = (self.sources.facts.peer(peer), self.sources.facts.names.vrf(vrf));
+                    let text =
+                        format!("lane {lane}: {slots} slots verified, {records} records, {took_ms} ms");
+                    self.sources
+                        .journal
+                        .note("resync-end", Some(&vrf), Some(peer), text);
                     tracing::info!(
                         peer,
                         vrf,
@@ -207,7 +234,36 @@ impl Agent {
                         "peer has verified the lane's slots"
                     );
                 }
-                PumpEvent::Refused { reason } => tracing::warn!(reason, "sync connection refused"),
+                PumpEvent::Resyncing {
+                    peer,
+                    vrf,
+                    lane,
+                    slots,
+                } => {
+                    let (peer, vrf) = (self.sources.facts.peer(peer), self.sources.facts.names.vrf(vrf));
+                    let text = format!("lane {lane}: {slots} slots");
+                    self.sources
+                        .journal
+                        .note("resync-begin", Some(&vrf), Some(peer), text);
+                }
+                PumpEvent::Diverged { peer, at, repaired } => {
+                    let (peer, vrf) = (
+                        self.sources.facts.peer(peer),
+                        self.sources.facts.names.vrf(at.vrf),
+                    );
+                    let (kind, text) = if repaired {
+                        ("repaired", format!("slot {} is equal again", at.slot))
+                    } else {
+                        ("diverged", format!("slot {} differs or lacks entries", at.slot))
+                    };
+                    tracing::warn!(peer, vrf, slot = at.slot, "{kind}");
+                    self.sources.journal.note(kind, Some(&vrf), Some(peer), text);
+                }
+                PumpEvent::Refused { reason } => {
+                    let text = format!("a sync connection was refused: {reason}");
+                    self.sources.journal.note("refused", None, None, text);
+                    tracing::warn!(reason, "sync connection refused");
+                }
             }
         }
         handled
@@ -223,6 +279,12 @@ impl Agent {
         for difference in differences {
             let (peer, vrf) = (name.clone(), self.sources.facts.names.vrf(vrf));
             let section = difference.section.clone();
+            self.sources.journal.note(
+                "configuration-differs",
+                Some(&vrf),
+                Some(&peer),
+                format!("{section} is different at the peer"),
+            );
             tracing::warn!(peer, vrf, section, strength = ?difference.strength, "configuration differs from the peer's");
             self.server
                 .broadcast(Event::FingerprintDiffers { peer, vrf, section });
@@ -302,6 +364,8 @@ impl Agent {
         }
         if self.sources.intent != intent {
             self.sources.intent = intent;
+            let text = "the data process has taken over a changed configuration".to_owned();
+            self.sources.journal.note("configuration", None, None, text);
             self.publish();
         }
         Ok(Reply::Done)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use ctl::protocol::{Refusal, RefusalKind};
 use ctl::report::{Count, DropRow, EventRow, MemoryRow, PoolRow, PortRow, RuleHits, VersionRow, WorkerRow};
-use ctl::sync_report::{Protection, SlotRow, SyncState, Unprotected};
+use ctl::sync_report::{SlotRow, SyncState};
 use dataplane::config::Intent;
 use dataplane::counters::Counters;
 use dataplane::flow::VrfId;
@@ -17,11 +17,14 @@ use dataplane::time::Instant;
 use dataplane::worker::Shared;
 use state_sync::port::PumpCommand;
 
-use super::ask::{self, Gather};
+use super::ask::{self, Flush, Gather};
 use super::facts::{Facts, PortFacts, not_found};
+use super::journal::Journal;
 use super::peers::{self, PumpGather};
+use super::rates::{Counting, Rates};
 use super::roles::RoleKeeper;
 use super::syslog::LogLines;
+use super::view::{self, Balance, Frame};
 use crate::dpdk::PortSet;
 use crate::ipc::{Reply, Request};
 
@@ -34,6 +37,8 @@ pub(crate) struct Sources {
     pub(crate) pump_commands: Vec<Sender<PumpCommand>>,
     pub(crate) intent: Intent,
     pub(crate) facts: Facts,
+    pub(crate) rates: Rates,
+    pub(crate) journal: Journal,
     /// What became of the lines about port blocks.
     pub(crate) log_lines: LogLines,
 }
@@ -91,12 +96,21 @@ pub(crate) fn answer(
         }
         Request::ConntrackCount { vrf, filter } => {
             let vrf = facts.vrf(&vrf)?;
-            sum(ask::count(workers, Some(vrf), &filter, &facts.names, false))
+            sum(ask::count(workers, Some(vrf), &filter, &facts.names, None))
         }
-        Request::FlushConntracks { vrf, filter } => {
+        Request::FlushConntracks { vrf, filter, lose } => {
             let vrf = vrf.map(|name| facts.vrf(&name)).transpose()?;
-            sum(ask::count(workers, vrf, &filter, &facts.names, true))
+            let flush = if lose { losing()? } else { Flush::End };
+            sum(ask::count(workers, vrf, &filter, &facts.names, Some(flush)))
         }
+        Request::Sync { vrf } => {
+            let vrf = vrf.map(|name| facts.vrf(&name)).transpose()?;
+            overview(sources, view::frame(sources, vrf))
+        }
+        Request::Operations => operations(sources, now),
+        Request::Conservation => conservation(sources),
+        Request::Protection => protection(view::frame(sources, None), workers),
+        Request::Journal { from } => Served::Now(Reply::Journal(sources.journal.page(from))),
         Request::Users { vrf, page } => {
             match ask::users(workers, facts.vrf(&vrf)?, page, facts.names.clone()) {
                 Some(gather) => one(gather, Reply::Users),
@@ -114,7 +128,6 @@ pub(crate) fn answer(
         Request::RuleHits { vrf } => rule_hits(sources, facts.vrf(&vrf)?),
         Request::SyncState { vrf } => Served::Now(Reply::SyncState(sync_state(sources, facts.vrf(&vrf)?)?)),
         Request::SyncReport { vrf } => sync_report(sources, facts.vrf(&vrf)?)?,
-        Request::Protection { vrf } => protection(sources, facts.vrf(&vrf)?, vrf),
         Request::Slots { vrf } => slot_rows(sources, facts.vrf(&vrf)?),
         Request::Hello { .. }
         | Request::SetIntent(_)
@@ -155,6 +168,66 @@ fn one<T: Send + 'static>(mut gather: Gather<T>, reply: fn(T) -> Reply) -> Serve
 
 fn sum(gather: Gather<u64>) -> Served {
     all(gather, |counts| Reply::Count(counts.iter().sum()))
+}
+
+/// Entries may be lost on purpose only where nobody relies on them.
+fn losing() -> Result<Flush, Refusal> {
+    if cfg!(debug_assertions) {
+        Ok(Flush::Lose)
+    } else {
+        let message = "entries are lost on purpose only by builds with assertions";
+        Err(Refusal::new(RefusalKind::Refused, message))
+    }
+}
+
+fn overview(sources: &Sources, frame: Frame) -> Served {
+    let mut pumps = PumpGather::ask(&sources.pump_commands);
+    let mut reports = None;
+    let mut workers = Gather::once(&sources.workers, |tables, _| tables.counters.clone());
+    Pending::later(move || {
+        if reports.is_none() {
+            reports = pumps.poll();
+        }
+        let reports = reports.as_ref()?;
+        Some(match workers.poll() {
+            Ok(None) => return None,
+            Ok(Some(answers)) => {
+                let mut total = Counters::default();
+                answers.iter().for_each(|c| total.add(c));
+                Ok(Reply::Sync(view::overview(frame.clone(), reports, &total)))
+            }
+            Err(gone) => Err(Refusal::new(RefusalKind::Unreachable, gone.to_string())),
+        })
+    })
+}
+
+fn protection(frame: Frame, workers: &[Sender<Ask>]) -> Served {
+    let vrfs = frame.vrfs();
+    let gather = Gather::once(workers, move |tables, _| {
+        vrfs.iter().map(|vrf| tables.protection(*vrf)).collect()
+    });
+    all(gather, move |answers| {
+        Reply::Protection(view::protection(&frame, &answers))
+    })
+}
+
+fn operations(sources: &Sources, now: Instant) -> Served {
+    let bases = sources.rates.bases(now);
+    let mut counting = Counting::ask(&sources.pump_commands, &sources.workers);
+    Pending::later(move || {
+        let operations = counting.poll()?;
+        Some(Ok(Reply::Operations(bases.rows(operations, now))))
+    })
+}
+
+fn conservation(sources: &Sources) -> Served {
+    let mut balance = Balance::ask(sources);
+    Pending::later(move || {
+        Some(match balance.poll()? {
+            Ok(rows) => Ok(Reply::Conservation(rows)),
+            Err(gone) => Err(Refusal::new(RefusalKind::Unreachable, gone.to_string())),
+        })
+    })
 }
 
 fn version(facts: &Facts, now: Instant) -> VersionRow {
@@ -427,25 +500,6 @@ fn sync_report(sources: &Sources, vrf: VrfId) -> Result<Served, Refusal> {
             swept,
         ))))
     }))
-}
-
-fn protection(sources: &Sources, id: VrfId, vrf: String) -> Served {
-    let gather = Gather::once(&sources.workers, move |tables, _| tables.protection(id));
-    all(gather, move |answers| {
-        let mut sum = dataplane::protection::Protection::default();
-        answers.iter().for_each(|worker| sum.add(worker));
-        Reply::Protection(Protection {
-            vrf: vrf.clone(),
-            conntracks: sum.conntracks,
-            protected: sum.protected(),
-            unprotected: Unprotected {
-                delay: sum.delay,
-                no_sync: sum.no_sync,
-                no_peer: sum.no_peer,
-                overload: sum.overload,
-            },
-        })
-    })
 }
 
 fn slot_rows(sources: &Sources, vrf: VrfId) -> Served {

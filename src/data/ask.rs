@@ -174,13 +174,22 @@ pub(crate) fn conntracks(
     }))
 }
 
+/// What becomes of matching conntracks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// The active node ends them; a standby keeps its copies.
+    End,
+    /// As that, and a standby forgets its copies, telling nobody.
+    Lose,
+}
+
 /// Counts, or with `flush` removes, matching conntracks on every worker.
 pub(crate) fn count(
     workers: &[Sender<Ask>],
     vrf: Option<VrfId>,
     filter: &ConntrackFilter,
     names: &Names,
-    flush: bool,
+    flush: Option<Flush>,
 ) -> Gather<u64> {
     Gather::sliced(workers, || {
         let (filter, names) = (filter.clone(), names.clone());
@@ -195,11 +204,14 @@ pub(crate) fn count(
                 let inside = conntrack.keys[0].vrf;
                 if vrf.is_none_or(|v| v == inside) && wanted(conntrack, &filter, &names) {
                     // Only the active node ends conntracks; a standby's would come back with the next record.
-                    if flush && tables.is_active(inside) {
-                        tables.remove(now, id);
-                        tables.counters.conntracks_flushed += 1;
-                    } else if flush {
-                        continue;
+                    match flush {
+                        Some(_) if tables.is_active(inside) => {
+                            tables.remove(now, id);
+                            tables.counters.conntracks_flushed += 1;
+                        }
+                        Some(Flush::Lose) => tables.discard(now, id),
+                        Some(Flush::End) => continue,
+                        None => {}
                     }
                     count += 1;
                 }

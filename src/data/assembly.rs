@@ -23,6 +23,8 @@ use super::agent::Agent;
 use super::answer::Sources;
 use super::facts::Facts;
 use super::jobs::Jobs;
+use super::journal::Journal;
+use super::rates::Rates;
 use super::roles::RoleKeeper;
 use super::settings;
 use super::syslog::{LogLines, Syslog};
@@ -182,6 +184,8 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         server,
         sources: Sources {
             log_lines: LogLines::default(),
+            rates: Rates::default(),
+            journal: Journal::new(sync.boot_id),
             shared: Arc::clone(&shared),
             keeper,
             workers: wiring.main.asks,

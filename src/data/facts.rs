@@ -32,6 +32,8 @@ pub(crate) struct Facts {
     /// Per VRF: its peers by index, and the name each has in the VRF.
     pub(crate) vrf_peers: Vec<Vec<(u8, String)>>,
     pub(crate) slots: Vec<u16>,
+    /// Per VRF: names of the sections that both nodes compare.
+    pub(crate) sections: Vec<Vec<String>>,
     /// Of every lane: a lane without it is never made.
     pub(crate) security: LaneSecurity,
     pub(crate) mbufs: u32,
@@ -70,6 +72,11 @@ impl Facts {
             peers: sync.peers.clone(),
             vrf_peers: vrf_peers(config, sync),
             slots: sync.vrfs.iter().map(|v| v.slots).collect(),
+            sections: sync
+                .vrfs
+                .iter()
+                .map(|v| v.sections.iter().map(|s| s.name.clone()).collect())
+                .collect(),
             security: match config.sync.as_ref().map(|s| s.security) {
                 Some(Security::Tls) => LaneSecurity::Tls,
                 Some(Security::None) | None => LaneSecurity::None,

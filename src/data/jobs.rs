@@ -33,6 +33,8 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 pub(crate) struct Jobs {
     number: u32,
     job: Option<Job>,
+    /// The end of the job has been told.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -177,7 +179,7 @@ impl Jobs {
 
     fn begin(&mut self, job: Job) -> Reply {
         self.number = self.number.wrapping_add(1);
-        self.job = Some(job);
+        (self.job, self.told) = (Some(job), false);
         Reply::Job(self.number)
     }
 
@@ -191,6 +193,28 @@ impl Jobs {
             Some(Job::Resync(job)) if number == self.number => Ok(Reply::Resync(job.outcome.clone())),
             _ => Err(not_found("the result of that job is no longer kept".to_owned())),
         }
+    }
+
+    /// The job's end in words, once.
+    pub(crate) fn ended(&mut self) -> Option<(&'static str, String)> {
+        let job = self.job.as_ref().filter(|job| !self.told && job.finished())?;
+        self.told = true;
+        Some(match job {
+            Job::Compare(job) => {
+                let report = job.report();
+                let equal: u64 = report.parts.iter().map(|p| p.entries_equal).sum();
+                let text = format!("{}: {equal} entries are equal", report.verdict().name());
+                ("compared", text)
+            }
+            Job::Resync(ResyncJob { outcome, .. }) => {
+                let slots = outcome.slots_sent + outcome.slots_asked;
+                let open = outcome.slots_open;
+                (
+                    "resync-requested",
+                    format!("{slots} slots sent again, {open} not verified yet"),
+                )
+            }
+        })
     }
 
     /// Goes on with the job; returns how much there was to do.

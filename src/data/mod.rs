@@ -12,9 +12,12 @@ mod ask;
 mod assembly;
 mod facts;
 mod jobs;
+mod journal;
 mod peers;
+mod rates;
 mod roles;
 mod settings;
 mod syslog;
+mod view;
 
 pub use self::assembly::{Signals, Start, StartError, run};

@@ -236,7 +236,7 @@ fn add_local(tree: &mut PeerReport, local: &report::LocalReport, vrf: VrfId) {
     }
 }
 
-fn status(word: &str) -> ConnectionStatus {
+pub(crate) fn status(word: &str) -> ConnectionStatus {
     match word {
         "established" => ConnectionStatus::Established,
         "handshake" => ConnectionStatus::Handshake,

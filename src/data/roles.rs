@@ -12,7 +12,7 @@ use dataplane::share::Share;
 use dataplane::time::Instant;
 use state_sync::board::Board;
 use state_sync::config::SyncConfig;
-use state_sync::role::{Decision, DeclareError, Desire, RoleMachine, outranks};
+use state_sync::role::{Decision, DeclareError, Desire, PeerView, RoleMachine, outranks};
 
 use crate::config::{Config, InitialState};
 use crate::ipc::role_state;
@@ -202,14 +202,27 @@ impl RoleKeeper {
         self.roles.get(vrf).0.is_active()
     }
 
+    /// Whether this node could take over the VRF now.
+    pub(crate) fn is_ready(&self, vrf: VrfId) -> bool {
+        self.vrfs
+            .get(vrf.index())
+            .and_then(|v| v.last)
+            .is_some_and(|l| l.ready)
+    }
+
+    /// What a peer looks like from here.
+    pub(crate) fn view(&self, vrf: VrfId, peer: u8) -> PeerView {
+        let slots = self.vrfs.get(vrf.index()).map_or(0, |v| v.slots);
+        self.board.view(peer, vrf, slots)
+    }
+
     /// Which way a VRF's state flows.
     pub(crate) fn flow(&self, vrf: VrfId, peer: u8) -> Flow {
-        let slots = self.vrfs.get(vrf.index()).map_or(0, |v| v.slots);
         let (role, own) = self.roles.get(vrf);
         if role == Role::Alone {
             return Flow::Nothing("it follows no HA group");
         }
-        let Some(theirs) = self.board.view(peer, vrf, slots).vrf else {
+        let Some(theirs) = self.view(vrf, peer).vrf else {
             return Flow::Nothing("the peer is not connected");
         };
         if own != Term::NONE && outranks(own, self.node_id, theirs.term) {

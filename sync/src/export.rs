@@ -74,6 +74,8 @@ struct Slot {
     at: Instant,
     /// It has to be sent whole: what the peer holds is known to be wrong.
     whole: bool,
+    /// Its digest was different at the peer, and it has not been verified since.
+    diverged: bool,
     /// What the peer has said it holds, on this connection.
     offer: Option<SlotOffer>,
     /// Digest on its way to the peer.
@@ -112,6 +114,7 @@ const IDLE: Slot = Slot {
     stop: 0,
     at: Instant::from_ns(0),
     whole: false,
+    diverged: false,
     offer: None,
     said: None,
     sent: Sent::Whole,
@@ -349,6 +352,7 @@ impl Export {
             return Compared::Equal;
         }
         self.report.digest_mismatch += 1;
+        self.slots[usize::from(number)].diverged = true;
         self.failed(number, offer.generation, true, now, timing, todo);
         Compared::Differs
     }
@@ -408,6 +412,12 @@ impl Export {
             self.report.resync_ms = millis(now.since(self.began));
         }
         complete
+    }
+
+    /// Whether a slot that had diverged has been verified; says so once.
+    pub(crate) fn repaired(&mut self, slot: u16) -> bool {
+        let slot = &mut self.slots[usize::from(slot)];
+        slot.phase == Phase::Verified && core::mem::take(&mut slot.diverged)
     }
 
     /// The peer couldn't verify the slot, or didn't accept it: again, after a pause that grows. `whole` when what the

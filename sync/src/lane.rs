@@ -381,6 +381,13 @@ impl<W: Wire> Lane<W> {
         let export = &mut self.exports[at.vrf.index()];
         let complete = export.confirmed(at.slot, generation, refused, s.now);
         s.changed = true;
+        if export.repaired(at.slot) {
+            s.tell(PumpEvent::Diverged {
+                peer: self.tag.peer,
+                at,
+                repaired: true,
+            });
+        }
         if complete {
             s.tell(PumpEvent::Exported {
                 peer: self.tag.peer,
@@ -401,7 +408,14 @@ impl<W: Wire> Lane<W> {
             return;
         }
         let compared = export.compared(at.slot, offer, s.now, &s.config.timing, &mut self.todo);
-        s.changed |= compared == Compared::Differs;
+        if compared == Compared::Differs {
+            s.changed = true;
+            s.tell(PumpEvent::Diverged {
+                peer: self.tag.peer,
+                at,
+                repaired: false,
+            });
+        }
     }
 
     /// Tells the peer what this node has become, and starts or stops streams.
@@ -410,6 +424,7 @@ impl<W: Wire> Lane<W> {
             return;
         };
         peering.announce(conn, &s.own, s.now);
+        let mut begun = Vec::new();
         for (id, (export, own)) in (0u16..).zip(self.exports.iter_mut().zip(&s.own)) {
             let known = peering.known(VrfId(id));
             let flows = known.is_some_and(|known| {
@@ -420,10 +435,19 @@ impl<W: Wire> Lane<W> {
             });
             if flows && !export.is_streaming() && export.report.slots_total > 0 {
                 export.start("connected", s.now, &mut self.todo);
+                begun.push((VrfId(id), export.report.slots_total));
             } else if !flows && export.is_streaming() {
                 export.stop(self.tag.incarnation, &mut self.todo);
                 s.changed = true;
             }
+        }
+        for (vrf, slots) in begun {
+            s.tell(PumpEvent::Resyncing {
+                peer: self.tag.peer,
+                vrf,
+                lane: self.tag.lane,
+                slots,
+            });
         }
         if s.now.since(self.reminded).as_secs() >= 1 {
             self.reminded = s.now;

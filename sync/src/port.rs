@@ -174,6 +174,26 @@ pub enum PumpEvent {
         /// Time it took, in milliseconds.
         took_ms: u64,
     },
+    /// All slots of a VRF that a lane carries are to be brought to the peer.
+    Resyncing {
+        /// Peer, by index.
+        peer: u8,
+        /// VRF.
+        vrf: VrfId,
+        /// Lane.
+        lane: u8,
+        /// Slots.
+        slots: u32,
+    },
+    /// A digest was different at the peer, or the slot with such a digest has been verified again.
+    Diverged {
+        /// Peer, by index.
+        peer: u8,
+        /// Slot.
+        at: SlotRef,
+        /// Verified again.
+        repaired: bool,
+    },
     /// A connection was refused or closed during its handshake.
     Refused {
         /// Why.

@@ -1,9 +1,6 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::job_report::{
-    CompareReport, ComparedVrf, DifferenceRow, EntryName, EntryState, UndecidedSlot, Verdict,
-};
 use crate::report::{FlowState, GroupState, NatReport, Owner, RoleRow, RoleState};
 use crate::sync_report::{
     ClientReport, ConnectionStatus, LagReport, LaneSecurity, LocalNodeReport, PeerAddress, ResyncReport,
@@ -314,104 +311,4 @@ fn drops_that_never_happened_are_left_to_the_json() {
         "REASON    PACKETS  MEANING\nno-route  5        what it means\n"
     );
     assert_eq!(json(&reply).as_array().map(Vec::len), Some(2));
-}
-
-#[test]
-fn a_comparison_counts_in_a_tree_and_names_what_differs_in_a_table() {
-    let tuple = |text: &str, port| Tuple {
-        src: ip("100.64.0.1"),
-        src_port: port,
-        dst: ip(text),
-        dst_port: 53,
-    };
-    let state = |counter, class| EntryState {
-        term: 257,
-        counter,
-        state: Some(class),
-        reply: None,
-        grant: None,
-    };
-    let row = |port, here: Option<EntryState>, there: Option<EntryState>| DifferenceRow {
-        slot: 7,
-        entry: EntryName::Conntrack {
-            protocol: 17,
-            original: tuple("192.0.2.1", port),
-        },
-        here,
-        there,
-    };
-    let part = ComparedVrf {
-        vrf: "main".into(),
-        peer: "peer1".into(),
-        slots_total: 16,
-        slots_done: 16,
-        slots_equal: 14,
-        entries_equal: 400,
-        only_here: 1,
-        only_there: 0,
-        different: 1,
-        lacking: 0,
-        differences: vec![
-            row(4_000, Some(state(3, FlowState::Opening)), None),
-            row(
-                4_001,
-                Some(state(5, FlowState::Established)),
-                Some(state(5, FlowState::Closing)),
-            ),
-        ],
-        undecided: vec![UndecidedSlot {
-            slot: 9,
-            cause: "the lane is down".into(),
-        }],
-        repaired: None,
-    };
-    let report = CompareReport {
-        finished: true,
-        elapsed_ms: 12,
-        parts: vec![part],
-    };
-    let wanted = "\
-compare
-    result different
-    elapsed-ms 12
-    vrf main peer peer1
-        result different
-        slots 16 of 16, 14 equal
-        entries-equal 400
-        only-here 1
-        only-there 0
-        different 1
-        lacking-for-a-cause 0
-        slot 9 unknown: the lane is down
-        ..
-    ..
-SLOT  WHERE      ENTRY                               HERE               THERE
-7     only here  udp 100.64.0.1:4000 > 192.0.2.1:53  257.3 opening      -
-7     different  udp 100.64.0.1:4001 > 192.0.2.1:53  257.5 established  257.5 closing
-";
-    assert_eq!(text(&Reply::Compare(report)), wanted);
-}
-
-#[test]
-fn a_comparison_is_equal_only_when_every_slot_was_compared() {
-    let part = |done, only_here| ComparedVrf {
-        slots_total: 4,
-        slots_done: done,
-        slots_equal: done,
-        only_here,
-        ..ComparedVrf::default()
-    };
-    let verdict = |finished, parts| {
-        CompareReport {
-            finished,
-            elapsed_ms: 0,
-            parts,
-        }
-        .verdict()
-    };
-    assert_eq!(verdict(true, vec![part(4, 0), part(4, 0)]), Verdict::Equal);
-    assert_eq!(verdict(true, vec![part(4, 0), part(3, 0)]), Verdict::Unknown);
-    assert_eq!(verdict(false, vec![part(4, 0)]), Verdict::Unknown);
-    assert_eq!(verdict(true, vec![part(3, 1), part(4, 0)]), Verdict::Different);
-    assert_eq!(verdict(true, vec![]), Verdict::Unknown);
 }

@@ -1,0 +1,305 @@
+//! `show sync` and its kin: what all threads know about replication, put together for one look.
+
+use crossbeam_channel::Sender;
+use ctl::report::Count;
+use ctl::sync_report::ConnectionStatus;
+use ctl::sync_view::{
+    ConservationRow, Direction, LaneRow, ProtectionRow, SectionRow, SyncOverview, SyncPeer, SyncResync,
+    SyncVrf,
+};
+use dataplane::counters::Counters;
+use dataplane::flow::VrfId;
+use dataplane::inbox::Ask;
+use dataplane::protection::Protection;
+use dataplane::tables::Tables;
+use state_sync::config::CONTROL_LANE;
+use state_sync::conservation::{Equation, between_threads, of_worker};
+use state_sync::port::PumpCommand;
+use state_sync::report::{ClientReport, ClientVrfReport, PumpReport};
+
+use super::answer::Sources;
+use super::ask::{Gather, WorkerGone};
+use super::peers::{PumpGather, status};
+use super::roles::Flow;
+use crate::ipc::role_state;
+
+/// What is known without asking a thread: mirrored VRFs with their peers.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    vrfs: Vec<(VrfId, SyncVrf, Vec<u8>)>,
+    peers: Vec<String>,
+    security: ctl::sync_report::LaneSecurity,
+}
+
+impl Frame {
+    /// The VRFs in it.
+    pub(crate) fn vrfs(&self) -> Vec<VrfId> {
+        self.vrfs.iter().map(|(vrf, ..)| *vrf).collect()
+    }
+}
+
+/// The frame of `show sync`.
+pub(crate) fn frame(sources: &Sources, only: Option<VrfId>) -> Frame {
+    let facts = &sources.facts;
+    let mirrored = (0..).map(VrfId).zip(&facts.vrf_peers);
+    let mirrored = mirrored.filter(|(vrf, peers)| !peers.is_empty() && only.is_none_or(|o| o == *vrf));
+    let vrfs = mirrored.filter_map(|(vrf, peers)| {
+        let row = sources.keeper.row(vrf)?;
+        let peer = |(index, name): &(u8, String)| peer(sources, vrf, *index, name);
+        let shown = SyncVrf {
+            vrf: row.vrf,
+            role: row.role,
+            term: row.term,
+            ready: sources.keeper.is_ready(vrf),
+            cause: row.cause,
+            peers: peers.iter().map(peer).collect(),
+        };
+        Some((vrf, shown, peers.iter().map(|(index, _)| *index).collect()))
+    });
+    Frame {
+        vrfs: vrfs.collect(),
+        peers: facts.peers.iter().map(|p| p.name.clone()).collect(),
+        security: facts.security,
+    }
+}
+
+fn peer(sources: &Sources, vrf: VrfId, index: u8, name: &str) -> SyncPeer {
+    let facts = &sources.facts;
+    let (flow, view) = (sources.keeper.flow(vrf, index), sources.keeper.view(vrf, index));
+    let theirs = view.vrf;
+    let differing = facts
+        .differences
+        .iter()
+        .find(|(p, v, _)| (*p, *v) == (index, vrf));
+    let equal =
+        |section: &String| theirs.map(|_| differing.is_none_or(|(.., sections)| !sections.contains(section)));
+    let sections = facts.sections.get(vrf.index()).map_or(&[][..], Vec::as_slice);
+    let (direction, cause) = match flow {
+        Flow::Sends => (Direction::Sends, ""),
+        Flow::Receives => (Direction::Receives, ""),
+        Flow::Nothing(cause) => (Direction::Nothing, cause),
+    };
+    SyncPeer {
+        name: name.to_owned(),
+        address: facts.peers[usize::from(index)].address,
+        role: theirs.map(|v| role_state(v.role)),
+        term: theirs.map_or(0, |v| v.term.0),
+        ready: theirs.is_some_and(|v| v.ready),
+        direction,
+        direction_cause: cause.to_owned(),
+        sections: sections
+            .iter()
+            .map(|name| SectionRow {
+                name: name.clone(),
+                equal: equal(name),
+            })
+            .collect(),
+        slots_total: view.slots,
+        slots_verified: if direction == Direction::Receives {
+            view.verified
+        } else {
+            view.exported
+        },
+        slots_dirty: 0,
+        resync: SyncResync::default(),
+        digests: 0,
+        digests_different: 0,
+    }
+}
+
+/// Adds what the event threads and the workers have counted.
+pub(crate) fn overview(frame: Frame, reports: &[PumpReport], counters: &Counters) -> SyncOverview {
+    let Frame {
+        vrfs,
+        peers,
+        security,
+    } = frame;
+    let mut shown = Vec::new();
+    for (vrf, mut row, indexes) in vrfs {
+        for (peer, index) in row.peers.iter_mut().zip(indexes) {
+            let lanes = reports
+                .iter()
+                .flat_map(|r| &r.clients)
+                .filter(|c| c.peer == index);
+            for lane in lanes.flat_map(|c| &c.vrfs).filter(|v| v.vrf == vrf.0) {
+                add_lane(peer, lane);
+            }
+            if peer.direction == Direction::Receives {
+                (peer.digests, peer.digests_different) = (
+                    counters.digests_equal + counters.digests_unsure + counters.digest_mismatch,
+                    counters.digest_mismatch,
+                );
+            }
+        }
+        shown.push(row);
+    }
+    let lanes = reports.iter().flat_map(|report| {
+        let peers = &peers;
+        let row = move |client| lane_row(report.event, peers, security, client);
+        report.clients.iter().map(row)
+    });
+    SyncOverview {
+        vrfs: shown,
+        lanes: lanes.collect(),
+        refused: refused(reports, counters),
+    }
+}
+
+fn add_lane(peer: &mut SyncPeer, lane: &ClientVrfReport) {
+    peer.slots_dirty += lane.slots_dirty;
+    peer.digests += lane.digests;
+    peer.digests_different += lane.digest_mismatch;
+    let resync = &mut peer.resync;
+    resync.running |= lane.streaming && lane.slots_verified < lane.slots_total;
+    if let Some(reason) = &lane.resync_reason {
+        resync.reason.clone_from(reason);
+    }
+    resync.records += lane.resync_records;
+    resync.bytes += lane.resync_bytes;
+    resync.elapsed_ms = resync.elapsed_ms.max(lane.resync_ms);
+    resync.completed += lane.resyncs;
+    resync.slots_equal += lane.slots_equal;
+    resync.slots_caught_up += lane.slots_caught_up;
+    resync.slots_whole += lane.slots_whole;
+    resync.slots_failed += lane.slots_failed;
+}
+
+fn lane_row(
+    event: u16,
+    peers: &[String],
+    security: ctl::sync_report::LaneSecurity,
+    client: &ClientReport,
+) -> LaneRow {
+    let status: ConnectionStatus = status(&client.status);
+    LaneRow {
+        event,
+        peer: peers.get(usize::from(client.peer)).cloned().unwrap_or_default(),
+        control: client.lane == CONTROL_LANE,
+        status,
+        security,
+        incarnation: client.incarnation,
+        reconnects: client.reconnects,
+        last_down: client.last_down.clone().unwrap_or_default(),
+        sent: client.records_sent,
+        applied: client.records_acked,
+        abandoned: client.records_abandoned,
+        lag_records: client.lag_records,
+        lag_ms: client.lag_ms,
+        bytes: client.bytes_sent,
+        unsent_bytes: client.bytes_queued,
+    }
+}
+
+/// Records that workers refused, then what event threads refused or closed.
+fn refused(reports: &[PumpReport], c: &Counters) -> Vec<Count> {
+    let by_workers = [
+        ("record-stale", c.absorb_stale),
+        ("record-fenced", c.absorb_fenced),
+        ("record-table-full", c.absorb_full),
+        ("record-conflict", c.absorb_conflict),
+        ("record-no-pool", c.absorb_no_pool),
+        ("record-entry-unknown", c.absorb_unknown),
+    ];
+    let mut rows: Vec<Count> = by_workers
+        .iter()
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| Count::new(*name, *n))
+        .collect();
+    for (name, n) in reports.iter().flat_map(|r| &r.causes) {
+        match rows.iter_mut().find(|row| row.name == *name) {
+            Some(row) => row.value += n,
+            None => rows.push(Count::new(name.clone(), *n)),
+        }
+    }
+    rows
+}
+
+/// All threads' counters for the equations: event threads, then workers, then event threads again, because what is under
+/// way must not look like too much.
+#[derive(Debug)]
+pub(crate) struct Balance {
+    pumps: Vec<Sender<PumpCommand>>,
+    workers: Vec<Sender<Ask>>,
+    before: PumpGather,
+    first: Option<Vec<PumpReport>>,
+    counting: Option<Gather<(Counters, u64)>>,
+    counted: Option<(Counters, u64)>,
+    after: Option<PumpGather>,
+}
+
+impl Balance {
+    pub(crate) fn ask(sources: &Sources) -> Self {
+        Self {
+            before: PumpGather::ask(&sources.pump_commands),
+            pumps: sources.pump_commands.clone(),
+            workers: sources.workers.clone(),
+            first: None,
+            counting: None,
+            counted: None,
+            after: None,
+        }
+    }
+
+    /// The equations, once everybody has answered.
+    pub(crate) fn poll(&mut self) -> Option<Result<Vec<ConservationRow>, WorkerGone>> {
+        if self.first.is_none() {
+            self.first = Some(self.before.poll()?);
+            let look = |tables: &mut Tables, _| (tables.counters.clone(), tables.listed());
+            self.counting = Some(Gather::once(&self.workers, look));
+        }
+        if self.counted.is_none() {
+            let answers = match self.counting.as_mut()?.poll() {
+                Ok(answers) => answers?,
+                Err(gone) => return Some(Err(gone)),
+            };
+            let mut sum = (Counters::default(), 0);
+            for (counters, listed) in answers {
+                sum.0.add(&counters);
+                sum.1 += listed;
+            }
+            self.counted = Some(sum);
+            self.after = Some(PumpGather::ask(&self.pumps));
+        }
+        let after = self.after.as_mut()?.poll()?;
+        let (counters, listed) = self.counted.as_ref()?;
+        let before = self.first.as_ref()?;
+        let equations = of_worker(counters, *listed).into_iter();
+        let all = equations.chain(between_threads(counters, before, &after));
+        Some(Ok(all.map(|equation| balance_row(&equation)).collect()))
+    }
+}
+
+fn balance_row(equation: &Equation) -> ConservationRow {
+    let count = |(name, value): &(&str, u64)| Count::new(*name, *value);
+    ConservationRow {
+        whole: count(&equation.whole),
+        parts: equation.parts.iter().map(count).collect(),
+        under_way: i64::try_from(equation.remainder()).unwrap_or(i64::MAX),
+        holds: equation.holds(),
+    }
+}
+
+/// A row per mirrored VRF.
+pub(crate) fn protection(frame: &Frame, answers: &[Vec<Protection>]) -> Vec<ProtectionRow> {
+    let row = |(nth, (_, shown, _)): (usize, &(VrfId, SyncVrf, Vec<u8>))| {
+        let mut sum = Protection::default();
+        answers
+            .iter()
+            .filter_map(|a| a.get(nth))
+            .for_each(|one| sum.add(one));
+        let reasons = [
+            ("delay", sum.delay),
+            ("no-sync", sum.no_sync),
+            ("no-peer", sum.no_peer),
+            ("overload", sum.overload),
+        ];
+        ProtectionRow {
+            vrf: shown.vrf.clone(),
+            role: shown.role,
+            flows: sum.conntracks,
+            protected: sum.protected(),
+            unprotected: reasons.map(|(name, n)| Count::new(name, n)).into(),
+        }
+    };
+    frame.vrfs.iter().enumerate().map(row).collect()
+}
