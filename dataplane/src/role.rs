@@ -35,6 +35,8 @@ impl Role {
 pub struct Roles {
     words: Vec<AtomicU64>,
     shares: Vec<AtomicU8>,
+    /// Last term under which this node was active: a reign may be over before a worker has looked.
+    reigned: Vec<AtomicU64>,
 }
 
 impl Roles {
@@ -44,6 +46,7 @@ impl Roles {
         Self {
             words: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
             shares: (0..vrfs).map(|_| AtomicU8::new(0)).collect(),
+            reigned: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -63,8 +66,21 @@ impl Roles {
         (role, Term(word >> 2))
     }
 
+    /// Last term under which this node was active for the VRF, as new at least as what [`Self::get`] said before.
+    #[must_use]
+    pub fn reigned(&self, vrf: VrfId) -> Term {
+        let reigned = self.reigned.get(vrf.index());
+        reigned.map_or(Term::NONE, |term| Term(term.load(Ordering::Relaxed)))
+    }
+
     /// The role flip.
     pub fn set(&self, vrf: VrfId, role: Role, term: Term) {
+        if let Some(reigned) = self.reigned.get(vrf.index())
+            && role == Role::Master
+        {
+            // Published by the store of the word.
+            reigned.store(term.0, Ordering::Relaxed);
+        }
         if let Some(word) = self.words.get(vrf.index()) {
             word.store((term.0 << 2) | role as u64, Ordering::Release);
         }

@@ -246,7 +246,8 @@ impl Tables {
             let seen = &mut self.roles[usize::from(index)];
             seen.share = roles.share(VrfId(index));
             if (seen.role, seen.term) != (role, term) {
-                let reigned = if role == Role::Master { term } else { seen.reigned };
+                let reigned = roles.reigned(VrfId(index));
+                let reigns_anew = reigned != seen.reigned;
                 if seen.role.is_active() && !role.is_active() {
                     self.slots.demoted(VrfId(index));
                 }
@@ -258,7 +259,7 @@ impl Tables {
                     reigned,
                     ..*seen
                 };
-                if role == Role::Master {
+                if role == Role::Master || reigns_anew {
                     self.resend_muted(VrfId(index));
                 }
             }
