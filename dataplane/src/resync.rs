@@ -109,6 +109,8 @@ pub struct Absent {
     pub unsure: bool,
     /// When the first of them became absent, in seconds of this node.
     pub since_s: u32,
+    /// One of them only waits for another worker of this node to give its ports up, which takes moments.
+    pub soon: bool,
     known: ArrayVec<Missing, ABSENT_KEPT>,
 }
 

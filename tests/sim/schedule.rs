@@ -331,7 +331,8 @@ impl Play {
         }
     }
 
-    /// Everything heals; then both nodes must come to rest with equal tables.
+    /// Everything heals, and where nobody is to be active somebody is ordered to; then both nodes must come to rest with
+    /// equal tables.
     fn rest(&mut self) {
         self.cluster.fabric.cut(false);
         let weather = testkit::network::Weather {
@@ -348,6 +349,10 @@ impl Play {
                 node.stop_absorb(false);
                 node.stopped.fill(false);
             }
+        }
+        if self.cluster.active().is_none() && self.random.one_in(2) {
+            let node = self.random.index(2);
+            self.cluster.order(node, Desire::Ordered);
         }
         self.cluster.settle();
         for node in self.cluster.nodes.iter().flatten() {

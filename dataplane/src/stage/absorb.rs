@@ -163,7 +163,7 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
     }
     count(tables, outcome);
     if matches!(outcome, Err(Refused::Elsewhere | Refused::Nameless)) {
-        again(tables, at)
+        again_soon(tables, at)
     } else {
         None
     }
@@ -179,6 +179,17 @@ pub(crate) fn again(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
     }
     let (lane, generation) = (source.lane, source.generation);
     Some(ToEvent::SlotFailed { at, lane, generation })
+}
+
+/// Another worker has yet to give something up. In a generation that is open the record counts as lacking, so that the
+/// slot comes to its end and is swept: the other worker may wait for just that.
+fn again_soon(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
+    let slot = tables.slots.get_mut(at)?;
+    if slot.source.as_ref().is_some_and(|source| source.open) {
+        slot.absent.soon = true;
+        return None;
+    }
+    again(tables, at)
 }
 
 /// The slot's version follows what the sender has emitted, applied or refused.
@@ -237,8 +248,10 @@ fn apply_put(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) ->
     let Some(slot) = tables.slots.get_mut(at) else {
         return outcome;
     };
+    let open = slot.source.as_ref().is_some_and(|source| source.open);
     match outcome {
-        Err(Refused::Full | Refused::Conflict | Refused::NoPool) => {
+        Err(Refused::Elsewhere) if !open => {}
+        Err(Refused::Full | Refused::Conflict | Refused::NoPool | Refused::Elsewhere) => {
             let missing = Missing {
                 key: key_digest(&put.original),
                 handle: put.handle,
@@ -595,7 +608,8 @@ fn apply_block(
         Ok(id) => id,
         Err(refused) => {
             if let Some(slot) = tables.slots.get_mut(at)
-                && !matches!(refused, Refused::Stale | Refused::Elsewhere)
+                && refused != Refused::Stale
+                && (refused != Refused::Elsewhere || slot.source.as_ref().is_some_and(|source| source.open))
             {
                 let missing = Missing {
                     key: block_key_digest(record.grant),

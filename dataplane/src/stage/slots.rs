@@ -14,6 +14,9 @@ use crate::time::Instant;
 /// Seconds after which a slot that lacks entries for a cause is asked for again: the cause may have gone.
 const ABSENT_RETRY_S: u32 = 60;
 
+/// The same where only another worker of this node has to give something up.
+const ABSENT_RETRY_SOON_S: u32 = 1;
+
 /// The slot is to be walked, once its turn comes.
 pub(crate) fn send_slot(
     tables: &mut Tables,
@@ -140,7 +143,12 @@ pub(crate) fn compare(
     // Not the term: it may have risen for another peer's sake, and those of the entries are in the digest.
     let counted = slot.version.counter == end.version.counter;
     let equal = counted && (held.count, held.digest) == (end.count, end.digest);
-    let retry = absent.sum.count > 0 && now.secs().saturating_sub(absent.since_s) >= ABSENT_RETRY_S;
+    let after_s = if absent.soon {
+        ABSENT_RETRY_SOON_S
+    } else {
+        ABSENT_RETRY_S
+    };
+    let retry = absent.sum.count > 0 && now.secs().saturating_sub(absent.since_s) >= after_s;
     let offer = SlotOffer {
         generation: end.generation,
         count: held.count,
