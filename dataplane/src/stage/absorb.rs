@@ -162,10 +162,10 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
         advance(tables, at, delta);
     }
     count(tables, outcome);
-    if matches!(outcome, Err(Refused::Elsewhere | Refused::Nameless)) {
-        again_soon(tables, at)
-    } else {
-        None
+    match outcome {
+        Err(Refused::Elsewhere) => again_soon(tables, at),
+        Err(Refused::Nameless) => again(tables, at),
+        _ => None,
     }
 }
 
