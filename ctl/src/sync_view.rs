@@ -157,6 +157,8 @@ pub struct LaneRow {
     pub lag_records: u64,
     /// Age of the oldest of them, in milliseconds.
     pub lag_ms: u64,
+    /// Records that the peer will take now.
+    pub credit: u64,
     /// Bytes that the network has taken.
     pub bytes: u64,
     /// Bytes that wait for the network.

@@ -15,7 +15,7 @@ use dataplane::io::PortId;
 use dataplane::nat::{PoolRef, PoolUsage};
 use dataplane::time::Instant;
 use dataplane::worker::Shared;
-use state_sync::port::PumpCommand;
+use state_sync::port::{Heard, PumpCommand};
 
 use super::ask::{self, Flush, Gather};
 use super::facts::{Facts, PortFacts, not_found};
@@ -503,7 +503,7 @@ fn sync_report(sources: &Sources, vrf: VrfId) -> Result<Served, Refusal> {
 }
 
 fn slot_rows(sources: &Sources, vrf: VrfId) -> Served {
-    let gather = Gather::once(&sources.workers, move |tables, _| {
+    let mut gather = Gather::once(&sources.workers, move |tables, _| {
         let row = |(slot, held): (u16, &dataplane::slot::Slot)| SlotRow {
             slot,
             worker: 0,
@@ -517,12 +517,38 @@ fn slot_rows(sources: &Sources, vrf: VrfId) -> Served {
         };
         tables.slots.of_vrf(vrf).map(row).collect::<Vec<_>>()
     });
-    all(gather, |answers| {
-        let mut rows: Vec<SlotRow> = (0..)
-            .zip(answers)
-            .flat_map(|(worker, rows)| rows.into_iter().map(move |row| SlotRow { worker, ..row }))
-            .collect();
-        rows.sort_by_key(|row| row.slot);
-        Reply::Slots(rows)
+    let mut pumps = PumpGather::with(&sources.pump_commands, |to| PumpCommand::Heard { vrf, to });
+    let (mut heard, mut rows) = (None, None);
+    Pending::later(move || {
+        if rows.is_none() {
+            match gather.poll() {
+                Ok(answers) => rows = Some(joined(answers?)),
+                Err(gone) => return Some(Err(Refusal::new(RefusalKind::Unreachable, gone.to_string()))),
+            }
+        }
+        if heard.is_none() {
+            heard = pumps.poll();
+        }
+        let heard: &Vec<Vec<Heard>> = heard.as_ref()?;
+        let mut rows = rows.take()?;
+        for said in heard.iter().flatten() {
+            // Of another version it says nothing about this one.
+            if let Ok(at) = rows.binary_search_by_key(&said.slot, |row| row.slot)
+                && rows[at].counter == said.version.counter
+            {
+                rows[at].peer_digest = Some(said.digest);
+            }
+        }
+        Some(Ok(Reply::Slots(rows)))
     })
+}
+
+/// Rows of all workers in the order of slots.
+fn joined(answers: Vec<Vec<SlotRow>>) -> Vec<SlotRow> {
+    let mut rows: Vec<SlotRow> = (0..)
+        .zip(answers)
+        .flat_map(|(worker, rows)| rows.into_iter().map(move |row| SlotRow { worker, ..row }))
+        .collect();
+    rows.sort_by_key(|row| row.slot);
+    rows
 }

@@ -13,18 +13,26 @@ use state_sync::report::{self, PumpReport};
 
 use super::facts::Facts;
 
-/// Reports of all event threads, collected as they come.
+/// Answers of all event threads, collected as they come.
 #[derive(Debug)]
-pub(crate) struct PumpGather {
-    waiting: Vec<(Receiver<PumpReport>, Option<PumpReport>)>,
+pub(crate) struct PumpGather<T = PumpReport> {
+    waiting: Vec<(Receiver<T>, Option<T>)>,
 }
 
 impl PumpGather {
+    /// Asks for reports.
     pub(crate) fn ask(pumps: &[Sender<PumpCommand>]) -> Self {
+        Self::with(pumps, PumpCommand::Report)
+    }
+}
+
+impl<T: Clone> PumpGather<T> {
+    /// Asks every event thread by a command that names where its answer goes.
+    pub(crate) fn with(pumps: &[Sender<PumpCommand>], command: impl Fn(Sender<T>) -> PumpCommand) -> Self {
         let ask = |pump: &Sender<PumpCommand>| {
             let (to, from) = bounded(1);
             // A full command channel is noticed as an answer that never comes.
-            let _ = pump.try_send(PumpCommand::Report(to));
+            let _ = pump.try_send(command(to));
             (from, None)
         };
         Self {
@@ -32,8 +40,8 @@ impl PumpGather {
         }
     }
 
-    /// All reports in event order, once they are there.
-    pub(crate) fn poll(&mut self) -> Option<Vec<PumpReport>> {
+    /// All answers in event order, once they are there.
+    pub(crate) fn poll(&mut self) -> Option<Vec<T>> {
         for (from, got) in &mut self.waiting {
             if got.is_none() {
                 *got = Some(from.try_recv().ok()?);

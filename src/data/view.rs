@@ -185,6 +185,7 @@ fn lane_row(
         abandoned: client.records_abandoned,
         lag_records: client.lag_records,
         lag_ms: client.lag_ms,
+        credit: client.credit,
         bytes: client.bytes_sent,
         unsent_bytes: client.bytes_queued,
     }

@@ -14,6 +14,7 @@ use dataplane::time::Instant;
 
 use crate::config::Timing;
 use crate::flow_record::Stream;
+use crate::port::Heard;
 use crate::report::ClientVrfReport;
 
 /// Slots of one lane that may be on their way at once: bounds what is unverified, not how fast it goes.
@@ -355,6 +356,19 @@ impl Export {
         self.slots[usize::from(number)].diverged = true;
         self.failed(number, offer.generation, true, now, timing, todo);
         Compared::Differs
+    }
+
+    /// What the peer has last said of its slots when their digests were compared.
+    pub(crate) fn heard(&self) -> impl Iterator<Item = Heard> + '_ {
+        self.mine.iter().filter_map(|&number| {
+            let slot = &self.slots[usize::from(number)];
+            let offer = slot.offer.filter(|_| slot.phase == Phase::Verified)?;
+            Some(Heard {
+                slot: number,
+                version: offer.version,
+                digest: offer.digest,
+            })
+        })
     }
 
     /// The slot's begin has come from the worker. Gives its stream; none when it isn't the one asked for.

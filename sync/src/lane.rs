@@ -26,7 +26,7 @@ use crate::hello::{
     FEATURES, Hello, MAGIC_ANSWER, Preface, PrefaceError, VERSIONS, decode_answer, encode_hello,
 };
 use crate::peering::Peering;
-use crate::port::{CompareAsk, CompareFound, CompareStep, End, PumpEvent};
+use crate::port::{CompareAsk, CompareFound, CompareStep, End, Heard, PumpEvent};
 use crate::record::{self, Message, RecordError, SlotFailure};
 use crate::report::ClientReport;
 use crate::role::outranks;
@@ -686,6 +686,11 @@ impl<W: Wire> Lane<W> {
         1
     }
 
+    /// What the peer has last said of a VRF's slots.
+    pub(crate) fn heard(&self, vrf: VrfId) -> impl Iterator<Item = Heard> + '_ {
+        self.exports.get(vrf.index()).into_iter().flat_map(Export::heard)
+    }
+
     /// Adds what has gone over the present connection.
     pub(crate) fn tally(&self, to: &mut Tallies) {
         if let State::Up { conn, .. } = &self.state {
@@ -714,6 +719,7 @@ impl<W: Wire> Lane<W> {
             report.bytes_queued = conn.out.queued() as u64;
             report.lag_records = conn.out.records() - acked;
             report.lag_ms = conn.lag_ms(now);
+            report.credit = conn.credit();
         }
         let shared = self.exports.iter().filter(|e| e.report.slots_total > 0);
         report.vrfs = shared

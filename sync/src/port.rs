@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
-use dataplane::delta::{Listed, Mark, Marked, SlotRef, Term, ToEvent, ToWorker};
+use dataplane::delta::{Listed, Mark, Marked, SlotRef, Term, ToEvent, ToWorker, Version};
 use dataplane::flow::VrfId;
 use dataplane::role::{Role, Roles};
 use rtrb::{Consumer, Producer};
@@ -53,6 +53,13 @@ pub enum PumpCommand {
     },
     /// Compare a slot, entry by entry.
     Compare(CompareAsk),
+    /// Send what peers have last said of the slots of a VRF that go to them.
+    Heard {
+        /// VRF.
+        vrf: VrfId,
+        /// Where the answer goes. It is dropped when the channel is full.
+        to: Sender<Vec<Heard>>,
+    },
 }
 
 /// What a wish for a resync has set off on one event thread.
@@ -62,6 +69,17 @@ pub struct Resyncing {
     pub sent: u32,
     /// Slots that a peer was asked for.
     pub asked: u32,
+}
+
+/// What a peer held of a slot when a digest in the slot's stream was last compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// Slot.
+    pub slot: u16,
+    /// Its version at this point of its stream.
+    pub version: Version,
+    /// Sum of the digests.
+    pub digest: u64,
 }
 
 /// A step of the comparison of a slot with one peer (see [`crate::compare`]).

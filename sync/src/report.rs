@@ -67,6 +67,8 @@ pub struct ClientReport {
     pub lag_records: u64,
     /// Age of the oldest frame not yet applied.
     pub lag_ms: u64,
+    /// Records that the peer will take now.
+    pub credit: u64,
     /// Bytes taken by the network.
     pub bytes_sent: u64,
     /// Bytes waiting for the network.

@@ -187,3 +187,34 @@ fn an_operator_of_the_standby_gets_the_slots_it_asks_for() {
     // It was no failure, and nobody waits longer for the next real one.
     assert_eq!(after.slots_failed, before.slots_failed);
 }
+
+#[test]
+fn a_sender_can_tell_what_its_peer_held_at_each_slots_last_digest() {
+    use crossbeam_channel::bounded;
+    use state_sync::port::{Heard, PumpCommand};
+    let mut cluster = Cluster::pair(Setup::default(), 18);
+    open_flows(&mut cluster, 0, 100, 10_000);
+    cluster.settle();
+    // Longer than a round of digests over all slots.
+    cluster.run(Duration::from_secs(2));
+    let events = cluster.node(0).reports().len();
+    let (to, from) = bounded(events);
+    for event in 0..events {
+        let to = to.clone();
+        assert!(
+            cluster
+                .node(0)
+                .command(event, PumpCommand::Heard { vrf: MAIN, to })
+        );
+    }
+    cluster.run(Duration::from_millis(5));
+    let mut heard: Vec<Heard> = from.try_iter().flatten().collect();
+    heard.sort_by_key(|h| h.slot);
+    let held = testkit::checker::view(cluster.node(0)).slots;
+    let held: Vec<_> = held
+        .values()
+        .map(|(version, digest, _)| (version.counter, *digest))
+        .collect();
+    let heard: Vec<_> = heard.iter().map(|h| (h.version.counter, h.digest)).collect();
+    assert_eq!(heard, held);
+}
