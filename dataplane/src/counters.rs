@@ -112,6 +112,16 @@ counters! {
     walk_records,
     /// Turns in which a delta ring was full and entries stayed listed.
     ring_full,
+    /// Times a lane fell behind: changes of one entry fold into one.
+    overload_coalesce,
+    /// Times half a ring of changes waited: entries made and ended meanwhile are taken out.
+    overload_cancel,
+    /// Times a ring of changes waited: refreshes are left out.
+    overload_stretch,
+    /// Times two rings of changes waited: new flows are told when they are two seconds old.
+    overload_age,
+    /// Refreshes left out by the overload ladder, among the suppressed changes.
+    refreshes_stretched,
     /// Slots marked dirty because too many removals were waiting.
     slots_dirtied,
     /// Records received from the peer.

@@ -17,6 +17,7 @@ mod fragment;
 pub mod history;
 pub mod names;
 pub mod nat;
+pub mod overload;
 pub mod policy;
 pub mod protection;
 pub mod resync;

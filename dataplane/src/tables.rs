@@ -15,6 +15,7 @@ use crate::flow::VrfId;
 use crate::history::{Change, Journal};
 use crate::names::Names;
 use crate::nat::{Nat, NatLimits, Pools};
+use crate::overload::{AGE_S, Step};
 use crate::protection::{Kept, Protect};
 use crate::role::{Role, Roles};
 use crate::shard::lane_of;
@@ -36,6 +37,9 @@ const DEAD_SHARE: usize = 8;
 const JOURNAL_SHARE: usize = 8;
 /// And at least this many.
 const JOURNAL_MIN: usize = 1_024;
+
+/// Waiting changes looked at for pairs in one turn.
+const CANCEL_BUDGET: usize = 64;
 
 /// Sizes of one worker's tables.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +137,19 @@ pub struct Tables {
 pub(crate) struct DirtyList {
     head: u32,
     tail: u32,
+    length: usize,
+    /// Entry behind which pairs are looked for next; none at the head.
+    looked: u32,
+    pub(crate) step: Step,
 }
+
+const EMPTY: DirtyList = DirtyList {
+    head: NIL,
+    tail: NIL,
+    length: 0,
+    looked: NIL,
+    step: Step::Calm,
+};
 
 /// A changed entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,7 +235,7 @@ impl Tables {
             protect: Protect::new(slots_per_vrf.len()),
             rule_hits: vec![Vec::new(); slots_per_vrf.len()],
             journal: Journal::new((limits.conntracks / JOURNAL_SHARE).max(JOURNAL_MIN)),
-            dirty: vec![DirtyList { head: NIL, tail: NIL }; lanes.max(1)],
+            dirty: vec![EMPTY; lanes.max(1)],
             walking: Vec::with_capacity(slots_total),
             lost: Vec::with_capacity(slots_total),
             answers: (0..lanes.max(1))
@@ -599,11 +615,77 @@ impl Tables {
         sync.dirty = false;
         let next = core::mem::replace(&mut sync.dirty_next, NIL);
         let list = &mut self.dirty[lane];
+        if list.looked == list.head {
+            list.looked = NIL;
+        }
         list.head = next;
+        list.length -= 1;
         if next == NIL {
             list.tail = NIL;
         }
         Some(changed)
+    }
+
+    /// Goes up or down the overload ladder with what still waits for a lane after this turn, its ring having `ring` places.
+    pub(crate) fn climb(&mut self, lane: usize, ring: usize) {
+        let DirtyList { step, length, .. } = self.dirty[lane];
+        if step == Step::Calm && length == 0 {
+            return;
+        }
+        let step = step.after_turn(length, ring, &mut self.counters);
+        self.dirty[lane].step = step;
+        let ages = self.dirty.iter().any(|list| list.step == Step::Age);
+        self.protect.overload_age_s = if ages { AGE_S } else { 0 };
+        if step >= Step::Cancel {
+            self.cancel_pairs(lane);
+        }
+    }
+
+    /// How far the worker has climbed for a lane.
+    #[must_use]
+    pub fn overload(&self, lane: usize) -> Step {
+        self.dirty.get(lane).map_or(Step::Calm, |list| list.step)
+    }
+
+    /// Looks at some of a lane's waiting changes, further each time, and takes those out whose entry was made and has ended
+    /// since: their places in the arena are wanted. The others keep their order, parents before and behind their children.
+    fn cancel_pairs(&mut self, lane: usize) {
+        let DirtyList { head, looked, .. } = self.dirty[lane];
+        let mut before = if looked == NIL { head } else { looked };
+        for _ in 0..CANCEL_BUDGET {
+            if before == NIL {
+                break;
+            }
+            let word = self.sync_mut(Changed::untagged(before)).dirty_next;
+            let changed = Changed::untagged(word);
+            if word == NIL || !self.is_pair(changed) {
+                before = word;
+                continue;
+            }
+            let sync = self.sync_mut(changed);
+            sync.dirty = false;
+            let after = core::mem::replace(&mut sync.dirty_next, NIL);
+            self.sync_mut(Changed::untagged(before)).dirty_next = after;
+            let list = &mut self.dirty[lane];
+            list.length -= 1;
+            if after == NIL {
+                list.tail = before;
+            }
+            self.listed -= 1;
+            self.dead -= 1;
+            self.counters.deltas_cancelled += 1;
+            let at = self.slot_of(changed);
+            self.forget(at, changed.id);
+        }
+        self.dirty[lane].looked = before;
+    }
+
+    /// Whether a listed change is of a conntrack that was made and has ended before anybody was told.
+    fn is_pair(&self, changed: Changed) -> bool {
+        changed.kind == Kind::Conntrack && {
+            let sync = &self.conntracks[changed.id].sync;
+            sync.dead && !sync.emitted()
+        }
     }
 
     pub(crate) fn sync_mut(&mut self, changed: Changed) -> &mut SyncState {
@@ -677,6 +759,7 @@ impl Tables {
         sync.dirty_next = NIL;
         self.listed += 1;
         let word = changed.tagged();
+        self.dirty[lane].length += 1;
         let tail = core::mem::replace(&mut self.dirty[lane].tail, word);
         if tail == NIL {
             self.dirty[lane].head = word;

@@ -19,6 +19,8 @@ mod limits;
 #[cfg(test)]
 mod names;
 #[cfg(test)]
+mod overload;
+#[cfg(test)]
 mod packet_path;
 #[cfg(test)]
 mod policy;

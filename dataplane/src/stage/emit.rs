@@ -10,6 +10,7 @@ use crate::delta::{
     BlockRecord, DelRecord, Delta, Handle, Name, PutRecord, RefreshRecord, SlotRef, StateRecord, ToEvent,
 };
 use crate::history::Change;
+use crate::overload::Step;
 use crate::protection::Kept;
 use crate::slot::{Kind, Slot, SyncState, block_digest, conntrack_digest};
 use crate::stage::compare::comparisons;
@@ -100,6 +101,7 @@ fn drain(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>, now: In
             tables.counters.deltas_unsent += 1;
         }
     }
+    tables.climb(lane, ring.buffer().capacity());
     pushed
 }
 
@@ -140,6 +142,11 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
     let kept = conntrack.sync.kept != Kept::No;
     if kept && !dead && !known {
         tables.counters.deltas_suppressed += 1;
+        return None;
+    }
+    if refresh && !dead && !kept && tables.overload(tables.lane_of(at.slot)) >= Step::Stretch {
+        tables.counters.deltas_suppressed += 1;
+        tables.counters.refreshes_stretched += 1;
         return None;
     }
     let slot = tables.slots.get_mut(at)?;
