@@ -146,6 +146,17 @@ counters! {
     absorb_unknown,
     /// Older holders of a tuple or block removed by a newer grant.
     absorb_evicted,
+    /// Entries of this node's former reign that the new active node did not have, offered to it.
+    tails_offered,
+    /// Such entries that were not offered: too many at once.
+    tails_lost,
+    /// Entries of a demoted node's reign that were taken over.
+    tails_adopted,
+    /// Such entries that had ended here meanwhile, or were told too late.
+    tails_over,
+    /// Such entries that gave way: tuple, port or block is the other node's, or its table is full. Counted by whoever
+    /// found it out.
+    tails_colliding,
     /// Slot digests emitted for peers.
     digests_emitted,
     /// Slot digests of the peer that were the same here.

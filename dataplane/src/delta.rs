@@ -413,6 +413,16 @@ pub enum ToEvent {
         /// What it holds.
         offer: SlotOffer,
     },
+    /// Answer of a receiving worker: an entry of its own former reign which the sender's generation didn't name. It goes
+    /// here; it comes back if the sender can take it over.
+    SlotTail {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// The entry.
+        put: PutRecord,
+    },
     /// What has been emitted of the slot up to here, for every lane that streams it. The generation is the lane's to
     /// fill in.
     SlotDigest {
@@ -491,6 +501,13 @@ pub enum ToWorker {
         at: SlotRef,
         /// Lane that is gone.
         lane: LaneTag,
+    },
+    /// Sender side: an entry of the receiver's former reign, to be taken over if it collides with nothing.
+    SlotTail {
+        /// Slot.
+        at: SlotRef,
+        /// The entry.
+        put: PutRecord,
     },
     /// Receiver side: a generation begins.
     SlotBegin {

@@ -20,6 +20,8 @@ const TERMS_MAX: usize = 3;
 /// How a slot came to its present version, as far as the journal knows.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct History {
+    /// How far another node had written the slot when this one began to: what it wrote beyond that, nobody here knows.
+    taken: Version,
     /// The oldest point from which on every change is known; none while another node writes the slot.
     floor: Option<Version>,
     /// The last points under earlier terms of this run.
@@ -37,9 +39,10 @@ impl History {
         self.floor.is_some()
     }
 
-    /// This node begins to write what it holds as of `point`.
-    pub fn begin(&mut self, point: Version) {
+    /// This node begins to write what it holds as of `point`, of which it took over what there was up to `taken`.
+    pub fn begin(&mut self, point: Version, taken: Version) {
         *self = Self {
+            taken,
             floor: Some(point),
             ..Self::default()
         };
@@ -89,6 +92,12 @@ impl History {
             began = end.counter;
         }
         false
+    }
+
+    /// Whether this node has heard of what another one wrote at `point`, before it took over.
+    #[must_use]
+    pub fn has_heard(&self, point: Version) -> bool {
+        point.term <= self.taken.term && point.counter <= self.taken.counter
     }
 
     /// Sequence of the slot's newest record.
@@ -268,9 +277,34 @@ mod tests {
     /// Took over at 257:95, wrote to 100 under 514, and is at 120 under 769.
     fn history() -> (History, Version) {
         let mut history = History::default();
-        history.begin(version(257, 95));
+        history.begin(version(257, 95), version(257, 95));
         history.turn(version(514, 100));
         (history, version(769, 120))
+    }
+
+    #[test]
+    fn what_the_demoted_node_wrote_beyond_the_take_over_was_never_heard() {
+        let (mut history, _) = history();
+        for (term, counter, heard) in [
+            (257, 1, true),
+            (257, 95, true),
+            (257, 96, false),
+            (514, 90, false),
+            (3, 90, true),
+        ] {
+            assert_eq!(
+                history.has_heard(version(term, counter)),
+                heard,
+                "{term}:{counter}"
+            );
+        }
+        history.turn(version(769, 300));
+        assert!(
+            !history.has_heard(version(257, 96)),
+            "own writing changes nothing of that"
+        );
+        history.end();
+        assert!(!history.has_heard(version(257, 95)));
     }
 
     #[test]
@@ -321,7 +355,7 @@ mod tests {
     #[test]
     fn more_terms_than_are_remembered_cost_the_oldest() {
         let mut history = History::default();
-        history.begin(version(1, 0));
+        history.begin(version(1, 0), version(1, 0));
         for n in 1..=4 {
             history.turn(version(n, n * 10));
         }

@@ -173,7 +173,8 @@ impl Slot {
         if !self.history.is_own() {
             // What was not taken over whole is no point that a peer could hold.
             let whole = self.base.is_none() && self.absent.sum.count == 0;
-            self.history.begin(if whole { before } else { self.version });
+            let point = if whole { before } else { self.version };
+            self.history.begin(point, self.base.unwrap_or(before));
         } else if self.version.term > before.term {
             self.history.turn(before);
         }

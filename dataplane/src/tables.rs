@@ -30,6 +30,9 @@ use crate::vrf::Snapshot;
 /// Marks a block on a dirty list; conntracks are plain arena indexes.
 const BLOCK_TAG: u32 = 1 << 31;
 
+/// Entries of a former reign that may wait per event thread.
+pub(crate) const TAILS_MAX: usize = 2_048;
+
 /// Share of the arena that may wait, dead, for its removal record: one in this many.
 const DEAD_SHARE: usize = 8;
 
@@ -116,6 +119,8 @@ pub struct Tables {
     pub(crate) lost: Vec<SlotRef>,
     /// Answers to ends of slots and to questions, per event thread.
     pub(crate) answers: Vec<VecDeque<ToEvent>>,
+    /// Entries of a former reign on their way to the node that has taken over, per event thread.
+    pub(crate) tails: Vec<VecDeque<ToEvent>>,
     /// Slots with changes that were never told: sent anew when this node is active again.
     muted: Vec<SlotRef>,
     /// Most answers that may wait per event thread.
@@ -238,6 +243,9 @@ impl Tables {
             dirty: vec![EMPTY; lanes.max(1)],
             walking: Vec::with_capacity(slots_total),
             lost: Vec::with_capacity(slots_total),
+            tails: (0..lanes.max(1))
+                .map(|_| VecDeque::with_capacity(TAILS_MAX))
+                .collect(),
             answers: (0..lanes.max(1))
                 .map(|_| VecDeque::with_capacity(2 * slots_total))
                 .collect(),

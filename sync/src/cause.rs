@@ -91,6 +91,8 @@ causes! {
     RecordNotOpen = "record-not-open",
     /// Slot refused because this node is active or holds a higher term.
     SlotNotAccepted = "slot-not-accepted",
+    /// An entry of a former reign found no room on its way to the node that has taken over.
+    TailDropped = "tail-dropped",
     /// Acknowledgement of a frame that was never sent.
     AckBeyondSent = "ack-beyond-sent",
     /// More VRFs opened than a connection may.

@@ -101,6 +101,26 @@ fn put_conntrack(out: &mut Vec<u8>, put: &PutRecord) {
     }
 }
 
+/// Appends SLOT-TAIL: a conntrack, written like one of SLOT-ENTRY.
+pub(crate) fn put_tail(out: &mut Vec<u8>, at: SlotRef, put: &PutRecord) {
+    record(out, kind::SLOT_TAIL, |out| {
+        put_at(out, at);
+        put_conntrack(out, put);
+    });
+}
+
+/// What follows the slot in SLOT-TAIL.
+pub(crate) fn get_tail(
+    from: &mut &[u8],
+    at: SlotRef,
+    resolve: &impl Fn(u16) -> Option<Bound>,
+) -> Result<PutRecord, RecordError> {
+    match get_entry(from, at, resolve)? {
+        Delta::Put(put) => Ok(put),
+        _ => Err(RecordError::Malformed(None)),
+    }
+}
+
 fn put_block(out: &mut Vec<u8>, block: &BlockRecord) {
     let v4 = block.subscriber.is_v4() && block.address.is_v4();
     out.put_u8(flag::BLOCK | when(!v4, flag::WIDE));

@@ -7,12 +7,12 @@
 
 use std::collections::VecDeque;
 
-use dataplane::delta::{LaneTag, SlotOffer, SlotRef, Term, ToWorker, Version};
+use dataplane::delta::{LaneTag, PutRecord, SlotOffer, SlotRef, Term, ToWorker, Version};
 use dataplane::flow::VrfId;
 
 use crate::board::PeerVrf;
 use crate::cause::Cause;
-use crate::compare_record::{Said, put_said};
+use crate::compare_record::{Said, put_said, put_tail};
 use crate::config::CONTROL_LANE;
 use crate::conn::Conn;
 use crate::flow_record::Stream;
@@ -374,6 +374,7 @@ impl<W: Wire> Inlet<W> {
             | Message::Credit { .. }
             | Message::SlotVerified { .. }
             | Message::SlotFailed { .. }
+            | Message::Tail { .. }
             | Message::SlotOffer { .. } => {
                 s.count(Cause::RecordMisplaced);
             }
@@ -409,6 +410,15 @@ impl<W: Wire> Inlet<W> {
             Outcome::Done
         } else {
             Outcome::Full
+        }
+    }
+
+    /// An entry of this node's former reign, for the peer to take over. One that reads slowly gets no more of them.
+    pub(crate) fn tail(&mut self, s: &mut Shared, at: SlotRef, put: &PutRecord) {
+        if self.conn.out.is_full() {
+            s.count(Cause::TailDropped);
+        } else {
+            self.conn.put_aside(s.now, |out| put_tail(out, at, put));
         }
     }
 

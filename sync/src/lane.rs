@@ -363,6 +363,13 @@ impl<W: Wire> Lane<W> {
                 Said::Listed(listed) => s.compared(at, round, CompareFound::Listed(listed)),
                 Said::Mark(_) | Said::List(_) => s.count(Cause::RecordMisplaced),
             },
+            Message::Tail { at, put } => {
+                if !self.exports[at.vrf.index()].is_streaming() {
+                    s.count(Cause::RecordMisplaced);
+                } else if !s.rings.push(at.slot, ToWorker::SlotTail { at, put }) {
+                    s.count(Cause::TailDropped);
+                }
+            }
             Message::Heartbeat => {}
             Message::Bye => return Err(Cause::Closed),
             Message::SlotBegin { .. }

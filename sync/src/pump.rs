@@ -305,6 +305,7 @@ impl<N: Net> Pump<N> {
         | ToEvent::SlotMark { at, .. }
         | ToEvent::SlotMarked { at, .. }
         | ToEvent::SlotListed { at, .. }
+        | ToEvent::SlotTail { at, .. }
         | ToEvent::SlotDirty { at }) = item;
         let record = u64::from(matches!(item, ToEvent::Record { .. }));
         self.records_taken += record;
@@ -372,6 +373,7 @@ impl<N: Net> Pump<N> {
                     .filter(|l| l.is_up() && l.tag() == *lane)
                     .is_some_and(|l| l.mark(&self.shared, *at, mark))
             }
+            ToEvent::SlotTail { at, lane, put } => self.answer(*lane, |inlet, s, _| inlet.tail(s, *at, put)),
             ToEvent::SlotMarked { at, lane, marked } => self.answer(*lane, |inlet, s, _| {
                 inlet.comparison(s, *at, marked.round, &Said::Marked(*marked));
             }),

@@ -5,12 +5,12 @@
 //! without knowing its type: short ones have one length, all others say theirs.
 
 use bytes::{Buf, BufMut};
-use dataplane::delta::{Delta, SlotEnd, SlotOffer, SlotRef, Term, Version};
+use dataplane::delta::{Delta, PutRecord, SlotEnd, SlotOffer, SlotRef, Term, Version};
 use dataplane::flow::VrfId;
 use dataplane::role::Role;
 
 use crate::bytes::{Short, get_number, get_text, put_number, put_text};
-use crate::compare_record::{Said, get_said};
+use crate::compare_record::{Said, get_said, get_tail};
 use crate::fingerprint::{Section, Strength};
 use crate::flow_record::{Stream, get_delta};
 use crate::slot_record::{get_slot_record, get_slot_version};
@@ -49,6 +49,7 @@ pub(crate) mod kind {
     pub(crate) const SLOT_LIST: u8 = 0x42;
     pub(crate) const SLOT_ENTRY: u8 = 0x43;
     pub(crate) const SLOT_LISTED: u8 = 0x44;
+    pub(crate) const SLOT_TAIL: u8 = 0x45;
     /// Of class opening; the two other classes follow.
     pub(crate) const STATE: u8 = 0x80;
     pub(crate) const REFRESH: u8 = 0x83;
@@ -87,6 +88,7 @@ pub(crate) mod kind {
             SLOT_LIST => "SLOT-LIST",
             SLOT_ENTRY => "SLOT-ENTRY",
             SLOT_LISTED => "SLOT-LISTED",
+            SLOT_TAIL => "SLOT-TAIL",
             _ => "UNKNOWN",
         }
     }
@@ -192,6 +194,10 @@ pub(crate) enum Message {
         at: SlotRef,
         round: u32,
         said: Said,
+    },
+    Tail {
+        at: SlotRef,
+        put: PutRecord,
     },
 }
 
@@ -338,7 +344,7 @@ pub(crate) fn decode(
         kind::SLOT_VERIFIED..=kind::SLOT_OFFER | kind::SLOT_BEGIN..=kind::SLOT_DIGEST => {
             get_slotted(kind, from, resolve)
         }
-        kind::SLOT_MARK..=kind::SLOT_LISTED => get_slotted(kind, from, resolve),
+        kind::SLOT_MARK..=kind::SLOT_TAIL => get_slotted(kind, from, resolve),
         kind::PUT..=0x21 | kind::DEL..=0x29 | kind::STATE..=kind::REMOVE => {
             get_delta(kind, from, &resolve, &stream)
         }
@@ -358,7 +364,9 @@ fn get_slotted(
         return Err(RecordError::Malformed(None));
     }
     let at = SlotRef { vrf: bound.vrf, slot };
-    let decoded = if kind >= kind::SLOT_MARK {
+    let decoded = if kind == kind::SLOT_TAIL {
+        get_tail(&mut from, at, &resolve).map(|put| Message::Tail { at, put })
+    } else if kind >= kind::SLOT_MARK {
         let said = get_said(kind, &mut from, at, &resolve);
         said.map(|(round, said)| Message::Comparison { at, round, said })
     } else {

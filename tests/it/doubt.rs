@@ -223,3 +223,117 @@ fn doubt_lasts_until_the_peer_has_everything() {
     cluster.settle();
     assert_eq!(share(&mut cluster, 0), Share::HalfFirst(Half::Low));
 }
+
+/// Opens UDP flows on a node that get an answer; inside and outside tuples.
+fn converse(cluster: &mut Cluster, node: usize, count: u16, first_port: u16) -> Vec<(FlowKey, FlowKey)> {
+    let flows: Vec<_> = open(cluster, node, count, first_port)
+        .into_iter()
+        .map(|(key, out)| (key, out.unwrap()))
+        .collect();
+    for (key, out) in &flows {
+        assert_eq!(cluster.back(node, out), Some(key.reversed()));
+    }
+    flows
+}
+
+fn sum(cluster: &mut Cluster, node: usize, name: &str) -> u64 {
+    let counters = cluster.node(node).counters();
+    counters
+        .named()
+        .find(|(n, _)| *n == name)
+        .map(|(_, value)| value)
+        .unwrap()
+}
+
+/// How many of the flows both directions pass a node, unchanged. The answers come first: they open nothing.
+fn alive(cluster: &mut Cluster, node: usize, flows: &[(FlowKey, FlowKey)]) -> usize {
+    flows
+        .iter()
+        .filter(|(key, out)| {
+            cluster.back(node, out) == Some(key.reversed()) && cluster.out(node, key) == Some(*out)
+        })
+        .count()
+}
+
+/// R-73; DESIGN.md section 8, point 9.
+#[test]
+fn the_flows_of_the_node_that_gives_way_go_on_at_the_other_one() {
+    for seed in 10..14 {
+        let (mut cluster, _) = split(seed);
+        let of_loser = converse(&mut cluster, 0, 60, 40_000);
+        let of_winner = converse(&mut cluster, 1, 60, 50_000);
+        cluster.run(50 * MS);
+        cluster.fabric.cut(false);
+        cluster.settle();
+        assert_eq!(cluster.active(), Some(1));
+        assert_eq!(alive(&mut cluster, 1, &of_winner), 60, "seed {seed}");
+        assert_eq!(alive(&mut cluster, 1, &of_loser), 60, "seed {seed}");
+        assert_eq!(sum(&mut cluster, 0, "tails_lost"), 0);
+        let (offered, adopted) = (
+            sum(&mut cluster, 0, "tails_offered"),
+            sum(&mut cluster, 1, "tails_adopted"),
+        );
+        assert!(
+            adopted >= 60 && offered >= adopted,
+            "seed {seed}: {offered} and {adopted}"
+        );
+        // They are the winner's now: equal on both nodes, and they survive it.
+        cluster.settle();
+        cluster.kill(1, Death::Process);
+        cluster.order(0, Desire::Ordered);
+        cluster.run(1_200 * MS);
+        assert_eq!(alive(&mut cluster, 0, &of_winner), 60, "seed {seed}");
+        assert_eq!(alive(&mut cluster, 0, &of_loser), 60, "seed {seed}");
+    }
+}
+
+#[test]
+fn what_both_have_opened_is_the_winners_and_counted() {
+    let (mut cluster, _) = split(20);
+    let of_loser = converse(&mut cluster, 0, 40, 40_000);
+    // The same inside endpoints to the same servers: one tuple, two public ports.
+    let of_winner = converse(&mut cluster, 1, 40, 40_000);
+    assert!(
+        of_loser
+            .iter()
+            .zip(&of_winner)
+            .all(|(a, b)| a.0 == b.0 && a.1 != b.1)
+    );
+    cluster.fabric.cut(false);
+    cluster.settle();
+    assert_eq!(alive(&mut cluster, 1, &of_winner), 40);
+    assert!(of_loser.iter().all(|(_, out)| cluster.back(1, out).is_none()));
+    let colliding = [0, 1].map(|node| sum(&mut cluster, node, "tails_colliding"));
+    assert_eq!(colliding, [40, 0], "each that gave way is counted once");
+}
+
+#[test]
+fn what_the_winner_has_ended_meanwhile_does_not_come_back() {
+    let mut cluster = Cluster::pair(Setup::default(), 21);
+    let flows = converse(&mut cluster, 0, 40, 40_000);
+    cluster.settle();
+    cluster.fabric.cut(true);
+    cluster.order(1, Desire::Ordered);
+    cluster.run(1_500 * MS);
+    // Told to the winner, which hears nothing of them any more; kept by the loser.
+    for round in 0..8 {
+        cluster.idle(Duration::from_secs(50));
+        if round < 7 {
+            assert_eq!(alive(&mut cluster, 0, &flows), 40);
+        }
+    }
+    let held = |cluster: &mut Cluster, node: usize| -> usize {
+        let tables = cluster.node(node).tables();
+        tables.map(|tables| tables.conntracks.iter_live().count()).sum()
+    };
+    assert_eq!((held(&mut cluster, 0), held(&mut cluster, 1)), (40, 0));
+    // Something of its own in every slot, or the slots would merely be caught up.
+    let own = converse(&mut cluster, 0, 20, 50_000);
+    cluster.fabric.cut(false);
+    cluster.settle();
+    assert_eq!(sum(&mut cluster, 0, "tails_offered"), 60);
+    assert_eq!(sum(&mut cluster, 1, "tails_over"), 40);
+    assert_eq!(sum(&mut cluster, 1, "tails_adopted"), 20);
+    assert_eq!((held(&mut cluster, 0), held(&mut cluster, 1)), (20, 20));
+    assert_eq!(alive(&mut cluster, 1, &own), 20);
+}

@@ -224,6 +224,12 @@ impl Nat {
         self.pools.at(place.pool).give_back(place);
     }
 
+    /// A block that was learned is this node's to tell and to log from now on: whoever granted it may have told nobody.
+    pub(crate) fn take_over(&mut self, now: Instant, id: u32) {
+        self.log(now, id, true);
+        self.changed.push(&mut self.blocks, id, |b| &mut b.changed);
+    }
+
     /// Releases an idle block of a node that is active.
     pub(super) fn release_block(&mut self, now: Instant, id: u32) {
         self.log(now, id, false);

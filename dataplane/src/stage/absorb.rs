@@ -16,6 +16,7 @@ use crate::resync::Missing;
 use crate::slot::{Kind, NIL, block_digest, block_key_digest, conntrack_digest, key_digest};
 use crate::stage::compare::marked;
 use crate::stage::slots::{begin, compare, finish, first, lacks, query, send_slot, stop_slot, stored_digest};
+use crate::stage::tail::{adopt, note_collision};
 use crate::tables::Tables;
 use crate::time::Instant;
 
@@ -117,6 +118,7 @@ fn process(tables: &mut Tables, item: ToWorker, event: usize, now: Instant) -> O
         ToWorker::StopSlot { at, lane } => stop_slot(tables, at, lane),
         ToWorker::MarkSlot { at, lane, round } => tables.comparing.ask_mark(at, lane, round),
         ToWorker::DigestSlot { at } => tables.ask_digest(at),
+        ToWorker::SlotTail { at, put } => adopt(tables, at, &put, now),
         ToWorker::SlotBegin {
             at,
             lane,
@@ -296,6 +298,7 @@ fn put_conntrack(
             if direction != Direction::Original || held.slot != at.slot {
                 evict(tables, id, now);
             } else {
+                note_collision(tables, at, id);
                 tables.discard(now, id);
             }
         } else {
@@ -447,6 +450,7 @@ fn evict(tables: &mut Tables, id: u32, now: Instant) {
         slot: held.slot,
     };
     let handle = tables.names.handle(id);
+    note_collision(tables, at, id);
     lacks(tables, at, key_digest(&key), handle, &sync, now);
     tables.discard(now, id);
 }
@@ -468,7 +472,7 @@ fn evict_block(tables: &mut Tables, id: u32, now: Instant) -> bool {
 }
 
 /// A conntrack as its record tells it: TCP tracking starts lenient.
-fn inherited(put: &PutRecord, slot: u16, nat: Option<NatBinding>, now: Instant) -> Conntrack {
+pub(crate) fn inherited(put: &PutRecord, slot: u16, nat: Option<NatBinding>, now: Instant) -> Conntrack {
     let state = State::inherited(put.original.proto, put.class, put.scales);
     let mut conntrack = Conntrack::new([put.original, put.reply], slot, state, &Timeouts::default(), now);
     conntrack.class = put.class;

@@ -15,6 +15,7 @@ use crate::protection::Kept;
 use crate::slot::{Kind, Slot, SyncState, block_digest, conntrack_digest};
 use crate::stage::compare::comparisons;
 use crate::stage::digest::digests;
+use crate::stage::tail::offer_tails;
 use crate::stage::walk::walk;
 use crate::tables::{Changed, Tables};
 use crate::time::Instant;
@@ -33,6 +34,7 @@ pub(crate) fn emit(
     tables.list_blocks();
     for (lane, ring) in rings.iter_mut().enumerate() {
         pushed += answer_ends(tables, lane, ring);
+        offer_tails(tables, lane, ring);
         pushed += tell_lost(tables, lane, ring);
         pushed += drain(tables, lane, ring, now);
     }

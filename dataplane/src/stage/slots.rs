@@ -8,6 +8,7 @@ use crate::resync::{Absent, Course, Ended, Incoming, Missing, Sum, Walk, ended};
 use crate::role::Role;
 use crate::slot::{Kind, NIL, SyncState, block_digest, conntrack_digest};
 use crate::stage::emit::block_record;
+use crate::stage::tail::save_tail;
 use crate::tables::Tables;
 use crate::time::Instant;
 
@@ -207,7 +208,7 @@ pub(crate) fn finish(
     slot.version = slot.version.max(end.version);
     (slot.base, slot.own_hand) = (None, false);
     if whole && !tables.faults.no_sweep {
-        sweep(tables, at, generation, now);
+        sweep(tables, at, lane, generation, now);
     }
     tables.unmute(at);
     Some(ToEvent::SlotVerified {
@@ -327,7 +328,7 @@ fn stamped(tables: &Tables, at: SlotRef, generation: u32) -> Sum {
     sum
 }
 
-fn sweep(tables: &mut Tables, at: SlotRef, generation: u32, now: Instant) {
+fn sweep(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32, now: Instant) {
     // Children before parents: a block with conntracks in it can't be given back.
     for kind in [Kind::Conntrack, Kind::Block] {
         let mut id = first(tables, at, kind);
@@ -336,6 +337,7 @@ fn sweep(tables: &mut Tables, at: SlotRef, generation: u32, now: Instant) {
             if sync.stamp != generation || !sync.emitted() {
                 let gone = match kind {
                     Kind::Conntrack => {
+                        save_tail(tables, at, lane, id, now);
                         tables.discard(now, id);
                         true
                     }
