@@ -321,6 +321,17 @@ pub struct HaGroupIntent {
     pub name: String,
     /// Addresses the packet path answers for and announces while active.
     pub virtual_addresses: Vec<VirtualAddress>,
+    /// MAC addresses that move with the role too (RFC 5798, section 7.3), and are answered by the kernel.
+    pub virtual_macs: Vec<VirtualMac>,
+}
+
+/// A station that is whichever node is active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VirtualMac {
+    /// Interface it is on.
+    pub interface: InterfaceId,
+    /// Its MAC address.
+    pub mac: [u8; 6],
 }
 
 /// A next hop that moves with the active role.

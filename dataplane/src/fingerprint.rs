@@ -324,6 +324,7 @@ mod tests {
             }],
             ha_groups: vec![HaGroupIntent {
                 name: "group1".into(),
+                virtual_macs: vec![],
                 virtual_addresses: vec![],
             }],
         }

@@ -114,6 +114,7 @@ impl Scene {
             }],
             ha_groups: vec![HaGroupIntent {
                 name: "group1".to_owned(),
+                virtual_macs: vec![],
                 virtual_addresses: vec![
                     virtual_address(0, Ipv4Addr::new(10, 0, 0, 1)),
                     virtual_address(1, Ipv4Addr::new(192, 0, 2, 1)),

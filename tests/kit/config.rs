@@ -276,6 +276,7 @@ impl Setup {
             vrfs,
             ha_groups: vec![HaGroupIntent {
                 name: "group1".to_owned(),
+                virtual_macs: vec![],
                 virtual_addresses,
             }],
         }

@@ -11,6 +11,7 @@ use crate::io::Packet;
 use crate::shard::{slot_of, worker_of};
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::verdict::{Drop, Verdict};
+use crate::vrf::Interface;
 
 /// A packet may be handed over once on arrival (a fragment twice: to where its packet's pieces meet, and on to the
 /// owner) and once more when it hairpins.
@@ -25,7 +26,7 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
         };
         work.interface = interface;
         let interface = cx.snapshot.interface(interface);
-        if let Some(reason) = wrong_station(meta, &interface.mac) {
+        if let Some(reason) = wrong_station(meta, interface) {
             work.drop(reason);
             continue;
         }
@@ -65,14 +66,16 @@ pub(crate) fn hand_to(owner: u16, work: &mut Work, cx: &Context<'_>) {
     }
 }
 
-/// Frames from ourselves (the kernel's own, seen by a packet socket) and for others (promiscuous mode).
-fn wrong_station(meta: &Meta, mac: &[u8; 6]) -> Option<Drop> {
-    if meta.src_mac == *mac {
+/// Frames from ourselves (the kernel's own, seen by a packet socket) and for others (promiscuous mode). A virtual
+/// router's frames come from this node's kernel or the peer's, which answer for it themselves.
+fn wrong_station(meta: &Meta, interface: &Interface) -> Option<Drop> {
+    if interface.is_station(&meta.src_mac) {
         return Some(Drop::BadMac);
     }
     let group = meta.dst_mac[0] & 1 == 1;
     // A unicast packet in a broadcast frame is nobody's to forward (RFC 1812 section 5.3.4).
-    if meta.dst_mac != *mac && (!group || matches!(meta.kind, Kind::Flow | Kind::IcmpError | Kind::Fragment))
+    if !interface.is_station(&meta.dst_mac)
+        && (!group || matches!(meta.kind, Kind::Flow | Kind::IcmpError | Kind::Fragment))
     {
         return Some(Drop::OtherHost);
     }

@@ -54,7 +54,17 @@ pub struct Interface {
     /// Source of `ICMPv6` errors: the node's first global IPv6 address, else a virtual one, else link-local.
     pub primary_v6: Option<Addr>,
     virtual_addresses: Vec<Addr>,
+    virtual_macs: Vec<[u8; 6]>,
     answered: AddressSet,
+}
+
+impl Interface {
+    /// Whether frames to `mac` are for this station. Of a virtual one too when it is the peer's at present: what
+    /// arrives here nevertheless is dropped, and counted, as a standby's.
+    #[must_use]
+    pub fn is_station(&self, mac: &[u8; 6]) -> bool {
+        self.mac == *mac || self.virtual_macs.contains(mac)
+    }
 }
 
 /// A VRF.
@@ -421,6 +431,13 @@ fn build_interface(
             .or_else(|| candidates().find(|a| a.is_ipv6()))
             .map(|&a| a.into()),
         virtual_addresses: virtual_addresses.into_iter().map(Addr::from).collect(),
+        virtual_macs: intent
+            .ha_groups
+            .iter()
+            .flat_map(|g| &g.virtual_macs)
+            .filter(|m| m.interface == id)
+            .map(|m| m.mac)
+            .collect(),
         answered: AddressSet::default(),
     }
 }

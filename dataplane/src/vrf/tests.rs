@@ -8,7 +8,7 @@ use super::*;
 use crate::config::{
     Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId,
     InterfaceIntent, Link, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, Timeouts,
-    VirtualAddress, VrfIntent,
+    VirtualAddress, VirtualMac, VrfIntent,
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
@@ -95,6 +95,7 @@ fn intent() -> Intent {
         vrfs: vec![vrf("main"), second],
         ha_groups: vec![HaGroupIntent {
             name: "group1".into(),
+            virtual_macs: vec![],
             virtual_addresses: vec![
                 VirtualAddress {
                     interface: LAN,
@@ -415,4 +416,15 @@ fn what_names_an_interface_nobody_has_is_left_out() {
     assert_eq!(snapshot.next_mac(way, &unknown), None);
     assert_eq!(snapshot.vrf(MAIN).ha_group, Some(0));
     assert_eq!(snapshot.vrf(SECOND).ha_group, None);
+}
+
+#[test]
+fn an_interface_is_every_station_it_is_given_and_no_other_interface_is() {
+    let mut intent = intent();
+    let mac = [0, 0, 0x5e, 0, 1, 51];
+    intent.ha_groups[0].virtual_macs = vec![VirtualMac { interface: LAN, mac }];
+    let snapshot = Snapshot::build(&intent, &forwarding(), &[]);
+    let (lan, wan) = (snapshot.interface(LAN), snapshot.interface(WAN));
+    assert!(lan.is_station(&mac) && lan.is_station(&lan.mac));
+    assert!(!wan.is_station(&mac) && !lan.is_station(&[0, 0, 0x5e, 0, 1, 52]));
 }
