@@ -261,6 +261,8 @@ pub enum Reply {
 pub enum Event {
     /// A VRF changed its role.
     RoleChanged(RoleRow),
+    /// A VRF's readiness, or what is in its way, has changed, and its role hasn't.
+    ReadinessChanged(RoleRow),
     /// A packet waits for this neighbour's MAC address.
     NeighborWanted {
         /// Interface.

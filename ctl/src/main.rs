@@ -87,6 +87,13 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
         Verb::Resync(resync) => resync
             .command()
             .ok_or_else(|| Failure(USAGE, "\"all\" stands alone".to_owned()))?,
+        Verb::Hold(grip) => grip.command(true),
+        Verb::Release(grip) => grip.command(false),
+        Verb::KeepalivedConfig { group } => Command::KeepalivedConfig {
+            group,
+            ctl: own_path(),
+        },
+        Verb::KeepalivedCheck => Command::KeepalivedCheck,
     };
     let checking = matches!(command, Command::ConfigCheck { .. });
     let socket = socket(line.node.as_deref(), line.socket)?;
@@ -165,6 +172,11 @@ fn read(file: &Path) -> Result<(String, String), Failure> {
         Ok(text) => Ok((name, text)),
         Err(error) => Err(Failure(USAGE, format!("{name} can't be read: {error}"))),
     }
+}
+
+/// This program, as others can run it.
+fn own_path() -> String {
+    std::env::current_exe().map_or_else(|_| "twinpathctl".to_owned(), |path| path.display().to_string())
 }
 
 /// The socket of the node that is meant.

@@ -165,6 +165,22 @@ pub enum Command {
         /// Its name in the node's configuration.
         peer: String,
     },
+    /// Keeps a group that VRRP drives from taking the role over from a peer that works, or lets it.
+    HoldHaGroup {
+        /// Group name.
+        name: String,
+        /// Hold it, or release it.
+        held: bool,
+    },
+    /// What keepalived has to include for the groups that it drives.
+    KeepalivedConfig {
+        /// Only this group.
+        group: Option<String>,
+        /// Path of the operator's command, which keepalived runs as its check.
+        ctl: String,
+    },
+    /// Keepalived's check of this node.
+    KeepalivedCheck,
     /// Reads a configuration and reports every error in it.
     ConfigCheck {
         /// Name of the file, for messages.
@@ -235,9 +251,11 @@ pub enum Reply {
     Compare(CompareReport),
     /// To [`Command::Job`].
     Resync(ResyncOutcome),
-    /// To [`Command::SetHaGroup`] and [`Command::DeclareDead`].
+    /// To [`Command::SetHaGroup`], [`Command::DeclareDead`], [`Command::HoldHaGroup`] and
+    /// [`Command::KeepalivedCheck`].
     Done,
-    /// To [`Command::ConfigCheck`] and [`Command::ConfigDiff`]: one line each; none means no error, no difference.
+    /// To [`Command::ConfigCheck`] and [`Command::ConfigDiff`]: one line each; none means no error, no difference. To
+    /// [`Command::KeepalivedConfig`]: its lines.
     Lines(Vec<String>),
 }
 

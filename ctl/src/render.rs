@@ -258,14 +258,20 @@ fn slots(rows: &[SlotRow]) -> String {
 fn ha_group(group: &HaGroupReport) -> String {
     tree(format!("ha-group {}", group.name), |t| {
         t.line("state", group.state.name());
-        t.line(
-            "set-by",
-            if group.explicit {
-                "operator"
-            } else {
-                "configuration"
-            },
-        );
+        let set_by = match (&group.vrrp, group.explicit) {
+            (Some(_), _) => "vrrp",
+            (None, true) => "operator",
+            (None, false) => "configuration",
+        };
+        t.line("set-by", set_by);
+        if let Some(vrrp) = &group.vrrp {
+            t.open("vrrp", |t| {
+                t.line("keepalived", &vrrp.says);
+                t.line("track", vrrp.track.map_or("-".to_owned(), |t| t.to_string()));
+                t.line("held", vrrp.held);
+                t.line("blocked", vrrp.blocked.as_deref().unwrap_or("no"));
+            });
+        }
         for virtual_address in &group.virtual_addresses {
             t.line(
                 "virtual-address",
@@ -276,6 +282,7 @@ fn ha_group(group: &HaGroupReport) -> String {
             t.open(format!("vrf {}", row.vrf), |t| {
                 t.line("role", row.role.name());
                 t.line("term", row.term);
+                t.line("ready", row.ready);
                 t.line("cause", &row.cause);
                 t.line("in-doubt", row.in_doubt);
             });

@@ -91,6 +91,8 @@ pub struct RoleRow {
     pub role: RoleState,
     /// Term it is held under; 0 when none was seen.
     pub term: u64,
+    /// Whether a take-over by this node would lose nothing that is known of.
+    pub ready: bool,
     /// Why the role is what it is, in a few words.
     pub cause: String,
     /// The peer isn't heard or lacks something: only this node's own half of the ports is given out.
@@ -117,10 +119,25 @@ pub struct HaGroupReport {
     pub state: GroupState,
     /// Whether an operator asked (true) or the configuration prefers it (false).
     pub explicit: bool,
+    /// How VRRP drives it; none for a group whose state is configured or ordered.
+    pub vrrp: Option<VrrpReport>,
     /// Virtual addresses with their interface.
     pub virtual_addresses: Vec<InterfaceAddress>,
     /// Roles of the VRFs that listen to it.
     pub vrfs: Vec<RoleRow>,
+}
+
+/// What VRRP and this node make of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VrrpReport {
+    /// What keepalived says: master, backup, fault, asked, absent.
+    pub says: String,
+    /// What its track file holds: 0 full priority, 253 the lowest, 254 fault; none while nothing was written.
+    pub track: Option<u8>,
+    /// Whether an operator holds the group.
+    pub held: bool,
+    /// The one thing that keeps this node from being master whenever it is elected.
+    pub blocked: Option<String>,
 }
 
 /// An address on an interface.

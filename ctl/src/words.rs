@@ -51,6 +51,20 @@ pub(crate) enum Verb {
     /// Have slots sent again, whole: by this node, or by the peer where this node receives.
     #[command(after_help = RESYNC_HELP)]
     Resync(Resync),
+    /// Keep this node from taking a role over.
+    #[command(subcommand)]
+    Hold(Grip),
+    /// End a hold.
+    #[command(subcommand)]
+    Release(Grip),
+    /// Print what keepalived has to include for the HA groups that it drives.
+    KeepalivedConfig {
+        /// Only this HA group.
+        group: Option<String>,
+    },
+    /// Keepalived's own check of the node: exit code 0 when it may be elected.
+    #[command(hide = true)]
+    KeepalivedCheck,
     /// Examine a configuration file.
     #[command(subcommand)]
     Config(Config),
@@ -385,6 +399,16 @@ impl Peer {
     }
 }
 
+/// After `hold` and `release`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Grip {
+    /// An HA group driven by VRRP: held, it has the lowest priority, and takes over from a dead peer only.
+    HaGroup {
+        /// Name of the group.
+        name: String,
+    },
+}
+
 /// State of a group.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Wanted {
@@ -533,6 +557,15 @@ impl Set {
     }
 }
 
+impl Grip {
+    /// The command these words mean.
+    #[must_use]
+    pub(crate) fn command(self, held: bool) -> Command {
+        let Self::HaGroup { name } = self;
+        Command::HoldHaGroup { name, held }
+    }
+}
+
 impl Filter {
     fn filter(self) -> ConntrackFilter {
         ConntrackFilter {
@@ -594,8 +627,12 @@ mod tests {
             Verb::Peer(peer) => peer.command(),
             Verb::Compare(compare) => compare.command(),
             Verb::Resync(resync) => resync.command()?,
+            Verb::Hold(grip) => grip.command(true),
+            Verb::Release(grip) => grip.command(false),
+            Verb::KeepalivedCheck => Command::KeepalivedCheck,
             Verb::Events(_)
             | Verb::Config(_)
+            | Verb::KeepalivedConfig { .. }
             | Verb::Key(_)
             | Verb::Completions { .. }
             | Verb::Manual { .. } => return None,
@@ -639,6 +676,21 @@ mod tests {
                 Some(Command::DeclareDead { peer: "node2".into() }),
             ),
             ("twinpathctl peer declare-dead", None),
+            (
+                "twinpathctl hold ha-group g",
+                Some(Command::HoldHaGroup {
+                    name: "g".into(),
+                    held: true,
+                }),
+            ),
+            (
+                "twinpathctl release ha-group g",
+                Some(Command::HoldHaGroup {
+                    name: "g".into(),
+                    held: false,
+                }),
+            ),
+            ("twinpathctl keepalived-check", Some(Command::KeepalivedCheck)),
             (
                 "twinpathctl flush conntrack",
                 Some(Command::FlushConntracks {

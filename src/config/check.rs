@@ -11,7 +11,7 @@ use super::node::SyncRead;
 use super::topology::{HaGroupRead, Topology};
 use super::values::device_argument;
 use super::vrf::VrfRead;
-use super::{DataplaneConfig, KernelBinding, PeerConfig, Security};
+use super::{DataplaneConfig, KernelBinding, PeerConfig, Security, vrrp};
 
 /// The whole file as read.
 pub(super) struct Everything<'e> {
@@ -27,6 +27,7 @@ pub(super) fn all(report: &Report<'_>, file: &Everything<'_>) {
     ports(report, file);
     interfaces(report, file);
     addresses(report, file);
+    vrrp::check(report, file);
     slots(report, file);
     streams(report, file);
     sync(report, file);
@@ -73,7 +74,7 @@ impl Everything<'_> {
         self.netns_of_vrf(interface.vrf.index())
     }
 
-    fn netns_of_vrf(&self, vrf: usize) -> Option<&str> {
+    pub(super) fn netns_of_vrf(&self, vrf: usize) -> Option<&str> {
         self.vrfs.get(vrf)?.config.kernel.netns()
     }
 }

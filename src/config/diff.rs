@@ -47,7 +47,7 @@ pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
 }
 
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, bool, &str); 25] = [
+const EFFECTS: [(&str, bool, &str); 27] = [
     ("node.", false, "names sockets and is part of every term"),
     ("dataplane.", false, "threads and memory are allocated at start"),
     ("port.", false, "ports and their queues are opened at start"),
@@ -109,7 +109,17 @@ const EFFECTS: [(&str, bool, &str); 25] = [
         false,
         "only a preference at boot; use twinpathctl set ha-group to change the role now",
     ),
+    (
+        "ha_group.vrrp",
+        false,
+        "write keepalived's fragment again, reload keepalived, and restart both processes",
+    ),
     ("ha_group.", false, "role machines are made at start"),
+    (
+        "keepalived.",
+        false,
+        "write keepalived's fragment again, reload keepalived, and restart the control process",
+    ),
     (
         "sync.private_key",
         true,
@@ -183,8 +193,16 @@ fn flatten(config: &Config) -> Settings {
     for (intent, group) in config.intent.ha_groups.iter().zip(&config.ha_groups) {
         let path = format!("ha_group.{}", intent.name);
         put(&mut s, format!("{path}.state"), lower(&group.state));
-        let named = intent
-            .virtual_addresses
+        let vrrp = group.vrrp.as_ref();
+        if let Some(v) = vrrp {
+            let value = format!(
+                "vrid {} priority {} preempt {} advert_interval_ms {} virtual_mac {}",
+                v.vrid, v.priority, v.preempt, v.advert_interval_ms, v.virtual_mac
+            );
+            put(&mut s, format!("{path}.vrrp"), value);
+        }
+        let named = vrrp
+            .map_or(&intent.virtual_addresses, |v| &v.addresses)
             .iter()
             .map(|v| format!("{} {}", name_of(config, v.interface), v.address));
         put(
@@ -193,6 +211,11 @@ fn flatten(config: &Config) -> Settings {
             named.collect::<Vec<_>>().join(", "),
         );
     }
+    let k = &config.keepalived;
+    put(&mut s, "keepalived.pid_file".into(), &k.pid_file);
+    put(&mut s, "keepalived.state_file".into(), &k.state_file);
+    put(&mut s, "keepalived.restart_grace_s".into(), k.restart_grace_s);
+    put(&mut s, "keepalived.realtime_priority".into(), k.realtime_priority);
     if let Some(sync) = &config.sync {
         put(&mut s, "sync.interface".into(), &sync.interface);
         put(&mut s, "sync.port".into(), sync.port);

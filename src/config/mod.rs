@@ -3,7 +3,7 @@
 //! nothing is checked again: the types can't hold what a check would refuse.
 //!
 //! `example.toml` beside this file names every key with its default. Reading order: `locate` (faults),
-//! `section` and `values` (typed access), `node`, `topology`, `vrf`, `policy` (one table kind each),
+//! `section` and `values` (typed access), `node`, `topology`, `vrrp`, `vrf`, `policy` (one table kind each),
 //! `check` (what needs more than one table), `host` (what needs the machine), `keys` (what proves who the nodes
 //! are), `diff` (what a change takes).
 
@@ -19,6 +19,7 @@ mod section;
 mod topology;
 mod values;
 mod vrf;
+mod vrrp;
 
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use ctl::key::PublicKey;
-use dataplane::config::{Forwarding, Intent};
+use dataplane::config::{Forwarding, Intent, VirtualAddress};
 use toml::de::DeTable;
 
 use crate::plan::Hugepages;
@@ -58,6 +59,8 @@ pub struct Config {
     pub vrfs: Vec<VrfConfig>,
     /// What HA groups have beyond `intent.ha_groups`; same index.
     pub ha_groups: Vec<HaGroupConfig>,
+    /// Who speaks VRRP for the groups that follow it.
+    pub keepalived: KeepalivedConfig,
     /// Lanes; present when a VRF has a peer.
     pub sync: Option<SyncConfig>,
     /// Logs.
@@ -181,8 +184,40 @@ pub struct PeerConfig {
 pub struct HaGroupConfig {
     /// Name, as in the intent.
     pub name: String,
-    /// Initial preference.
+    /// Initial preference; backup when VRRP decides.
     pub state: InitialState,
+    /// How VRRP decides, when it does.
+    pub vrrp: Option<VrrpConfig>,
+}
+
+/// A group driven by VRRP: one virtual router per interface and address family of its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VrrpConfig {
+    /// Virtual router id, the same on both nodes.
+    pub vrid: u8,
+    /// Priority while nothing is in the way; the highest becomes master.
+    pub priority: u8,
+    /// Whether a node of higher priority takes over from a master that works.
+    pub preempt: bool,
+    /// Time between two adverts, in milliseconds; a multiple of 10.
+    pub advert_interval_ms: u32,
+    /// Use the virtual router's MAC addresses instead of the interfaces'.
+    pub virtual_mac: bool,
+    /// Addresses that keepalived gives the master's kernel.
+    pub addresses: Vec<VirtualAddress>,
+}
+
+/// The keepalived on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepalivedConfig {
+    /// File with its process id.
+    pub pid_file: String,
+    /// File that it writes its state to when asked.
+    pub state_file: String,
+    /// How long the control process may be away before keepalived gives the role up, in seconds.
+    pub restart_grace_s: u8,
+    /// Real-time priority of its VRRP process; 0 is none.
+    pub realtime_priority: u8,
 }
 
 /// State a group prefers at boot; the peers' terms decide first.
@@ -293,6 +328,7 @@ pub fn load(file: &str, text: &str, cores: &[usize]) -> Result<Config, Faults> {
     let vrfs = vrf::read(&root, &topology, &mut places);
     let ha_groups = topology::read_ha_groups(&root, &topology);
     let dataplane = node::read_dataplane(&root, cores, &mut places);
+    let keepalived = vrrp::read_keepalived(&root);
     let sync = node::read_sync(&root, &mut places);
     let log = node::read_log(&root);
     root.finish();
@@ -321,11 +357,16 @@ pub fn load(file: &str, text: &str, cores: &[usize]) -> Result<Config, Faults> {
         forwarding.neighbors.extend(read.neighbors);
     }
     let mut states = Vec::new();
-    for read in ha_groups {
+    for mut read in ha_groups {
+        if let Some(vrrp) = &mut read.vrrp {
+            vrrp.addresses = core::mem::take(&mut read.intent.virtual_addresses);
+            read.intent.virtual_macs = vrrp::virtual_macs(vrrp);
+        }
         intent.ha_groups.push(read.intent);
         states.push(HaGroupConfig {
             name: read.name,
             state: read.state,
+            vrrp: read.vrrp,
         });
     }
     Ok(Config {
@@ -335,6 +376,7 @@ pub fn load(file: &str, text: &str, cores: &[usize]) -> Result<Config, Faults> {
         interfaces: topology.interfaces,
         vrfs: bindings,
         ha_groups: states,
+        keepalived,
         sync: sync.map(|s| s.config),
         log,
         intent,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::locate::{At, Place, Report, suggest};
 use super::section::Section;
 use super::values::{self, word};
-use super::{InitialState, InterfaceConfig, Places, PortConfig};
+use super::{InitialState, InterfaceConfig, Places, PortConfig, VrrpConfig, vrrp};
 
 /// The VRF of a file that names none.
 pub(super) const DEFAULT_VRF: &str = "main";
@@ -350,7 +350,9 @@ pub(super) fn add_route(routes: &mut Vec<Route>, vrf: VrfId, prefix: IpNet, via:
 pub(super) struct HaGroupRead {
     pub name: String,
     pub state: InitialState,
+    pub vrrp: Option<VrrpConfig>,
     pub intent: HaGroupIntent,
+    pub place: Place,
     pub places: Vec<Place>,
 }
 
@@ -370,6 +372,7 @@ fn read_ha_group(section: Section<'_>, n: usize, topology: &Topology) -> HaGroup
     let state = section
         .parsed("state", |t| word(t, &states))
         .map_or(InitialState::default(), |s| s.value);
+    let vrrp = vrrp::read(&section);
     let mut virtual_addresses = Vec::new();
     let mut places = Vec::new();
     for item in section.sections(
@@ -389,14 +392,18 @@ fn read_ha_group(section: Section<'_>, n: usize, topology: &Topology) -> HaGroup
         }
         item.finish();
     }
+    let place = section.place;
     section.finish();
     HaGroupRead {
         intent: HaGroupIntent {
             name: name.clone(),
             virtual_addresses,
+            virtual_macs: Vec::new(),
         },
         name,
         state,
+        vrrp,
+        place,
         places,
     }
 }

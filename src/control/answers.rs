@@ -11,6 +11,7 @@ use dataplane::time::Instant;
 use super::groups::Groups;
 use super::host::ThisMachine;
 use super::link::DataLink;
+use super::vrrp::{Vrrp, fragment};
 use crate::config::{self, Config};
 use crate::ipc::{self, Request};
 use crate::machine;
@@ -22,6 +23,8 @@ pub struct Answers<'a> {
     pub config: &'a Config,
     /// HA groups.
     pub groups: &'a mut Groups,
+    /// Groups that VRRP drives.
+    pub vrrp: &'a mut Vrrp,
     /// The data process.
     pub data: &'a mut DataLink,
     /// When this process started.
@@ -105,6 +108,12 @@ impl Answers<'_> {
             },
             Command::DeclareDead { peer } => self.declare_dead(peer),
             Command::SetHaGroup { name, state } => self.set_group(&name, state),
+            Command::HoldHaGroup { name, held } => {
+                self.check_group(&name)?;
+                self.vrrp.hold(&name, held).map(|()| Reply::Done)
+            }
+            Command::KeepalivedConfig { group, ctl } => self.keepalived_config(group.as_deref(), &ctl),
+            Command::KeepalivedCheck => self.vrrp.check(self.now).map(|()| Reply::Done),
             Command::ConfigCheck { file, text } => Ok(Reply::Lines(check(&file, &text))),
             Command::ConfigDiff { file, text } => self.diff(&file, &text),
         }
@@ -137,11 +146,14 @@ impl Answers<'_> {
         };
         let report = |row: &ctl::report::GroupRow| {
             let intent = self.config.intent.ha_groups.iter().find(|g| g.name == row.name);
-            let addresses = intent.map_or(&[][..], |g| &g.virtual_addresses);
+            let driven = self.config.ha_groups.iter().find(|g| g.name == row.name);
+            let own = intent.map_or(&[][..], |g| &g.virtual_addresses);
+            let addresses = driven.and_then(|g| g.vrrp.as_ref()).map_or(own, |v| &v.addresses);
             HaGroupReport {
                 name: row.name.clone(),
                 state: row.state,
                 explicit: row.explicit,
+                vrrp: self.vrrp.report(&row.name),
                 virtual_addresses: addresses
                     .iter()
                     .map(|v| InterfaceAddress {
@@ -156,10 +168,18 @@ impl Answers<'_> {
                     .collect(),
             }
         };
-        Ok(Reply::HaGroups(self.groups.rows().iter().map(report).collect()))
+        let driven: Vec<_> = self.vrrp.rows().collect();
+        let rows = self.groups.rows().iter().chain(&driven);
+        Ok(Reply::HaGroups(rows.map(report).collect()))
     }
 
     fn set_group(&mut self, name: &str, state: GroupState) -> Result<Reply, Refusal> {
+        if self.vrrp.drives(name) {
+            let message = format!(
+                "VRRP drives the HA group {name}, and nobody else: hold and release are what you may change here"
+            );
+            return Err(Refusal::new(RefusalKind::Refused, message));
+        }
         self.data.call(self.groups.order(name, state)?)?;
         self.groups.ordered(name, state);
         tracing::info!(
@@ -174,6 +194,28 @@ impl Answers<'_> {
         self.data.call(Request::DeclareDead { peer: peer.clone() })?;
         tracing::info!(peer, "an operator has declared the peer dead");
         Ok(Reply::Done)
+    }
+
+    fn check_group(&self, name: &str) -> Result<(), Refusal> {
+        if self.config.ha_groups.iter().any(|g| g.name == name) {
+            Ok(())
+        } else {
+            Err(Refusal::not_found("HA group", name))
+        }
+    }
+
+    fn keepalived_config(&self, group: Option<&str>, ctl: &str) -> Result<Reply, Refusal> {
+        if let Some(name) = group {
+            self.check_group(name)?;
+        }
+        let driven = |g: &config::HaGroupConfig| g.vrrp.is_some() && group.is_none_or(|name| name == g.name);
+        if !self.config.ha_groups.iter().any(driven) {
+            let message = "no HA group here has vrrp in its configuration";
+            return Err(Refusal::new(RefusalKind::Refused, message));
+        }
+        let dir = ctl::paths::node_dir(&self.config.node.name);
+        let text = fragment::render(self.config, group, &dir, ctl);
+        Ok(Reply::Lines(text.lines().map(str::to_owned).collect()))
     }
 
     fn rules(&mut self, vrf: &str) -> Result<Reply, Refusal> {

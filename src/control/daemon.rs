@@ -3,6 +3,7 @@
 //! ```text
 //! netlink ──► watch ──► Forwarding ──► data process ──► events: wanted neighbours ──► watch
 //! operator ─► server ─► answers ─────► data process
+//! keepalived ⇄ vrrp ────► roles ─────► data process ──► events: readiness ──────────► vrrp
 //! signals ──► end
 //! ```
 //!
@@ -26,6 +27,7 @@ use super::groups::Groups;
 use super::link::DataLink;
 use super::server::CtlServer;
 use super::vrf::{KernelMap, Source};
+use super::vrrp::Vrrp;
 use super::watch::Watch;
 use crate::clock::Clock;
 use crate::config::{Config, InitialState, KernelBinding};
@@ -54,6 +56,7 @@ pub enum DaemonError {
 pub struct Daemon {
     config: Config,
     groups: Groups,
+    vrrp: Vrrp,
     watch: Watch,
     data: DataLink,
     server: CtlServer,
@@ -82,8 +85,10 @@ impl Daemon {
                 config
                     .ha_groups
                     .iter()
+                    .filter(|g| g.vrrp.is_none())
                     .map(|g| (g.name.clone(), preferred(g.state))),
             ),
+            vrrp: Vrrp::new(&config, &paths::node_dir(&node), started),
             watch: Watch::new(kernel_map(&config), started),
             data: DataLink::new(paths::data_socket(&node), node, started),
             config,
@@ -124,9 +129,11 @@ impl Daemon {
         }
         self.data
             .turn(now, &self.config.intent, self.watch.published(), &mut self.groups);
+        self.vrrp.turn(now, &mut self.data);
         let mut answers = Answers {
             config: &self.config,
             groups: &mut self.groups,
+            vrrp: &mut self.vrrp,
             data: &mut self.data,
             started: self.started,
             now,
@@ -145,7 +152,9 @@ impl Daemon {
                     cause = row.cause,
                     "a VRF has changed its role"
                 );
+                self.vrrp.note(row);
             }
+            Event::ReadinessChanged(row) => self.vrrp.note(row),
             Event::FingerprintDiffers { peer, vrf, section } => {
                 tracing::error!(
                     peer,
@@ -182,11 +191,15 @@ impl Daemon {
         if let Some(connect) = self.data.next_turn() {
             next = next.min(connect);
         }
+        if let Some(vrrp) = self.vrrp.next_turn() {
+            next = next.min(vrrp);
+        }
         let wait = next.since(self.clock.now()).min(WAIT_MAX);
         // Rounded up: waking just before the moment would spin through its last millisecond.
         let wait_ms = u16::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u16::MAX);
         let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         descriptors.extend(self.watch.readable().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        descriptors.extend(self.vrrp.readable().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         descriptors.extend(self.data.readable().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         descriptors.extend(self.server.descriptors().map(|(fd, writing)| {
             let writable = if writing {

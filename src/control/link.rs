@@ -23,6 +23,7 @@ pub struct DataLink {
     path: PathBuf,
     node: String,
     client: Option<Client>,
+    connections: u64,
     connect_at: Instant,
     /// Told once per loss, not per attempt.
     complained: bool,
@@ -36,6 +37,7 @@ impl DataLink {
             path,
             node,
             client: None,
+            connections: 0,
             connect_at: now,
             complained: false,
         }
@@ -57,6 +59,7 @@ impl DataLink {
             Ok(client) => {
                 tracing::info!(boot = client.boot(), "connected to the data process");
                 self.client = Some(client);
+                self.connections += 1;
                 self.complained = false;
             }
             Err(error) => {
@@ -93,6 +96,12 @@ impl DataLink {
             accept(client.call(request), "the state of an HA group")?;
         }
         Ok(client)
+    }
+
+    /// Which connection this is, counted; none while there is none.
+    #[must_use]
+    pub fn connection(&self) -> Option<u64> {
+        self.client.is_some().then_some(self.connections)
     }
 
     /// Asks the data process.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`daemon`] (the loop), then what it joins: [`watch`] (kernel → reachability, out of [`netlink`],
 //! [`message`], [`mirror`], [`vrf`] and [`resolver`]), [`groups`] (HA groups), [`link`] (the connection to the data
-//! process), [`server`] and [`answers`] (the operator's commands). [`host`] answers what a configuration asks of the
+//! process), [`vrrp`] (groups that keepalived drives), [`server`] and [`answers`] (the operator's commands). [`host`] answers what a configuration asks of the
 //! machine.
 
 pub mod answers;
@@ -16,4 +16,5 @@ pub mod netlink;
 pub mod resolver;
 pub mod server;
 pub mod vrf;
+pub mod vrrp;
 pub mod watch;

@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+use ipnet::IpNet;
 use netlink_packet_core::{
     NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -197,6 +198,26 @@ impl Kernel {
         self.sequence = self.sequence.wrapping_add(1);
         let message = RouteNetlinkMessage::NewNeighbour(message);
         let frame = frame(message, NLM_F_REQUEST | NLM_F_CREATE, self.sequence);
+        self.follower.send_to(&frame, &SocketAddr::new(0, 0), 0)?;
+        Ok(())
+    }
+
+    /// Takes an address from an interface. What comes of it is notified.
+    ///
+    /// # Errors
+    /// When the request can't be sent now.
+    pub fn withdraw(&mut self, link: u32, address: IpNet) -> Result<(), NetlinkError> {
+        let mut message = AddressMessage::default();
+        message.header.family = match address {
+            IpNet::V4(_) => AddressFamily::Inet,
+            IpNet::V6(_) => AddressFamily::Inet6,
+        };
+        message.header.prefix_len = address.prefix_len();
+        message.header.index = link;
+        message.attributes.push(AddressAttribute::Local(address.addr()));
+        self.sequence = self.sequence.wrapping_add(1);
+        let message = RouteNetlinkMessage::DelAddress(message);
+        let frame = frame(message, NLM_F_REQUEST, self.sequence);
         self.follower.send_to(&frame, &SocketAddr::new(0, 0), 0)?;
         Ok(())
     }

@@ -20,6 +20,7 @@ use state_sync::role::DeclareError;
 use super::answer::{self, Pending, Served, Sources};
 use super::ask::tuple;
 use super::jobs::Jobs;
+use super::roles::Change;
 use super::syslog::Syslog;
 use crate::ipc::{Event, Incoming, Reply, Request, Server, Ticket};
 
@@ -91,10 +92,15 @@ impl Agent {
 
     fn step_roles(&mut self, now: Instant) -> usize {
         let changed = self.sources.keeper.step(now);
-        for &vrf in &changed {
+        for &change in &changed {
+            let (Change::Role(vrf) | Change::Readiness(vrf)) = change;
             let Some(row) = self.sources.keeper.row(vrf) else {
                 continue;
             };
+            if change == Change::Readiness(vrf) {
+                self.server.broadcast(Event::ReadinessChanged(row));
+                continue;
+            }
             tracing::info!(
                 vrf = row.vrf,
                 role = row.role.name(),

@@ -36,6 +36,15 @@ pub(crate) struct RoleKeeper {
     groups: Vec<GroupRow>,
 }
 
+/// What a step has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Role or term.
+    Role(VrfId),
+    /// Only readiness, or what is in its way.
+    Readiness(VrfId),
+}
+
 #[derive(Debug)]
 struct Vrf {
     name: String,
@@ -129,8 +138,8 @@ impl RoleKeeper {
         }
     }
 
-    /// Steps every machine; returns the VRFs whose role changed.
-    pub(crate) fn step(&mut self, now: Instant) -> Vec<VrfId> {
+    /// Steps every machine; returns the VRFs of which there is something new to say.
+    pub(crate) fn step(&mut self, now: Instant) -> Vec<Change> {
         let mut changed = Vec::new();
         for (id, vrf) in (0..).map(VrfId).zip(&mut self.vrfs) {
             if vrf.group.is_none() {
@@ -147,7 +156,9 @@ impl RoleKeeper {
             let known = vrf.last.map(|l| (l.role, l.term));
             if known != Some((decision.role, decision.term)) {
                 self.roles.set(id, decision.role, decision.term);
-                changed.push(id);
+                changed.push(Change::Role(id));
+            } else if vrf.last != Some(decision) {
+                changed.push(Change::Readiness(id));
             }
             self.board.set_ready(id, decision.ready);
             vrf.last = Some(decision);
@@ -244,6 +255,7 @@ impl RoleKeeper {
             ha_group: vrf.group.clone(),
             role: role_state(role),
             term: term.0,
+            ready: vrf.last.map_or(role == Role::Alone, |l| l.ready),
             cause,
             in_doubt: self.roles.share(id).is_in_doubt(),
         })

@@ -54,6 +54,7 @@ fn role_event() -> Event {
         ha_group: Some("group1".into()),
         role: RoleState::Master,
         term: 257,
+        ready: true,
         cause: "operator".into(),
         in_doubt: false,
     })

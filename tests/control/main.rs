@@ -7,3 +7,5 @@ mod kernel;
 mod lab;
 #[cfg(test)]
 mod process;
+#[cfg(test)]
+mod vrrp;

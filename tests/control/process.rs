@@ -13,14 +13,19 @@ use twinpath::ipc::{Event, Reply, Request, Server};
 use crate::lab::Lab;
 
 /// A control process of a node of its own, in a run directory of its own.
-struct Node {
+pub(crate) struct Node {
     lab: Lab,
-    dir: PathBuf,
-    process: Child,
+    pub(crate) dir: PathBuf,
+    pub(crate) process: Child,
 }
 
 impl Node {
     fn start() -> Self {
+        Self::start_with(config)
+    }
+
+    /// With a configuration made for the namespace of its own.
+    pub(crate) fn start_with(config: impl FnOnce(&str) -> String) -> Self {
         let lab = Lab::new();
         let dir = std::env::temp_dir().join(&lab.here);
         std::fs::create_dir_all(&dir).unwrap();
@@ -29,19 +34,19 @@ impl Node {
         Self { lab, dir, process }
     }
 
-    fn restart(&mut self) {
-        self.process.kill().unwrap();
+    pub(crate) fn restart(&mut self) {
+        let _ended_already = self.process.kill();
         self.process.wait().unwrap();
         self.process = spawn(&self.dir);
     }
 
     /// The operator's connection, as soon as the process serves it.
-    fn operator(&self) -> Client {
+    pub(crate) fn operator(&self) -> Client {
         let socket = self.dir.join("n/control.sock");
         self.until("the control socket", || Client::connect(&socket).ok())
     }
 
-    fn until<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    pub(crate) fn until<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         let give_up = self.lab.clock.now() + Duration::from_secs(20);
         loop {
             if let Some(found) = found() {
@@ -98,18 +103,18 @@ state = "master"
 }
 
 /// The data process, played.
-struct Data {
-    server: Server,
+pub(crate) struct Data {
+    pub(crate) server: Server,
     boot: u64,
     groups: Vec<GroupRow>,
     /// Every order that was given.
-    orders: Vec<(GroupState, bool)>,
-    intents: usize,
+    pub(crate) orders: Vec<(GroupState, bool)>,
+    pub(crate) intents: usize,
     forwarding: Option<Forwarding>,
 }
 
 impl Data {
-    fn start(node: &Node, boot: u64, groups: Vec<GroupRow>) -> Self {
+    pub(crate) fn start(node: &Node, boot: u64, groups: Vec<GroupRow>) -> Self {
         let server = Server::bind(&node.dir.join("n/dataplane.sock")).unwrap();
         Self {
             server,
@@ -118,6 +123,19 @@ impl Data {
             orders: Vec::new(),
             intents: 0,
             forwarding: None,
+        }
+    }
+
+    /// The role it plays.
+    pub(crate) fn role(ready: bool) -> RoleRow {
+        RoleRow {
+            vrf: "main".into(),
+            ha_group: Some("g".into()),
+            role: RoleState::Backup,
+            term: 257,
+            ready,
+            in_doubt: false,
+            cause: "played".into(),
         }
     }
 
@@ -147,14 +165,7 @@ impl Data {
                     self.orders.push((state, explicit));
                     Reply::Done
                 }
-                Request::Roles => Reply::Roles(vec![RoleRow {
-                    vrf: "main".into(),
-                    ha_group: Some("g".into()),
-                    role: RoleState::Backup,
-                    term: 257,
-                    cause: "played".into(),
-                    in_doubt: false,
-                }]),
+                Request::Roles => Reply::Roles(vec![Self::role(true)]),
                 other => unreachable!("{other:?}"),
             };
             self.server.reply(incoming.ticket, Ok(reply));
@@ -175,7 +186,7 @@ impl Data {
             .is_some_and(|f| f.routes.iter().any(|r| r.prefix == prefix))
     }
 
-    fn until(&mut self, node: &Node, what: &str, mut wanted: impl FnMut(&mut Self) -> bool) {
+    pub(crate) fn until(&mut self, node: &Node, what: &str, mut wanted: impl FnMut(&mut Self) -> bool) {
         node.until(what, || {
             self.turn();
             wanted(self).then_some(())
@@ -183,7 +194,7 @@ impl Data {
     }
 
     /// Plays on while the operator waits for an answer.
-    fn ask(&mut self, node: &Node, command: Command) -> Result<Answer, ClientError> {
+    pub(crate) fn ask(&mut self, node: &Node, command: Command) -> Result<Answer, ClientError> {
         let mut operator = node.operator();
         let asking = std::thread::spawn(move || operator.call(&command));
         self.until(node, "an answer", |_| asking.is_finished());
@@ -191,7 +202,7 @@ impl Data {
     }
 }
 
-fn group(state: GroupState, explicit: bool) -> Vec<GroupRow> {
+pub(crate) fn group(state: GroupState, explicit: bool) -> Vec<GroupRow> {
     vec![GroupRow {
         name: "g".into(),
         state,

@@ -235,6 +235,7 @@ fn groups_show_who_set_them_and_what_their_vrfs_are() {
         name: "group1".into(),
         state: GroupState::Master,
         explicit: true,
+        vrrp: None,
         virtual_addresses: vec![crate::report::InterfaceAddress {
             interface: "lan".into(),
             address: ip("100.64.0.1"),
@@ -244,6 +245,7 @@ fn groups_show_who_set_them_and_what_their_vrfs_are() {
             ha_group: Some("group1".into()),
             role: RoleState::Master,
             term: 257,
+            ready: true,
             cause: "operator".into(),
             in_doubt: true,
         }],
@@ -256,6 +258,7 @@ ha-group group1
     vrf main
         role master
         term 257
+        ready true
         cause operator
         in-doubt true
         ..

@@ -3,6 +3,7 @@
 
 mod cases;
 mod keys;
+mod vrrp;
 
 use std::net::IpAddr;
 

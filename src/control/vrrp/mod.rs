@@ -1,0 +1,398 @@
+//! HA groups that VRRP drives: keepalived elects, this process passes its word on to the data process, and tells
+//! keepalived, through a file per group, what this node is good for.
+//!
+//! ```text
+//! keepalived ── notify FIFO ──► keepalived ── notify ──┐             ┌─► SetGroup ──► data process
+//!            ◄── JSON signal ──     (edge)             ├─► machine ──┤
+//! data process ── readiness ───────────────────────────┘             └─► track file ─► keepalived
+//! ```
+//!
+//! [`machine`] is the table that decides, [`notify`] reads what keepalived writes, [`keepalived`] is the edge to it,
+//! [`fragment`] writes what its configuration has to include. What is remembered here is only what each side said
+//! last; a restarted process asks both again.
+
+pub mod fragment;
+pub mod keepalived;
+pub mod machine;
+pub mod notify;
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ctl::protocol::{Refusal, RefusalKind};
+use ctl::report::{GroupRow, GroupState, RoleRow, VrrpReport};
+use dataplane::time::Instant;
+
+use self::keepalived::{Heard, Keepalived, Places};
+use self::machine::{Cause, Data, Decision, Said, Track, decide};
+use super::link::DataLink;
+use super::mirror::Mirror;
+use super::netlink::{Kernel, NetlinkError};
+use crate::config::Config;
+use crate::ipc::{Reply, Request};
+
+/// How long keepalived has for its first answer before its check is let through without one.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+/// The peer takes over after three advert intervals and a part of one (RFC 5798, section 6.1).
+const ADVERTS_UNTIL_MISSED: u32 = 4;
+
+/// All groups driven by VRRP.
+#[derive(Debug)]
+pub struct Vrrp {
+    groups: Vec<Group>,
+    edge: Option<Keepalived>,
+    roles: Vec<RoleRow>,
+    /// Connection to the data process that `roles` and `told` are about.
+    connection: Option<u64>,
+    met: bool,
+    /// From then on a data process that wasn't met is down.
+    patience_until: Instant,
+}
+
+#[derive(Debug)]
+struct Group {
+    name: String,
+    /// Of its VRRP instances.
+    instances: Vec<String>,
+    addresses: Vec<IpAddr>,
+    notice_after: Duration,
+    said: Said,
+    /// Since when `said` has been one that time changes.
+    since: Instant,
+    /// A line has come since keepalived was last asked: it is as new as the answer.
+    heard: bool,
+    held: bool,
+    told: Option<GroupState>,
+    written: Option<Track>,
+    blocked: Option<Cause>,
+    track_file: PathBuf,
+    hold_file: PathBuf,
+}
+
+impl Vrrp {
+    /// The groups of a configuration, below the node's run directory `dir`.
+    #[must_use]
+    pub fn new(config: &Config, dir: &Path, now: Instant) -> Self {
+        let groups: Vec<Group> = config
+            .ha_groups
+            .iter()
+            .filter_map(|group| {
+                let vrrp = group.vrrp.as_ref()?;
+                let hold_file = dir.join(format!("{}.held", group.name));
+                Some(Group {
+                    name: group.name.clone(),
+                    instances: fragment::routers(config, vrrp)
+                        .iter()
+                        .map(|r| r.instance(&group.name))
+                        .collect(),
+                    addresses: fragment::addresses(vrrp),
+                    notice_after: Duration::from_millis(u64::from(
+                        vrrp.advert_interval_ms * ADVERTS_UNTIL_MISSED,
+                    )),
+                    said: Said::Leaving,
+                    since: now,
+                    heard: false,
+                    held: hold_file.exists(),
+                    told: None,
+                    written: None,
+                    blocked: None,
+                    track_file: track_file(dir, &group.name),
+                    hold_file,
+                })
+            })
+            .collect();
+        let places = Places {
+            fifo: fifo(dir),
+            pid_file: config.keepalived.pid_file.clone().into(),
+            state_file: config.keepalived.state_file.clone().into(),
+        };
+        Self {
+            edge: (!groups.is_empty()).then(|| Keepalived::new(places, now)),
+            groups,
+            roles: Vec::new(),
+            connection: None,
+            met: false,
+            patience_until: now + Duration::from_secs(u64::from(config.keepalived.restart_grace_s)),
+        }
+    }
+
+    /// Hears keepalived and the data process, decides, and tells both.
+    pub fn turn(&mut self, now: Instant, data: &mut DataLink) {
+        let Some(edge) = &mut self.edge else { return };
+        let groups = &mut self.groups;
+        edge.turn(now, |heard| hear(groups, heard, now));
+        self.meet(data);
+        for n in 0..self.groups.len() {
+            let state = self.data_of(&self.groups[n].name, now);
+            let group = &mut self.groups[n];
+            group.grow_old(now);
+            let decision = decide(group.said, state, group.held);
+            group.carry_out(decision, data);
+        }
+    }
+
+    /// A VRF's role or readiness, as the data process has just said.
+    pub fn note(&mut self, row: RoleRow) {
+        match self.roles.iter_mut().find(|r| r.vrf == row.vrf) {
+            Some(known) => *known = row,
+            None => self.roles.push(row),
+        }
+    }
+
+    /// Readable when keepalived has something to say.
+    #[must_use]
+    pub fn readable(&self) -> Option<BorrowedFd<'_>> {
+        self.edge.as_ref()?.readable()
+    }
+
+    /// When [`Self::turn`] has something to do even if nothing becomes readable and the data process stays as it is.
+    #[must_use]
+    pub fn next_turn(&self) -> Option<Instant> {
+        let leaving = self.groups.iter().filter(|g| g.said == Said::Leaving);
+        let aged = leaving.map(|g| g.since + g.notice_after);
+        aged.chain(self.edge.as_ref()?.next_turn()).min()
+    }
+
+    /// Whether VRRP drives this group.
+    #[must_use]
+    pub fn drives(&self, name: &str) -> bool {
+        self.groups.iter().any(|g| g.name == name)
+    }
+
+    /// The groups with the state they are told.
+    pub fn rows(&self) -> impl Iterator<Item = GroupRow> {
+        self.groups.iter().map(|g| GroupRow {
+            name: g.name.clone(),
+            state: g.told.unwrap_or(GroupState::Backup),
+            explicit: false,
+        })
+    }
+
+    /// What VRRP and this node make of a group.
+    #[must_use]
+    pub fn report(&self, name: &str) -> Option<VrrpReport> {
+        let group = self.groups.iter().find(|g| g.name == name)?;
+        let unready = self
+            .roles
+            .iter()
+            .find(|r| r.ha_group.as_deref() == Some(name) && !r.ready && !r.cause.is_empty());
+        let text = |cause: Cause| match (cause, unready) {
+            (Cause::Unready, Some(row)) => format!("VRF {}: {}", row.vrf, row.cause),
+            _ => cause.text().to_owned(),
+        };
+        Some(VrrpReport {
+            says: group.said.name().to_owned(),
+            track: group.written.map(|t| t as u8),
+            held: group.held,
+            blocked: group.blocked.map(text),
+        })
+    }
+
+    /// Holds a group, or lets it go; kept across restarts of this process, until the machine boots.
+    ///
+    /// # Errors
+    /// When VRRP doesn't drive it, or the hold can't be kept.
+    pub fn hold(&mut self, name: &str, held: bool) -> Result<(), Refusal> {
+        let Some(group) = self.groups.iter_mut().find(|g| g.name == name) else {
+            let message = format!("the HA group {name} isn't driven by VRRP: set its state instead");
+            return Err(Refusal::new(RefusalKind::Refused, message));
+        };
+        let kept = if held {
+            std::fs::write(&group.hold_file, "")
+        } else {
+            match std::fs::remove_file(&group.hold_file) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            }
+        };
+        kept.map_err(|error| {
+            let message = format!("{}: {error}", group.hold_file.display());
+            Refusal::new(RefusalKind::Refused, message)
+        })?;
+        group.held = held;
+        tracing::info!(group = name, held, "an operator has held or released a group");
+        Ok(())
+    }
+
+    /// The answer to keepalived's own check: that this process lives, knows its data process, and has written what
+    /// keepalived shall find in the track files.
+    ///
+    /// # Errors
+    /// What is missing. Keepalived then stays, or after some seconds goes, out of the election.
+    pub fn check(&self, now: Instant) -> Result<(), Refusal> {
+        let refuse = |message: String| Err(Refusal::new(RefusalKind::Refused, message));
+        if self.connection.is_none() {
+            return refuse(Cause::DataDown.text().to_owned());
+        }
+        let unwritten = |g: &&Group| {
+            let answering = g.said == Said::Asked && now.since(g.since) < ANSWER_WAIT;
+            answering || (g.written.is_none() && !matches!(g.said, Said::Asked | Said::Master))
+        };
+        match self.groups.iter().find(unwritten) {
+            Some(group) => refuse(format!(
+                "the track file of the HA group {} isn't written yet",
+                group.name
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Notices a new connection to the data process, or the loss of one.
+    fn meet(&mut self, data: &mut DataLink) {
+        if data.connection() == self.connection {
+            return;
+        }
+        self.connection = None;
+        self.roles.clear();
+        for group in &mut self.groups {
+            group.told = None;
+        }
+        if data.connection().is_some()
+            && let Ok(Reply::Roles(roles)) = data.call(Request::Roles)
+        {
+            self.roles = roles;
+            self.connection = data.connection();
+            self.met = true;
+        }
+    }
+
+    fn data_of(&self, group: &str, now: Instant) -> Data {
+        if self.connection.is_none() {
+            return if self.met || now >= self.patience_until {
+                Data::Down
+            } else {
+                Data::Unknown
+            };
+        }
+        let mut listening = self.roles.iter().filter(|r| r.ha_group.as_deref() == Some(group));
+        if listening.all(|r| r.ready) {
+            Data::Ready
+        } else {
+            Data::Unready
+        }
+    }
+}
+
+impl Group {
+    fn now_says(&mut self, said: Said, now: Instant) {
+        if self.said != said {
+            tracing::info!(group = self.name, says = said.name(), "keepalived");
+            (self.said, self.since) = (said, now);
+        }
+    }
+
+    fn grow_old(&mut self, now: Instant) {
+        if self.said == Said::Leaving && now.since(self.since) >= self.notice_after {
+            self.now_says(Said::Absent, now);
+            // A keepalived that was killed leaves them behind, and the peer has them by now: two nodes would answer.
+            if let Err(error) = withdraw(&self.addresses) {
+                tracing::error!(group = self.name, %error, "virtual addresses can't be taken back");
+            }
+        }
+    }
+
+    fn carry_out(&mut self, decision: Decision, data: &mut DataLink) {
+        // First the role: packets wait for it.
+        if let Some(state) = decision.order.filter(|state| self.told != Some(*state))
+            && data.connection().is_some()
+        {
+            let request = Request::SetGroup {
+                name: self.name.clone(),
+                state,
+                explicit: true,
+            };
+            match data.call(request) {
+                Ok(_) => tracing::info!(group = self.name, state = state.name(), "VRRP has decided"),
+                Err(error) => {
+                    tracing::error!(group = self.name, %error, "VRRP has decided, and wasn't obeyed")
+                }
+            }
+            self.told = Some(state);
+        }
+        if let Some(track) = decision.track.filter(|track| self.written != Some(*track)) {
+            match keepalived::write_track(&self.track_file, track) {
+                Ok(()) => {
+                    tracing::info!(group = self.name, value = track as u8, "track file");
+                    self.written = Some(track);
+                }
+                // Not counted as written: keepalived's check fails, and the next turn tries again.
+                Err(error) => {
+                    self.written = None;
+                    tracing::error!(path = %self.track_file.display(), %error, "the track file can't be written");
+                }
+            }
+        }
+        if self.blocked != decision.blocked {
+            self.blocked = decision.blocked;
+            let cause = decision.blocked.map_or("nothing", Cause::text);
+            tracing::info!(group = self.name, cause, "in the way of being master");
+        }
+    }
+}
+
+/// Takes addresses from whichever interface of this namespace has them.
+fn withdraw(addresses: &[IpAddr]) -> Result<(), NetlinkError> {
+    let mut kernel = Kernel::open(None)?;
+    let mirror = Mirror::of(kernel.read_all()?);
+    for (link, net) in mirror
+        .addresses()
+        .filter(|(_, net)| addresses.contains(&net.addr()))
+    {
+        tracing::warn!(address = %net, "a virtual address without a keepalived is taken back");
+        kernel.withdraw(link, net)?;
+    }
+    Ok(())
+}
+
+/// Takes down what keepalived has said.
+fn hear(groups: &mut [Group], heard: Heard, now: Instant) {
+    match heard {
+        Heard::Appeared => {
+            for group in groups {
+                // The file may have been changed, or lost, while nobody read it.
+                group.written = None;
+                group.now_says(Said::Asked, now);
+            }
+        }
+        Heard::Asked => groups.iter_mut().for_each(|g| g.heard = false),
+        Heard::Group(name, said) => {
+            if let Some(group) = groups.iter_mut().find(|g| fragment::sync_group(&g.name) == name) {
+                group.heard = true;
+                group.now_says(said, now);
+            }
+        }
+        Heard::Instances(list) => {
+            for group in groups {
+                let mine = list.iter().filter(|(name, _)| group.instances.contains(name));
+                let said = notify::joined(mine.map(|(_, said)| *said));
+                if !group.heard {
+                    group.now_says(said, now);
+                }
+            }
+        }
+        Heard::Gone => {
+            for group in groups {
+                if group.said != Said::Absent {
+                    group.now_says(Said::Leaving, now);
+                }
+            }
+        }
+    }
+}
+
+/// The FIFO of a node.
+#[must_use]
+pub fn fifo(dir: &Path) -> PathBuf {
+    dir.join("vrrp.fifo")
+}
+
+/// The track file of a group.
+#[must_use]
+pub fn track_file(dir: &Path, group: &str) -> PathBuf {
+    dir.join(format!("{group}.track"))
+}
+
+#[cfg(test)]
+mod tests;
