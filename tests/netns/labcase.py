@@ -9,6 +9,7 @@ import unittest
 from twinlab import views
 from twinlab.drive import Traffic
 from twinlab.node import HA_GROUP, VRF
+from twinlab.nodeconfig import knobs_of_nodes
 from twinlab.scenario import Interrupted, double_owners, other, running_lab, wait_equal, wait_in_sync, wait_pair
 from twinlab.shell import LabError, wait_until
 from twinlab.topology import SERVER6
@@ -56,7 +57,7 @@ class LabCase(TimedCase):
         self.lab = self.enterContext(running_lab(f"t{os.getpid()}", self.settings, self.clients, self.bare))
         self.node1, self.node2 = self.lab.node("node1"), self.lab.node("node2")
         self.traffic = self.enterContext(Traffic(self.lab, self.clients))
-        if not self.bare:
+        if not self.bare and knobs_of_nodes(self.settings)["node1"].ha == "static":
             wait_pair(self.lab, self.settings)
 
     def tearDown(self):

@@ -59,6 +59,7 @@ class TestPackage(ToolCase):
         wanted = [f"./usr/sbin/{program}" for program in PROGRAMS]
         wanted += [f"./usr/share/man/man8/{program}.8.gz" for program in PROGRAMS]
         wanted += [f"./lib/systemd/system/{unit}" for unit in UNITS]
+        wanted += ["./lib/systemd/system/keepalived.service.d/twinpath.conf"]
         wanted += ["./etc/twinpath/twinpath.toml", "./usr/share/man/man5/twinpath.toml.5.gz",
                    "./usr/share/man/man8/twinpathctl-show-conntrack.8.gz", "./usr/share/doc/twinpath/copyright",
                    "./usr/share/doc/twinpath/changelog.gz", "./usr/share/doc/twinpath/examples/twinpath.toml",

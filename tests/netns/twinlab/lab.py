@@ -3,7 +3,7 @@
     lab.py up [--bare] [--clients N] [--set KNOB=VALUE]…   namespaces, links, and (unless --bare) both nodes
     lab.py down                                            everything of this lab away; nothing there is fine
     lab.py cut LINK [--silent] | heal LINK                 lan, wan, sync, or one cable: lan1 wan2 sync1 …
-    lab.py kill|start|stop NODE [--only dataplane|control]
+    lab.py kill|start|stop NODE [--only dataplane|control|keepalived]
     lab.py exec PLACE COMMAND…                             inside client, node1, node2, server or fabric
     lab.py ctl NODE WORDS…                                 twinpathctl of that node
     lab.py status [--json]
@@ -26,7 +26,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from twinlab.node import DAEMONS, RUN_ROOT, DaemonEnded, Node, binaries  # noqa: E402
+from twinlab.node import DAEMONS, KEEPALIVED, RUN_ROOT, DaemonEnded, Node, binaries  # noqa: E402
 from twinlab.nodeconfig import knobs_of_nodes, toml  # noqa: E402
 from twinlab.shell import PYTHON, LabError, in_namespace, start_time, wait_until  # noqa: E402
 from twinlab.topology import PLACES, Topology  # noqa: E402
@@ -91,7 +91,8 @@ class Lab:
         if knobs.security == "tls":
             private_key = private_key or node.key_file()
             public_keys = public_keys or [peer.public_key() for peer in self.nodes.values() if peer is not node]
-        text = toml(place, node.name, knobs, node.directory / "syslog.sock", private_key, public_keys or ())
+        text = toml(place, node.name, knobs, node.directory / "syslog.sock", private_key, public_keys or (),
+                    node.directory)
         node.config_file.write_text(text, encoding="ascii")
 
     def _start_syslog(self):
@@ -156,7 +157,7 @@ class Lab:
         for place, node in self.nodes.items():
             nodes[place] = {
                 "name": node.name,
-                "daemons": {daemon: node.pid(daemon) for daemon in DAEMONS},
+                "daemons": {daemon: node.pid(daemon) for daemon in node.daemons()},
                 "roles": self._roles(node),
                 "kernel_forwarded": self.topology.kernel_forwarded(place),
                 "kernel_filtered": self.topology.kernel_filtered(place),
@@ -206,7 +207,7 @@ def arguments(words):
     for name, words_help in (("kill", "kill -9"), ("start", "start what doesn't run"), ("stop", "orderly stop")):
         node = commands.add_parser(name, help=f"{words_help}: the daemons of a node")
         node.add_argument("node")
-        node.add_argument("--only", choices=DAEMONS)
+        node.add_argument("--only", choices=(*DAEMONS, KEEPALIVED))
     run_in = commands.add_parser("exec", help="run a command in a namespace")
     run_in.add_argument("place", choices=PLACES)
     run_in.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND…")

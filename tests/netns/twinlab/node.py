@@ -1,4 +1,4 @@
-"""One appliance of the lab: its two daemons and its operator's command.
+"""One appliance of the lab: its two daemons, a keepalived where VRRP decides, and its operator's command.
 
 Born when `start` has both daemons answering; ended by `stop` (SIGTERM), `kill` (SIGKILL) or the lab's end. Process
 ids are kept on disk with their start time, so that another invocation can end them and nobody else's.
@@ -13,6 +13,7 @@ from pathlib import Path
 from .shell import LabError, in_namespace, run, start_time, wait_until
 
 DAEMONS = {"dataplane": "twinpath-dataplane", "control": "twinpath-control"}
+KEEPALIVED = "keepalived"
 RUN_ROOT = Path("/run/twinpath")
 VRF, HA_GROUP = "main", "group1"
 START_WITHIN_S = 30
@@ -48,7 +49,8 @@ class Node:
         """Starts the daemons that don't run, and waits until they answer."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for daemon in self._chosen(only):
-            if not self.pid(daemon):
+            # Without its configuration keepalived waits for the control process, which writes it.
+            if not self.pid(daemon) and (daemon != KEEPALIVED or self.fragment.exists()):
                 self._spawn(daemon)
         if wait:
             self.wait_running(only)
@@ -56,22 +58,59 @@ class Node:
     def wait_running(self, only=None):
         """Waits until the sockets answer; a daemon that ended instead is an error with its last words."""
         for daemon in self._chosen(only):
+            if daemon == KEEPALIVED:
+                continue
             wait_until(f"{self.name}: {daemon} listens", lambda d=daemon: self._listens(d), START_WITHIN_S)
         if only in (None, "control"):
             wait_until(f"{self.name}: control answers", lambda: self.ctl("show", "version") is not None, START_WITHIN_S)
+        if KEEPALIVED in self._chosen(only) and not self.pid(KEEPALIVED):
+            self.write_fragment()
+            self._spawn(KEEPALIVED)
 
     def _listens(self, daemon):
         if not self.pid(daemon):
             raise DaemonEnded(f"{self.name}: {daemon} ended at start:\n{self.log_tail(daemon)}")
         return (self.run_dir / f"{daemon}.sock").exists()
 
-    def _spawn(self, daemon):
+    # -- keepalived
+
+    def daemons(self):
+        """The daemons of this node, in the order in which a power failure takes them."""
+        try:
+            driven = "vrrp = {" in self.config_file.read_text(encoding="ascii")
+        except OSError:
+            driven = False
+        return [*DAEMONS, KEEPALIVED] if driven else list(DAEMONS)
+
+    @property
+    def fragment(self):
+        """The whole configuration of the node's keepalived."""
+        return self.directory / "keepalived.conf"
+
+    def write_fragment(self):
+        """Asks the control process for it."""
+        lines = self.ctl("keepalived-config")["lines"]
+        self.fragment.write_text("\n".join(lines) + "\n", encoding="ascii")
+        (self.directory / "tmp").mkdir(exist_ok=True)
+
+    def _command(self, daemon):
+        if daemon == KEEPALIVED:
+            # Of one that was killed; where nobody reaps orphans it would count as running.
+            for name in ("keepalived.id", "keepalived-vrrp.id"):
+                (self.directory / name).unlink(missing_ok=True)
+            return ["env", f"TMPDIR={self.directory}/tmp", KEEPALIVED, "--dont-fork", "--log-console", "--no-syslog",
+                    "--vrrp", f"--use-file={self.fragment}", f"--pid={self.directory}/keepalived.id",
+                    f"--vrrp_pid={self.directory}/keepalived-vrrp.id"]
         program = binaries() / DAEMONS[daemon]
         if not program.exists():
             raise LabError(f"{program} is not built: cargo build --profile lab --bins (scripts/lab does it)")
+        return [program, "--config", self.config_file]
+
+    def _spawn(self, daemon):
+        command = self._command(daemon)
         with open(self.directory / f"{daemon}.log", "ab") as log:
             # A session of its own: Ctrl-C at the terminal is for the lab, which then ends its daemons in order.
-            process = subprocess.Popen(in_namespace(self.namespace, program, "--config", self.config_file),
+            process = subprocess.Popen(in_namespace(self.namespace, *command),
                                        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         record = {"pid": process.pid, "start_time": start_time(process.pid)}
         (self.directory / f"{daemon}.pid").write_text(json.dumps(record), encoding="ascii")
@@ -103,7 +142,9 @@ class Node:
 
     def _signal(self, number, only, within_s):
         running = [(daemon, self.pid(daemon)) for daemon in self._chosen(only)]
-        for _, pid in running:
+        for daemon, pid in running:
+            if pid and daemon == KEEPALIVED and number == signal.SIGKILL:
+                self._kill_vrrp()
             if pid:
                 os.kill(pid, number)
         for daemon, pid in running:
@@ -111,11 +152,18 @@ class Node:
                 wait_until(f"{self.name}: {daemon} ends after signal {int(number)}",
                            lambda d=daemon: not self.pid(d), within_s)
 
-    @staticmethod
-    def _chosen(only):
-        if only is not None and only not in DAEMONS:
-            raise LabError(f"no daemon {only!r}: there are {', '.join(DAEMONS)}")
-        return [only] if only else list(DAEMONS)
+    def _kill_vrrp(self):
+        """Its child first: left alone by its parent, it would say goodbye to the peer."""
+        try:
+            os.kill(int((self.directory / "keepalived-vrrp.id").read_text(encoding="ascii")), signal.SIGKILL)
+        except (OSError, ValueError):
+            pass
+
+    def _chosen(self, only):
+        daemons = self.daemons()
+        if only is not None and only not in daemons:
+            raise LabError(f"no daemon {only!r}: there are {', '.join(daemons)}")
+        return [only] if only else daemons
 
     def log_tail(self, daemon, lines=30):
         """The daemon's last lines of output."""

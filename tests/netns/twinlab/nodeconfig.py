@@ -10,6 +10,9 @@ from .shell import LabError
 from .topology import LAN_GATEWAY, LAN_GATEWAY6, NODE_ADDRESSES, WAN_GATEWAY, WAN_GATEWAY6
 
 SYNC_PORT = 7610
+VRID = 51
+# Adverts of 10 ms on cores that build and test at the same time: without it, a late advert is a dead master.
+REALTIME_PRIORITY = 50
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,12 @@ class Knobs:
     slots: int = 256
     sync_family: int = 4
     security: str = "none"  # or "tls": each node then gets a key pair
-    state: str = ""  # empty: node1 master, node2 backup
+    ha: str = "static"  # or "vrrp": a keepalived in each node, which decides
+    state: str = ""  # empty: node1 master, node2 backup; static only
+    priority: int = 0  # 0: node1 150, node2 100
+    preempt: bool = False
+    advert_interval_ms: int = 10
+    virtual_mac: bool = False
     boot_wait_ms: int = 3000
     pool: str = "198.51.100.1-198.51.100.14"
     ports: str = "1024-65535"
@@ -81,15 +89,38 @@ def device(index, interface, knobs, queues):
             f"qpairs={queues}")
 
 
-def toml(node, name, knobs, syslog, private_key=None, public_keys=()):
+def driver(node, knobs):
+    """Who decides about the group: the line or table of its `[[ha_group]]`."""
+    if knobs.ha == "static":
+        return f'state = "{knobs.state or ("master" if node == "node1" else "backup")}"'
+    if knobs.ha != "vrrp":
+        raise LabError(f"ha={knobs.ha}: use static or vrrp")
+    priority = knobs.priority or (150 if node == "node1" else 100)
+    return (f"vrrp = {{ vrid = {VRID}, priority = {priority}, preempt = {str(knobs.preempt).lower()}, "
+            f"advert_interval_ms = {knobs.advert_interval_ms}, virtual_mac = {str(knobs.virtual_mac).lower()} }}")
+
+
+def keepalived(knobs, directory):
+    """Where the node's keepalived is to be found, when there is one."""
+    if knobs.ha == "static":
+        return ""
+    return f"""
+[keepalived]
+pid_file = "{directory}/keepalived.id"
+state_file = "{directory}/tmp/keepalived.json"
+realtime_priority = {REALTIME_PRIORITY}
+"""
+
+
+def toml(node, name, knobs, syslog, private_key=None, public_keys=(), directory=None):
     """The configuration of `node` (`node1` or `node2`), which is called `name` on this machine. The private key is
-    its own one's file, the public keys are those its peer may have."""
+    its own one's file, the public keys are those its peer may have;
+    `directory` is the lab's for this node."""
     listed = ", ".join(f'"{key}"' for key in public_keys)
     peer_keys = f"public_keys = [{listed}]\n" if public_keys else ""
     own_key = f'private_key = "{private_key}"\n' if private_key else ""
     queues = knobs.rx_queues or knobs.workers
     source, address = sync_addresses(node, knobs.sync_family)
-    state = knobs.state or ("master" if node == "node1" else "backup")
     return f"""\
 # A lab node. Written by the lab; see the project's README for what each key means.
 [node]
@@ -189,7 +220,7 @@ address = "{address}"
 {peer_keys}
 [[ha_group]]
 name = "group1"
-state = "{state}"
+{driver(node, knobs)}
 virtual_addresses = [
     {{ interface = "lan", address = "{LAN_GATEWAY}" }},
     {{ interface = "lan", address = "{LAN_GATEWAY6}" }},
@@ -197,6 +228,7 @@ virtual_addresses = [
     {{ interface = "wan", address = "{WAN_GATEWAY6}" }},
 ]
 
+{keepalived(knobs, directory)}
 [sync]
 interface = "sync0"
 port = {SYNC_PORT}

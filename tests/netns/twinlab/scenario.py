@@ -62,7 +62,7 @@ def running_lab(lab_id, settings=(), clients=96, bare=False):
 def show_last_words(lab):
     """The daemons' last lines, for whoever has to find out why."""
     for node in lab.nodes.values():
-        for daemon in ("dataplane", "control"):
+        for daemon in ("dataplane", "control", "keepalived"):
             if (node.directory / f"{daemon}.log").exists():
                 print(f"--- {node.name} {daemon}\n{node.log_tail(daemon)}", file=sys.stderr)
 

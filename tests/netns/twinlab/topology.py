@@ -12,7 +12,7 @@ a container engine may filter bridged frames. A cable is pulled at its fabric en
 only loses its carrier and keeps its addresses, as it would in a rack.
 
 The nodes' kernels own an address on each side (to resolve neighbours with) and nothing else: forwarding is off,
-and an ingress filter shows them ARP and IPv6 neighbour discovery only. Packet sockets see frames before it.
+and an ingress filter shows them ARP, IPv6 neighbour discovery and VRRP only. Packet sockets see frames before it.
 """
 
 import json
@@ -69,12 +69,14 @@ table netdev twinpath {
         type filter hook ingress device "lan0" priority -500; policy accept;
         ether type arp accept
         icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        meta l4proto 112 accept
         counter name "lan0_user" drop
     }
     chain wan0 {
         type filter hook ingress device "wan0" priority -500; policy accept;
         ether type arp accept
         icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+        meta l4proto 112 accept
         counter name "wan0_user" drop
     }
 }
@@ -122,24 +124,25 @@ class Topology:
         for place in PLACES:
             run("ip", "netns", "add", self.namespace(place))
             self._sysctl(place, {"net.ipv6.conf.all.disable_ipv6": 1} if place == "fabric" else SYSCTLS)
-            self._ip(place, ["link set lo up"])
+            self.ip(place, ["link set lo up"])
         run(*in_namespace(self.namespace("fabric"), "sh", "-e", "-c", BRIDGE_FILTERS))
-        self._ip("fabric", [f"link add {bridge} type bridge stp_state 0 mcast_snooping 0" for bridge in BRIDGES]
+        self.ip("fabric", [f"link add {bridge} type bridge stp_state 0 mcast_snooping 0" for bridge in BRIDGES]
                  + [f"link set {bridge} up" for bridge in BRIDGES])
         for port, cable in CABLES.items():
-            self._plug(port, *cable)
+            self.plug(port, *cable)
         for node, interfaces in NODE_ADDRESSES.items():
-            self._ip(node, [f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "")
+            self.ip(node, [f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "")
                             for interface, addresses in interfaces.items() for address in addresses])
             run(*in_namespace(self.namespace(node), "nft", "-f", "-"), stdin=NODE_FILTER)
         self._address_client(clients)
         self._address_server(pool_on_link)
 
-    def _plug(self, port, bridge, place, interface, mac):
+    def plug(self, port, bridge, place, interface, mac):
+        """Lays a cable from a bridge to a place."""
         run("ip", "-n", self.namespace("fabric"), "link", "add", port, "type", "veth",
             "peer", "name", interface, "address", mac, "netns", self.namespace(place))
-        self._ip("fabric", [f"link set {port} master {bridge}", f"link set {port} up"])
-        self._ip(place, [f"link set {interface} up"])
+        self.ip("fabric", [f"link set {port} master {bridge}", f"link set {port} up"])
+        self.ip(place, [f"link set {interface} up"])
         if place in ("client", "server"):
             # A packet socket hands over what the sender left for hardware to do: full checksums, real frames.
             run(*in_namespace(self.namespace(place), "ethtool", "-K", interface,
@@ -149,11 +152,11 @@ class Topology:
         lines = [f"addr add {address}/16 dev lan0" for address in client_addresses(count)]
         lines += [f"addr add {address}/64 dev lan0 nodad" for address in client_addresses6(count)]
         lines += [f"route add default via {LAN_GATEWAY} dev lan0", f"route add default via {LAN_GATEWAY6} dev lan0"]
-        self._ip("client", lines)
+        self.ip("client", lines)
 
     def _address_server(self, pool_on_link):
         pool = f"route add {POOL_NET} " + ("dev wan0" if pool_on_link else f"via {WAN_GATEWAY}")
-        self._ip("server", [f"addr add {SERVER}/24 dev wan0", f"addr add {SERVER6}/64 dev wan0 nodad",
+        self.ip("server", [f"addr add {SERVER}/24 dev wan0", f"addr add {SERVER6}/64 dev wan0 nodad",
                             f"addr add {SERVER_FAR}/32 dev lo", pool,
                             f"route add fd00:64::/64 via {WAN_GATEWAY6}"])
 
@@ -161,7 +164,8 @@ class Topology:
         script = "\n".join(f"echo {value} > /proc/sys/{name.replace('.', '/')}" for name, value in values.items())
         run(*in_namespace(self.namespace(place), "sh", "-e", "-c", script))
 
-    def _ip(self, place, lines):
+    def ip(self, place, lines):
+        """Runs lines of `ip -batch` at a place."""
         run("ip", "-n", self.namespace(place), "-batch", "-", stdin="\n".join(lines) + "\n")
 
     # -- death
@@ -212,14 +216,27 @@ class Topology:
                 table = f"table netdev cut_{port} {{\n{''.join(chains)}}}\n"
                 run(*in_namespace(self.namespace("fabric"), "nft", "-f", "-"), stdin=table)
             else:
-                self._ip("fabric", [f"link set {port} down"])
+                self.ip("fabric", [f"link set {port} down"])
 
     def heal(self, link):
         """Undoes both kinds of cut."""
         for port in self.ports_of(link):
             run(*in_namespace(self.namespace("fabric"), "nft", "delete", "table", "netdev", f"cut_{port}"),
                 check=False)
-            self._ip("fabric", [f"link set {port} up"])
+            self.ip("fabric", [f"link set {port} up"])
+
+    def forget_kernel(self, node):
+        """What a node's kernel loses with its power: here it goes on, and would answer for what keepalived gave it."""
+        own = {address for addresses in NODE_ADDRESSES[node].values() for address in addresses}
+        for link in json.loads(run("ip", "-n", self.namespace(node), "-j", "addr", "show")):
+            name = link["ifname"]
+            if link.get("link") and name not in NODE_ADDRESSES[node]:
+                self.ip(node, [f"link delete {name}"])
+                continue
+            given = [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"]] if name in NODE_ADDRESSES[node] else []
+            link_local = [text for text in given if text.startswith("fe80::") and text != "fe80::200:5eff:fe00:233/64"]
+            self.ip(node, [f"addr delete {text} dev {name}" for text in given
+                            if text not in own and text not in link_local])
 
     # -- what the kernels say
 

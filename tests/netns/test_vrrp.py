@@ -1,0 +1,209 @@
+"""Keepalived decides: who is master follows VRRP, who may be elected follows what each node has.
+
+Real keepalived in both nodes, adverts every 10 ms. What dies is noticed by whoever is left; what returns takes nothing
+over before it has the tables; nothing that is blocked stays so when its cause has gone.
+"""
+
+import time
+import unittest
+
+from labcase import HA_GROUP, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_until
+from twinlab.nodeconfig import knobs_of_nodes
+from twinlab.shell import run
+from twinlab.topology import LAN_GATEWAY, WAN_GATEWAY
+
+
+def group(node, name=HA_GROUP):
+    """The group as its node shows it."""
+    return next(row for row in node.ctl("show", "ha-group") if row["name"] == name)
+
+
+class VrrpCase(LabCase):
+    """A pair whose group keepalived drives."""
+
+    settings = ("ha=vrrp",)
+
+    def wait_pair(self, active=None):
+        """Waits until one node is master and the other a backup that is ready; returns the places, master first."""
+        def probe():
+            roles = {place: views.role(node) for place, node in self.lab.nodes.items()}
+            if sorted(roles.values()) != ["backup", "master"]:
+                raise LabError(f"roles {roles}")
+            master = next(place for place, role in roles.items() if role == "master")
+            if active not in (None, master):
+                raise LabError(f"{master} is master")
+            standby = group(self.lab.node(other(master)))
+            if standby["vrrp"]["blocked"] or group(self.lab.node(master))["vrrp"]["blocked"]:
+                raise LabError(f"blocked: {standby['vrrp']}")
+            return master, other(master)
+        return wait_until(f"a pair, {active or 'either'} active", probe, 30, 0.1)
+
+    def setUp(self):
+        super().setUp()
+        self.active, self.standby = (self.lab.node(place) for place in self.wait_pair())
+
+    def start_traffic(self, count=200):
+        """Connections, tables equal, and the clock of silence."""
+        self.server = self.traffic.server()
+        sessions = self.open_sessions(count, 100)
+        self.entries = wait_equal(self.lab, at_least=count)
+        return sessions
+
+    def assert_taken_over(self, sessions, since):
+        """The former standby is master and everybody goes on."""
+        wait_until(f"{self.standby.place} is master", lambda: views.role(self.standby) == "master", RECOVER_S)
+        self.assert_all_alive(sessions, what="connections after the take-over")
+        self.say(f"silence {sessions.ask('report', since=since)['gap_ms']} ms")
+        self.assert_no_conflicts(self.server, self.standby)
+
+    def assert_whole(self, sessions, active):
+        """A ready pair with equal tables; nobody was reset."""
+        self.wait_pair(active.place)
+        wait_equal(self.lab, at_least=self.entries)
+        self.assert_all_alive(sessions, what="connections in the end")
+        self.assertEqual(sessions.ask("report")["resets"], 0)
+
+    def blocked(self, node):
+        """The one thing in the way of a node."""
+        return group(node)["vrrp"]["blocked"]
+
+
+class TestDeaths(VrrpCase):
+    """One thing dies at a time."""
+
+    def test_a_dead_data_process_moves_the_role_at_once_and_its_return_takes_nothing_back(self):
+        sessions = self.start_traffic()
+        died = time.monotonic()
+        self.active.kill("dataplane")
+        self.assert_taken_over(sessions, died)
+        self.assertEqual(group(self.active)["vrrp"]["says"], "fault")
+        self.assertIn("data process", self.blocked(self.active))
+        self.active.start("dataplane")
+        self.assert_whole(sessions, self.standby)
+
+    def test_a_dead_node_is_missed_after_three_adverts_and_returns_as_backup(self):
+        sessions = self.start_traffic()
+        died = time.monotonic()
+        self.active.kill()
+        self.lab.topology.forget_kernel(self.active.place)
+        self.assert_taken_over(sessions, died)
+        self.open_sessions(40)
+        self.active.start()
+        self.assert_whole(sessions, self.standby)
+
+    def test_a_control_process_may_restart_and_is_missed_when_it_stays_away(self):
+        sessions = self.start_traffic()
+        self.active.kill("control")
+        self.active.start("control")
+        self.assert_whole(sessions, self.active)
+        died = time.monotonic()
+        self.active.kill("control")
+        self.assert_all_alive(sessions, what="connections without a control process")
+        self.assert_taken_over(sessions, died)
+        self.active.start("control")
+        self.assert_whole(sessions, self.standby)
+
+    def test_a_dead_keepalived_is_named_and_the_role_left_to_the_peer(self):
+        sessions = self.start_traffic()
+        died = time.monotonic()
+        self.active.kill("keepalived")
+        self.assert_taken_over(sessions, died)
+        wait_until(f"{self.active.place} is backup", lambda: views.role(self.active) == "backup", RECOVER_S)
+        self.assertIn("keepalived isn't running", self.blocked(self.active))
+        self.assertFalse(self.virtual_addresses(self.active), "the kernel still answers for them")
+        self.active.start("keepalived")
+        self.assert_whole(sessions, self.standby)
+
+    def virtual_addresses(self, node):
+        """Those of the group that the node's kernel has."""
+        shown = run("ip", "-n", node.namespace, "-br", "addr").split()
+        return [text for text in shown if text.split("/")[0] in (LAN_GATEWAY, WAN_GATEWAY)]
+
+    def test_a_pulled_cable_moves_the_whole_group(self):
+        sessions = self.start_traffic()
+        cut = time.monotonic()
+        cable = f"lan{self.active.place[-1]}"
+        self.lab.topology.cut(cable)
+        self.assert_taken_over(sessions, cut)
+        self.assertIn("fault", self.blocked(self.active))
+        self.lab.topology.heal(cable)
+        self.assert_whole(sessions, self.standby)
+
+    def test_a_cut_sync_link_blocks_the_backup_and_never_the_master(self):
+        sessions = self.start_traffic()
+        self.lab.topology.cut("sync", silent=True)
+        wait_until("the backup has the lowest priority", lambda: group(self.standby)["vrrp"]["track"] == 253, RECOVER_S)
+        self.assertIn("VRF main", self.blocked(self.standby))
+        self.assertEqual(group(self.active)["vrrp"]["track"], 0)
+        self.assertEqual(group(self.active)["vrrp"]["says"], "master")
+        self.lab.topology.heal("sync")
+        self.assert_whole(sessions, self.active)
+
+
+class TestFailback(VrrpCase):
+    """node1 is preferred and takes the role back, once it has everything."""
+
+    settings = ("ha=vrrp", "preempt=true")
+
+    def test_the_preferred_node_preempts_when_it_is_ready_and_not_before(self):
+        self.active, self.standby = (self.lab.node(place) for place in self.wait_pair("node1"))
+        sessions = self.start_traffic()
+        for _ in range(2):
+            died = time.monotonic()
+            self.active.kill()
+            self.lab.topology.forget_kernel(self.active.place)
+            self.assert_taken_over(sessions, died)
+            # Nothing to import from: it must wait, however high its priority.
+            self.lab.topology.cut("sync")
+            self.active.start()
+            wait_until("it is held back", lambda: group(self.active)["vrrp"]["track"] == 253, RECOVER_S)
+            wait_until("it stands by", lambda: group(self.active)["vrrp"]["says"] == "backup", RECOVER_S)
+            self.assertEqual(views.role(self.standby), "master")
+            self.assert_all_alive(sessions, what="connections while the preferred node isn't ready")
+            self.lab.topology.heal("sync")
+            self.assert_whole(sessions, self.active)
+
+    def test_a_hold_keeps_the_role_where_it_is_until_it_is_released(self):
+        self.active, self.standby = (self.lab.node(place) for place in self.wait_pair("node1"))
+        sessions = self.start_traffic()
+        with self.assertRaisesRegex(LabError, "hold and release"):
+            self.active.set_state("backup")
+        self.active.ctl("hold", "ha-group", HA_GROUP)
+        self.assertEqual(group(self.active)["vrrp"]["says"], "master", "a hold demotes nobody")
+        self.active.kill("dataplane")
+        self.assert_taken_over(sessions, time.monotonic())
+        self.active.start("dataplane")
+        wait_until("it is back, and held", lambda: self.blocked(self.active) == "held by an operator", RECOVER_S)
+        self.active.kill("control")
+        self.active.start("control")
+        wait_until("still held", lambda: self.blocked(self.active) == "held by an operator", RECOVER_S)
+        self.assertEqual(views.role(self.standby), "master")
+        self.active.ctl("release", "ha-group", HA_GROUP)
+        self.assert_whole(sessions, self.active)
+
+
+class TestVirtualMac(VrrpCase):
+    """The next hop keeps its MAC address, too."""
+
+    settings = ("ha=vrrp", "virtual_mac=true")
+
+    def neighbor(self):
+        """Of the client: its gateway's MAC address."""
+        shown = run("ip", "-n", self.lab.topology.namespace("client"), "neigh", "show", LAN_GATEWAY).split()
+        return shown[shown.index("lladdr") + 1] if "lladdr" in shown else None
+
+    def test_connections_survive_behind_a_mac_address_that_does_not_change(self):
+        sessions = self.start_traffic()
+        self.assertEqual(self.neighbor(), "00:00:5e:00:01:33")
+        died = time.monotonic()
+        self.active.kill()
+        self.lab.topology.forget_kernel(self.active.place)
+        self.assert_taken_over(sessions, died)
+        self.open_sessions(40)
+        self.assertEqual(self.neighbor(), "00:00:5e:00:01:33")
+        self.active.start()
+        self.assert_whole(sessions, self.standby)
+
+
+if __name__ == "__main__":
+    unittest.main()
