@@ -344,6 +344,25 @@ mod tests {
             prop_assert_eq!(read, Err(RecordError::Malformed(expected)));
         }
 
+        /// a conntrack, and nothing else, comes back; what is cut off changes nothing.
+        #[test]
+        fn what_a_demoted_node_offers_comes_back(conntrack in conntrack(), block in block(), cut in any::<prop::sample::Index>()) {
+            let Delta::Put(put) = conntrack else { unreachable!() };
+            let mut out = Vec::new();
+            put_tail(&mut out, AT, &put);
+            let body = &out[HEADER..];
+            prop_assert_eq!(decode(out[0], body, resolve, |_| None), Ok(Message::Tail { at: AT, put }));
+            let cut = cut.index(body.len());
+            prop_assert!(matches!(decode(out[0], &body[..cut], resolve, |_| None), Err(RecordError::Malformed(_))));
+            let Delta::Block(block) = block else { unreachable!() };
+            let mut out = Vec::new();
+            record(&mut out, kind::SLOT_TAIL, |out| {
+                put_at(out, AT);
+                put_block(out, &block);
+            });
+            prop_assert_eq!(decode(out[0], &out[HEADER..], resolve, |_| None), Err(RecordError::Malformed(Some(AT))));
+        }
+
         #[test]
         fn damaged_ones_never_panic(said in said(), at in any::<prop::sample::Index>(), with: u8) {
             let mut out = Vec::new();

@@ -459,6 +459,41 @@ fn r4_a_peer_of_version_2_is_spoken_to_in_version_1() {
     );
 }
 
+/// only who receives slots offers what it had opened; a sender's word is a record of its stream.
+#[test]
+fn r73_a_tail_from_the_wrong_side_reaches_no_table() {
+    let mut cluster = target();
+    let (mut plug, mut outbox) = accepted(&mut cluster, 1);
+    let at = SlotRef {
+        vrf: dataplane::flow::VrfId(9),
+        slot: 3,
+    };
+    let key = dataplane::flow::FlowKey {
+        vrf: at.vrf,
+        ..Default::default()
+    };
+    let put = dataplane::delta::PutRecord {
+        original: key,
+        reply: key,
+        nat: None,
+        class: dataplane::delta::Class::Opening,
+        scales: dataplane::delta::Scales::NONE,
+        lifetime_s: 9,
+        version: dataplane::delta::Version::default(),
+        handle: Handle::NONE,
+    };
+    let before = seen(&cluster).len();
+    outbox.put(Instant::default(), |out| {
+        crate::compare_record::put_tail(out, at, &put)
+    });
+    outbox.close();
+    outbox.flush(&mut plug).unwrap();
+    cluster.run(5);
+    assert_eq!(cluster.nodes[0].cause("record-misplaced"), 1);
+    assert_eq!(seen(&cluster).len(), before);
+    assert!(!is_closed(&mut plug));
+}
+
 #[test]
 fn r9_late_bytes_of_a_replaced_connection_change_nothing() {
     let mut cluster = target();
