@@ -26,8 +26,8 @@ const READS_PER_TURN: usize = 32;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// After this long it won't be written.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
-/// A line lost to a full FIFO is found out after at most this long.
-const AUDIT: Duration = Duration::from_secs(10);
+/// A line lost to a full FIFO is found out after at most this long. Keepalived logs each question.
+const AUDIT: Duration = Duration::from_secs(60);
 
 /// What was heard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,18 +200,8 @@ impl Keepalived {
     }
 
     fn ask(&mut self, now: Instant) -> io::Result<Asked> {
-        let pid: u32 = fs::read_to_string(&self.places.pid_file)?
-            .trim()
-            .parse()
-            .map_err(|_| io::Error::other("its pid file holds no number"))?;
         // The signal would end any other process.
-        let name = fs::read_to_string(format!("/proc/{pid}/comm"))?;
-        if !name.starts_with("keepalived") {
-            return Err(io::Error::other(format!(
-                "process {pid} of its pid file is {}",
-                name.trim()
-            )));
-        }
+        let pid = self.process()?;
         let signal = match &self.signal {
             Some(signal) => signal.clone(),
             None => json_signal()?,
@@ -231,6 +221,28 @@ impl Keepalived {
             look_at: now + LOOK_AGAIN_AFTER,
             until: now + ANSWER_WAIT,
         })
+    }
+
+    /// The process of the pid file, when it lives and is keepalived.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn process(&self) -> io::Result<u32> {
+        let pid: u32 = fs::read_to_string(&self.places.pid_file)?
+            .trim()
+            .parse()
+            .map_err(|_| io::Error::other("its pid file holds no number"))?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let (name, rest) = named(&stat).ok_or_else(|| io::Error::other("/proc is of another shape"))?;
+        if !name.starts_with("keepalived") {
+            return Err(io::Error::other(format!(
+                "process {pid} of its pid file is {name}"
+            )));
+        }
+        if rest.starts_with(['Z', 'X']) {
+            return Err(io::Error::other(format!("process {pid} of its pid file is dead")));
+        }
+        Ok(pid)
     }
 
     fn look(&mut self, now: Instant, on: &mut impl FnMut(Heard)) {
@@ -280,6 +292,12 @@ fn open_fifo(path: &Path) -> io::Result<File> {
     } else {
         Err(io::Error::other("is no FIFO; remove it"))
     }
+}
+
+/// Name of a process, and what follows from its state on (proc(5), `stat`).
+fn named(stat: &str) -> Option<(&str, &str)> {
+    let (_, rest) = stat.split_once('(')?;
+    rest.rsplit_once(") ")
 }
 
 /// The number of the signal upon which keepalived writes its state as JSON.

@@ -157,7 +157,7 @@ fn a_full_fifo_loses_lines_and_the_answer_has_the_truth() {
         }
         assert_eq!(play.later(10).turn(), wanted);
         assert_eq!(play.turn(), []);
-        assert_eq!(play.later(10_000).turn(), [Heard::Asked]);
+        assert_eq!(play.later(60_000).turn(), [Heard::Asked]);
     }
 }
 
@@ -190,6 +190,19 @@ fn a_process_that_is_not_keepalived_is_never_signalled() {
 }
 
 #[test]
+fn the_name_of_a_process_may_hold_anything_and_its_state_follows() {
+    for (stat, name, state) in [
+        ("1 (keepalived) S 0 1", "keepalived", 'S'),
+        ("2 (a) b) Z 0", "a) b", 'Z'),
+        ("3 ((x y)) R 1", "(x y)", 'R'),
+    ] {
+        let (is, rest) = named(stat).unwrap();
+        assert_eq!((is, rest.chars().next()), (name, Some(state)));
+    }
+    assert_eq!(named("4 none"), None);
+}
+
+#[test]
 fn a_fifo_made_anew_under_its_name_is_found() {
     let mut play = Play::new("renewed");
     let old = play.writer();
@@ -197,7 +210,7 @@ fn a_fifo_made_anew_under_its_name_is_found() {
     fs::remove_file(play.dir.join("fifo")).unwrap();
     let mut new = play.writer();
     new.write_all(b"GROUP \"twinpath-g\" MASTER 0\n").unwrap();
-    assert_eq!(play.later(10_000).turn(), [Heard::Gone]);
+    assert_eq!(play.later(60_000).turn(), [Heard::Gone]);
     assert_eq!(play.turn(), [Heard::Appeared, group(Said::Master)]);
     drop(old);
 }

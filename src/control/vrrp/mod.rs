@@ -127,7 +127,9 @@ impl Vrrp {
         for n in 0..self.groups.len() {
             let state = self.data_of(&self.groups[n].name, now);
             let group = &mut self.groups[n];
-            group.grow_old(now);
+            if group.grow_old(now) && self.edge.as_ref().is_some_and(|edge| edge.process().is_err()) {
+                group.take_back();
+            }
             let decision = decide(group.said, state, group.held);
             group.carry_out(decision, data);
         }
@@ -283,13 +285,19 @@ impl Group {
         }
     }
 
-    fn grow_old(&mut self, now: Instant) {
-        if self.said == Said::Leaving && now.since(self.since) >= self.notice_after {
+    /// Whether it has just become certain that keepalived is gone.
+    fn grow_old(&mut self, now: Instant) -> bool {
+        let gone = self.said == Said::Leaving && now.since(self.since) >= self.notice_after;
+        if gone {
             self.now_says(Said::Absent, now);
-            // A keepalived that was killed leaves them behind, and the peer has them by now: two nodes would answer.
-            if let Err(error) = withdraw(&self.addresses) {
-                tracing::error!(group = self.name, %error, "virtual addresses can't be taken back");
-            }
+        }
+        gone
+    }
+
+    /// A keepalived that was killed leaves addresses behind, and the peer has them by now: two nodes would answer.
+    fn take_back(&self) {
+        if let Err(error) = withdraw(&self.addresses) {
+            tracing::error!(group = self.name, %error, "virtual addresses can't be taken back");
         }
     }
 

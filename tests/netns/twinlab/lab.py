@@ -239,6 +239,8 @@ def carry_out(options):
         lab.topology.heal(options.link)
     elif options.command in ("kill", "start", "stop"):
         getattr(lab.node(options.node), options.command)(only=options.only)
+        if options.command == "kill" and not options.only:
+            lab.topology.forget_kernel(options.node)
     elif options.command == "exec":
         words = in_namespace(lab.topology.namespace(options.place), *(options.words or ["bash"]))
         os.execvp(words[0], words)
