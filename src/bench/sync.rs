@@ -32,6 +32,8 @@ pub(crate) const ROLE_EVERY: usize = 64;
 const BEHIND_MAX: u64 = 2_048;
 /// From which flows are drawn.
 const SEED: u64 = 5;
+/// Bytes in front of a frame's records (sync/PROTOCOL.md section 4).
+const FRAME_HEADER: f64 = 16.0;
 /// Nothing here takes longer, in seconds.
 const PATIENCE_S: u64 = 120;
 
@@ -337,10 +339,10 @@ pub(crate) fn run(
          compared equal; one lane, loopback, one core per node for its worker and event thread, no traffic",
     );
     report.add(
-        "sync.put_bytes",
+        "sync.walk_bytes",
         &bytes,
         "B",
-        "resync bytes per record, framing, slot marks and port blocks included",
+        "resync bytes per record, each with its version; slot marks and port blocks included",
     );
     drop(last);
     lane::run(rig, extent, &mut active, report)?;
@@ -412,13 +414,15 @@ fn connections(
         node.worker.turn(rig.now(), &mut rig.io);
     };
     let sync = theirs.guest.context("the event thread is gone")?;
-    let client = sync
-        .pump
-        .report()
-        .clients
-        .into_iter()
-        .max_by_key(|c| c.records_sent);
+    let said = sync.pump.report();
+    let put = said
+        .operations
+        .iter()
+        .find(|o| o.name == "send PUT")
+        .map_or(0.0, |o| as_f64(o.bytes) / as_f64(o.calls.max(1)));
+    let client = said.clients.into_iter().max_by_key(|c| c.records_sent);
     let wire = client.context("no lane")?;
+    let framing = FRAME_HEADER * as_f64(wire.frames_sent) / as_f64(wire.records_sent.max(1));
     let active = Active {
         side: Side { node, sync },
         keys,
@@ -467,11 +471,21 @@ fn connections(
                 "same run, replication off",
             );
             report.add("sync.tcp_conn_per_s", &rates, "1/s", &note);
-            report.add(
+            report.add_with_goal(
+                "sync.put_bytes",
+                &[put + framing],
+                "B",
+                Some(32.0),
+                &format!(
+                    "a PUT of a new TCP connection with its mapping, {framing:.2} B of frame header included"
+                ),
+            );
+            report.add_with_goal(
                 "sync.conn_bytes",
                 &[as_f64(wire.bytes_sent) / as_f64(made.max(1))],
                 "B",
-                "bytes on the lane per whole TCP connection, framing included",
+                Some(56.0),
+                "all bytes that the lane took in the run, handshake, slot marks, digests, port blocks and framing included,                  per whole TCP connection",
             );
             let extra = with.iter().zip(&without).map(|(w, o)| 100.0 * (w - o) / hz);
             for (id, rate, goal) in [("sync.loss_100k", 1e5, 0.5), ("sync.loss_500k", 5e5, 2.0)] {
