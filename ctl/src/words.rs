@@ -1,13 +1,17 @@
 //! The command line: the words an operator types, and the command they mean.
 
+mod sync;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use ctl::job_report::CompareWanted;
 use ctl::protocol::Command;
 use ctl::report::{ConntrackFilter, FlowState, GroupState, Owner, Page};
 use ipnet::IpNet;
+
+pub(crate) use self::sync::Events;
+use self::sync::{COMPARE_HELP, Compare, EVENTS_HELP, RESYNC_HELP, Resync, SYNC_HELP, ShowSync};
 
 /// Operate a twinpath node.
 #[derive(Debug, Parser)]
@@ -84,88 +88,6 @@ pub(crate) enum Verb {
     },
 }
 
-const COMPARE_HELP: &str = "\
-Examples:
-  twinpathctl compare                        every VRF that this node sends
-  twinpathctl compare vrf main --all         each entry, also where count and digest are the same
-  twinpathctl compare vrf main slot 7 --fix  sends the slot again if it differs, and compares once more
-
-Exit code: 0 equal, 1 different, 2 could not be compared (the cause is printed), 3 the node can't be reached.";
-
-const EVENTS_HELP: &str = "\
-Examples:
-  twinpathctl events                   the last thousand events
-  twinpathctl events --follow --json   each event as it comes, one JSON object per line
-  twinpathctl events --from 70         from number 70 on
-
-Events are numbered without gaps; \"(N events missed)\" says that N were dropped before they were read.";
-
-const SYNC_HELP: &str = "\
-Examples:
-  twinpathctl show sync               every mirrored VRF, every lane
-  twinpathctl show sync vrf main      one VRF
-  twinpathctl show sync operations    calls, bytes, average, ratio and rates of each operation
-  twinpathctl show sync conservation  what became of every change and every record";
-
-/// After `events`.
-#[derive(Debug, Args)]
-pub(crate) struct Events {
-    /// Go on until interrupted.
-    #[arg(long)]
-    pub(crate) follow: bool,
-    /// Number of the first event to show.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    pub(crate) from: u64,
-}
-
-const RESYNC_HELP: &str = "\
-Examples:
-  twinpathctl resync all               every slot of every VRF
-  twinpathctl resync vrf main          every slot of a VRF
-  twinpathctl resync vrf main slot 7   one slot
-
-Exit code: 0 all slots are verified, 1 refused or not finished (the cause is printed), 3 the node can't be reached.";
-
-/// After `compare`.
-#[derive(Debug, Args)]
-pub(crate) struct Compare {
-    /// The word "vrf".
-    #[arg(value_name = "vrf", value_parser = ["vrf"], hide_possible_values = true, requires = "vrf")]
-    word: Option<String>,
-    /// Name of the VRF; without, every VRF that this node sends.
-    #[arg(value_name = "NAME")]
-    vrf: Option<String>,
-    /// The word "slot".
-    #[arg(value_name = "slot", value_parser = ["slot"], hide_possible_values = true, requires = "slot")]
-    slot_word: Option<String>,
-    /// Only this slot.
-    #[arg(value_name = "SLOT")]
-    slot: Option<u16>,
-    /// Look at each entry, also where count and digest are the same.
-    #[arg(long)]
-    all: bool,
-    /// Send slots that differ again, and compare them once more.
-    #[arg(long)]
-    fix: bool,
-}
-
-/// After `resync`.
-#[derive(Debug, Args)]
-pub(crate) struct Resync {
-    /// "all", or "vrf" and its name.
-    #[arg(value_name = "all|vrf", value_parser = ["all", "vrf"], hide_possible_values = true, requires_if("vrf", "vrf"))]
-    word: String,
-    /// Name of the VRF.
-    #[arg(value_name = "NAME")]
-    vrf: Option<String>,
-    /// The word "slot".
-    #[arg(value_name = "slot", value_parser = ["slot"], hide_possible_values = true, requires = "slot")]
-    slot_word: Option<String>,
-    /// Only this slot.
-    #[arg(value_name = "SLOT")]
-    slot: Option<u16>,
-}
-
 /// After `show`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Show {
@@ -199,29 +121,6 @@ pub(crate) enum Show {
     Memory,
     /// Versions of both processes.
     Version,
-}
-
-/// After `show sync`.
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct ShowSync {
-    #[command(subcommand)]
-    what: Option<SyncPart>,
-    /// The word "vrf".
-    #[arg(value_name = "vrf", value_parser = ["vrf"], hide_possible_values = true, requires = "vrf")]
-    word: Option<String>,
-    /// Name of the VRF; without, every VRF.
-    #[arg(value_name = "NAME")]
-    vrf: Option<String>,
-}
-
-/// A part of `show sync`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum SyncPart {
-    /// How often each operation was done, with how many bytes, and how fast lately.
-    Operations,
-    /// The equations that all counters of replication satisfy.
-    Conservation,
 }
 
 /// After `show ha-fp-conntrack`.
@@ -456,15 +355,7 @@ impl Show {
             Self::HaFpConntrack(HaFpConntrack::State(v)) => Command::HaState { vrf: v.vrf },
             Self::HaFpConntrack(HaFpConntrack::Peer(v)) => Command::HaPeers { vrf: v.vrf },
             Self::HaFpConntrack(HaFpConntrack::Slots(v)) => Command::HaSlots { vrf: v.vrf },
-            Self::Sync(ShowSync { what: None, vrf, .. }) => Command::Sync { vrf },
-            Self::Sync(ShowSync {
-                what: Some(SyncPart::Operations),
-                ..
-            }) => Command::Operations,
-            Self::Sync(ShowSync {
-                what: Some(SyncPart::Conservation),
-                ..
-            }) => Command::Conservation,
+            Self::Sync(show) => show.command(),
             Self::Protection => Command::Protection,
             Self::HaGroup => Command::HaGroups,
             Self::Conntrack(ShowConntrack {
@@ -504,28 +395,6 @@ impl Show {
             Self::Memory => Command::Memory,
             Self::Version => Command::Version,
         }
-    }
-}
-
-impl Compare {
-    /// The command these words mean.
-    #[must_use]
-    pub(crate) fn command(self) -> Command {
-        Command::Compare(CompareWanted {
-            vrf: self.vrf,
-            slot: self.slot,
-            all: self.all,
-            fix: self.fix,
-        })
-    }
-}
-
-impl Resync {
-    /// The command these words mean; none when "all" is followed by something.
-    #[must_use]
-    pub(crate) fn command(self) -> Option<Command> {
-        let (all, vrf, slot) = (self.word == "all", self.vrf, self.slot);
-        (!all || vrf.is_none()).then_some(Command::Resync { vrf, slot })
     }
 }
 
@@ -613,180 +482,4 @@ fn protocol(text: &str) -> Result<u8, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::CommandFactory;
-
-    use super::*;
-
-    fn command(line: &str) -> Option<Command> {
-        let line = Line::try_parse_from(line.split(' ')).ok()?;
-        Some(match line.verb {
-            Verb::Show(show) => show.command(),
-            Verb::Flush(flush) => flush.command(),
-            Verb::Set(set) => set.command(),
-            Verb::Peer(peer) => peer.command(),
-            Verb::Compare(compare) => compare.command(),
-            Verb::Resync(resync) => resync.command()?,
-            Verb::Hold(grip) => grip.command(true),
-            Verb::Release(grip) => grip.command(false),
-            Verb::KeepalivedCheck => Command::KeepalivedCheck,
-            Verb::Events(_)
-            | Verb::Config(_)
-            | Verb::KeepalivedConfig { .. }
-            | Verb::Key(_)
-            | Verb::Completions { .. }
-            | Verb::Manual { .. } => return None,
-        })
-    }
-
-    #[test]
-    fn the_definition_holds_together() {
-        Line::command().debug_assert();
-    }
-
-    #[test]
-    fn words_in_the_place_of_vrf_and_state_are_literal() {
-        let vrf = || "main".to_owned();
-        for (line, meant) in [
-            (
-                "twinpathctl show ha-fp-conntrack peer vrf main",
-                Some(Command::HaPeers { vrf: vrf() }),
-            ),
-            (
-                "twinpathctl show ha-fp-conntrack state vrf main",
-                Some(Command::HaState { vrf: vrf() }),
-            ),
-            ("twinpathctl show ha-fp-conntrack peer main", None),
-            ("twinpathctl show ha-fp-conntrack peer vrv main", None),
-            (
-                "twinpathctl show cg-nat pools vrf main --json",
-                Some(Command::NatPools { vrf: vrf() }),
-            ),
-            ("twinpathctl --node n1 show worker", Some(Command::Workers)),
-            (
-                "twinpathctl set ha-group g state master",
-                Some(Command::SetHaGroup {
-                    name: "g".into(),
-                    state: GroupState::Master,
-                }),
-            ),
-            ("twinpathctl set ha-group g state king", None),
-            (
-                "twinpathctl peer declare-dead node2",
-                Some(Command::DeclareDead { peer: "node2".into() }),
-            ),
-            ("twinpathctl peer declare-dead", None),
-            (
-                "twinpathctl hold ha-group g",
-                Some(Command::HoldHaGroup {
-                    name: "g".into(),
-                    held: true,
-                }),
-            ),
-            (
-                "twinpathctl release ha-group g",
-                Some(Command::HoldHaGroup {
-                    name: "g".into(),
-                    held: false,
-                }),
-            ),
-            ("twinpathctl keepalived-check", Some(Command::KeepalivedCheck)),
-            (
-                "twinpathctl flush conntrack",
-                Some(Command::FlushConntracks {
-                    vrf: None,
-                    filter: ConntrackFilter::default(),
-                    lose: false,
-                }),
-            ),
-            (
-                "twinpathctl flush conntrack vrf main --proto tcp",
-                Some(Command::FlushConntracks {
-                    vrf: Some(vrf()),
-                    filter: ConntrackFilter {
-                        protocol: Some(6),
-                        ..ConntrackFilter::default()
-                    },
-                    lose: false,
-                }),
-            ),
-            ("twinpathctl flush conntrack vrf", None),
-            (
-                "twinpathctl compare",
-                Some(Command::Compare(CompareWanted::default())),
-            ),
-            (
-                "twinpathctl compare vrf main slot 7 --fix --all",
-                Some(Command::Compare(CompareWanted {
-                    vrf: Some(vrf()),
-                    slot: Some(7),
-                    all: true,
-                    fix: true,
-                })),
-            ),
-            ("twinpathctl compare vrf", None),
-            ("twinpathctl compare slot 7", None),
-            ("twinpathctl compare vrf main slot", None),
-            ("twinpathctl compare vrf main slot 70000", None),
-            (
-                "twinpathctl resync all",
-                Some(Command::Resync {
-                    vrf: None,
-                    slot: None,
-                }),
-            ),
-            (
-                "twinpathctl resync vrf main slot 3",
-                Some(Command::Resync {
-                    vrf: Some(vrf()),
-                    slot: Some(3),
-                }),
-            ),
-            ("twinpathctl show sync", Some(Command::Sync { vrf: None })),
-            (
-                "twinpathctl show sync vrf main",
-                Some(Command::Sync { vrf: Some(vrf()) }),
-            ),
-            ("twinpathctl show sync vrf", None),
-            ("twinpathctl show sync main", None),
-            ("twinpathctl show sync operations", Some(Command::Operations)),
-            (
-                "twinpathctl show sync conservation --json",
-                Some(Command::Conservation),
-            ),
-            ("twinpathctl show protection", Some(Command::Protection)),
-            ("twinpathctl resync", None),
-            ("twinpathctl resync vrf", None),
-            ("twinpathctl resync all main", None),
-            ("twinpathctl show conntrack vrf main --count --limit 3", None),
-        ] {
-            assert_eq!(command(line), meant, "{line}");
-        }
-    }
-
-    #[test]
-    fn every_filter_reaches_the_command() {
-        let line = "twinpathctl show conntrack vrf main --src 100.64.0.1 --dst 2001:db8::/32 --sport 1 --dport 2 \
-                    --proto 58 --state closing --owner peer --limit 9";
-        let filter = ConntrackFilter {
-            src: Some("100.64.0.1/32".parse().unwrap()),
-            dst: Some("2001:db8::/32".parse().unwrap()),
-            sport: Some(1),
-            dport: Some(2),
-            protocol: Some(58),
-            state: Some(FlowState::Closing),
-            owner: Some(Owner::Peer),
-        };
-        let page = Page {
-            limit: 9,
-            cursor: None,
-        };
-        let line: Vec<&str> = line.split_whitespace().collect();
-        let meant = Some(Command::Conntracks {
-            vrf: "main".into(),
-            filter,
-            page,
-        });
-        assert_eq!(command(&line.join(" ")), meant);
-    }
-}
+mod tests;
