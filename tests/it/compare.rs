@@ -9,6 +9,7 @@ use state_sync::compare::{Comparison, Unlike, Wanted};
 use testkit::checker::blocks;
 use testkit::cluster::Cluster;
 use testkit::config::{MAIN, Setup, server, subscriber};
+use testkit::network::Weather;
 use testkit::packet;
 
 use crate::replication::open_flows;
@@ -241,4 +242,46 @@ fn the_node_that_receives_a_vrf_has_nothing_to_compare_it_with() {
     };
     let done = cluster.compare_by(1, few, |_| ());
     assert_eq!(done.found().undecided, [(3, "the slot is not verified")]);
+}
+
+#[test]
+fn numbers_of_threads_slow_links_and_tiny_rings_make_no_difference() {
+    for (seed, (here, there, ring)) in
+        (60..).zip([((1, 1), (3, 2), 64), ((4, 3), (2, 1), 64), ((2, 2), (1, 3), 128)])
+    {
+        let shape = |(workers, events)| Setup {
+            workers,
+            events,
+            ring_entries: ring,
+            ..Setup::default()
+        };
+        let mut cluster = Cluster::of([shape(here), shape(there)], seed);
+        cluster.fabric.set_weather(Weather {
+            delay: Duration::from_millis(2),
+            jitter: Duration::from_millis(3),
+            room: 20_000,
+            partial: true,
+            fragile: 0,
+        });
+        cluster.settle();
+        open_flows(&mut cluster, 0, 200, 10_000);
+        let (mut port, mut turns) = (30_000, 0);
+        let done = cluster.compare_by(0, wanted(true, false), |cluster| {
+            turns += 1;
+            if turns % 20 != 0 {
+                return;
+            }
+            port += 1;
+            let key = packet::udp(
+                subscriber(u8::try_from(port % 50 + 1).unwrap()),
+                port,
+                server(2),
+                53,
+            );
+            cluster.out(0, &key);
+        });
+        assert!(done.found().equal(), "{here:?} {there:?}: {:?}", done.found());
+        assert!(done.found().entries_equal > 200);
+        cluster.settle();
+    }
 }
