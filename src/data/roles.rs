@@ -153,6 +153,11 @@ impl RoleKeeper {
             let decision = vrf.machine.step(now, &views);
             self.roles
                 .set_share(id, vrf.shares[usize::from(decision.in_doubt)]);
+            if decision.role.is_active()
+                && vrf.last.map(|l| (l.role, l.in_doubt)) != Some((decision.role, decision.in_doubt))
+            {
+                tell_doubt(&vrf.name, decision.in_doubt);
+            }
             let known = vrf.last.map(|l| (l.role, l.term));
             if known != Some((decision.role, decision.term)) {
                 self.roles.set(id, decision.role, decision.term);
@@ -268,5 +273,20 @@ impl RoleKeeper {
             .take(self.vrfs.len())
             .filter_map(|id| self.row(id))
             .collect()
+    }
+}
+
+/// The alarm of an active node, and its end.
+fn tell_doubt(vrf: &str, in_doubt: bool) {
+    if in_doubt {
+        tracing::warn!(
+            vrf,
+            "in doubt: a peer isn't heard or lacks something; only this node's half of the ports is given out"
+        );
+    } else {
+        tracing::info!(
+            vrf,
+            "no doubt: the peer has everything or is declared dead; all ports are given out"
+        );
     }
 }
