@@ -82,6 +82,16 @@ counters! {
     conntracks_created,
     /// Conntracks ended by timeout.
     conntracks_expired,
+    /// Packets that had to wait until the peers knew their flow (output commit).
+    commit_held,
+    /// Flows under output commit that the peers had applied in time.
+    commit_released_ack,
+    /// Flows under output commit whose time ended first: forwarded if open, dropped if closed.
+    commit_released_timer,
+    /// Flows under output commit for which there was no room: forwarded if open, dropped if closed.
+    commit_released_limit,
+    /// Flows under output commit that no peer was there for, or one refused: forwarded if open, dropped if closed.
+    commit_released_unknown,
     /// Conntracks removed by an operator.
     conntracks_flushed,
     /// Port blocks granted.

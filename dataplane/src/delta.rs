@@ -460,6 +460,24 @@ pub enum ToEvent {
         /// The piece.
         listed: Listed,
     },
+    /// A packet waits for the record of this counter, which has just been emitted: the peers are asked for it.
+    Commit {
+        /// Slot.
+        at: SlotRef,
+        /// Counter of the record's version.
+        counter: u64,
+    },
+    /// Answer of a receiving worker: what has become of a record.
+    Committed {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Counter of the record's version.
+        counter: u64,
+        /// Whether it was applied.
+        applied: bool,
+    },
     /// The slot lost changes it could not queue; it needs a resync on every lane it streams to.
     SlotDirty {
         /// Slot.
@@ -508,6 +526,26 @@ pub enum ToWorker {
         at: SlotRef,
         /// The entry.
         put: PutRecord,
+    },
+    /// Sender side: a peer has answered what has become of a record.
+    Committed {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it was asked on.
+        lane: LaneTag,
+        /// Counter of the record's version.
+        counter: u64,
+        /// Whether it was applied.
+        applied: bool,
+    },
+    /// Receiver side: what has become of the record of this counter?
+    Commit {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Counter of the record's version.
+        counter: u64,
     },
     /// Receiver side: a generation begins.
     SlotBegin {

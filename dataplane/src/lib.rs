@@ -12,6 +12,7 @@ pub mod stage;
 
 pub mod tables;
 
+mod commit;
 pub mod conntrack;
 mod fragment;
 pub mod history;
@@ -40,4 +41,5 @@ mod prefetch;
 pub mod role;
 pub mod shard;
 pub mod share;
+mod store;
 pub mod time;

@@ -48,6 +48,8 @@ pub struct SyncState {
     pub linked: bool,
     /// Why no peer is told of it, if so: it has no version then, and no share in the digest.
     pub kept: Kept,
+    /// Its packets wait until the peers know it.
+    pub waits: bool,
 }
 
 impl Default for SyncState {
@@ -65,6 +67,7 @@ impl Default for SyncState {
             refresh_only: false,
             linked: false,
             kept: Kept::No,
+            waits: false,
         }
     }
 }
@@ -115,6 +118,8 @@ pub struct Slot {
     pub own_hand: bool,
     /// Generation of the latest begin, on whatever lane: entries named before it may be unknown to a stream by name.
     pub naming: u32,
+    /// Counter of the last record that was refused here.
+    pub refused: u64,
     /// Conntracks in its list.
     pub conntracks: u32,
     /// Those of them that no peer is told of.

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::commit::{Commits, Reason};
 use crate::conntrack::{Conntrack, InsertError, Table, Wheel};
 use crate::counters::Counters;
 use crate::delta::{Handle, SlotRef, Term, ToEvent};
@@ -51,6 +52,8 @@ pub struct Limits {
     pub conntracks: usize,
     /// NAT arenas.
     pub nat: NatLimits,
+    /// Packets that may wait until the peers know their flow.
+    pub held_packets: usize,
 }
 
 /// Parts of the worker that tests switch off, to see that their proofs notice. All off in production: nothing sets
@@ -108,6 +111,8 @@ pub struct Tables {
     pub roles: Vec<VrfRole>,
     /// What a test has broken.
     pub faults: Faults,
+    /// Flows whose packets wait for the peers.
+    pub(crate) commits: Commits,
     /// Who is told of what.
     pub(crate) protect: Protect,
     /// First packets decided per VRF and rule, in the rules' order.
@@ -237,6 +242,7 @@ impl Tables {
                 slots_per_vrf.len()
             ],
             faults: Faults::default(),
+            commits: Commits::new(limits.held_packets, slots_per_vrf.len()),
             protect: Protect::new(slots_per_vrf.len()),
             rule_hits: vec![Vec::new(); slots_per_vrf.len()],
             journal: Journal::new((limits.conntracks / JOURNAL_SHARE).max(JOURNAL_MIN)),
@@ -561,6 +567,7 @@ impl Tables {
 
     /// The slot lost a change: it has to be sent again.
     pub(crate) fn lose(&mut self, at: SlotRef) {
+        self.slot_lost(at);
         if let Some(slot) = self.slots.get_mut(at) {
             slot.untold = true;
         }
@@ -736,8 +743,16 @@ impl Tables {
         if conntrack.sync.stamp != 0 {
             self.names.unbind(at, id);
         }
-        if let Some(nat) = conntrack.nat {
-            self.nat.release(now, nat.mapping);
+        let (nat, waits) = (conntrack.nat, conntrack.sync.waits);
+        if waits {
+            self.conntracks[id].sync.waits = false;
+            self.settle_entry(id, Reason::Removed);
+        }
+        match nat {
+            // Nothing has left from the port: it needs no rest.
+            Some(nat) if waits => self.nat.cancel(now, nat.mapping),
+            Some(nat) => self.nat.release(now, nat.mapping),
+            None => {}
         }
         if let Some(slot) = self.slots.get_mut(at) {
             slot.unlink(Kind::Conntrack, &mut self.conntracks, id);

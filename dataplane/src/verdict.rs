@@ -134,6 +134,14 @@ reasons! {
     Answered = "answered",
     /// Kernel's business on a port where the kernel has the frame already.
     Punted = "punted",
+    /// First packet of a flow that the peer did not take over in time; the flow ended with it (output commit, closed).
+    CommitTimeout = "commit-timeout",
+    /// First packet of a flow that no peer is there to take over, or that one refused (output commit, closed).
+    CommitUnknown = "commit-unknown",
+    /// No room for a packet that has to wait for the peer (output commit).
+    CommitFull = "commit-full",
+    /// Its conntrack was removed while it waited for the peer (output commit).
+    CommitEnded = "commit-ended",
     /// Waiting in a queue while the process stops.
     Stopping = "stopping",
 }
@@ -149,6 +157,8 @@ pub enum Verdict {
     Hold,
     /// Another worker's, by number.
     HandOver(u16),
+    /// Kept until the peers know its flow.
+    Wait,
     /// Dropped, counted under the reason.
     Drop(Drop),
 }

@@ -31,6 +31,7 @@ use crate::stage::audit::audit;
 use crate::stage::emit::emit;
 use crate::stage::expire::expire;
 use crate::stage::forward::forward;
+use crate::stage::hold::{Holds, Next, Waiting, hold};
 use crate::stage::lookup::lookup;
 use crate::stage::meta::Piece;
 use crate::stage::parse::parse;
@@ -107,6 +108,7 @@ pub struct Worker<I: Io> {
     inputs: Vec<Consumer<ToWorker>>,
     absorb_budget: usize,
     fragments: Fragments<I::Packet>,
+    holds: Holds<I::Packet>,
     announcing: Announcing,
     visiting: Option<Visitor>,
     snapshot_seen: usize,
@@ -123,6 +125,7 @@ impl<I: Io> Worker<I> {
         tables: Tables,
         mut links: Links<I::Packet>,
     ) -> Self {
+        let holds = Holds::new(tables.held_packets());
         let (outputs, inputs) = links.events.drain(..).map(|l| (l.out, l.inbox)).unzip();
         Self {
             number,
@@ -137,6 +140,7 @@ impl<I: Io> Worker<I> {
             inputs,
             absorb_budget: ABSORB_BUDGET,
             fragments: Fragments::new((number, workers)),
+            holds,
             announcing: Announcing::default(),
             visiting: None,
             snapshot_seen: 0,
@@ -155,6 +159,9 @@ impl<I: Io> Worker<I> {
         }
         let mut work = self.handed_over(now, &snapshot, io);
         if self.handoffs_have_room() {
+            if !self.tables.commits.is_empty() {
+                work += self.settled(now, &snapshot, io);
+            }
             work += self.released(now, &snapshot, io);
             for index in 0..self.queues.len() {
                 work += self.received(index, now, &snapshot, io);
@@ -203,6 +210,14 @@ impl<I: Io> Worker<I> {
             }
         }
         self.fragments.drain(&mut self.tables.counters);
+        self.tables.commits.abandon();
+        while let Next::Packet(Waiting { packet, .. }) | Next::Drop(packet, _) =
+            self.holds.next(&mut self.tables, Instant::default())
+        {
+            self.tables.counters.drop(Drop::Stopping);
+            self.out.discard(packet, io);
+        }
+        self.out.free(io);
         self.batch.packets.clear();
         self.out.flush(io, &mut self.tables.counters);
     }
@@ -259,6 +274,44 @@ impl<I: Io> Worker<I> {
         self.process(now, snapshot, io)
     }
 
+    /// Packets of flows that waited for the peers, in order: they go on before anything that has come since.
+    #[cold]
+    fn settled(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
+        self.tables.expire_commits(now);
+        let mut work = 0;
+        while self.handoffs_have_room() {
+            while !self.batch.packets.is_full() {
+                match self.holds.next(&mut self.tables, now) {
+                    Next::Packet(waiting) => {
+                        let i = self.batch.packets.len();
+                        self.batch.work[i] = Work::arrived(waiting.port, waiting.handoffs);
+                        self.batch.work[i].released = true;
+                        if waiting.mark.is_some() {
+                            self.batch.work[i].passed = true;
+                            self.batch.pieces[i] = PieceWork {
+                                ticket: Ticket::NONE,
+                                mark: waiting.mark,
+                            };
+                        }
+                        self.batch.packets.push(waiting.packet);
+                    }
+                    Next::Drop(packet, reason) => {
+                        work += 1;
+                        self.tables.counters.drop(reason);
+                        self.out.discard(packet, io);
+                    }
+                    Next::Nothing => break,
+                }
+            }
+            if self.batch.packets.is_empty() {
+                break;
+            }
+            work += self.process(now, snapshot, io);
+        }
+        self.out.free(io);
+        work
+    }
+
     fn received(&mut self, index: usize, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
         let queue = self.queues[index];
         io.rx(queue, &mut self.batch.packets);
@@ -301,6 +354,9 @@ impl<I: Io> Worker<I> {
         }
         lookup(batch, &mut cx);
         admit(batch, &mut cx);
+        if !cx.tables.commits.is_empty() {
+            hold(batch, &mut cx);
+        }
         track(batch, &mut cx);
         forward(batch, &mut cx);
         answer(batch, &mut self.out, io, &mut cx);
@@ -308,7 +364,7 @@ impl<I: Io> Worker<I> {
             batch,
             &mut self.out,
             &mut self.links.handoff_out,
-            &mut self.fragments,
+            (&mut self.fragments, &mut self.holds),
             io,
             &mut cx,
         );

@@ -134,6 +134,7 @@ impl Scene {
                 mappings: room,
                 events: 65_536,
             },
+            held_packets: 512,
         }
     }
 }

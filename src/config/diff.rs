@@ -253,6 +253,7 @@ fn flatten_dataplane(s: &mut Settings, config: &Config) {
     put(s, "dataplane.mbufs".into(), d.mbufs);
     put(s, "dataplane.conntracks_max".into(), d.conntracks_max);
     put(s, "dataplane.delta_ring_entries".into(), d.delta_ring_entries);
+    put(s, "dataplane.held_packets".into(), d.held_packets);
     put(s, "dataplane.eal_args".into(), d.eal_args.join(" "));
 }
 

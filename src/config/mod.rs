@@ -104,6 +104,8 @@ pub struct DataplaneConfig {
     pub conntracks_max: u32,
     /// Entries of each delta ring (one per worker and event thread).
     pub delta_ring_entries: u32,
+    /// Packets of each worker that may wait until the peer knows their flow.
+    pub held_packets: u32,
     /// Further arguments for EAL.
     pub eal_args: Vec<String>,
 }

@@ -133,6 +133,7 @@ pub(super) fn limits(config: &Config) -> Limits {
     Limits {
         conntracks: conntracks as usize,
         nat,
+        held_packets: config.dataplane.held_packets as usize,
     }
 }
 

@@ -89,6 +89,8 @@ causes! {
     RecordMisplaced = "record-misplaced",
     /// Record of a slot whose begin was not accepted on this connection.
     RecordNotOpen = "record-not-open",
+    /// A worker's ring was full when a peer's word about a record came: the packet waits for its time to end.
+    CommitUntold = "commit-untold",
     /// Slot refused because this node is active or holds a higher term.
     SlotNotAccepted = "slot-not-accepted",
     /// An entry of a former reign found no room on its way to the node that has taken over.

@@ -31,6 +31,8 @@ pub(crate) struct Conn<W> {
     framed: Instant,
     /// The stream has taken bytes that it couldn't pass on yet.
     held: bool,
+    /// A packet waits for what is in the open frame.
+    urgent: bool,
 }
 
 /// A frame on its way.
@@ -67,6 +69,7 @@ impl<W: Wire> Conn<W> {
             moved: now,
             framed: now,
             held: false,
+            urgent: false,
         }
     }
 
@@ -85,6 +88,11 @@ impl<W: Wire> Conn<W> {
         bytes
     }
 
+    /// The open frame goes out with the end of this turn, whatever else is still to come.
+    pub(crate) const fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
     /// Puts a record in that isn't counted.
     pub(crate) fn put_aside(&mut self, now: Instant, write: impl FnOnce(&mut Vec<u8>)) {
         self.out.put_aside(now, write);
@@ -95,7 +103,7 @@ impl<W: Wire> Conn<W> {
 
     fn close(&mut self, now: Instant) {
         let Some(sequence) = self.out.close() else { return };
-        self.framed = now;
+        (self.framed, self.urgent) = (now, false);
         let Some(flights) = &mut self.flights else { return };
         let flight = Flight {
             sequence,
@@ -185,7 +193,7 @@ impl<W: Wire> Conn<W> {
         if self
             .out
             .opened()
-            .is_some_and(|since| idle || now.since(since) >= timing.flush)
+            .is_some_and(|since| idle || self.urgent || now.since(since) >= timing.flush)
         {
             self.close(now);
         }

@@ -346,6 +346,16 @@ impl<W: Wire> Inlet<W> {
                     return Ok(Outcome::Full);
                 }
             }
+            Message::SlotCommit { at, counter } => {
+                if self.generation(at) == 0 {
+                    s.count(Cause::RecordNotOpen);
+                    self.slot_committed(s, at, counter, false);
+                    return Ok(Outcome::Done);
+                }
+                if !s.rings.push(at.slot, ToWorker::Commit { at, lane, counter }) {
+                    return Ok(Outcome::Full);
+                }
+            }
             Message::SlotDigest { at, end } => {
                 if end.generation == 0 || self.generation(at) != end.generation {
                     s.count(Cause::RecordNotOpen);
@@ -375,7 +385,8 @@ impl<W: Wire> Inlet<W> {
             | Message::SlotVerified { .. }
             | Message::SlotFailed { .. }
             | Message::Tail { .. }
-            | Message::SlotOffer { .. } => {
+            | Message::SlotOffer { .. }
+            | Message::SlotCommitted { .. } => {
                 s.count(Cause::RecordMisplaced);
             }
         }
@@ -464,6 +475,13 @@ impl<W: Wire> Inlet<W> {
                 slot_record::put_slot_verified(out, at, generation, refused)
             });
         }
+    }
+
+    /// What has become of a record that the peer holds a packet for.
+    pub(crate) fn slot_committed(&mut self, s: &Shared, at: SlotRef, counter: u64, applied: bool) {
+        self.conn.put_aside(s.now, |out| {
+            slot_record::put_slot_committed(out, at, counter, applied);
+        });
     }
 
     /// A worker has said what it holds of a slot: answer to a question, or to a digest.

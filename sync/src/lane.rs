@@ -358,6 +358,22 @@ impl<W: Wire> Lane<W> {
                 s.changed = true;
             }
             Message::SlotOffer { at, offer } => self.offered(s, at, offer),
+            Message::SlotCommitted { at, counter, applied } => {
+                let lane = self.tag;
+                let told = s.rings.push(
+                    at.slot,
+                    ToWorker::Committed {
+                        at,
+                        lane,
+                        counter,
+                        applied,
+                    },
+                );
+                // The packet waits until its time is over.
+                if !told {
+                    s.count(Cause::CommitUntold);
+                }
+            }
             Message::Comparison { at, round, said } => match said {
                 Said::Marked(marked) => s.compared(at, round, CompareFound::Marked(marked)),
                 Said::Listed(listed) => s.compared(at, round, CompareFound::Listed(listed)),
@@ -375,6 +391,7 @@ impl<W: Wire> Lane<W> {
             Message::SlotBegin { .. }
             | Message::SlotEnd { .. }
             | Message::SlotQuery { .. }
+            | Message::SlotCommit { .. }
             | Message::SlotDigest { .. }
             | Message::SlotVersion { .. }
             | Message::Delta { .. } => {
@@ -570,6 +587,19 @@ impl<W: Wire> Lane<W> {
             conn.put(now, |out| slot_record::put_slot_end(out, at, end));
         }
         ended
+    }
+
+    /// A packet waits for the record in front. False when the slot isn't open on this connection.
+    pub(crate) fn commit(&mut self, now: Instant, at: SlotRef, counter: u64) -> bool {
+        let State::Up { conn, .. } = &mut self.state else {
+            return false;
+        };
+        let open = self.exports[at.vrf.index()].stream(at.slot).is_some();
+        if open {
+            conn.put_aside(now, |out| slot_record::put_slot_commit(out, at, counter));
+            conn.hurry();
+        }
+        open
     }
 
     /// A worker's digest of a slot. False when the peer hasn't verified the slot: nothing can be compared then.

@@ -302,6 +302,8 @@ impl<N: Net> Pump<N> {
         | ToEvent::SlotFailed { at, .. }
         | ToEvent::SlotOffer { at, .. }
         | ToEvent::SlotDigest { at, .. }
+        | ToEvent::Commit { at, .. }
+        | ToEvent::Committed { at, .. }
         | ToEvent::SlotMark { at, .. }
         | ToEvent::SlotMarked { at, .. }
         | ToEvent::SlotListed { at, .. }
@@ -360,6 +362,22 @@ impl<N: Net> Pump<N> {
             }),
             ToEvent::SlotOffer { at, lane, offer } => self.answer(*lane, |inlet, s, stats| {
                 inlet.slot_offer(s, stats, *at, offer);
+            }),
+            ToEvent::Commit { at, counter } => {
+                let asked = self
+                    .lanes
+                    .iter_mut()
+                    .map(|l| usize::from(l.commit(now, *at, *counter)))
+                    .sum::<usize>();
+                asked > 0
+            }
+            ToEvent::Committed {
+                at,
+                lane,
+                counter,
+                applied,
+            } => self.answer(*lane, |inlet, s, _| {
+                inlet.slot_committed(s, *at, *counter, *applied);
             }),
             ToEvent::SlotDigest { at, end } => {
                 for lane in &mut self.lanes {

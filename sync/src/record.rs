@@ -13,7 +13,7 @@ use crate::bytes::{Short, get_number, get_text, put_number, put_text};
 use crate::compare_record::{Said, get_said, get_tail};
 use crate::fingerprint::{Section, Strength};
 use crate::flow_record::{Stream, get_delta};
-use crate::slot_record::{get_slot_record, get_slot_version};
+use crate::slot_record::{get_commit_record, get_slot_record, get_slot_version};
 
 /// Length of every record whose type is [`SHORT_FIRST`] or above, its type included.
 pub(crate) const SHORT: usize = 8;
@@ -36,11 +36,13 @@ pub(crate) mod kind {
     pub(crate) const SLOT_FAILED: u8 = 0x0a;
     pub(crate) const SLOT_OFFER: u8 = 0x0b;
     pub(crate) const CREDIT: u8 = 0x0c;
+    pub(crate) const SLOT_COMMITTED: u8 = 0x0d;
     pub(crate) const SLOT_BEGIN: u8 = 0x10;
     pub(crate) const SLOT_END: u8 = 0x11;
     pub(crate) const SLOT_QUERY: u8 = 0x12;
     pub(crate) const SLOT_DIGEST: u8 = 0x13;
     pub(crate) const SLOT_VERSION: u8 = 0x14;
+    pub(crate) const SLOT_COMMIT: u8 = 0x15;
     pub(crate) const PUT: u8 = 0x20;
     pub(crate) const DEL: u8 = 0x26;
     pub(crate) const BLOCK: u8 = 0x28;
@@ -77,6 +79,8 @@ pub(crate) mod kind {
             SLOT_QUERY => "SLOT-QUERY",
             SLOT_DIGEST => "SLOT-DIGEST",
             SLOT_VERSION => "SLOT-VERSION",
+            SLOT_COMMIT => "SLOT-COMMIT",
+            SLOT_COMMITTED => "SLOT-COMMITTED",
             PUT => "PUT",
             DEL => "DEL",
             BLOCK => "BLOCK",
@@ -170,6 +174,16 @@ pub(crate) enum Message {
     SlotQuery {
         at: SlotRef,
         generation: u32,
+    },
+    /// What has become of the record of this counter?
+    SlotCommit {
+        at: SlotRef,
+        counter: u64,
+    },
+    SlotCommitted {
+        at: SlotRef,
+        counter: u64,
+        applied: bool,
     },
     SlotOffer {
         at: SlotRef,
@@ -344,7 +358,9 @@ pub(crate) fn decode(
         kind::SLOT_VERIFIED..=kind::SLOT_OFFER | kind::SLOT_BEGIN..=kind::SLOT_DIGEST => {
             get_slotted(kind, from, resolve)
         }
-        kind::SLOT_MARK..=kind::SLOT_TAIL => get_slotted(kind, from, resolve),
+        kind::SLOT_MARK..=kind::SLOT_TAIL | kind::SLOT_COMMIT | kind::SLOT_COMMITTED => {
+            get_slotted(kind, from, resolve)
+        }
         kind::PUT..=0x21 | kind::DEL..=0x29 | kind::STATE..=kind::REMOVE => {
             get_delta(kind, from, &resolve, &stream)
         }
@@ -369,6 +385,8 @@ fn get_slotted(
     } else if kind >= kind::SLOT_MARK {
         let said = get_said(kind, &mut from, at, &resolve);
         said.map(|(round, said)| Message::Comparison { at, round, said })
+    } else if matches!(kind, kind::SLOT_COMMIT | kind::SLOT_COMMITTED) {
+        get_commit_record(kind, &mut from, at)
     } else {
         get_slot_record(kind, &mut from, at)
     };

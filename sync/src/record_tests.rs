@@ -176,3 +176,36 @@ fn records_about_slots_have_these_bytes() {
     *bytes.last_mut().unwrap() = 2;
     assert_eq!(decoded(&bytes), Err(RecordError::Malformed(Some(AT))));
 }
+
+#[test]
+fn r42_a_question_about_a_record_and_its_answer() {
+    use crate::slot_record::{put_slot_commit, put_slot_committed};
+    const HEAD: &[u8] = &[0, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 9];
+    let encoded = |write: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = Vec::new();
+        write(&mut out);
+        out
+    };
+    let bound = |handle| {
+        (handle == 1).then_some(Bound {
+            vrf: AT.vrf,
+            slots: 0x0204,
+        })
+    };
+    let decoded = |bytes: &[u8]| decode(bytes[0], &bytes[2..], bound, |_| None);
+    let question = encoded(&|out| put_slot_commit(out, AT, 9));
+    assert_eq!(question, [&[0x15, 12], HEAD].concat());
+    assert_eq!(decoded(&question), Ok(Message::SlotCommit { at: AT, counter: 9 }));
+    for applied in [false, true] {
+        let answer = encoded(&|out| put_slot_committed(out, AT, 9, applied));
+        assert_eq!(answer, [&[0x0d, 13], HEAD, &[u8::from(applied)]].concat());
+        let expected = Message::SlotCommitted {
+            at: AT,
+            counter: 9,
+            applied,
+        };
+        assert_eq!(decoded(&answer), Ok(expected));
+    }
+    let impossible = [&[0x0d, 13], HEAD, &[2]].concat();
+    assert_eq!(decoded(&impossible), Err(RecordError::Malformed(Some(AT))));
+}

@@ -103,6 +103,37 @@ pub(crate) fn put_slot_offer(out: &mut Vec<u8>, at: SlotRef, offer: &SlotOffer) 
     });
 }
 
+/// Appends SLOT-COMMIT: what has become of the record in front of it?
+pub(crate) fn put_slot_commit(out: &mut Vec<u8>, at: SlotRef, counter: u64) {
+    record(out, kind::SLOT_COMMIT, |out| {
+        put_at(out, at);
+        out.put_u64(counter);
+    });
+}
+
+/// Appends SLOT-COMMITTED, the answer to SLOT-COMMIT.
+pub(crate) fn put_slot_committed(out: &mut Vec<u8>, at: SlotRef, counter: u64, applied: bool) {
+    record(out, kind::SLOT_COMMITTED, |out| {
+        put_at(out, at);
+        out.put_u64(counter);
+        out.put_u8(u8::from(applied));
+    });
+}
+
+/// Decodes what follows the slot of these two.
+pub(crate) fn get_commit_record(kind: u8, from: &mut &[u8], at: SlotRef) -> Result<Message, RecordError> {
+    let counter = from.try_get_u64()?;
+    if kind == kind::SLOT_COMMIT {
+        return Ok(Message::SlotCommit { at, counter });
+    }
+    let applied = match from.try_get_u8()? {
+        0 => false,
+        1 => true,
+        _ => return Err(RecordError::Malformed(None)),
+    };
+    Ok(Message::SlotCommitted { at, counter, applied })
+}
+
 /// Appends SLOT-VERIFIED, naming the VRF by this end's own handle like every other record.
 pub(crate) fn put_slot_verified(out: &mut Vec<u8>, at: SlotRef, generation: u32, refused: u32) {
     record(out, kind::SLOT_VERIFIED, |out| {

@@ -328,6 +328,8 @@ impl Worker {
             ToWorker::MarkSlot { .. } | ToWorker::SlotMark { .. } | ToWorker::ListSlot { .. } => {}
             // Of a former reign that these have none of: tests/it/doubt.rs.
             ToWorker::SlotTail { .. } => {}
+            // Real workers hold packets: tests/it/commit.rs.
+            ToWorker::Commit { .. } | ToWorker::Committed { .. } => {}
             ToWorker::StopSlot { at, lane } => {
                 self.slots
                     .entry(at.slot)

@@ -7,6 +7,8 @@ mod bytes;
 #[cfg(test)]
 mod catch_up;
 #[cfg(test)]
+mod commit;
+#[cfg(test)]
 mod compare;
 #[cfg(test)]
 mod doubt;

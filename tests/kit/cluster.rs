@@ -10,6 +10,7 @@ use state_sync::compare::{Comparison, Wanted};
 use state_sync::role::Desire;
 
 use crate::checker::{differences, quiescent};
+use crate::committed::Committed;
 use crate::config::{LAN, MAIN, Setup, WAN, sync_address};
 use crate::network::Fabric;
 use crate::node::Node;
@@ -60,6 +61,8 @@ pub struct Cluster {
     pub random: Random,
     /// What must hold always.
     pub watch: Watch,
+    /// What must hold under output commit.
+    pub committed: Committed,
     /// Frames that have left and that nobody has looked at yet.
     pub sent: Vec<Sent>,
     boots: u64,
@@ -84,6 +87,7 @@ impl Cluster {
             now: Instant::from_secs(1_000),
             random: Random::new(seed),
             watch: Watch::default(),
+            committed: Committed::default(),
             sent: Vec::new(),
             boots: seed << 16,
         };
@@ -200,6 +204,9 @@ impl Cluster {
         for port in [LAN, WAN] {
             let frames = node.take_sent(port);
             self.watch.emitted(index, node, &frames);
+            if port == WAN {
+                self.committed.look(index, node, &frames);
+            }
             self.sent.extend(frames.into_iter().map(|frame| Sent {
                 node: index,
                 port,
@@ -207,6 +214,7 @@ impl Cluster {
             }));
         }
         self.watch.step(index, node);
+        self.committed.learn(index, node);
     }
 
     /// Lets time pass: small steps while there is something to do, larger ones while there isn't.

@@ -107,6 +107,8 @@ pub struct Setup {
     pub nat_care: Care,
     /// Output commit of the VRFs.
     pub output_commit: CommitIntent,
+    /// Packets of each worker that may wait for the peer.
+    pub held_packets: usize,
 }
 
 impl Default for Setup {
@@ -146,6 +148,7 @@ impl Default for Setup {
             wan_mtu: 1_500,
             nat_care: Care::default(),
             output_commit: CommitIntent::default(),
+            held_packets: 256,
         }
     }
 }
@@ -391,6 +394,7 @@ impl Setup {
                 mappings: self.mappings,
                 events: 4_096,
             },
+            held_packets: self.held_packets,
         }
     }
 

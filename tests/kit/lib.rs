@@ -13,6 +13,7 @@ pub mod expect;
 pub mod oracle;
 pub mod watch;
 
+pub mod committed;
 pub mod config;
 pub mod fragment;
 pub mod packet;

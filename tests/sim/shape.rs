@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use dataplane::config::{Care, PortRange, RuleIntent, SyncPolicy, Timeouts};
+use dataplane::config::{Care, CommitIntent, OutputCommit, PortRange, RuleIntent, SyncPolicy, Timeouts};
 use dataplane::flow::proto;
 use testkit::config::{LAN_IF, Setup, WAN_IF, accept};
 use testkit::network::Weather;
@@ -93,10 +93,13 @@ impl Scale {
             self.conntracks[random.index(3)]
         };
         let rules = rules(&mut random.clone());
+        let output_commit = commit(&mut random.clone());
         [(); 2].map(|()| {
             let mut setup = Setup {
                 conntracks,
                 rules: rules.clone(),
+                output_commit,
+                held_packets: 16,
                 ..common.clone()
             };
             self.rethread(&mut setup, random);
@@ -149,6 +152,19 @@ pub(crate) fn rules(random: &mut Random) -> Vec<RuleIntent> {
     [(10, Some(proto::TCP)), (20, Some(proto::UDP)), (30, None)]
         .map(rule)
         .into()
+}
+
+/// Packets mostly leave at once: those that wait make no traffic for the schedule to go on with.
+fn commit(random: &mut Random) -> CommitIntent {
+    let policy = match random.below(12) {
+        0 => OutputCommit::Open,
+        1 | 2 => OutputCommit::Closed,
+        _ => OutputCommit::Off,
+    };
+    CommitIntent {
+        policy,
+        ..CommitIntent::default()
+    }
 }
 
 fn policy(random: &mut Random) -> Option<SyncPolicy> {

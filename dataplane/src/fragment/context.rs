@@ -4,10 +4,10 @@
 use arrayvec::ArrayVec;
 
 use super::Mark;
-use super::store::Queue;
 use crate::flow::FlowKey;
 use crate::slot::NIL;
 use crate::stage::meta::Fragment;
+use crate::store::Queue;
 use crate::time::Instant;
 use crate::verdict::Drop;
 

@@ -16,20 +16,19 @@
 
 mod context;
 pub(crate) mod split;
-mod store;
 #[cfg(test)]
 mod tests;
 
 use core::time::Duration;
 
 use self::context::{Context, State};
-use self::store::{Queue, Store};
 use crate::conntrack::Index;
 use crate::counters::Counters;
 use crate::flow::{FlowKey, proto};
 use crate::io::PortId;
 use crate::slot::NIL;
 use crate::stage::meta::{Fragment, Kind, Meta, Piece, TcpSegment};
+use crate::store::{Queue, Store};
 use crate::time::Instant;
 use crate::verdict::Drop;
 use crate::wire::tcp::{FIN, SYN};
@@ -174,7 +173,7 @@ pub(crate) struct Fragments<P> {
     index: Index,
     /// First piece missing, and all others.
     chains: [Chain; 2],
-    store: Store<P>,
+    store: Store<Held<P>>,
     ready: Queue,
     /// Places promised to frames of the burst under way.
     promised: u32,
@@ -347,7 +346,7 @@ impl<P> Fragments<P> {
         let context = &mut self.contexts[id as usize];
         context.state = State::Open(mark);
         let waited = core::mem::replace(&mut context.held, Queue::EMPTY);
-        self.store.mark(&waited, mark);
+        self.store.for_each(&waited, |held| held.mark = mark);
         self.store.append(&mut self.ready, waited);
         self.link(id, now);
     }

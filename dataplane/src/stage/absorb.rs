@@ -13,7 +13,7 @@ use crate::flow::Direction;
 use crate::nat::{LearnError, Nat};
 use crate::protection::Kept;
 use crate::resync::Missing;
-use crate::slot::{Kind, NIL, block_digest, block_key_digest, conntrack_digest, key_digest};
+use crate::slot::{Kind, NIL, Slot, block_digest, block_key_digest, conntrack_digest, key_digest};
 use crate::stage::compare::marked;
 use crate::stage::slots::{begin, compare, finish, first, lacks, query, send_slot, stop_slot, stored_digest};
 use crate::stage::tail::{adopt, note_collision};
@@ -119,6 +119,13 @@ fn process(tables: &mut Tables, item: ToWorker, event: usize, now: Instant) -> O
         ToWorker::MarkSlot { at, lane, round } => tables.comparing.ask_mark(at, lane, round),
         ToWorker::DigestSlot { at } => tables.ask_digest(at),
         ToWorker::SlotTail { at, put } => adopt(tables, at, &put, now),
+        ToWorker::Committed {
+            at,
+            lane,
+            counter,
+            applied,
+        } => tables.committed(at, lane.peer, counter, applied),
+        ToWorker::Commit { at, lane, counter } => return Some(commit(tables, at, lane, counter)),
         ToWorker::SlotBegin {
             at,
             lane,
@@ -162,12 +169,38 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
     };
     if current {
         advance(tables, at, delta);
+        refused(tables, at, delta, outcome);
     }
     count(tables, outcome);
     match outcome {
         Err(Refused::Elsewhere) => again_soon(tables, at),
         Err(Refused::Nameless) => again(tables, at),
         _ => None,
+    }
+}
+
+/// What has become of the record in front of the question (sync/PROTOCOL.md R-42).
+fn commit(tables: &Tables, at: SlotRef, lane: LaneTag, counter: u64) -> ToEvent {
+    let here = |slot: &&Slot| {
+        let current = slot.source.as_ref().is_some_and(|s| s.lane == lane);
+        current && slot.version.counter >= counter && slot.refused != counter
+    };
+    let applied = !tables.is_active(at.vrf) && tables.slots.get(at).filter(here).is_some();
+    ToEvent::Committed {
+        at,
+        lane,
+        counter,
+        applied,
+    }
+}
+
+/// Remembers what was refused last, for whoever asks about it next.
+fn refused(tables: &mut Tables, at: SlotRef, delta: &Delta, outcome: Result<Applied, Refused>) {
+    if outcome.is_err()
+        && let Some(version) = delta.version()
+        && let Some(slot) = tables.slots.get_mut(at)
+    {
+        slot.refused = version.counter;
     }
 }
 

@@ -1,13 +1,16 @@
 //! First packets only: whose address is it, where does it go, do the rules let it in, what does it look like outside.
 //! Only when every answer is yes is there a conntrack; a refusal leaves nothing behind.
 
+use core::time::Duration;
+
 use super::{Batch, Context, Exit, Work};
-use crate::config::{Action, Filtering, InterfaceId};
+use crate::config::{Action, Care, Filtering, InterfaceId, OutputCommit};
 use crate::conntrack::{Conntrack, InsertError, NatBinding, State, icmp, tcp, udp};
 use crate::flow::{Direction, FlowKey, proto};
 use crate::io::Packet;
 use crate::nat::Reign;
 use crate::policy::Query;
+use crate::role::Role;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::verdict::{Drop, Verdict};
@@ -101,11 +104,13 @@ fn open(meta: &Meta) -> Result<State, Drop> {
 fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Result<Outcome, Drop> {
     let key = &meta.key;
     let out = route(key, work.hash, cx)?;
-    let rule = permit(key, key, work, out, cx)?;
+    let (rule, care) = permit(key, key, work, out, cx)?;
     let vrf = cx.snapshot.vrf(key.vrf);
     let Some(choice) = vrf.nat.choose(key, out) else {
-        return track(meta, work, state, key.reversed(), None, [rule, 0], cx);
+        let commit = commitment(work, care, cx)?;
+        return track(meta, work, state, (key.reversed(), None), ([rule, 0], commit), cx);
     };
+    let commit = commitment(work, care.or(choice.care), cx)?;
     let pool = choice.pool;
     let role = cx.tables.roles[work.at.vrf.index()];
     let reign = Reign {
@@ -127,7 +132,14 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
         part: bound.part,
         mapping: bound.mapping,
     };
-    track(meta, work, state, reply, Some(nat), [rule, choice.rule_id], cx)
+    track(
+        meta,
+        work,
+        state,
+        (reply, Some(nat)),
+        ([rule, choice.rule_id], commit),
+        cx,
+    )
 }
 
 /// From outside to a pool address: only a mapping that filters by nothing but its own existence lets it in
@@ -154,14 +166,15 @@ fn inbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Resu
         ..*key
     };
     let out = route(&inside, work.hash, cx)?;
-    let rule = permit(&inside, key, work, out, cx)?;
+    let (rule, care) = permit(&inside, key, work, out, cx)?;
+    let commit = commitment(work, care, cx)?;
     let reply = inside.reversed();
     cx.tables.nat.retain(mapped.mapping);
     let nat = NatBinding {
         part: mapped.part,
         mapping: mapped.mapping,
     };
-    track(meta, work, state, reply, Some(nat), [rule, 0], cx)
+    track(meta, work, state, (reply, Some(nat)), ([rule, 0], commit), cx)
 }
 
 fn route(key: &FlowKey, hash: u64, cx: &Context<'_>) -> Result<InterfaceId, Drop> {
@@ -180,7 +193,7 @@ fn permit(
     work: &Work,
     out: InterfaceId,
     cx: &mut Context<'_>,
-) -> Result<u32, Drop> {
+) -> Result<(u32, Care), Drop> {
     let vrf = cx.snapshot.vrf(key.vrf);
     let decision = vrf.policy.evaluate(&Query {
         key,
@@ -193,10 +206,31 @@ fn permit(
             .rule_hit(key.vrf, decision.rule_id, *arrived, decision.action, cx.now);
     }
     match (decision.action, decision.rule) {
-        (Action::Accept, _) => Ok(decision.rule_id),
+        (Action::Accept, _) => Ok((decision.rule_id, decision.care)),
         (Action::Reject, _) => Err(Drop::RuleReject),
         (Action::Drop, Some(_)) => Err(Drop::RuleDrop),
         (Action::Drop, None) => Err(Drop::DefaultDrop),
+    }
+}
+
+/// Whether a flow has to wait for the peers. Where they can't be asked the policy's outcome comes at once, and before
+/// anything was made.
+fn commitment(work: &Work, care: Care, cx: &mut Context<'_>) -> Result<OutputCommit, Drop> {
+    let policy = match care.output_commit {
+        Some(policy) => policy,
+        None => cx.snapshot.vrf(work.at.vrf).output_commit.policy,
+    };
+    if policy == OutputCommit::Off || cx.tables.roles[work.at.vrf.index()].role != Role::Master {
+        return Ok(OutputCommit::Off);
+    }
+    let Some((reason, drop)) = cx.tables.unable_to_commit(work.at) else {
+        return Ok(policy);
+    };
+    cx.tables.count_commit(Some(reason));
+    if policy == OutputCommit::Closed {
+        Err(drop)
+    } else {
+        Ok(OutputCommit::Off)
     }
 }
 
@@ -204,9 +238,8 @@ fn track(
     meta: &Meta,
     work: &Work,
     state: State,
-    reply: FlowKey,
-    nat: Option<NatBinding>,
-    rules: [u32; 2],
+    (reply, nat): (FlowKey, Option<NatBinding>),
+    (rules, commit): ([u32; 2], OutputCommit),
     cx: &mut Context<'_>,
 ) -> Result<Outcome, Drop> {
     let timeouts = &cx.snapshot.vrf(meta.key.vrf).timeouts;
@@ -215,7 +248,14 @@ fn track(
     [conntrack.rule, conntrack.nat_rule] = rules;
     conntrack.reign = cx.tables.roles[work.at.vrf.index()].term;
     match cx.tables.create(conntrack) {
-        Ok(id) => Ok(Outcome::Tracked(id)),
+        Ok(id) => {
+            if commit != OutputCommit::Off {
+                let timeout_ms = cx.snapshot.vrf(meta.key.vrf).output_commit.timeout_ms;
+                let until = cx.now + Duration::from_millis(timeout_ms.into());
+                cx.tables.await_peers(id, work.at, commit, (cx.now, until));
+            }
+            Ok(Outcome::Tracked(id))
+        }
         Err(error) => {
             if let Some(nat) = nat {
                 // Nothing has left from the port: it needs no rest.

@@ -37,7 +37,7 @@ pub(crate) fn answer<I: Io>(
                     send_error(packet, meta, work, error, out, io, cx);
                 }
             }
-            Verdict::Punt | Verdict::Hold | Verdict::HandOver(_) => {}
+            Verdict::Punt | Verdict::Hold | Verdict::Wait | Verdict::HandOver(_) => {}
         }
     }
 }

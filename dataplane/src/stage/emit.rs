@@ -74,17 +74,22 @@ fn tell_lost(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>) -> 
 fn drain(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>, now: Instant) -> usize {
     let mut pushed = 0;
     for _ in 0..EMIT_BUDGET {
-        if tables.first_changed(lane).is_none() {
+        let Some(first) = tables.first_changed(lane) else {
             break;
-        }
-        // Whatever it becomes is at most one record; room is checked first because encoding takes a version.
-        if ring.is_full() {
+        };
+        let waits = tables.waits(first);
+        // Whatever it becomes is at most one record, and a question behind it when a packet waits for it; room is
+        // checked first because encoding takes a version.
+        if ring.slots() < 1 + usize::from(waits) {
             tables.counters.ring_full += 1;
             break;
         }
         let Some(changed) = tables.unlist(lane) else { break };
         let at = tables.slot_of(changed);
         let Some(delta) = encode(tables, at, changed, now) else {
+            if waits {
+                tables.uncommitted(changed.id);
+            }
             continue;
         };
         let streamed = tables.slots.get(at).is_some_and(|slot| !slot.streams.is_empty());
@@ -99,8 +104,14 @@ fn drain(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>, now: In
         {
             tables.counters.deltas_emitted += 1;
             pushed += 1;
+            if waits && let Some(counter) = tables.ask_commit(at, changed.id) {
+                pushed += usize::from(ring.push(ToEvent::Commit { at, counter }).is_ok());
+            }
         } else {
             tables.counters.deltas_unsent += 1;
+            if waits {
+                tables.uncommitted(changed.id);
+            }
         }
     }
     tables.climb(lane, ring.buffer().capacity());

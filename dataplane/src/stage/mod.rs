@@ -12,6 +12,7 @@ pub(crate) mod lookup;
 
 pub(crate) mod admit;
 
+pub(crate) mod hold;
 pub(crate) mod track;
 
 pub(crate) mod forward;
@@ -80,6 +81,8 @@ pub(crate) struct Work {
     pub(crate) direction: Direction,
     /// It made its conntrack: the first packet.
     pub(crate) first: bool,
+    /// It has waited until the peers knew its flow.
+    pub(crate) released: bool,
     /// It is a fragment that has met its packet: its place in [`Batch::pieces`] is valid.
     pub(crate) passed: bool,
     /// The tuple it leaves with.
@@ -117,6 +120,7 @@ impl Work {
         entry: NIL,
         direction: Direction::Original,
         first: false,
+        released: false,
         passed: false,
         to: FlowKey {
             src: crate::flow::Addr::v6([0; 16]),

@@ -47,6 +47,10 @@ pub(crate) fn stop_slot(tables: &mut Tables, at: SlotRef, lane: LaneTag) {
         return;
     };
     slot.streams.retain(|l| *l != lane);
+    tables.lane_gone(at, lane.peer);
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return;
+    };
     slot.walks.retain(|w| w.lane != lane);
 }
 

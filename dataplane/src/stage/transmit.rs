@@ -10,6 +10,7 @@ use crate::flow::{FlowKey, VrfId};
 use crate::fragment::split::split;
 use crate::fragment::{Fragments, Held, Mark};
 use crate::io::{BURST, Burst, Io, Packet, PortId};
+use crate::stage::hold::Holds;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::stage::reassemble::PieceWork;
 use crate::stage::respond::TokenBucket;
@@ -74,7 +75,15 @@ impl<P: Packet> Outgoing<P> {
         }
     }
 
-    fn discard<I: Io<Packet = P>>(&mut self, packet: P, io: &mut I) {
+    /// Gives back what was discarded.
+    pub(crate) fn free<I: Io<Packet = P>>(&mut self, io: &mut I) {
+        if !self.dropped.is_empty() {
+            io.free(&mut self.dropped);
+        }
+    }
+
+    /// Lets a packet go; with the next [`Self::free`] at the latest it is back in its pool.
+    pub(crate) fn discard<I: Io<Packet = P>>(&mut self, packet: P, io: &mut I) {
         self.dropped.push(packet);
         if self.dropped.is_full() {
             io.free(&mut self.dropped);
@@ -105,7 +114,7 @@ pub(crate) fn transmit<I: Io>(
     batch: &mut Batch<I::Packet>,
     out: &mut Outgoing<I::Packet>,
     handoffs: &mut [Producer<Handoff<I::Packet>>],
-    fragments: &mut Fragments<I::Packet>,
+    (fragments, holds): (&mut Fragments<I::Packet>, &mut Holds<I::Packet>),
     io: &mut I,
     cx: &mut Context<'_>,
 ) {
@@ -146,6 +155,14 @@ pub(crate) fn transmit<I: Io>(
                 };
                 if let Err((packet, reason)) = fragments.keep(held, mark) {
                     counters.drop(reason);
+                    out.discard(packet, io);
+                }
+                continue;
+            }
+            Verdict::Wait => {
+                let mark = mark_of(work, &batch.pieces[i]);
+                if let Err((packet, reason)) = holds.keep(packet, work, mark, cx.tables) {
+                    cx.tables.counters.drop(reason);
                     out.discard(packet, io);
                 }
                 continue;
@@ -218,9 +235,7 @@ pub(crate) fn transmit<I: Io>(
         }
     }
     batch.packets = packets;
-    if !out.dropped.is_empty() {
-        io.free(&mut out.dropped);
-    }
+    out.free(io);
 }
 
 fn hairpin_owner(vrf: VrfId, to: &FlowKey, cx: &Context<'_>) -> u16 {

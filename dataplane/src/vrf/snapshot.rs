@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 use super::{AddressSet, Lpm, Neighbors, PrefixSet};
 use crate::config::{
-    FirewallIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent, Route, Timeouts,
+    CommitIntent, FirewallIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent,
+    Route, Timeouts,
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
@@ -82,6 +83,8 @@ pub struct Vrf {
     pub timeouts: Timeouts,
     /// Check TCP sequence windows.
     pub tcp_window_check: bool,
+    /// Output commit, for rules that say nothing about it.
+    pub output_commit: CommitIntent,
     /// Firewall as configured.
     pub firewall: FirewallIntent,
     /// Pools as configured.
@@ -472,6 +475,7 @@ fn build_vrf(
             .and_then(|at| u16::try_from(at).ok()),
         timeouts: configured.timeouts,
         tcp_window_check: configured.tcp_window_check,
+        output_commit: configured.output_commit,
         firewall: configured.firewall.clone(),
         pools: configured.pools.clone(),
         policy: Policy::compile(&configured.firewall),

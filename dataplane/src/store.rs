@@ -1,35 +1,35 @@
-//! Frames that wait, in a fixed number of cells, chained into queues: one per context, and one of those that are ready.
-//! A cell is taken by [`Store::push`] and given back by [`Store::pop`]; frames are moved, never copied.
+//! Packets that wait, in a fixed number of cells, chained into queues: one per packet in fragments, or per flow, and one
+//! of those that are ready. A cell is taken by [`Store::push`] and given back by [`Store::pop`]; packets are moved,
+//! never copied.
 
-use super::{Held, Mark};
 use crate::slot::NIL;
 
 /// A queue of cells of one [`Store`]. Must be emptied before it is forgotten, or its cells are lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     head: u32,
     tail: u32,
 }
 
 impl Queue {
-    pub(super) const EMPTY: Self = Self { head: NIL, tail: NIL };
+    pub(crate) const EMPTY: Self = Self { head: NIL, tail: NIL };
 }
 
 #[derive(Debug)]
-struct Cell<P> {
-    held: Option<Held<P>>,
+struct Cell<T> {
+    held: Option<T>,
     next: u32,
 }
 
 /// The cells.
 #[derive(Debug)]
-pub(super) struct Store<P> {
-    cells: Box<[Cell<P>]>,
+pub(crate) struct Store<T> {
+    cells: Box<[Cell<T>]>,
     vacant: Vec<u32>,
 }
 
-impl<P> Store<P> {
-    pub(super) fn new(capacity: u32) -> Self {
+impl<T> Store<T> {
+    pub(crate) fn new(capacity: u32) -> Self {
         Self {
             cells: (0..capacity)
                 .map(|_| Cell {
@@ -42,12 +42,12 @@ impl<P> Store<P> {
     }
 
     /// Frames it has room for.
-    pub(super) fn capacity(&self) -> u32 {
+    pub(crate) fn capacity(&self) -> u32 {
         u32::try_from(self.cells.len()).unwrap_or(u32::MAX)
     }
 
     /// Frames that wait.
-    pub(super) fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         self.capacity() - u32::try_from(self.vacant.len()).unwrap_or(u32::MAX)
     }
 
@@ -55,7 +55,7 @@ impl<P> Store<P> {
     ///
     /// # Errors
     /// The frame, when every cell is taken.
-    pub(super) fn push(&mut self, queue: &mut Queue, held: Held<P>) -> Result<(), Held<P>> {
+    pub(crate) fn push(&mut self, queue: &mut Queue, held: T) -> Result<(), T> {
         let Some(id) = self.vacant.pop() else {
             return Err(held);
         };
@@ -68,7 +68,7 @@ impl<P> Store<P> {
     }
 
     /// Takes the oldest frame.
-    pub(super) fn pop(&mut self, queue: &mut Queue) -> Option<Held<P>> {
+    pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<T> {
         let id = queue.head;
         let cell = self.cells.get_mut(id as usize)?;
         queue.head = cell.next;
@@ -80,7 +80,7 @@ impl<P> Store<P> {
     }
 
     /// Moves all of `more` behind `queue`.
-    pub(super) fn append(&mut self, queue: &mut Queue, more: Queue) {
+    pub(crate) fn append(&mut self, queue: &mut Queue, more: Queue) {
         if more.head == NIL {
             return;
         }
@@ -91,12 +91,12 @@ impl<P> Store<P> {
         queue.tail = more.tail;
     }
 
-    /// Gives each frame of the queue the mark of its packet.
-    pub(super) fn mark(&mut self, queue: &Queue, mark: Mark) {
+    /// Changes everything in a queue.
+    pub(crate) fn for_each(&mut self, queue: &Queue, mut change: impl FnMut(&mut T)) {
         let mut id = queue.head;
         while let Some(cell) = self.cells.get_mut(id as usize) {
             if let Some(held) = &mut cell.held {
-                held.mark = mark;
+                change(held);
             }
             id = cell.next;
         }
