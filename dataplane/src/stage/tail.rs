@@ -44,7 +44,8 @@ fn is_own(tables: &Tables, at: SlotRef, id: u32) -> bool {
     let reigned = tables.roles[at.vrf.index()].reigned;
     let sync = &tables.conntracks[id].sync;
     // What a rule keeps from the peer stays here and ends.
-    let kept = sync.kept != Kept::No;
+    // What only overload has kept back is to be told like everything else.
+    let kept = matches!(sync.kept, Kept::Delay | Kept::NoSync);
     reigned != Term::NONE && !kept && (!sync.emitted() || sync.version.term == reigned)
 }
 
