@@ -203,6 +203,12 @@ impl Active {
         })
     }
 
+    /// Whether changes go to a standby, perhaps to one that is gone.
+    pub(crate) fn is_streaming(&self) -> bool {
+        let mut slots = self.side.node.worker.tables().slots.of_vrf(MAIN);
+        slots.any(|(_, slot)| !slot.streams.is_empty())
+    }
+
     /// Draws `count` more flows of the same subscribers, to be opened later.
     pub(crate) fn draw_more(&mut self, count: usize) {
         let flows = self.keys.len() + count;
