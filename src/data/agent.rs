@@ -73,11 +73,16 @@ impl Agent {
         work += self.jobs(now);
         let Sources {
             rates,
+            journal,
             pump_commands,
             workers,
             ..
         } = &mut self.sources;
         work += rates.turn(pump_commands, workers, now);
+        for (step, times) in rates.overload() {
+            let text = format!("changes wait: step {step} of the ladder taken {times} times");
+            journal.note("overload", None, None, text);
+        }
         work + self.answers(now)
     }
 

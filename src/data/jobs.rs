@@ -63,6 +63,8 @@ struct ResyncJob {
     to: Sender<Resyncing>,
     begun: Receiver<Resyncing>,
     waiting: usize,
+    /// Event threads that send: what the others report of resyncs is older.
+    senders: Vec<u16>,
     reports: Option<PumpGather>,
     look_at: Instant,
     outcome: ResyncOutcome,
@@ -163,6 +165,7 @@ impl Jobs {
             to,
             begun,
             waiting: pumps.len(),
+            senders: Vec::new(),
             reports: None,
             look_at: now,
             outcome: ResyncOutcome::default(),
@@ -375,6 +378,9 @@ impl ResyncJob {
         }
         while let Ok(begun) = self.begun.try_recv() {
             self.waiting -= 1;
+            if begun.sent > 0 {
+                self.senders.push(begun.event);
+            }
             self.outcome.slots_sent += begun.sent;
             self.outcome.slots_asked += begun.asked;
             self.outcome.slots_open += begun.sent + begun.asked;
@@ -423,8 +429,10 @@ impl ResyncJob {
             let lanes = report.clients.iter().flat_map(|c| &c.vrfs);
             for vrf in lanes.filter(|v| v.streaming && wanted(v.vrf)) {
                 open += vrf.slots_total - vrf.slots_verified;
-                records += vrf.resync_records;
-                bytes += vrf.resync_bytes;
+                if self.senders.contains(&report.event) {
+                    records += vrf.resync_records;
+                    bytes += vrf.resync_bytes;
+                }
             }
         }
         for (vrf, total) in &self.received {

@@ -20,6 +20,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Samples kept: one more than the longest window has seconds.
 const SAMPLES: usize = 62;
+/// Steps of the overload ladder at which something is left out. The one below them is taken by every burst.
+const STEPS: [&str; 3] = ["cancel", "stretch", "age"];
 const WINDOWS_S: [u64; 3] = [1, 10, 60];
 
 /// Samples of the last minute.
@@ -28,6 +30,9 @@ pub(crate) struct Rates {
     samples: VecDeque<Sample>,
     asking: Option<(Instant, Counting)>,
     ask_at: Instant,
+    /// How often each step of the overload ladder had been taken at the last sample, and since then.
+    steps: [u64; STEPS.len()],
+    taken: [u64; STEPS.len()],
 }
 
 #[derive(Debug, Clone)]
@@ -62,12 +67,29 @@ impl Rates {
             }
             return 0;
         };
+        let climbed = counting.counters.as_ref().map(steps);
         self.asking = None;
+        if let Some(climbed) = climbed {
+            self.climb(climbed);
+        }
         if self.samples.len() == SAMPLES {
             self.samples.pop_front();
         }
         self.samples.push_back(Sample { at: now, operations });
         1
+    }
+
+    fn climb(&mut self, steps: [u64; STEPS.len()]) {
+        for (n, step) in steps.into_iter().enumerate() {
+            self.taken[n] += step.saturating_sub(self.steps[n]);
+        }
+        self.steps = steps;
+    }
+
+    /// Steps of the overload ladder that were taken since the last call, with how often.
+    pub(crate) fn overload(&mut self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+        let taken = core::mem::take(&mut self.taken);
+        STEPS.into_iter().zip(taken).filter(|(_, times)| *times > 0)
     }
 
     /// What rates as of now are computed from.
@@ -142,6 +164,11 @@ impl Counting {
     }
 }
 
+/// How often each step was taken.
+const fn steps(c: &Counters) -> [u64; STEPS.len()] {
+    [c.overload_cancel, c.overload_stretch, c.overload_age]
+}
+
 /// Operations of all threads, those of workers first.
 fn operations(reports: &[PumpReport], c: &Counters) -> Vec<Operation> {
     let compared = c.digests_equal + c.digests_unsure + c.digest_mismatch;
@@ -210,6 +237,19 @@ mod tests {
             (rows[0].per_s_1, rows[0].per_s_10, rows[0].per_s_60),
             (Some(233), Some(119), None)
         );
+    }
+
+    #[test]
+    fn a_step_of_the_ladder_is_told_once_with_how_often_it_was_taken() {
+        let mut rates = Rates::default();
+        rates.climb([2, 1, 0]);
+        rates.climb([5, 1, 0]);
+        assert_eq!(
+            rates.overload().collect::<Vec<_>>(),
+            [("cancel", 5), ("stretch", 1)]
+        );
+        rates.climb([5, 1, 1]);
+        assert_eq!(rates.overload().collect::<Vec<_>>(), [("age", 1)]);
     }
 
     #[test]

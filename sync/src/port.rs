@@ -65,6 +65,8 @@ pub enum PumpCommand {
 /// What a wish for a resync has set off on one event thread.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Resyncing {
+    /// Event thread.
+    pub event: u16,
     /// Slots that this node will send again.
     pub sent: u32,
     /// Slots that a peer was asked for.

@@ -189,7 +189,10 @@ impl<N: Net> Pump<N> {
 
     fn resync(&mut self, vrf: Option<VrfId>, slot: Option<u16>) -> Resyncing {
         let config = Arc::clone(&self.shared.config);
-        let mut begun = Resyncing::default();
+        let mut begun = Resyncing {
+            event: self.shared.event,
+            ..Resyncing::default()
+        };
         let vrfs = (0u16..).map(VrfId).zip(&config.vrfs);
         for (id, known) in vrfs.filter(|(id, _)| vrf.is_none_or(|v| v == *id)) {
             for number in (0..known.slots).filter(|n| slot.is_none_or(|s| s == *n)) {
