@@ -127,6 +127,8 @@ impl Daemon {
             tracing::debug!(routes, neighbors, "reachability has changed");
             self.data.tell(forwarding);
         }
+        // A lost data process costs the role before anybody waits for a new one.
+        self.vrrp.turn(now, &mut self.data);
         self.data
             .turn(now, &self.config.intent, self.watch.published(), &mut self.groups);
         self.vrrp.turn(now, &mut self.data);

@@ -25,6 +25,8 @@ pub struct DataLink {
     client: Option<Client>,
     connections: u64,
     connect_at: Instant,
+    /// Its process may be dying still, and its socket take connections that nobody will answer.
+    just_lost: bool,
     /// Told once per loss, not per attempt.
     complained: bool,
 }
@@ -39,6 +41,7 @@ impl DataLink {
             client: None,
             connections: 0,
             connect_at: now,
+            just_lost: false,
             complained: false,
         }
     }
@@ -51,6 +54,9 @@ impl DataLink {
         forwarding: Option<&Forwarding>,
         groups: &mut Groups,
     ) {
+        if core::mem::take(&mut self.just_lost) {
+            self.connect_at = now + CONNECT_AGAIN_AFTER;
+        }
         if self.client.is_some() || now < self.connect_at {
             return;
         }
@@ -160,6 +166,7 @@ impl DataLink {
     fn lose(&mut self, error: &IpcError) {
         tracing::warn!(%error, "lost the data process; connecting again");
         self.client = None;
+        self.just_lost = true;
     }
 }
 

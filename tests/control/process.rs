@@ -46,6 +46,12 @@ impl Node {
         self.until("the control socket", || Client::connect(&socket).ok())
     }
 
+    /// Whether `ms` have passed since the call that made the answer.
+    pub(crate) fn passed(&self, ms: u64) -> impl Fn() -> bool + use<> {
+        let (clock, end) = (self.lab.clock, self.lab.clock.now() + Duration::from_millis(ms));
+        move || clock.now() >= end
+    }
+
     pub(crate) fn until<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         let give_up = self.lab.clock.now() + Duration::from_secs(20);
         loop {
@@ -115,7 +121,10 @@ pub(crate) struct Data {
 
 impl Data {
     pub(crate) fn start(node: &Node, boot: u64, groups: Vec<GroupRow>) -> Self {
-        let server = Server::bind(&node.dir.join("n/dataplane.sock")).unwrap();
+        // Bound under another name, the one that counts stays behind, as it does when a process is killed.
+        let bound = node.dir.join("n/played.sock");
+        let server = Server::bind(&bound).unwrap();
+        std::fs::rename(bound, node.dir.join("n/dataplane.sock")).unwrap();
         Self {
             server,
             boot,

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::net::UnixListener;
 
 use ctl::client::ClientError;
 use ctl::protocol::{Command, RefusalKind, Reply as Answer};
@@ -141,6 +142,29 @@ fn readiness_is_passed_on_as_it_changes_and_death_at_once() {
 }
 
 #[test]
+fn a_dying_data_process_whose_socket_still_listens_costs_the_role_without_a_wait() {
+    let node = Node::start_with(|_| VRRP.to_owned());
+    let mut data = Data::start(&node, 1, group(GroupState::Backup, false));
+    let mut fifo = keepalived(&node);
+    says(&mut fifo, "MASTER");
+    data.until(&node, "a master with its priority", |_| {
+        track(&node).as_deref() == Some("0")
+    });
+    // Otherwise the pause between two attempts to connect would hide a wait.
+    let passed = node.passed(300);
+    data.until(&node, "the pause's end", |_| passed());
+    // It takes connections, and answers none: whoever asked first would wait for the answer.
+    let dying = UnixListener::bind(node.dir.join("n/dying.sock")).unwrap();
+    std::fs::rename(node.dir.join("n/dying.sock"), node.dir.join("n/dataplane.sock")).unwrap();
+    drop(data);
+    node.until("the fault", || {
+        (track(&node).as_deref() == Some("254")).then_some(())
+    });
+    dying.set_nonblocking(true).unwrap();
+    assert!(dying.accept().is_err(), "a new connection was tried first");
+}
+
+#[test]
 fn a_dead_keepalived_costs_the_role_and_a_new_one_gives_it_back() {
     let node = Node::start_with(|_| VRRP.to_owned());
     let mut data = Data::start(&node, 1, group(GroupState::Backup, false));
@@ -167,6 +191,7 @@ fn a_restarted_control_process_trusts_no_history() {
     data.until(&node, "master", |d| {
         d.orders.last() == Some(&(GroupState::Master, true))
     });
+    data.until(&node, "its priority", |_| track(&node).as_deref() == Some("0"));
     node.process.kill().unwrap();
     node.process.wait().unwrap();
     // Nobody reads: this stays in the FIFO, and what came after it was lost.
