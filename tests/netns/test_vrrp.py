@@ -4,6 +4,7 @@ Real keepalived in both nodes, adverts every 10 ms. What dies is noticed by whoe
 over before it has the tables; nothing that is blocked stays so when its cause has gone.
 """
 
+import subprocess
 import time
 import unittest
 
@@ -137,6 +138,47 @@ class TestDeaths(VrrpCase):
         self.assertEqual(group(self.active)["vrrp"]["track"], 0)
         self.assertEqual(group(self.active)["vrrp"]["says"], "master")
         self.lab.topology.heal("sync")
+        self.assert_whole(sessions, self.active)
+
+
+STRANGER = """
+global_defs {
+    vrrp_version 3
+}
+vrrp_instance stranger {
+    interface lan0
+    virtual_router_id 51
+    priority 254
+    advert_int 0.01
+    virtual_ipaddress {
+        100.64.99.1/32
+        100.64.99.2/32
+    }
+}
+"""
+
+
+class TestStranger(VrrpCase):
+    """Another router of the LAN was given the same virtual router id."""
+
+    def test_adverts_for_other_addresses_move_nothing(self):
+        sessions = self.start_traffic()
+        folder = self.lab.directory / "stranger"
+        folder.mkdir()
+        (folder / "conf").write_text(STRANGER, encoding="ascii")
+        with open(folder / "log", "wb") as log:
+            # pylint: disable-next=consider-using-with  # ended by the clean-up
+            stranger = subprocess.Popen(
+                self.lab.topology.inside("client", "keepalived", "--dont-fork", "--log-console", "--no-syslog", "--vrrp",
+                                         f"--use-file={folder}/conf", f"--pid={folder}/id",
+                                         f"--vrrp_pid={folder}/vrrp-id"),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        self.addCleanup(stranger.wait, 10)
+        self.addCleanup(stranger.terminate)
+        wait_until("the stranger is master", lambda: b"MASTER STATE" in (folder / "log").read_bytes(), RECOVER_S)
+        self.assert_all_alive(sessions, what="connections beside a stranger")
+        for node, says in ((self.active, "master"), (self.standby, "backup")):
+            self.assertEqual(group(node)["vrrp"]["says"], says)
         self.assert_whole(sessions, self.active)
 
 
