@@ -195,6 +195,8 @@ counters! {
     audit_slots_wrong,
     /// Conntracks that lookup had lost, and finds again.
     audit_index_lost,
+    /// Ends of slots that added up.
+    slots_verified,
     /// Entries removed at a verified slot end because the peer no longer has them.
     swept,
 }

@@ -37,6 +37,7 @@ pub mod delta;
 pub mod fingerprint;
 pub mod flow;
 pub mod io;
+pub mod mutant;
 mod prefetch;
 pub mod role;
 pub mod shard;

@@ -21,6 +21,7 @@ use crate::delta::{ToEvent, ToWorker};
 use crate::fragment::{Fragments, Ticket};
 use crate::inbox::{Announcing, Ask, Visited, Visitor};
 use crate::io::{BURST, Io, Packet, RxQueue};
+use crate::mutant::{self, Mutant};
 use crate::nat::Pools;
 use crate::notice::Notices;
 use crate::role::Roles;
@@ -156,6 +157,9 @@ impl<I: Io> Worker<I> {
         if seen != self.snapshot_seen {
             self.snapshot_seen = seen;
             self.tables.observe_rules(&snapshot);
+        }
+        if mutant::on(Mutant::WorkerWaits) && self.outputs.iter().any(Producer::is_full) {
+            return emit(&mut self.tables, &mut self.outputs, WALK_BUDGET, now);
         }
         let mut work = self.handed_over(now, &snapshot, io);
         if self.handoffs_have_room() {

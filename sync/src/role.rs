@@ -11,6 +11,7 @@
 use core::time::Duration;
 
 use dataplane::delta::Term;
+use dataplane::mutant::{self, Mutant};
 use dataplane::role::Role;
 use dataplane::time::Instant;
 use serde::{Deserialize, Serialize};
@@ -349,6 +350,9 @@ impl RoleMachine {
             };
         }
         self.listen(now, peers);
+        if self.role == Role::Fault && mutant::on(Mutant::EmptyOverwrites) {
+            self.adopt(peers);
+        }
         let (mut next, mut cause) = decide(self.role, self.desire, self.situation(now, peers));
         if self.role == Role::Fault && next == Role::Backup {
             self.role = Role::Backup;

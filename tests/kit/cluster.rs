@@ -409,9 +409,9 @@ impl Cluster {
         let id = [1, 2][node];
         let frame = packet::simple(&packet::to_node(id, LAN, &key.src), key);
         let sent = self.through(node, LAN, &frame);
-        sent.iter()
-            .find(|s| s.port == WAN)
-            .and_then(|s| packet::flow(&s.frame))
+        // Announcements of a take-over may be among them.
+        let mut left = sent.iter().filter(|s| s.port == WAN);
+        left.find_map(|s| packet::flow(&s.frame))
     }
 
     /// The answer to a tuple that left by the WAN; the tuple that left by the LAN, if one did.
@@ -420,8 +420,8 @@ impl Cluster {
         let key = outside.reversed();
         let frame = packet::simple(&packet::to_node(id, WAN, &key.src), &key);
         let sent = self.through(node, WAN, &frame);
-        sent.iter()
-            .find(|s| s.port == LAN)
-            .and_then(|s| packet::flow(&s.frame))
+        // Announcements of a take-over may be among them.
+        let mut left = sent.iter().filter(|s| s.port == LAN);
+        left.find_map(|s| packet::flow(&s.frame))
     }
 }

@@ -1,4 +1,4 @@
-//! What must hold after every step (DESIGN.md section 10, I1, I2, I7, I9, I10), checked by what has changed since the last
+//! What must hold after every step (DESIGN.md section 10, I1, I2, I6, I7, I9, I10), checked by what has changed since the last
 //! look: a worker whose counters stand still is not looked at, and of the others each entry is compared with its
 //! remembered self, so that a long schedule costs what happens in it and not what it holds.
 //!
@@ -116,7 +116,7 @@ impl Watch {
         }
     }
 
-    /// I9 within each worker, and now and then between all threads; I1, I2 and I7.
+    /// I9 within each worker, and now and then between all threads; I1, I2, I6 and I7.
     ///
     /// # Panics
     /// When one is violated.
@@ -128,6 +128,12 @@ impl Watch {
             if memory.workers[worker].counters == tables.counters {
                 continue;
             }
+            let before = &memory.workers[worker].counters;
+            assert!(
+                tables.counters.swept == before.swept
+                    || tables.counters.slots_verified > before.slots_verified,
+                "I6: node {index} has swept a slot that was not verified"
+            );
             memory.workers[worker].counters.clone_from(&tables.counters);
             for equation in of_worker(&tables.counters, tables.listed()) {
                 assert!(equation.holds(), "I9: node {index} worker {worker}: {equation}");

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::schedule::Schedule;
@@ -30,6 +30,10 @@ impl Asked {
             threads: number("TWINPATH_SIM_THREADS").map_or(cores, |n| usize::try_from(n).unwrap()),
         }
     }
+
+    pub(crate) fn seeds(&self) -> impl Iterator<Item = u64> + use<> {
+        self.first..self.first + self.seeds
+    }
 }
 
 thread_local! {
@@ -38,43 +42,49 @@ thread_local! {
 }
 
 /// Panics are kept, not printed: shortening a schedule makes hundreds.
-fn keep_panics() {
+pub(crate) fn keep_panics() {
     panic::set_hook(Box::new(|info| {
         SAID.with(|said| *said.borrow_mut() = info.to_string())
     }));
 }
 
 /// Plays a schedule; what it violated, if it did.
-fn violation(schedule: &Schedule) -> Option<String> {
+pub(crate) fn violation(schedule: &Schedule) -> Option<String> {
     let played = panic::catch_unwind(AssertUnwindSafe(|| schedule.play(false)));
     played.is_err().then(|| SAID.take())
+}
+
+/// Does something with each of many on all cores; results in the order of their ends.
+pub(crate) fn each<T: Sync, R: Send>(all: &[T], asked: &Asked, of: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..asked.threads {
+            scope.spawn(|| {
+                while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = of(one);
+                    done.lock().unwrap().push(result);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap()
 }
 
 /// Plays the seeds and says how each ended; returns those that failed.
 pub(crate) fn campaign(asked: &Asked) -> Vec<u64> {
     keep_panics();
-    let next = AtomicU64::new(asked.first);
-    let failed = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..asked.threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= asked.first + asked.seeds {
-                        break;
-                    }
-                    if let Some(what) = violation(&Schedule::of(seed)) {
-                        println!("sim: seed {seed} failed: {}", what.replace('\n', " "));
-                        failed.lock().unwrap().push(seed);
-                    } else {
-                        println!("sim: seed {seed} holds");
-                    }
-                }
-            });
+    let seeds: Vec<u64> = asked.seeds().collect();
+    let failed = each(&seeds, asked, |&seed| {
+        let violation = violation(&Schedule::of(seed));
+        match &violation {
+            Some(what) => println!("sim: seed {seed} failed: {}", what.replace('\n', " ")),
+            None => println!("sim: seed {seed} holds"),
         }
+        violation.map(|_| seed)
     });
     let _ = panic::take_hook();
-    failed.into_inner().unwrap()
+    failed.into_iter().flatten().collect()
 }
 
 /// Plays one seed and tells what happens; when it fails, plays the shortest schedule that still does.

@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 mod campaign;
+#[cfg(all(test, feature = "mutants"))]
+mod mutants;
 #[cfg(test)]
 mod schedule;
 #[cfg(test)]
@@ -31,6 +33,28 @@ mod tests {
     fn seeds() {
         let failed = campaign(&Asked::from_environment());
         assert!(failed.is_empty(), "failing seeds: {failed:?}");
+    }
+
+    /// Makes each classic mistake and plays `TWINPATH_SIM_SEEDS` seeds at most until one fails.
+    #[cfg(feature = "mutants")]
+    #[test]
+    #[ignore = "asked for by scripts/sim --mutants"]
+    fn mutants() {
+        crate::mutants::hunt(&dataplane::mutant::Mutant::ALL, &Asked::from_environment());
+    }
+
+    /// The mistakes that few seeds are enough for.
+    #[cfg(feature = "mutants")]
+    #[test]
+    #[ignore = "built apart, by scripts/test"]
+    fn noticed_mutants() {
+        let found = crate::mutants::hunt(&crate::mutants::NOTICED, &Asked::from_environment());
+        let survivors: Vec<_> = found
+            .iter()
+            .filter(|(_, by)| by.is_none())
+            .map(|(m, _)| m)
+            .collect();
+        assert!(survivors.is_empty(), "nobody noticed {survivors:?}");
     }
 
     /// Plays seed `TWINPATH_SIM_FIRST`, tells what happens in it, and finds out which of its events it needs to fail.

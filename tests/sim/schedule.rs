@@ -8,10 +8,14 @@ use dataplane::config::Timeouts;
 use dataplane::flow::FlowKey;
 use dataplane::role::Role;
 use dataplane::shard::mix64;
+use dataplane::tables::Tables;
+use state_sync::port::PumpCommand;
+use state_sync::report::PumpReport;
 use state_sync::role::Desire;
 use testkit::checker::view;
 use testkit::cluster::{Cluster, Death};
 use testkit::config::{MAIN, server, subscriber, subscriber6};
+use testkit::expect::{counters, moved};
 use testkit::packet;
 use testkit::random::Random;
 
@@ -37,6 +41,8 @@ struct Play {
     /// Tuples that were sent from inside, with what they became.
     flows: Vec<(FlowKey, FlowKey)>,
     next_port: u16,
+    /// Some lifetimes are, or were, a few seconds.
+    hurried: bool,
 }
 
 /// Something that happens at one moment.
@@ -53,12 +59,15 @@ enum Event {
     Weather,
     Configure,
     Failover,
+    Acknowledged,
+    Restart,
+    Calm,
     Rest,
     Idle,
 }
 
 /// How often each comes, out of their sum.
-const EVENTS: [(Event, u64); 13] = [
+const EVENTS: [(Event, u64); 16] = [
     (Event::Traffic, 8),
     (Event::Cut, 1),
     (Event::Reset, 1),
@@ -70,6 +79,9 @@ const EVENTS: [(Event, u64); 13] = [
     (Event::Weather, 1),
     (Event::Configure, 1),
     (Event::Failover, 1),
+    (Event::Acknowledged, 1),
+    (Event::Restart, 1),
+    (Event::Calm, 1),
     (Event::Rest, 2),
     (Event::Idle, 1),
 ];
@@ -147,6 +159,7 @@ impl Schedule {
     fn begin(&self) -> Play {
         let mut random = self.stream(0);
         let setups = self.scale.pair(&mut random);
+        let hurried = setups[0].timeouts != Timeouts::default();
         let mut cluster = Cluster::of(setups, self.seed);
         cluster.watch.every_entry = true;
         cluster.fabric.set_weather(weather(&mut random));
@@ -156,6 +169,7 @@ impl Schedule {
             scale: self.scale,
             flows: Vec::new(),
             next_port: 1_024,
+            hurried,
         }
     }
 }
@@ -214,6 +228,9 @@ impl Play {
             }
             Event::Configure => self.configure(),
             Event::Failover => self.failover(),
+            Event::Acknowledged => self.acknowledged(),
+            Event::Restart => self.restart(),
+            Event::Calm => self.calm(),
             Event::Rest => self.rest(),
             Event::Idle => {
                 let seconds = self.random.between(1, 6);
@@ -253,12 +270,31 @@ impl Play {
             } else {
                 let (inside, outside) = self.flows[self.random.index(self.flows.len())];
                 if self.random.one_in(2) {
-                    self.cluster.out(node, &inside);
+                    let waits = self.forwards(node, &inside);
+                    let before = counters(self.cluster.node(node));
+                    let sent = self.cluster.out(node, &inside);
+                    let why = moved(&before, &counters(self.cluster.node(node)));
+                    assert!(
+                        sent.is_some() || !waits,
+                        "I11: {inside:?} is not forwarded: {why:?}"
+                    );
                 } else {
                     self.cluster.back(node, &outside);
                 }
             }
         }
+    }
+
+    /// Whether a node must forward a packet of a flow from inside: it knows it, whatever becomes of replication.
+    fn forwards(&mut self, node: usize, inside: &FlowKey) -> bool {
+        let node = self.cluster.node(node);
+        let known = |tables: &Tables| {
+            tables
+                .conntracks
+                .find(tables.conntracks.hash(inside), inside)
+                .is_some()
+        };
+        node.is_active(MAIN) && node.tables().any(known)
     }
 
     fn can_forward(&self, node: usize) -> bool {
@@ -317,6 +353,7 @@ impl Play {
     /// Another configuration of what need not be equal, while packets flow: rules and lifetimes of one node.
     fn configure(&mut self) {
         let timeouts = if self.random.one_in(2) {
+            self.hurried = true;
             short()
         } else {
             Timeouts::default()
@@ -350,7 +387,7 @@ impl Play {
                 node.stopped.fill(false);
             }
         }
-        if self.cluster.active().is_none() && self.random.one_in(2) {
+        if self.cluster.active().is_none() {
             let node = self.random.index(2);
             self.cluster.order(node, Desire::Ordered);
         }
@@ -360,6 +397,112 @@ impl Play {
             let wrong = (c.audit_entries_wrong, c.audit_slots_wrong, c.audit_index_lost);
             assert_eq!(wrong, (0, 0, 0), "the audit found what nobody has damaged");
         }
+    }
+
+    /// The standby applies nothing: what the active node holds acknowledged of new flows must be there all the same.
+    fn acknowledged(&mut self) {
+        self.rest();
+        let Some(active) = self.cluster.active() else {
+            return;
+        };
+        let standby = 1 - active;
+        self.cluster.node(standby).stop_absorb(true);
+        for _ in 0..4 {
+            self.open(active);
+        }
+        for _ in 0..10 {
+            self.cluster.run(Duration::from_millis(40));
+            let node = self.cluster.node(active);
+            let waiting: usize = node.tables().map(Tables::waiting).sum();
+            let behind = |report: &PumpReport| report.clients.iter().map(|c| c.lag_records).sum::<u64>();
+            let told = waiting == 0 && node.reports().iter().map(behind).sum::<u64>() == 0;
+            if told && node.is_active(MAIN) {
+                let (whole, copy) = (view(node), view(self.cluster.node(standby)));
+                for (key, row) in &whole.conntracks {
+                    assert!(
+                        copy.conntracks.contains_key(key) || copy.lacking.contains_key(&(key.0, row.slot)),
+                        "acknowledged and not applied: {row:?}"
+                    );
+                }
+            }
+        }
+        self.cluster.node(standby).stop_absorb(false);
+    }
+
+    /// The active node's process dies and is back, empty, before anybody takes over: what its standby holds must be there
+    /// in the end, and nothing but lifetimes may take it away.
+    fn restart(&mut self) {
+        self.rest();
+        let Some(active) = self.cluster.active() else {
+            return;
+        };
+        let before = view(self.cluster.node(1 - active));
+        self.cluster.kill(active, Death::Process);
+        self.cluster.start(active);
+        self.rest();
+        if self.hurried {
+            return;
+        }
+        let after = [0, 1].map(|node| view(self.cluster.node(node)));
+        for (key, row) in &before.conntracks {
+            let held = after.iter().any(|view| view.conntracks.contains_key(key));
+            assert!(held, "lost by the restart: {row:?}");
+        }
+    }
+
+    /// Nothing goes wrong while slots are sent anew, flows come and others end: then no comparison may say so either.
+    fn calm(&mut self) {
+        self.rest();
+        let Some(active) = self.cluster.active() else {
+            return;
+        };
+        let before = self.alarms();
+        for _ in 0..self.random.between(2, 5) {
+            if self.random.one_in(2) {
+                self.resend(active);
+            }
+            for _ in 0..self.random.between(1, self.scale.packets) {
+                self.open(active);
+            }
+            let ms = self.random.between(1, 2_000);
+            self.cluster.run(Duration::from_millis(ms));
+        }
+        self.rest();
+        let (was_refused, had) = before;
+        let (refused, has) = self.alarms();
+        assert!(
+            refused > was_refused || has == had,
+            "false alarms: {had} before, {has} now"
+        );
+    }
+
+    fn resend(&mut self, node: usize) {
+        let node = self.cluster.node(node);
+        for event in 0..usize::from(node.setup.events) {
+            let all = PumpCommand::Resync {
+                vrf: None,
+                slot: None,
+                to: None,
+            };
+            assert!(node.command(event, all), "the event thread takes no command");
+        }
+    }
+
+    /// Records that were refused for a cause, and slots and digests that were found to differ.
+    fn alarms(&self) -> (u64, u64) {
+        let mut alarms = (0, 0);
+        for node in self.cluster.nodes.iter().flatten() {
+            let c = node.counters();
+            alarms.0 += c.absorb_full + c.absorb_conflict + c.absorb_no_pool + c.absorb_evicted;
+            alarms.1 += c.digest_mismatch;
+            let vrfs = node
+                .reports()
+                .into_iter()
+                .flat_map(|r| r.clients)
+                .flat_map(|c| c.vrfs);
+            alarms.1 += vrfs.map(|vrf| vrf.slots_failed).sum::<u64>();
+        }
+        alarms
     }
 
     /// The active node dies with everything in sync: the other one must have every conntrack that it doesn't say it

@@ -24,7 +24,7 @@ pub(crate) struct Scale {
     threads: u64,
     rings: [usize; 3],
     conntracks: [usize; 3],
-    blocks: u16,
+    blocks: [u16; 3],
 }
 
 /// Ports of a block: the smallest that can be configured.
@@ -39,7 +39,7 @@ const SMALL: Scale = Scale {
     threads: 2,
     rings: [2, 4, 16],
     conntracks: [64, 64, 256],
-    blocks: 6,
+    blocks: [1, 2, 6],
 };
 
 const BIG: Scale = Scale {
@@ -51,7 +51,7 @@ const BIG: Scale = Scale {
     threads: 4,
     rings: [64, 128, 1_024],
     conntracks: [4_096; 3],
-    blocks: 24,
+    blocks: [8, 24, 24],
 };
 
 impl Scale {
@@ -76,14 +76,14 @@ impl Scale {
                 Timeouts::default()
             },
             mappings: 4_096,
-            pool_addresses: 2,
+            pool_addresses: [1, 2][random.index(2)],
             pool_ports: PortRange {
                 first: 1_024,
-                last: 1_024 + BLOCK_SIZE * self.blocks - 1,
+                last: 1_024 + BLOCK_SIZE * self.blocks[random.index(3)] - 1,
             },
             block_size: BLOCK_SIZE,
-            port_rest_s: 3,
-            block_idle_s: 3,
+            port_rest_s: [1, 3][random.index(2)],
+            block_idle_s: [1, 3][random.index(2)],
             boot_wait: Duration::from_millis(600),
             ..Setup::default()
         };

@@ -10,6 +10,7 @@ use crate::delta::{
     StateRecord, ToEvent, ToWorker, Version,
 };
 use crate::flow::Direction;
+use crate::mutant::{self, Mutant};
 use crate::nat::{LearnError, Nat};
 use crate::protection::Kept;
 use crate::resync::Missing;
@@ -154,7 +155,7 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
         .slots
         .get(at)
         .and_then(|s| s.source.as_ref())
-        .is_some_and(|s| s.lane == lane);
+        .is_some_and(|s| s.lane == lane || mutant::on(Mutant::OldIncarnation));
     // A node that has taken over since the record was sent must not let the old active write its table.
     let outcome = if !current || tables.is_active(at.vrf) {
         Err(Refused::Fenced)
@@ -351,7 +352,9 @@ fn same_nat(held: &Conntrack, put: &PutRecord) -> bool {
 fn confirm(tables: &mut Tables, at: SlotRef, id: u32, put: &PutRecord, now: Instant) {
     let stamp = generation(tables, at);
     let conntrack = &mut tables.conntracks[id];
-    conntrack.sync.stamp = stamp;
+    if !mutant::on(Mutant::EqualUnconfirmed) {
+        conntrack.sync.stamp = stamp;
+    }
     conntrack.expires_s = now.secs() + put.lifetime_s;
 }
 
@@ -391,7 +394,9 @@ fn create(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) -> Re
     match insert_evicting(tables, inherited(put, at.slot, nat, now), put.version, now) {
         Ok(id) => Ok(id),
         Err(refused) => {
-            if let Some(nat) = nat {
+            if let Some(nat) = nat
+                && !mutant::on(Mutant::PartialRefusal)
+            {
                 tables.nat.cancel(now, nat.mapping);
             }
             Err(refused)

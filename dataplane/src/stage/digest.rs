@@ -7,6 +7,8 @@ use rtrb::Producer;
 
 use crate::delta::{SlotEnd, SlotRef, ToEvent};
 use crate::flow::VrfId;
+use crate::mutant::told;
+use crate::resync::Sum;
 use crate::slot::Slots;
 use crate::tables::Tables;
 use crate::time::Instant;
@@ -88,10 +90,11 @@ fn tell(tables: &mut Tables, rings: &mut [Producer<ToEvent>], at: SlotRef) -> bo
     if slot.streams.is_empty() || !slot.walks.is_empty() {
         return false;
     }
+    let Sum { count, digest } = told(tables, at);
     let end = SlotEnd {
         generation: 0,
-        count: slot.count,
-        digest: slot.digest,
+        count,
+        digest,
         version: slot.version,
     };
     let told = ring.push(ToEvent::SlotDigest { at, end }).is_ok();

@@ -10,6 +10,7 @@ use crate::delta::{
     BlockRecord, DelRecord, Delta, Handle, Name, PutRecord, RefreshRecord, SlotRef, StateRecord, ToEvent,
 };
 use crate::history::Change;
+use crate::mutant::{self, Mutant};
 use crate::overload::Step;
 use crate::protection::Kept;
 use crate::slot::{Kind, Slot, SyncState, block_digest, conntrack_digest};
@@ -164,6 +165,11 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
     }
     let slot = tables.slots.get_mut(at)?;
     let (handle, named) = (Handle::of(id), slot.is_named(&conntrack.sync));
+    if dead && !slot.walks.is_empty() && mutant::on(Mutant::RemovalForgotten) {
+        tables.forget(at, id);
+        tables.counters.deltas_cancelled += 1;
+        return None;
+    }
     if dead || kept {
         let original = conntrack.keys[0];
         let record = DelRecord {
@@ -193,6 +199,9 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
     }
     let mut put = conntrack.to_put(now);
     let sync = &mut tables.conntracks[id].sync;
+    if refresh && mutant::on(Mutant::RefreshBumpsVersion) {
+        slot.next_version(role.term);
+    }
     if !refresh {
         put.version = slot.next_version(role.term);
         slot.account(sync, put.version, conntrack_digest(&put));

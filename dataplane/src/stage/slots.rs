@@ -4,6 +4,7 @@
 //! slot's stream, because everything about a slot comes through one FIFO.
 
 use crate::delta::{Handle, LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, Version};
+use crate::mutant::{self, Mutant};
 use crate::resync::{Absent, Course, Ended, Incoming, Missing, Sum, Walk, ended};
 use crate::role::Role;
 use crate::slot::{Kind, NIL, SyncState, block_digest, conntrack_digest};
@@ -101,6 +102,7 @@ pub(crate) fn begin(
     // slot's version into the new term already.
     let unfinished = |s: &Incoming| s.authoritative && s.term == version.term;
     let authoritative = version.term > slot.version.term || slot.source.as_ref().is_some_and(unfinished);
+    let authoritative = authoritative && !mutant::on(Mutant::TailKept);
     match since {
         // It was offered at another point of this slot's history: the end will not add up.
         Some(since) if slot.base.unwrap_or(slot.version) != since => slot.absent.unsure = true,
@@ -195,6 +197,9 @@ pub(crate) fn finish(
         return Some(ToEvent::SlotFailed { at, lane, generation });
     };
     let whole = source.since.is_none();
+    if whole && mutant::on(Mutant::SweepBeforeVerify) {
+        sweep(tables, at, lane, generation, now);
+    }
     let here = if whole {
         Some(stamped(tables, at, generation))
     } else {
@@ -211,7 +216,8 @@ pub(crate) fn finish(
     };
     slot.version = slot.version.max(end.version);
     (slot.base, slot.own_hand) = (None, false);
-    if whole && !tables.faults.no_sweep {
+    tables.counters.slots_verified += 1;
+    if whole && !tables.faults.no_sweep && !mutant::on(Mutant::NoSweep) {
         sweep(tables, at, lane, generation, now);
     }
     tables.unmute(at);

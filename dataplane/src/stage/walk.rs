@@ -10,7 +10,9 @@ use rtrb::Producer;
 
 use crate::delta::{Delta, Handle, SlotEnd, SlotRef, ToEvent, Version};
 use crate::history::{Change, Journal, Pass};
+use crate::mutant::told;
 use crate::resync::Course;
+use crate::resync::Sum;
 use crate::role::Role;
 use crate::slot::{Kind, NIL, Slot};
 use crate::stage::emit::{block_record, name};
@@ -211,11 +213,13 @@ fn end(tables: &mut Tables, at: SlotRef) -> Step {
         return Step::Done;
     };
     let walk = slot.walks.remove(0);
+    let version = slot.version;
+    let Sum { count, digest } = told(tables, at);
     let end = SlotEnd {
         generation: walk.generation,
-        count: slot.count,
-        digest: slot.digest,
-        version: slot.version,
+        count,
+        digest,
+        version,
     };
     Step::Push(ToEvent::SlotEnd {
         at,
