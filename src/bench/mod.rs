@@ -2,6 +2,7 @@
 //! as the data process.
 
 mod failover;
+mod flap;
 mod flows;
 mod lag;
 mod lane;

@@ -16,6 +16,7 @@ use twinpath::clock::Clock;
 use twinpath::dpdk::Ports;
 use twinpath::thread;
 
+use super::flap::flap;
 use super::flows::{self, Profile, Step};
 use super::pair::{Side, Sync, free_port};
 use super::path::{create, life};
@@ -317,6 +318,7 @@ pub(crate) fn run(
     let mut seconds = Vec::new();
     let mut bytes = Vec::new();
     let mut last = None;
+    let mut complete = 0;
     for _ in 0..extent.resyncs {
         drop(last.take());
         let (stopped, took) = active.resync(rig, core)?;
@@ -329,6 +331,7 @@ pub(crate) fn run(
             .max_by_key(|v| v.resync_records);
         let vrf = vrf.context("no lane has reported")?;
         bytes.push(as_f64(vrf.resync_bytes) / as_f64(vrf.resync_records.max(1)));
+        complete = vrf.resync_bytes;
         last = Some(stopped);
     }
     let (id, goal) = if extent.resync_flows == 1_000_000 {
@@ -349,6 +352,15 @@ pub(crate) fn run(
         &bytes,
         "B",
         "resync bytes per record, each with its version; slot marks and port blocks included",
+    );
+    let last = last.context("no resync was asked for")?;
+    let (last, share, note) = flap(&mut active, rig, core, last, complete)?;
+    report.add_with_goal(
+        "sync.resync_flap_share",
+        &[share],
+        "of complete",
+        Some(0.05),
+        &note,
     );
     drop(last);
     lane::run(rig, extent, &mut active, report)?;
