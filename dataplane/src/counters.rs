@@ -167,6 +167,10 @@ counters! {
     /// Such entries that gave way: tuple, port or block is the other node's, or its table is full. Counted by whoever
     /// found it out.
     tails_colliding,
+    /// Entries that were refused and asked for again.
+    absent_asked,
+    /// Entries that were refused or evicted, and came after all.
+    absent_mended,
     /// Slot digests emitted for peers.
     digests_emitted,
     /// Slot digests of the peer that were the same here.

@@ -349,6 +349,15 @@ pub enum Listed {
     Gone,
 }
 
+/// An entry that a receiver had to refuse: a block when the handle is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// What its sender calls it.
+    pub handle: Handle,
+    /// Counter of the version that was refused.
+    pub counter: u64,
+}
+
 /// From a worker to the event thread of the slot's lane. One FIFO per worker and event thread.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ToEvent {
@@ -422,6 +431,17 @@ pub enum ToEvent {
         lane: LaneTag,
         /// The entry.
         put: PutRecord,
+    },
+    /// A receiving worker may have room now for an entry that it refused.
+    SlotAsk {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Generation of the slot.
+        generation: u32,
+        /// The entry.
+        wanted: Wanted,
     },
     /// What has been emitted of the slot up to here, for every lane that streams it. The generation is the lane's to
     /// fill in.
@@ -498,6 +518,15 @@ pub enum ToWorker {
         generation: u32,
         /// What the receiver holds; none sends the whole slot.
         offer: Option<SlotOffer>,
+    },
+    /// Sender side: the peer may have room now for an entry that it refused.
+    GiveEntry {
+        /// Slot.
+        at: SlotRef,
+        /// Lane to send it to.
+        lane: LaneTag,
+        /// The entry.
+        wanted: Wanted,
     },
     /// Sender side: emit the slot's digest now.
     DigestSlot {

@@ -14,6 +14,10 @@ use crate::slot::Kind;
 /// Absent entries remembered one by one, so that their removal is understood.
 const ABSENT_KEPT: usize = 32;
 
+/// Seconds before what is absent is asked for: first, and at most.
+const PAUSE_MIN_S: u32 = 1;
+const PAUSE_MAX_S: u32 = 64;
+
 /// A number of entries and the sum of their digests: order-free, so that it can be kept up with every change.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Sum {
@@ -109,8 +113,10 @@ pub struct Absent {
     pub unsure: bool,
     /// When the first of them became absent, in seconds of this node.
     pub since_s: u32,
-    /// One of them only waits for another worker of this node to give its ports up, which takes moments.
-    pub soon: bool,
+    /// Not asked for before this second.
+    ask_at_s: u32,
+    /// Seconds until they are asked for again.
+    pause_s: u32,
     known: ArrayVec<Missing, ABSENT_KEPT>,
 }
 
@@ -125,15 +131,21 @@ pub struct Missing {
     pub digest: u64,
     /// Its version.
     pub version: Version,
+    /// It was refused for want of room.
+    pub for_room: bool,
+    /// It has changed since: digest is that of an older version.
+    pub outdated: bool,
 }
 
 impl Absent {
     /// An entry is not here and should be.
     pub fn insert(&mut self, missing: Missing, now_s: u32) {
         // A resent record replaces its older self.
-        self.take(missing.key);
+        self.drop_known(missing.key);
         if self.sum.count == 0 {
             self.since_s = now_s;
+            self.ask_at_s = now_s + PAUSE_MIN_S;
+            self.pause_s = PAUSE_MIN_S;
         }
         self.sum.add(missing.digest);
         // One that no longer fits is merely not remembered: see `remove`.
@@ -146,7 +158,7 @@ impl Absent {
         if self.known.iter().any(|m| m.key == key && m.version > version) {
             return;
         }
-        if !self.take(key) && self.sum.count as usize > self.known.len() {
+        if !self.drop_known(key) && self.forgotten() {
             self.unsure = true;
         }
     }
@@ -154,28 +166,69 @@ impl Absent {
     /// As [`Self::remove`], of what the sender calls by `handle`: it has named nothing older by it.
     pub fn remove_named(&mut self, handle: Handle) {
         match self.known.iter().find(|m| m.handle == handle).map(|m| m.key) {
-            Some(key) => _ = self.take(key),
-            None => self.unsure |= self.sum.count as usize > self.known.len(),
+            Some(key) => _ = self.drop_known(key),
+            None => self.unsure |= self.forgotten(),
         }
     }
 
-    /// The sender has changed an entry that isn't here in a way that only its holder could follow. False when none of the
-    /// absent ones can be meant.
-    pub fn change(&mut self, handle: Handle) -> bool {
-        let known = self.known.iter().any(|m| m.handle == handle);
-        let meant = known || self.sum.count as usize > self.known.len();
-        self.unsure |= meant;
-        meant
+    /// The sender has changed an entry that isn't here, in a way that only its holder could follow: it has to be told
+    /// whole, if only to be refused again. False when none of the absent ones can be meant.
+    pub fn change(&mut self, handle: Handle, version: Version) -> bool {
+        let Some(missing) = self.known.iter_mut().find(|m| m.handle == handle) else {
+            self.unsure |= self.forgotten();
+            return self.unsure;
+        };
+        (missing.version, missing.outdated) = (version, true);
+        self.ask_at_s = 0;
+        true
     }
 
     /// An entry came after all.
     pub fn take(&mut self, key: u64) -> bool {
+        let came = self.drop_known(key);
+        if came {
+            self.pause_s = PAUSE_MIN_S;
+        }
+        came
+    }
+
+    fn drop_known(&mut self, key: u64) -> bool {
         let Some(at) = self.known.iter().position(|m| m.key == key) else {
             return false;
         };
         let missing = self.known.swap_remove(at);
         self.sum.remove(missing.digest);
         true
+    }
+
+    /// Whether the sum can't be trusted at present.
+    #[must_use]
+    pub fn is_unsure(&self) -> bool {
+        self.unsure || self.known.iter().any(|m| m.outdated)
+    }
+
+    /// Those that are remembered one by one.
+    #[must_use]
+    pub fn known(&self) -> &[Missing] {
+        &self.known
+    }
+
+    /// Whether it is time to ask for them.
+    #[must_use]
+    pub fn is_due(&self, now_s: u32) -> bool {
+        !self.known.is_empty() && now_s >= self.ask_at_s
+    }
+
+    /// They have been asked for: the next time after a pause that doubles while nothing comes.
+    pub fn asked(&mut self, now_s: u32) {
+        self.ask_at_s = now_s + self.pause_s;
+        self.pause_s = (self.pause_s * 2).min(PAUSE_MAX_S);
+    }
+
+    /// Whether entries are absent that are not remembered one by one.
+    #[must_use]
+    pub fn forgotten(&self) -> bool {
+        self.sum.count as usize > self.known.len()
     }
 }
 
@@ -191,7 +244,7 @@ pub enum Ended {
 /// Whether what is here, or was touched, and what is absent make up what the sender says it emitted.
 #[must_use]
 pub fn ended(end: &SlotEnd, here: Sum, absent: &Absent) -> Ended {
-    let adds_up = !absent.unsure
+    let adds_up = !absent.is_unsure()
         && here.count + absent.sum.count == end.count
         && here.digest.wrapping_add(absent.sum.digest) == end.digest;
     if adds_up {
@@ -238,7 +291,30 @@ mod tests {
             handle: Handle(u32::try_from(key).unwrap()),
             digest,
             version,
+            for_room: false,
+            outdated: false,
         }
+    }
+
+    #[test]
+    fn absent_entries_are_asked_for_after_pauses_that_grow_until_one_comes() {
+        let mut absent = Absent::default();
+        assert!(!absent.is_due(9));
+        absent.insert(missing(1, 100, version(1)), 5);
+        absent.insert(missing(2, 200, version(2)), 5);
+        let mut at = 5;
+        for pause in [1, 1, 2, 4, 8] {
+            assert!(!absent.is_due(at + pause - 1) && absent.is_due(at + pause));
+            at += pause;
+            absent.asked(at);
+        }
+        absent.take(1);
+        at += 16;
+        assert!(absent.is_due(at));
+        absent.asked(at);
+        assert!(absent.is_due(at + 1));
+        absent.take(2);
+        assert!(!absent.is_due(at + 1));
     }
 
     #[test]
@@ -280,10 +356,14 @@ mod tests {
     #[test]
     fn a_change_of_an_absent_entry_makes_the_sum_unsure_and_one_of_an_unknown_entry_does_not() {
         let mut absent = Absent::default();
-        assert!(!absent.change(Handle(1)) && !absent.unsure);
+        assert!(!absent.change(Handle(1), version(2)) && !absent.is_unsure());
         absent.insert(missing(1, 100, version(1)), 0);
-        assert!(!absent.change(Handle(2)) && !absent.unsure);
-        assert!(absent.change(Handle(1)) && absent.unsure);
+        assert!(!absent.change(Handle(2), version(2)) && !absent.is_unsure());
+        assert!(absent.change(Handle(1), version(3)) && absent.is_unsure());
+        // Told whole and refused again, its share is known again.
+        assert!(absent.is_due(0));
+        absent.insert(missing(1, 101, version(3)), 0);
+        assert!(!absent.is_unsure());
     }
 
     #[test]

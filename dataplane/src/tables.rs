@@ -25,6 +25,7 @@ use crate::slot::{Entries, Kind, NIL, Slots, SyncState};
 use crate::stage::audit::Audit;
 use crate::stage::compare::Comparing;
 use crate::stage::digest::Rounds;
+use crate::stage::missing::Search;
 use crate::time::Instant;
 use crate::vrf::Snapshot;
 
@@ -134,6 +135,7 @@ pub struct Tables {
     pub(crate) digests_asked: VecDeque<SlotRef>,
     pub(crate) rounds: Rounds,
     pub(crate) audit: Audit,
+    pub(crate) search: Search,
     pub(crate) comparing: Comparing,
     pub(crate) dead: usize,
     listed: u64,
@@ -260,6 +262,7 @@ impl Tables {
             digests_asked: VecDeque::with_capacity(slots_total),
             rounds: Rounds::default(),
             audit: Audit::default(),
+            search: Search::default(),
             comparing: Comparing::new(slots_total),
             dead: 0,
             listed: 0,

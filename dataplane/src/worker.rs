@@ -4,7 +4,7 @@
 //! ```text
 //!   handoff rings ┐
 //!   rx queues ────┴► parse ► steer ► (fragments: reassemble) ► lookup ► admit ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
-//!                    then, once per turn: emit ► expire ► absorb ► audit ► inbox
+//!                    then, once per turn: emit ► expire ► absorb ► audit ► missing ► inbox
 //! ```
 //!
 //! Born with its queues, rings and tables, all sized at start; driven by a pinned thread in production and by hand in
@@ -35,6 +35,7 @@ use crate::stage::forward::forward;
 use crate::stage::hold::{Holds, Next, Waiting, hold};
 use crate::stage::lookup::lookup;
 use crate::stage::meta::Piece;
+use crate::stage::missing::ask_for_missing;
 use crate::stage::parse::parse;
 use crate::stage::reassemble::{PieceWork, reassemble, remark};
 use crate::stage::steer::steer;
@@ -186,6 +187,7 @@ impl<I: Io> Worker<I> {
         work += self.fragments.expire(now, &mut self.tables.counters);
         work += self.absorb(patience, now);
         audit(&mut self.tables, now);
+        ask_for_missing(&mut self.tables, now);
         work + self.ask(now)
     }
 

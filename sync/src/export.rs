@@ -195,6 +195,11 @@ impl Export {
             .is_some_and(|s| s.phase == Phase::Verified && s.stop == 0)
     }
 
+    /// Whether the peer has verified this generation of the slot.
+    pub(crate) fn has_verified(&self, slot: u16, generation: u32) -> bool {
+        self.at_generation(slot, generation, Phase::Verified)
+    }
+
     /// Whether a complete resync is under way.
     pub(crate) fn is_resyncing(&self) -> bool {
         self.streaming && self.verified < self.report.slots_total

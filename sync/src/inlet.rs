@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use dataplane::delta::{LaneTag, PutRecord, SlotOffer, SlotRef, Term, ToWorker, Version};
+use dataplane::delta::{LaneTag, PutRecord, SlotOffer, SlotRef, Term, ToWorker, Version, Wanted};
 use dataplane::flow::VrfId;
 use dataplane::mutant::{self, Mutant};
 
@@ -386,6 +386,7 @@ impl<W: Wire> Inlet<W> {
             | Message::SlotVerified { .. }
             | Message::SlotFailed { .. }
             | Message::Tail { .. }
+            | Message::SlotAsk { .. }
             | Message::SlotOffer { .. }
             | Message::SlotCommitted { .. } => {
                 s.count(Cause::RecordMisplaced);
@@ -501,6 +502,15 @@ impl<W: Wire> Inlet<W> {
         }
         self.conn
             .put_aside(s.now, |out| slot_record::put_slot_offer(out, at, offer));
+    }
+
+    /// A worker may have room now for an entry that it refused.
+    pub(crate) fn slot_ask(&mut self, s: &Shared, at: SlotRef, generation: u32, wanted: Wanted) {
+        if self.generation(at) == generation {
+            self.conn.put_aside(s.now, |out| {
+                slot_record::put_slot_ask(out, at, generation, wanted)
+            });
+        }
     }
 
     /// A worker could not verify a slot that came from here.

@@ -374,6 +374,17 @@ impl<W: Wire> Lane<W> {
                     s.count(Cause::CommitUntold);
                 }
             }
+            Message::SlotAsk {
+                at,
+                generation,
+                wanted,
+            } => {
+                let lane = self.tag;
+                // Without room in the ring it is not answered; the peer asks again.
+                if self.exports[at.vrf.index()].has_verified(at.slot, generation) {
+                    s.rings.push(at.slot, ToWorker::GiveEntry { at, lane, wanted });
+                }
+            }
             Message::Comparison { at, round, said } => match said {
                 Said::Marked(marked) => s.compared(at, round, CompareFound::Marked(marked)),
                 Said::Listed(listed) => s.compared(at, round, CompareFound::Listed(listed)),

@@ -304,6 +304,7 @@ impl<N: Net> Pump<N> {
         | ToEvent::SlotVerified { at, .. }
         | ToEvent::SlotFailed { at, .. }
         | ToEvent::SlotOffer { at, .. }
+        | ToEvent::SlotAsk { at, .. }
         | ToEvent::SlotDigest { at, .. }
         | ToEvent::Commit { at, .. }
         | ToEvent::Committed { at, .. }
@@ -382,6 +383,12 @@ impl<N: Net> Pump<N> {
             } => self.answer(*lane, |inlet, s, _| {
                 inlet.slot_committed(s, *at, *counter, *applied);
             }),
+            ToEvent::SlotAsk {
+                at,
+                lane,
+                generation,
+                wanted,
+            } => self.answer(*lane, |inlet, s, _| inlet.slot_ask(s, *at, *generation, *wanted)),
             ToEvent::SlotDigest { at, end } => {
                 for lane in &mut self.lanes {
                     lane.digest(now, *at, end);

@@ -5,7 +5,7 @@
 //! without knowing its type: short ones have one length, all others say theirs.
 
 use bytes::{Buf, BufMut};
-use dataplane::delta::{Delta, PutRecord, SlotEnd, SlotOffer, SlotRef, Term, Version};
+use dataplane::delta::{Delta, PutRecord, SlotEnd, SlotOffer, SlotRef, Term, Version, Wanted};
 use dataplane::flow::VrfId;
 use dataplane::role::Role;
 
@@ -37,6 +37,7 @@ pub(crate) mod kind {
     pub(crate) const SLOT_OFFER: u8 = 0x0b;
     pub(crate) const CREDIT: u8 = 0x0c;
     pub(crate) const SLOT_COMMITTED: u8 = 0x0d;
+    pub(crate) const SLOT_ASK: u8 = 0x0e;
     pub(crate) const SLOT_BEGIN: u8 = 0x10;
     pub(crate) const SLOT_END: u8 = 0x11;
     pub(crate) const SLOT_QUERY: u8 = 0x12;
@@ -74,6 +75,7 @@ pub(crate) mod kind {
             SLOT_FAILED => "SLOT-FAILED",
             SLOT_OFFER => "SLOT-OFFER",
             CREDIT => "CREDIT",
+            SLOT_ASK => "SLOT-ASK",
             SLOT_BEGIN => "SLOT-BEGIN",
             SLOT_END => "SLOT-END",
             SLOT_QUERY => "SLOT-QUERY",
@@ -188,6 +190,11 @@ pub(crate) enum Message {
     SlotOffer {
         at: SlotRef,
         offer: SlotOffer,
+    },
+    SlotAsk {
+        at: SlotRef,
+        generation: u32,
+        wanted: Wanted,
     },
     SlotDigest {
         at: SlotRef,
@@ -355,7 +362,7 @@ pub(crate) fn decode(
         kind::VRF_OPEN => get_vrf_open(&mut from).map(Message::VrfOpen),
         kind::VRF_STATE => get_vrf_state(&mut from).map(Message::VrfState),
         kind::SLOT_VERSION => get_slot_version(from, stream),
-        kind::SLOT_VERIFIED..=kind::SLOT_OFFER | kind::SLOT_BEGIN..=kind::SLOT_DIGEST => {
+        kind::SLOT_VERIFIED..=kind::SLOT_OFFER | kind::SLOT_ASK | kind::SLOT_BEGIN..=kind::SLOT_DIGEST => {
             get_slotted(kind, from, resolve)
         }
         kind::SLOT_MARK..=kind::SLOT_TAIL | kind::SLOT_COMMIT | kind::SLOT_COMMITTED => {

@@ -79,7 +79,9 @@ fn opening_a_vrf_carries_all_of_it() {
 
 #[test]
 fn records_about_slots_have_these_bytes() {
-    use crate::slot_record::{put_slot_begin, put_slot_digest, put_slot_end, put_slot_offer, put_slot_query};
+    use crate::slot_record::{
+        put_slot_ask, put_slot_begin, put_slot_digest, put_slot_end, put_slot_offer, put_slot_query,
+    };
     const STREAM: &[u8] = &[4, 5];
     let version = Version {
         term: TERM,
@@ -104,6 +106,10 @@ fn records_about_slots_have_these_bytes() {
         absent: 2,
         same: true,
         exact: true,
+    };
+    let wanted = Wanted {
+        handle: dataplane::delta::Handle(0x01_0203),
+        counter: 9,
     };
     type Write = Box<dyn Fn(&mut Vec<u8>)>;
     const HEAD: &[u8] = &[0, 1, 2, 3, 0, 0, 0, 7];
@@ -160,6 +166,16 @@ fn records_about_slots_have_these_bytes() {
             0x0b,
             vec![HEAD, SUM, VERSION, &[0, 0, 0, 2, 3]],
             Message::SlotOffer { at: AT, offer },
+        ),
+        (
+            Box::new(move |out| put_slot_ask(out, AT, 7, wanted)),
+            0x0e,
+            vec![HEAD, &[0, 0, 0, 0, 0, 0, 0, 9, 0x01, 0x02, 0x03]],
+            Message::SlotAsk {
+                at: AT,
+                generation: 7,
+                wanted,
+            },
         ),
     ];
     for (write, kind, parts, message) in cases {

@@ -4,7 +4,7 @@
 //! answers come back on the same connection.
 
 use bytes::{Buf, BufMut};
-use dataplane::delta::{SlotEnd, SlotOffer, SlotRef, Term, Version};
+use dataplane::delta::{Handle, SlotEnd, SlotOffer, SlotRef, Term, Version, Wanted};
 
 use crate::flow_record::Stream;
 use crate::record::{Message, RecordError, SlotFailure, kind, put_at, record};
@@ -134,6 +134,16 @@ pub(crate) fn get_commit_record(kind: u8, from: &mut &[u8], at: SlotRef) -> Resu
     Ok(Message::SlotCommitted { at, counter, applied })
 }
 
+/// Appends SLOT-ASK.
+pub(crate) fn put_slot_ask(out: &mut Vec<u8>, at: SlotRef, generation: u32, wanted: Wanted) {
+    record(out, kind::SLOT_ASK, |out| {
+        put_at(out, at);
+        out.put_u32(generation);
+        out.put_u64(wanted.counter);
+        out.put_uint(u64::from(wanted.handle.0), 3);
+    });
+}
+
 /// Appends SLOT-VERIFIED, naming the VRF by this end's own handle like every other record.
 pub(crate) fn put_slot_verified(out: &mut Vec<u8>, at: SlotRef, generation: u32, refused: u32) {
     record(out, kind::SLOT_VERIFIED, |out| {
@@ -200,6 +210,16 @@ pub(crate) fn get_slot_record(kind: u8, from: &mut &[u8], at: SlotRef) -> Result
             }
         }
         kind::SLOT_QUERY => Message::SlotQuery { at, generation },
+        kind::SLOT_ASK => {
+            let counter = from.try_get_u64()?;
+            let high = u32::from(from.try_get_u8()?);
+            let handle = Handle((high << 16) | u32::from(from.try_get_u16()?));
+            Message::SlotAsk {
+                at,
+                generation,
+                wanted: Wanted { handle, counter },
+            }
+        }
         kind::SLOT_END => Message::SlotEnd {
             at,
             end: get_end(from, generation)?,

@@ -337,6 +337,8 @@ impl Worker {
                     .streams
                     .retain(|tag| *tag != lane);
             }
+            // Nothing is refused here: tests/it/missing.rs.
+            ToWorker::GiveEntry { .. } => {}
             ToWorker::DigestSlot { at } => {
                 let slot = self.slots.entry(at.slot).or_default();
                 let (count, digest) = digest(&slot.entries, None);

@@ -1,5 +1,5 @@
 //! What is damaged in a table is found without any traffic that meets it, and repaired (DESIGN.md section 8, point 6).
-//! Running digests can't see it: they prove the stream.
+//! Running digests can't see it: they prove the stream. sync/PROTOCOL.md R-41.
 
 use core::time::Duration;
 

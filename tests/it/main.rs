@@ -21,6 +21,8 @@ mod inherited;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod missing;
+#[cfg(test)]
 mod names;
 #[cfg(test)]
 mod overload;

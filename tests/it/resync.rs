@@ -112,7 +112,7 @@ fn an_entry_lost_on_the_standby_is_found_by_the_next_digest_and_comes_back() {
 }
 
 #[test]
-fn what_a_full_standby_refused_is_no_difference_and_is_tried_again() {
+fn what_a_full_standby_refused_is_no_difference() {
     let small = Setup {
         conntracks: 64,
         ..Setup::default()
@@ -127,14 +127,9 @@ fn what_a_full_standby_refused_is_no_difference_and_is_tried_again() {
     cluster.run(Duration::from_secs(3));
     let refused = cluster.node(1).counters().absorb_full;
     assert!(refused > 0);
-    let sent = exported(&mut cluster, 0);
     let counters = cluster.node(1).counters();
     assert!(counters.digests_equal > 50, "{counters:?}");
     assert_eq!(counters.digest_mismatch, 0);
-    // The cause may have gone: after a minute the slots that lack something are asked for again.
-    cluster.run(Duration::from_secs(62));
-    assert!(exported(&mut cluster, 0).slots_whole > sent.slots_whole);
-    assert!(cluster.node(1).is_ready() || cluster.node(1).role(MAIN).1 > dataplane::delta::Term::NONE);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::protection::Kept;
 use crate::resync::Missing;
 use crate::slot::{Kind, NIL, Slot, block_digest, block_key_digest, conntrack_digest, key_digest};
 use crate::stage::compare::marked;
+use crate::stage::missing::give;
 use crate::stage::slots::{begin, compare, finish, first, lacks, query, send_slot, stop_slot, stored_digest};
 use crate::stage::tail::{adopt, note_collision};
 use crate::tables::Tables;
@@ -127,6 +128,7 @@ fn process(tables: &mut Tables, item: ToWorker, event: usize, now: Instant) -> O
             applied,
         } => tables.committed(at, lane.peer, counter, applied),
         ToWorker::Commit { at, lane, counter } => return Some(commit(tables, at, lane, counter)),
+        ToWorker::GiveEntry { at, lane, wanted } => return give(tables, at, lane, wanted, now),
         ToWorker::SlotBegin {
             at,
             lane,
@@ -173,10 +175,10 @@ fn record(tables: &mut Tables, at: SlotRef, lane: LaneTag, delta: &Delta, now: I
         refused(tables, at, delta, outcome);
     }
     count(tables, outcome);
-    match outcome {
-        Err(Refused::Elsewhere) => again_soon(tables, at),
-        Err(Refused::Nameless) => again(tables, at),
-        _ => None,
+    if outcome == Err(Refused::Nameless) {
+        again(tables, at)
+    } else {
+        None
     }
 }
 
@@ -215,17 +217,6 @@ pub(crate) fn again(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
     }
     let (lane, generation) = (source.lane, source.generation);
     Some(ToEvent::SlotFailed { at, lane, generation })
-}
-
-/// Another worker has yet to give something up. In a generation that is open the record counts as lacking, so that the
-/// slot comes to its end and is swept: the other worker may wait for just that.
-fn again_soon(tables: &mut Tables, at: SlotRef) -> Option<ToEvent> {
-    let slot = tables.slots.get_mut(at)?;
-    if slot.source.as_ref().is_some_and(|source| source.open) {
-        slot.absent.soon = true;
-        return None;
-    }
-    again(tables, at)
 }
 
 /// The slot's version follows what the sender has emitted, applied or refused.
@@ -284,20 +275,21 @@ fn apply_put(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) ->
     let Some(slot) = tables.slots.get_mut(at) else {
         return outcome;
     };
-    let open = slot.source.as_ref().is_some_and(|source| source.open);
     match outcome {
-        Err(Refused::Elsewhere) if !open => {}
         Err(Refused::Full | Refused::Conflict | Refused::NoPool | Refused::Elsewhere) => {
             let missing = Missing {
                 key: key_digest(&put.original),
                 handle: put.handle,
                 digest,
                 version: put.version,
+                for_room: outcome == Err(Refused::Full),
+                outdated: false,
             };
             slot.absent.insert(missing, now.secs());
         }
         Ok(_) if slot.absent.sum.count > 0 => {
-            slot.absent.take(key_digest(&put.original));
+            let came = slot.absent.take(key_digest(&put.original));
+            tables.counters.absent_mended += u64::from(came);
         }
         _ => {}
     }
@@ -583,7 +575,7 @@ fn apply_state(
 ) -> Result<Applied, Refused> {
     let Some(id) = tables.find_named(at, state.handle) else {
         let slot = tables.slots.get_mut(at).ok_or(Refused::Unknown)?;
-        let absent = slot.absent.change(state.handle);
+        let absent = slot.absent.change(state.handle, state.version);
         return Err(if absent {
             Refused::Unknown
         } else {
@@ -651,13 +643,14 @@ fn apply_block(
         Err(refused) => {
             if let Some(slot) = tables.slots.get_mut(at)
                 && refused != Refused::Stale
-                && (refused != Refused::Elsewhere || slot.source.as_ref().is_some_and(|source| source.open))
             {
                 let missing = Missing {
                     key: block_key_digest(record.grant),
                     handle: Handle::NONE,
                     digest,
                     version: record.version,
+                    for_room: refused == Refused::Full,
+                    outdated: false,
                 };
                 slot.absent.insert(missing, now.secs());
             }

@@ -31,6 +31,7 @@ pub(crate) mod walk;
 
 pub(crate) mod absorb;
 pub mod compare;
+pub(crate) mod missing;
 pub(crate) mod slots;
 pub(crate) mod tail;
 

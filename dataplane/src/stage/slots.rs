@@ -13,11 +13,8 @@ use crate::stage::tail::save_tail;
 use crate::tables::Tables;
 use crate::time::Instant;
 
-/// Seconds after which a slot that lacks entries for a cause is asked for again: the cause may have gone.
+/// Seconds after which a slot is asked for again that lacks more entries than are remembered: the cause may have gone.
 const ABSENT_RETRY_S: u32 = 60;
-
-/// The same where only another worker of this node has to give something up.
-const ABSENT_RETRY_SOON_S: u32 = 1;
 
 /// The slot is to be walked, once its turn comes.
 pub(crate) fn send_slot(
@@ -68,7 +65,7 @@ pub(crate) fn query(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation:
         version: slot.base.unwrap_or(slot.version),
         absent: slot.absent.sum.count,
         same: false,
-        exact: !muted && !slot.absent.unsure,
+        exact: !muted && !slot.absent.is_unsure(),
     };
     Some(ToEvent::SlotOffer { at, lane, offer })
 }
@@ -150,23 +147,21 @@ pub(crate) fn compare(
     // Not the term: it may have risen for another peer's sake, and those of the entries are in the digest.
     let counted = slot.version.counter == end.version.counter;
     let equal = counted && (held.count, held.digest) == (end.count, end.digest);
-    let after_s = if absent.soon {
-        ABSENT_RETRY_SOON_S
-    } else {
-        ABSENT_RETRY_S
-    };
-    let retry = absent.sum.count > 0 && now.secs().saturating_sub(absent.since_s) >= after_s;
+    // Those that are remembered are asked for one by one; when all of them came, the others may come too.
+    let age_s = now.secs().saturating_sub(absent.since_s);
+    let retry = (absent.forgotten() && (absent.known().is_empty() || age_s >= ABSENT_RETRY_S))
+        || (absent.unsure && age_s >= ABSENT_RETRY_S);
     let offer = SlotOffer {
         generation: end.generation,
         count: held.count,
         digest: held.digest,
         version: slot.version,
         absent: absent.sum.count,
-        same: (equal || absent.unsure) && !retry,
+        same: (equal || absent.is_unsure()) && !retry,
         exact: false,
     };
     let counters = &mut tables.counters;
-    *if absent.unsure || (equal && retry) {
+    *if absent.is_unsure() || (equal && retry) {
         &mut counters.digests_unsure
     } else if equal {
         &mut counters.digests_equal
@@ -252,6 +247,8 @@ pub(crate) fn lacks(
             handle,
             digest: sync.digest,
             version: sync.version,
+            for_room: false,
+            outdated: false,
         };
         slot.absent.insert(missing, now.secs());
     }

@@ -230,7 +230,13 @@ fn end(tables: &mut Tables, at: SlotRef) -> Step {
 
 /// What a walk sends of an entry, and where it goes next. An entry with a change still listed is skipped: the
 /// change will be sent live, whole.
-fn visit(tables: &mut Tables, at: SlotRef, kind: Kind, id: u32, now: Instant) -> (u32, Option<Delta>) {
+pub(crate) fn visit(
+    tables: &mut Tables,
+    at: SlotRef,
+    kind: Kind,
+    id: u32,
+    now: Instant,
+) -> (u32, Option<Delta>) {
     match kind {
         Kind::Block => {
             let block = tables.nat.block(id);
