@@ -270,12 +270,14 @@ impl Play {
             } else {
                 let (inside, outside) = self.flows[self.random.index(self.flows.len())];
                 if self.random.one_in(2) {
-                    let waits = self.forwards(node, &inside);
+                    let known = self.forwards(node, &inside);
                     let before = counters(self.cluster.node(node));
                     let sent = self.cluster.out(node, &inside);
                     let why = moved(&before, &counters(self.cluster.node(node)));
+                    // A flow whose first packet still waits for the peer, by order of its rule, is excepted.
+                    let held = why.contains_key("commit_held");
                     assert!(
-                        sent.is_some() || !waits,
+                        sent.is_some() || held || !known,
                         "I11: {inside:?} is not forwarded: {why:?}"
                     );
                 } else {
