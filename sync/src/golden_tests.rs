@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use dataplane::delta::{
     BlockRecord, Class, DelRecord, Delta, Handle, Listed, Mark, Marked, Name, NatPart, PutRecord,
-    RefreshRecord, Scales, SlotEnd, SlotOffer, SlotRef, StateRecord, Term, Version,
+    RefreshRecord, Scales, SlotEnd, SlotOffer, SlotRef, StateRecord, Term, Version, Wanted,
 };
 use dataplane::flow::{Addr, FlowKey, VrfId, proto};
 use dataplane::nat::grant_base;
 use dataplane::role::Role;
 use dataplane::time::Instant;
 
-use crate::compare_record::{Said, put_said};
+use crate::compare_record::{Said, put_said, put_tail};
 use crate::fingerprint::{Section, Strength};
 use crate::flow_record::{Stream, put_delta};
 use crate::frame::{Inbox, Outbox, Step};
@@ -252,6 +252,34 @@ fn records() -> Vec<(&'static str, Vec<u8>, Message)> {
         &|o| slot_record::put_slot_offer(o, at, &offer()),
         offered,
     );
+    let wanted = Wanted {
+        handle: Handle(0x01_0203),
+        counter: 41,
+    };
+    add(
+        "SLOT-ASK",
+        &|o| slot_record::put_slot_ask(o, at, generation, wanted),
+        Message::SlotAsk {
+            at,
+            generation,
+            wanted,
+        },
+    );
+    let counter = 41;
+    add(
+        "SLOT-COMMIT",
+        &|o| slot_record::put_slot_commit(o, at, counter),
+        Message::SlotCommit { at, counter },
+    );
+    add(
+        "SLOT-COMMITTED",
+        &|o| slot_record::put_slot_committed(o, at, counter, true),
+        Message::SlotCommitted {
+            at,
+            counter,
+            applied: true,
+        },
+    );
     let begin = |since| Message::SlotBegin {
         at,
         stream: 7,
@@ -325,6 +353,11 @@ fn records() -> Vec<(&'static str, Vec<u8>, Message)> {
     ] {
         add(title, &|o| put_said(o, at, 5, &said), compared(said));
     }
+    let put = PutRecord {
+        handle: Handle::NONE,
+        ..put_tcp()
+    };
+    add("SLOT-TAIL", &|o| put_tail(o, at, &put), Message::Tail { at, put });
     for (title, delta, live) in deltas() {
         let walk = !live && delta.version().is_some();
         let write = |o: &mut Vec<u8>| _ = put_delta(o, &mut STREAM.clone(), &delta, walk);
@@ -385,6 +418,16 @@ fn r4_every_record_has_the_bytes_of_version_1_and_their_meaning() {
         assert_eq!(read.as_ref(), Ok(message), "{title}");
     }
     assert_eq!(written.len(), records.len());
+    for name in (0..=u8::MAX)
+        .map(record::kind::name)
+        .filter(|name| *name != "UNKNOWN")
+    {
+        let is = |bytes: &[u8]| record::kind::name(bytes[0]) == name;
+        assert!(
+            records.iter().any(|(_, bytes, _)| is(bytes)),
+            "{name} isn't written down"
+        );
+    }
 }
 
 /// Puts one record in.
