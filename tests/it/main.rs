@@ -15,6 +15,8 @@ mod doubt;
 #[cfg(test)]
 mod fragments;
 #[cfg(test)]
+mod grants;
+#[cfg(test)]
 mod handoff;
 #[cfg(test)]
 mod inherited;

@@ -29,6 +29,9 @@ const LOOK_AHEAD: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refused {
     Stale,
+    /// Of a grant that a newer one has replaced here: its end is on its way in a slower lane, and until then the sender
+    /// of its slot counts it.
+    Outgranted,
     Fenced,
     Full,
     Conflict,
@@ -232,7 +235,7 @@ fn count(tables: &mut Tables, outcome: Result<Applied, Refused>) {
     *match outcome {
         Ok(Applied::Changed) => &mut c.absorb_applied,
         Ok(Applied::Confirmed) => &mut c.absorb_confirmed,
-        Err(Refused::Stale) => &mut c.absorb_stale,
+        Err(Refused::Stale | Refused::Outgranted) => &mut c.absorb_stale,
         Err(Refused::Fenced) => &mut c.absorb_fenced,
         Err(Refused::Full) => &mut c.absorb_full,
         Err(Refused::Conflict | Refused::Elsewhere) => &mut c.absorb_conflict,
@@ -276,7 +279,9 @@ fn apply_put(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) ->
         return outcome;
     };
     match outcome {
-        Err(Refused::Full | Refused::Conflict | Refused::NoPool | Refused::Elsewhere) => {
+        Err(
+            Refused::Full | Refused::Conflict | Refused::NoPool | Refused::Elsewhere | Refused::Outgranted,
+        ) => {
             let missing = Missing {
                 key: key_digest(&put.original),
                 handle: put.handle,
@@ -555,7 +560,7 @@ fn insert_evicting(
 const fn refusal(error: LearnError) -> Refused {
     match error {
         LearnError::NoPool | LearnError::Unsupported => Refused::NoPool,
-        LearnError::Older { block: Some(_), .. } => Refused::Stale,
+        LearnError::Older { block: Some(_), .. } => Refused::Outgranted,
         LearnError::Older { block: None, .. } | LearnError::Conflict { block: None, .. } => {
             Refused::Elsewhere
         }
@@ -641,9 +646,7 @@ fn apply_block(
     let id = match evicting(tables, now, |nat| nat.learn_block(now, record, at.vrf, at.slot)) {
         Ok(id) => id,
         Err(refused) => {
-            if let Some(slot) = tables.slots.get_mut(at)
-                && refused != Refused::Stale
-            {
+            if let Some(slot) = tables.slots.get_mut(at) {
                 let missing = Missing {
                     key: block_key_digest(record.grant),
                     handle: Handle::NONE,
