@@ -295,6 +295,24 @@ pub struct Timeouts {
     pub other_s: u32,
 }
 
+impl Timeouts {
+    /// The longest of them.
+    #[must_use]
+    pub fn longest_s(&self) -> u32 {
+        let all = [
+            self.tcp_opening_s,
+            self.tcp_established_s,
+            self.tcp_closing_s,
+            self.tcp_reset_s,
+            self.udp_opening_s,
+            self.udp_established_s,
+            self.icmp_s,
+            self.other_s,
+        ];
+        all.into_iter().max().unwrap_or_default()
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {

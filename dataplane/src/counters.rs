@@ -82,6 +82,8 @@ counters! {
     conntracks_created,
     /// Conntracks ended by timeout.
     conntracks_expired,
+    /// Those among them that a standby ended, because no owner had been seen for the longest timeout.
+    conntracks_orphaned,
     /// Packets that had to wait until the peers knew their flow (output commit).
     commit_held,
     /// Flows under output commit that the peers had applied in time.

@@ -1,7 +1,7 @@
 //! The one word per VRF that says whether this node is active: written by the role machine, read by each
 //! worker once per burst. A take-over is the store to it, whatever the size of the tables.
 
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::delta::Term;
 use crate::flow::VrfId;
@@ -37,6 +37,7 @@ pub struct Roles {
     shares: Vec<AtomicU8>,
     /// Last term under which this node was active: a reign may be over before a worker has looked.
     reigned: Vec<AtomicU64>,
+    owned: Vec<AtomicBool>,
 }
 
 impl Roles {
@@ -47,6 +48,7 @@ impl Roles {
             words: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
             shares: (0..vrfs).map(|_| AtomicU8::new(0)).collect(),
             reigned: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
+            owned: (0..vrfs).map(|_| AtomicBool::new(true)).collect(),
         }
     }
 
@@ -98,6 +100,20 @@ impl Roles {
     pub fn set_share(&self, vrf: VrfId, share: Share) {
         if let Some(word) = self.shares.get(vrf.index()) {
             word.store(share.to_u8(), Ordering::Release);
+        }
+    }
+
+    /// Whether an owner of the VRF's entries is seen; where nobody says otherwise there is one.
+    #[must_use]
+    pub fn is_owned(&self, vrf: VrfId) -> bool {
+        let owned = self.owned.get(vrf.index());
+        owned.is_none_or(|owned| owned.load(Ordering::Relaxed))
+    }
+
+    /// Says whether an owner is seen. Nothing else is published by it, and a word that comes late is no harm.
+    pub fn set_owned(&self, vrf: VrfId, owned: bool) {
+        if let Some(cell) = self.owned.get(vrf.index()) {
+            cell.store(owned, Ordering::Relaxed);
         }
     }
 

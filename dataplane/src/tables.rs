@@ -82,6 +82,10 @@ pub struct VrfRole {
     pub reigned: Term,
     /// What it may give out.
     pub share: Share,
+    /// When an owner of the entries was last seen; far away as long as none was.
+    pub owned_s: u32,
+    /// The longest timeout of the VRF.
+    pub timeout_max_s: u32,
 }
 
 impl VrfRole {
@@ -90,6 +94,13 @@ impl VrfRole {
     #[must_use]
     pub fn has_word(&self) -> bool {
         self.role == Role::Master || (self.reigned != Term::NONE && self.reigned == self.term)
+    }
+
+    /// Whether nobody has aged the entries for so long that none of them can be in use: no owner has been seen for the
+    /// longest timeout.
+    #[must_use]
+    pub const fn is_orphaned(&self, now_s: u32) -> bool {
+        !self.role.is_active() && now_s.saturating_sub(self.owned_s) > self.timeout_max_s
     }
 }
 
@@ -240,6 +251,10 @@ impl Tables {
                     since_s: 0,
                     reigned: Term::NONE,
                     share: Share::Whole,
+                    // There is nothing to age before one was seen.
+                    owned_s: u32::MAX,
+                    // Until the configuration says what it is.
+                    timeout_max_s: u32::MAX,
                 };
                 slots_per_vrf.len()
             ],
@@ -278,6 +293,9 @@ impl Tables {
             let (role, term) = roles.get(VrfId(index));
             let seen = &mut self.roles[usize::from(index)];
             seen.share = roles.share(VrfId(index));
+            if role.is_active() || roles.is_owned(VrfId(index)) {
+                seen.owned_s = now.secs();
+            }
             if (seen.role, seen.term) != (role, term) {
                 let reigned = roles.reigned(VrfId(index));
                 let reigns_anew = reigned != seen.reigned;
@@ -340,6 +358,9 @@ impl Tables {
     /// Takes over a new set of rules; a rule that stays keeps its hits.
     pub fn observe_rules(&mut self, snapshot: &Snapshot) {
         self.protect.observe(snapshot);
+        for (seen, vrf) in self.roles.iter_mut().zip(snapshot.vrfs()) {
+            seen.timeout_max_s = vrf.timeouts.longest_s();
+        }
         for (hits, vrf) in self.rule_hits.iter_mut().zip(snapshot.vrfs()) {
             *hits = vrf
                 .firewall

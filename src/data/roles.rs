@@ -153,6 +153,7 @@ impl RoleKeeper {
             let decision = vrf.machine.step(now, &views);
             self.roles
                 .set_share(id, vrf.shares[usize::from(decision.in_doubt)]);
+            self.roles.set_owned(id, vrf.machine.sees_owner(&views));
             if decision.role.is_active()
                 && vrf.last.map(|l| (l.role, l.in_doubt)) != Some((decision.role, decision.in_doubt))
             {

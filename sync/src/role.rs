@@ -386,6 +386,17 @@ impl RoleMachine {
         }
     }
 
+    /// Whether a node is there that the VRF's entries belong to: this one, if it is active, or a live peer that is active
+    /// or whose term outranks this node's.
+    #[must_use]
+    pub fn sees_owner(&self, peers: &[PeerView]) -> bool {
+        let owns = |peer: &PeerView| {
+            let vrf = peer.vrf;
+            vrf.is_some_and(|v| v.role.is_active() || outranks(v.term, peer.node, self.term))
+        };
+        self.role.is_active() || peers.iter().any(owns)
+    }
+
     fn listen(&mut self, now: Instant, peers: &[PeerView]) {
         for (heard, peer) in self.heard.iter_mut().zip(peers) {
             heard.connected = peer.vrf.is_some();

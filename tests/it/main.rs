@@ -27,6 +27,8 @@ mod missing;
 #[cfg(test)]
 mod names;
 #[cfg(test)]
+mod orphans;
+#[cfg(test)]
 mod overload;
 #[cfg(test)]
 mod packet_path;

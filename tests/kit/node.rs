@@ -206,9 +206,10 @@ impl Node {
         let now = now + self.offset;
         let mut changed = 0;
         for (vrf, machine) in (0..).map(VrfId).zip(&mut self.machines) {
-            let decision = machine
-                .machine
-                .step(now, &[self.board.view(0, vrf, self.setup.slots)]);
+            let views = [self.board.view(0, vrf, self.setup.slots)];
+            let decision = machine.machine.step(now, &views);
+            let owned = machine.machine.sees_owner(&views);
+            self.shared.roles.set_owned(vrf, owned);
             let config = &self.sync.vrfs[vrf.index()];
             self.shared
                 .roles

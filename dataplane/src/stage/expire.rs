@@ -1,5 +1,6 @@
 //! Bounded work on the timer wheel. Only the active node ages: a standby's entries stay in the wheel and are asked
-//! again later, so a take-over needs no walk. An entry inherited from the former active gets a floor lifetime and
+//! again later, so a take-over needs no walk. Only when no owner has been seen for the longest timeout a standby ends what
+//! is over by what it was told last; what it ends so it tells if its word still counts. An entry inherited from the former active gets a floor lifetime and
 //! a spread, applied here, lazily, when its time seems to be up.
 
 use arrayvec::ArrayVec;
@@ -29,12 +30,18 @@ pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
     let mut ended: ArrayVec<u32, VISITS> = ArrayVec::new();
     let now_s = now.secs();
     let mut due: ArrayVec<u32, VISITS> = ArrayVec::new();
+    let mut orphans = 0;
     let (conntracks, roles, protect) = (&tables.conntracks, &tables.roles, &tables.protect);
     tables.wheel.advance(now_s, VISITS, |id| {
         let conntrack = &conntracks[id];
         let seen = roles[conntrack.keys[0].vrf.index()];
         if !seen.role.is_active() {
-            return Visit::Keep(conntrack.expires_s.max(now_s + STANDBY_REVISIT_S));
+            if conntrack.expires_s > now_s || !seen.is_orphaned(now_s) {
+                return Visit::Keep(conntrack.expires_s.max(now_s + STANDBY_REVISIT_S));
+            }
+            orphans += 1;
+            ended.push(id);
+            return Visit::Gone;
         }
         // One that no peer was ever told of was made here.
         let sync = &conntrack.sync;
@@ -65,10 +72,12 @@ pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
         tables.tell(id, now);
     }
     tables.counters.conntracks_expired += ended.len() as u64;
+    tables.counters.conntracks_orphaned += orphans;
     let roles = &tables.roles;
-    tables
-        .nat
-        .tick(now, NAT_VISITS, |vrf| roles[vrf.index()].role.is_active());
+    tables.nat.tick(now, NAT_VISITS, |vrf| {
+        let seen = &roles[vrf.index()];
+        seen.role.is_active() || seen.is_orphaned(now_s)
+    });
     tables.list_blocks();
     ended.len()
 }
