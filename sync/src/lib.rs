@@ -36,6 +36,8 @@ pub mod report;
 mod shared;
 mod tally;
 
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
