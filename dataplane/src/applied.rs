@@ -4,7 +4,7 @@
 //! ring; read by that ring's event thread, which acknowledges a frame only when all items it pushed for it have
 //! been processed. So an ACK means applied, and a standing absorb stage holds the watermark still.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::atomic::{AtomicU64, Ordering};
 
 /// Items processed, per worker and event thread, since start.
 #[derive(Debug)]
@@ -58,5 +58,36 @@ mod tests {
         assert_eq!(applied.get(1, 2), 6);
         assert_eq!(applied.get(0, 2), 9);
         assert_eq!(applied.get(1, 1), 0);
+    }
+}
+
+/// Every interleaving of a worker that counts and of an event thread that acknowledges.
+#[cfg(all(test, loom))]
+mod interleavings {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::AppliedCounters;
+    use crate::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    fn what_is_counted_was_applied() {
+        loom::model(|| {
+            let applied = Arc::new(AppliedCounters::new(1, 1));
+            let table = Arc::new(AtomicU64::new(0));
+            let (counts, writes) = (Arc::clone(&applied), Arc::clone(&table));
+            let worker = thread::spawn(move || {
+                for item in 1..=2 {
+                    writes.store(item, Ordering::Relaxed);
+                    counts.add(0, 0, 1);
+                }
+            });
+            let first = applied.get(0, 0);
+            assert!(table.load(Ordering::Relaxed) >= first);
+            let second = applied.get(0, 0);
+            assert!(second >= first && table.load(Ordering::Relaxed) >= second);
+            worker.join().unwrap();
+            assert_eq!(applied.get(0, 0), 2);
+        });
     }
 }

@@ -27,6 +27,7 @@ pub mod vrf;
 pub mod wire;
 
 pub mod applied;
+mod atomic;
 pub mod inbox;
 pub mod notice;
 pub mod verdict;

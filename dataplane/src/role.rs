@@ -1,7 +1,7 @@
 //! The one word per VRF that says whether this node is active: written by the role machine, read by each
 //! worker once per burst. A take-over is the store to it, whatever the size of the tables.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::delta::Term;
 use crate::flow::VrfId;
@@ -127,5 +127,43 @@ impl Roles {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
+    }
+}
+
+/// Every interleaving of the thread that decides and of a worker that looks.
+#[cfg(all(test, loom))]
+mod interleavings {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::{Role, Roles};
+    use crate::delta::Term;
+    use crate::flow::VrfId;
+    use crate::share::{Half, Share};
+
+    const VRF: VrfId = VrfId(0);
+
+    #[test]
+    fn whoever_sees_the_role_sees_share_and_reign() {
+        loom::model(|| {
+            let roles = Arc::new(Roles::new(1));
+            let decides = Arc::clone(&roles);
+            let decider = thread::spawn(move || {
+                decides.set_share(VRF, Share::HalfOnly(Half::High));
+                decides.set(VRF, Role::Master, Term(0x201));
+                decides.set(VRF, Role::Backup, Term(0x301));
+            });
+            let (role, term) = roles.get(VRF);
+            match role {
+                Role::Fault => assert_eq!(term, Term::NONE),
+                Role::Master => assert_eq!(term, Term(0x201)),
+                _ => assert_eq!((role, term), (Role::Backup, Term(0x301))),
+            }
+            if role != Role::Fault {
+                assert_eq!(roles.share(VRF), Share::HalfOnly(Half::High));
+                assert_eq!(roles.reigned(VRF), Term(0x201), "also when the reign is over");
+            }
+            decider.join().unwrap();
+        });
     }
 }

@@ -11,7 +11,7 @@
 //! address 1: [chunk 0] …                                   1 = mapped or resting
 //! ```
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::mapping::Protocol;
 use super::random::Random;

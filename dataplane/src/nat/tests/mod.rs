@@ -4,6 +4,8 @@
 mod doubt;
 mod granting;
 mod histories;
+#[cfg(loom)]
+mod interleavings;
 mod learning;
 
 use std::collections::{BTreeMap, BTreeSet};
