@@ -180,6 +180,12 @@ pub fn quiescent(nodes: &[Option<Node>; 2], cut: bool) -> Vec<String> {
                 ));
             }
         }
+        let counters = node.counters();
+        let told = counters.deltas_emitted + counters.walk_records;
+        let taken: u64 = node.reports().iter().map(|r| r.records_taken).sum();
+        if told != taken {
+            missing.push(format!("node {index}: {} records wait for credit", told - taken));
+        }
         if node.role(MAIN).0 == Role::Fault {
             missing.push(format!("node {index} is in fault"));
         }

@@ -371,12 +371,15 @@ impl Play {
     }
 
     /// Everything heals, and where nobody is to be active somebody is ordered to; then both nodes must come to rest with
-    /// equal tables.
+    /// equal tables. The link is one on which digests and heartbeats, which never end, leave moments of silence.
     fn rest(&mut self) {
         self.cluster.fabric.cut(false);
         let weather = testkit::network::Weather {
+            delay: Duration::from_micros(self.random.between(10, 500)),
+            jitter: Duration::from_micros(self.random.below(500)),
+            room: [5_000, 1 << 20][self.random.index(2)],
+            partial: self.random.one_in(2),
             fragile: 0,
-            ..weather(&mut self.random)
         };
         self.cluster.fabric.set_weather(weather);
         for node in 0..2 {

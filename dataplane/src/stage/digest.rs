@@ -58,7 +58,7 @@ pub(crate) fn digests(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now:
         let Some(&at) = tables.digests_asked.front() else {
             break;
         };
-        if !has_room(tables, rings, at) {
+        if !has_room(tables, rings, at, 2) {
             break;
         }
         tables.digests_asked.pop_front();
@@ -69,16 +69,21 @@ pub(crate) fn digests(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now:
     }
     for _ in 0..LOOKS_MAX {
         let at = tables.rounds.place.next(&tables.slots, tables.roles.len());
-        if at.is_some_and(|at| has_room(tables, rings, at) && tell(tables, rings, at)) {
+        if at.is_some_and(|at| has_room(tables, rings, at, 8) && tell(tables, rings, at)) {
             break;
         }
     }
     tables.rounds.not_before = Instant::from_ns(now.ns() + PACE_NS);
 }
 
-fn has_room(tables: &Tables, rings: &[Producer<ToEvent>], at: SlotRef) -> bool {
+/// Whether less than a `share`-th of the slot's ring is taken. On a slow lane digests would otherwise use up the peer's
+/// credit, and changes would wait behind them.
+fn has_room(tables: &Tables, rings: &[Producer<ToEvent>], at: SlotRef, share: usize) -> bool {
     let ring = rings.get(tables.lane_of(at.slot));
-    ring.is_some_and(|ring| ring.slots() > ring.buffer().capacity() / 2)
+    ring.is_some_and(|ring| {
+        let capacity = ring.buffer().capacity();
+        (capacity - ring.slots()) * share < capacity
+    })
 }
 
 /// Emits a slot's digest, unless nobody listens or a walk is still to say it.
