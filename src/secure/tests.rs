@@ -185,6 +185,19 @@ fn session(sent: &[u8]) -> (Rc<RefCell<Line>>, SecureWire<End>, SecureWire<End>)
     (line, a, b)
 }
 
+/// Whether a byte of the stream is of a record's outer type or version. They are constants in TLS 1.3 (RFC 8446 5.2), and
+/// rustls authenticates a record as having them: what else stands there may go unread, and changes nothing.
+fn in_record_constants(stream: &[u8], at: usize) -> bool {
+    let mut start = 0;
+    while let Some(&[_, _, _, high, low]) = stream.get(start..).and_then(|rest| rest.first_chunk()) {
+        if (start..start + 3).contains(&at) {
+            return true;
+        }
+        start += 5 + usize::from(u16::from_be_bytes([high, low]));
+    }
+    false
+}
+
 const TEXT: &[u8] = b"client 100.64.0.7 has a conntrack";
 
 proptest! {
@@ -241,7 +254,8 @@ proptest! {
             drop(a);
             let end = (0..TURNS).map(|_| b.recv(&mut buffer)).find(|io| matches!(io, Io::Failed | Io::Closed));
             let told = way == 1 && end == Some(Io::Closed);
-            prop_assert!(told || end == Some(Io::Failed), "{:?}", end);
+            let ignored = in_record_constants(&line.borrow().pipes[way].seen, at) && got == sent;
+            prop_assert!(told || ignored || end == Some(Io::Failed), "{:?}", end);
         } else {
             prop_assert_eq!(got, sent);
         }
