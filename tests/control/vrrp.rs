@@ -39,11 +39,16 @@ restart_grace_s = 60
 "#;
 
 /// Keepalived's end of the FIFO.
-fn keepalived(node: &Node) -> File {
+/// A keepalived that the process has noticed: what was said before is history to it.
+fn keepalived(data: &mut Data, node: &Node) -> File {
     let path = node.dir.join("n/vrrp.fifo");
-    node.until("the FIFO", || {
+    let fifo = node.until("the FIFO", || {
         OpenOptions::new().read(true).write(true).open(&path).ok()
-    })
+    });
+    data.until(node, "its notice", |data| {
+        shown(data, node).vrrp.unwrap().says != "absent"
+    });
+    fifo
 }
 
 fn says(fifo: &mut File, state: &str) {
@@ -70,7 +75,7 @@ fn shown(data: &mut Data, node: &Node) -> HaGroupReport {
 fn keepalived_decides_once_however_often_it_says_so() {
     let node = Node::start_with(|_| VRRP.to_owned());
     let mut data = Data::start(&node, 1, group(GroupState::Backup, false));
-    let mut fifo = keepalived(&node);
+    let mut fifo = keepalived(&mut data, &node);
     says(&mut fifo, "BACKUP");
     data.until(&node, "backup", |d| d.orders == [(GroupState::Backup, true)]);
     for _ in 0..3 {
@@ -88,7 +93,7 @@ fn keepalived_decides_once_however_often_it_says_so() {
 fn a_group_that_vrrp_drives_takes_no_orders_but_holds() {
     let node = Node::start_with(|_| VRRP.to_owned());
     let mut data = Data::start(&node, 1, group(GroupState::Backup, false));
-    let mut fifo = keepalived(&node);
+    let mut fifo = keepalived(&mut data, &node);
     says(&mut fifo, "BACKUP");
     data.until(&node, "ready", |_| track(&node).as_deref() == Some("0"));
     let order = Command::SetHaGroup {
@@ -115,7 +120,7 @@ fn a_group_that_vrrp_drives_takes_no_orders_but_holds() {
 fn readiness_is_passed_on_as_it_changes_and_death_at_once() {
     let node = Node::start_with(|_| VRRP.to_owned());
     let mut data = Data::start(&node, 1, group(GroupState::Backup, false));
-    let mut fifo = keepalived(&node);
+    let mut fifo = keepalived(&mut data, &node);
     says(&mut fifo, "BACKUP");
     data.until(&node, "ready", |_| track(&node).as_deref() == Some("0"));
     assert_eq!(data.ask(&node, Command::KeepalivedCheck).unwrap(), Answer::Done);
@@ -145,7 +150,7 @@ fn readiness_is_passed_on_as_it_changes_and_death_at_once() {
 fn a_dying_data_process_whose_socket_still_listens_costs_the_role_without_a_wait() {
     let node = Node::start_with(|_| VRRP.to_owned());
     let mut data = Data::start(&node, 1, group(GroupState::Backup, false));
-    let mut fifo = keepalived(&node);
+    let mut fifo = keepalived(&mut data, &node);
     says(&mut fifo, "MASTER");
     data.until(&node, "a master with its priority", |_| {
         track(&node).as_deref() == Some("0")
@@ -169,7 +174,7 @@ fn a_dead_keepalived_costs_the_role_and_a_new_one_gives_it_back() {
     let node = Node::start_with(|_| VRRP.to_owned());
     let mut data = Data::start(&node, 1, group(GroupState::Backup, false));
     for round in 1..4 {
-        let mut fifo = keepalived(&node);
+        let mut fifo = keepalived(&mut data, &node);
         says(&mut fifo, "MASTER");
         data.until(&node, "master", |d| d.orders.len() == 2 * round - 1);
         assert_eq!(data.orders.last(), Some(&(GroupState::Master, true)));
@@ -186,7 +191,7 @@ fn a_dead_keepalived_costs_the_role_and_a_new_one_gives_it_back() {
 fn a_restarted_control_process_trusts_no_history() {
     let mut node = Node::start_with(|_| VRRP.to_owned());
     let mut data = Data::start(&node, 1, group(GroupState::Backup, false));
-    let mut fifo = keepalived(&node);
+    let mut fifo = keepalived(&mut data, &node);
     says(&mut fifo, "MASTER");
     data.until(&node, "master", |d| {
         d.orders.last() == Some(&(GroupState::Master, true))
