@@ -3,7 +3,7 @@
 //! Made once, at start, with all of its memory. An id is a place in the arena and stays valid until `free`; the
 //! place's generation tells a later tenant from an earlier one. An entry is *live* while the index knows it, and
 //! *dead* between `unindex` and `free`. Lookups go in two passes over a burst: `prefetch` for every hash, then
-//! `prefetch_entry`, then `find`.
+//! `prefetch_entry`, then `find_at`.
 
 use core::ops;
 
@@ -100,13 +100,27 @@ impl Table {
         }
     }
 
-    /// Second pass: asks for the entry that `hash` probably stands for.
+    /// Second pass: asks for the entry that `hash` probably stands for, and says which it is; [`NIL`] for none.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64) {
-        if let Some(id) = self.index.candidate(hash) {
-            // A packet compares keys, advances the state and counts: that is nearly all of it.
-            prefetch_all(&self.places[id as usize]);
+    #[must_use]
+    pub fn prefetch_entry(&self, hash: u64) -> u32 {
+        let id = self.index.candidate(hash).unwrap_or(NIL);
+        // A packet compares keys, advances the state and counts: that is nearly all of it.
+        self.expect_entry(id);
+        id
+    }
+
+    /// Third pass: as [`Self::find`], looking at the `candidate` of the second one first.
+    #[inline]
+    #[must_use]
+    pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction)> {
+        // It may have been removed since.
+        if self.is_live(candidate)
+            && let Some(direction) = self.direction(candidate, key)
+        {
+            return Some((candidate, direction));
         }
+        self.find(hash, key)
     }
 
     /// The live conntrack that has `key` as one of its tuples, and which of them it is.
@@ -386,7 +400,26 @@ mod tests {
     }
 
     fn find(table: &Table, key: &FlowKey) -> Option<(u32, Direction)> {
-        table.find(table.hash(key), key)
+        let hash = table.hash(key);
+        let found = table.find(hash, key);
+        let candidate = table.prefetch_entry(hash);
+        assert_eq!(table.find_at(candidate, hash, key), found);
+        found
+    }
+
+    #[test]
+    fn a_candidate_that_was_removed_since_is_not_found_again() {
+        let mut table = Table::new(2, 1);
+        let original = key(1, 1, proto::UDP);
+        let id = table.insert(conntrack(original, original.reversed())).unwrap();
+        let hash = table.hash(&original);
+        let candidate = table.prefetch_entry(hash);
+        assert_eq!(candidate, id);
+        table.unindex(id);
+        assert_eq!(table.find_at(candidate, hash, &original), None);
+        let next = table.insert(conntrack(original, original.reversed())).unwrap();
+        let found = table.find_at(candidate, hash, &original);
+        assert_eq!(found, Some((next, Direction::Original)));
     }
 
     #[test]

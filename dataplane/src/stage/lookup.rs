@@ -4,7 +4,7 @@
 use super::{Batch, Context};
 use crate::conntrack::State;
 use crate::delta::Class;
-use crate::flow::proto;
+use crate::flow::{Direction, proto};
 use crate::io::Packet;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta};
@@ -22,7 +22,8 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
     }
     for i in batch.open() {
         if flows(&batch.meta[i]) {
-            cx.tables.conntracks.prefetch_entry(batch.work[i].hash);
+            let work = &mut batch.work[i];
+            work.entry = cx.tables.conntracks.prefetch_entry(work.hash);
         }
     }
     for i in batch.open() {
@@ -30,10 +31,8 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
         if !flows(meta) {
             continue;
         }
-        if let Some((id, direction)) = cx.tables.conntracks.find(work.hash, &meta.key) {
-            work.entry = id;
-            work.direction = direction;
-        }
+        let found = cx.tables.conntracks.find_at(work.entry, work.hash, &meta.key);
+        (work.entry, work.direction) = found.unwrap_or((NIL, Direction::Original));
         if !cx.tables.is_active(work.at.vrf) {
             // Addresses of the node itself stay the kernel's on a standby too; admit tells them apart.
             if work.entry != NIL {
@@ -53,7 +52,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
 }
 
 /// A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
-fn reopens(cx: &Context<'_>, meta: &Meta, id: u32, direction: crate::flow::Direction) -> bool {
+fn reopens(cx: &Context<'_>, meta: &Meta, id: u32, direction: Direction) -> bool {
     let syn = meta.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
     if meta.kind != Kind::Flow || meta.key.proto != proto::TCP || !syn {
         return false;
