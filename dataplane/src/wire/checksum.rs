@@ -89,12 +89,10 @@ fn wide(blocks: &[[u8; 32]]) -> u64 {
 
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
-const fn fold(mut sum: u64) -> u16 {
-    sum = (sum & 0xffff_ffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum as u16
+const fn fold(sum: u64) -> u16 {
+    // Added to itself turned by half its bits, the upper half is the sum of both halves with the carry brought round.
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The difference a rewrite makes to every checksum that covers the rewritten words: built once, applied to the IP
