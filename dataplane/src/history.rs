@@ -12,7 +12,7 @@
 use arrayvec::ArrayVec;
 
 use crate::delta::{BlockRecord, DelRecord, SlotRef, Version};
-use crate::slot::Kind;
+use crate::slot::{Kind, NIL};
 
 /// Earlier terms of one run that are remembered; a point under an older one can't be caught up.
 const TERMS_MAX: usize = 3;
@@ -193,20 +193,27 @@ pub struct Record {
 /// A worker's latest changes.
 #[derive(Debug)]
 pub struct Journal {
-    ring: Vec<Record>,
-    room: usize,
+    /// As many places as a power of two: one is found without a division.
+    ring: Box<[Record]>,
     /// Records ever written: the sequence of the newest.
     written: u64,
 }
 
 impl Journal {
-    /// An empty one with room for `room` records, at least one.
+    /// An empty one with room for at least `room` records, all of its memory touched.
     #[must_use]
     pub fn new(room: usize) -> Self {
-        let room = room.max(1);
+        let vacant = Record {
+            at: SlotRef::default(),
+            before: 0,
+            change: Change::Written {
+                kind: Kind::Conntrack,
+                id: NIL,
+                version: Version::default(),
+            },
+        };
         Self {
-            ring: Vec::with_capacity(room),
-            room,
+            ring: vec![vacant; room.max(1).next_power_of_two()].into_boxed_slice(),
             written: 0,
         }
     }
@@ -214,8 +221,8 @@ impl Journal {
     /// Sequence and record that the next push overwrites.
     #[must_use]
     pub fn oldest(&self) -> Option<(u64, &Record)> {
-        let record = self.ring.get(self.place(self.written + 1))?;
-        Some((self.written + 1 - self.room as u64, record))
+        let sequence = (self.written + 1).checked_sub(self.ring.len() as u64)?;
+        self.get(sequence).map(|record| (sequence, record))
     }
 
     /// Writes a change of a slot. The record it overwrites must have been forgotten by its slot.
@@ -230,27 +237,21 @@ impl Journal {
             change,
         };
         let place = self.place(self.written);
-        match self.ring.get_mut(place) {
-            Some(old) => *old = record,
-            None => self.ring.push(record),
-        }
+        self.ring[place] = record;
     }
 
     /// A record, unless it has been overwritten.
     #[must_use]
     pub fn get(&self, sequence: u64) -> Option<&Record> {
-        let kept = sequence > 0 && sequence <= self.written && self.written - sequence < self.room as u64;
-        if kept {
-            self.ring.get(self.place(sequence))
-        } else {
-            None
-        }
+        let kept =
+            sequence > 0 && sequence <= self.written && self.written - sequence < self.ring.len() as u64;
+        kept.then(|| &self.ring[self.place(sequence)])
     }
 
     /// Bytes held.
     #[must_use]
     pub const fn memory_bytes(&self) -> usize {
-        self.room * size_of::<Record>()
+        size_of_val(&*self.ring)
     }
 
     #[expect(
@@ -258,7 +259,7 @@ impl Journal {
         reason = "a remainder by a length fits a length"
     )]
     const fn place(&self, sequence: u64) -> usize {
-        ((sequence - 1) % self.room as u64) as usize
+        sequence as usize & (self.ring.len() - 1)
     }
 }
 
@@ -376,6 +377,7 @@ mod tests {
     #[test]
     fn the_journal_keeps_the_latest_records_and_chains_those_of_a_slot() {
         let mut journal = Journal::new(3);
+        let mut c = History::default();
         let (mut a, mut b) = (History::default(), History::default());
         let at = |slot| SlotRef {
             slot,
@@ -389,6 +391,8 @@ mod tests {
         journal.push(&mut a, at(0), change(1));
         journal.push(&mut b, at(1), change(1));
         journal.push(&mut a, at(0), change(2));
+        assert!(journal.oldest().is_none(), "there is room for one more");
+        journal.push(&mut c, at(2), change(1));
         let oldest = journal
             .oldest()
             .map(|(n, r)| (n, r.at.slot, r.change.version().counter));
@@ -396,7 +400,7 @@ mod tests {
         assert_eq!(journal.get(a.newest()).map(|r| r.before), Some(1));
         assert!(journal.get(1).is_some());
         journal.push(&mut b, at(1), change(2));
-        assert!(journal.get(1).is_none() && journal.get(0).is_none() && journal.get(5).is_none());
+        assert!(journal.get(1).is_none() && journal.get(0).is_none() && journal.get(6).is_none());
         assert_eq!(journal.get(b.newest()).map(|r| r.before), Some(2));
     }
 }

@@ -88,7 +88,6 @@ fn wide(blocks: &[[u8; 32]]) -> u64 {
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
 const fn fold(sum: u64) -> u16 {
     // Added to itself turned by half its bits, the upper half is the sum of both halves with the carry brought round.
     let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
