@@ -72,6 +72,26 @@ struct Flow {
     prev: u32,
 }
 
+impl Flow {
+    fn vacant() -> Self {
+        Self {
+            entry: NIL,
+            at: SlotRef::default(),
+            policy: OutputCommit::Off,
+            until: Instant::default(),
+            counter: 0,
+            awaited: ArrayVec::new(),
+            applied: false,
+            outcome: None,
+            packets: Queue::EMPTY,
+            waiting: 0,
+            bucket_next: NIL,
+            next: NIL,
+            prev: NIL,
+        }
+    }
+}
+
 /// Oldest first: all of a VRF wait equally long.
 #[derive(Debug, Clone, Copy)]
 struct Chain {
@@ -93,23 +113,8 @@ impl Commits {
     /// Room for `flows` flows of `vrfs` VRFs.
     pub(crate) fn new(flows: usize, vrfs: usize) -> Self {
         let flows = u32::try_from(flows).unwrap_or(NIL - 1).min(NIL - 1);
-        let vacant = || Flow {
-            entry: NIL,
-            at: SlotRef::default(),
-            policy: OutputCommit::Off,
-            until: Instant::default(),
-            counter: 0,
-            awaited: ArrayVec::new(),
-            applied: false,
-            outcome: None,
-            packets: Queue::EMPTY,
-            waiting: 0,
-            bucket_next: NIL,
-            next: NIL,
-            prev: NIL,
-        };
         Self {
-            flows: (0..flows).map(|_| vacant()).collect(),
+            flows: (0..flows).map(|_| Flow::vacant()).collect(),
             vacant: (0..flows).rev().collect(),
             buckets: vec![NIL; (flows as usize).next_power_of_two()].into_boxed_slice(),
             chains: vec![Chain { head: NIL, tail: NIL }; vrfs],
@@ -144,15 +149,9 @@ impl Commits {
             at,
             policy,
             until,
-            counter: 0,
-            awaited: ArrayVec::new(),
-            applied: false,
-            outcome: None,
-            packets: Queue::EMPTY,
-            waiting: 0,
             bucket_next: head,
-            next: NIL,
             prev,
+            ..Flow::vacant()
         };
         true
     }

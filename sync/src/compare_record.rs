@@ -5,14 +5,14 @@
 
 use bytes::{Buf, BufMut};
 use dataplane::delta::{
-    BlockRecord, Class, Delta, Handle, Listed, Mark, Marked, NatPart, PutRecord, Scales, SlotRef, Term,
-    Version,
+    BlockRecord, Class, Delta, Handle, Listed, Mark, Marked, NatPart, PutRecord, Scales, SlotRef,
 };
 use dataplane::flow::{Addr, VrfId};
 
 use crate::bytes::{get_address, put_address};
 use crate::flow_record::{get_ends, get_vrf, put_ends, when};
 use crate::record::{Bound, RecordError, kind, put_at, record};
+use crate::slot_record::{get_version, put_version};
 
 /// Flags of SLOT-ENTRY.
 mod flag {
@@ -69,18 +69,6 @@ pub(crate) fn put_said(out: &mut Vec<u8>, at: SlotRef, round: u32, said: &Said) 
         // Workers list whole entries only; a piece that isn't one can't be shown, so the list can't go on.
         Said::Listed(Listed::Gone | Listed::Entry(_)) => whole(kind::SLOT_LISTED, &|out| out.put_u8(2)),
     }
-}
-
-fn put_version(out: &mut Vec<u8>, version: Version) {
-    out.put_u64(version.term.0);
-    out.put_u64(version.counter);
-}
-
-fn get_version(from: &mut &[u8]) -> Result<Version, RecordError> {
-    Ok(Version {
-        term: Term(from.try_get_u64()?),
-        counter: from.try_get_u64()?,
-    })
 }
 
 fn put_conntrack(out: &mut Vec<u8>, put: &PutRecord) {
@@ -217,6 +205,7 @@ fn get_entry(
 
 #[cfg(test)]
 mod tests {
+    use dataplane::delta::{Term, Version};
     use dataplane::flow::FlowKey;
     use proptest::prelude::*;
 

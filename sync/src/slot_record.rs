@@ -16,12 +16,12 @@ const SINCE: u8 = 1;
 const SAME: u8 = 1;
 const EXACT: u8 = 2;
 
-fn put_version(out: &mut Vec<u8>, version: Version) {
+pub(crate) fn put_version(out: &mut Vec<u8>, version: Version) {
     out.put_u64(version.term.0);
     out.put_u64(version.counter);
 }
 
-fn get_version(from: &mut &[u8]) -> Result<Version, RecordError> {
+pub(crate) fn get_version(from: &mut &[u8]) -> Result<Version, RecordError> {
     Ok(Version {
         term: Term(from.try_get_u64()?),
         counter: from.try_get_u64()?,

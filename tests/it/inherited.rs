@@ -9,10 +9,11 @@ use dataplane::nat::UserRow;
 use dataplane::wire::build::Segment;
 use dataplane::wire::tcp::{ACK, SYN};
 use state_sync::role::Desire;
-use testkit::checker::tuple;
 use testkit::cluster::{Cluster, Death};
 use testkit::config::{LAN, Setup, WAN, server, server6, subscriber, subscriber6};
 use testkit::packet::{self, segment, syn, to_node};
+
+use crate::replication::remove;
 
 const MS: Duration = Duration::from_millis(1);
 const S: Duration = Duration::from_secs(1);
@@ -47,24 +48,6 @@ fn open(cluster: &mut Cluster, node: usize, ports: core::ops::Range<u16>) -> Vec
         .collect()
 }
 
-/// Ends flows on a node, as their timeout would.
-fn end(cluster: &mut Cluster, node: usize, flows: &[(FlowKey, u16)]) {
-    let gone: HashSet<_> = flows.iter().map(|(key, _)| tuple(key)).collect();
-    let now = cluster.now;
-    let node = cluster.node(node);
-    let now = node.time(now);
-    for worker in 0..node.workers() {
-        let tables = node.tables_mut(worker);
-        let ids: Vec<u32> = tables
-            .conntracks
-            .iter_live()
-            .filter(|(_, c)| gone.contains(&tuple(&c.keys[0])))
-            .map(|(id, _)| id)
-            .collect();
-        ids.into_iter().for_each(|id| tables.remove(now, id));
-    }
-}
-
 fn public_ports(flows: &[(FlowKey, u16)]) -> HashSet<u16> {
     flows.iter().map(|(_, port)| *port).collect()
 }
@@ -75,7 +58,7 @@ fn a_port_freed_before_a_failover_rests_after_it() {
     let flows = open(&mut cluster, 0, 10_000..10_100);
     cluster.settle();
     let (ended, _) = flows.split_at(30);
-    end(&mut cluster, 0, ended);
+    remove(&mut cluster, 0, ended);
     cluster.settle();
     cluster.idle(50 * S);
     fail_over(&mut cluster);
@@ -96,7 +79,7 @@ fn a_resting_mapping_is_taken_up_again_by_its_own_endpoint_after_a_failover() {
     let mut cluster = Cluster::pair(scarce(), 2);
     let flows = open(&mut cluster, 0, 10_000..10_020);
     cluster.settle();
-    end(&mut cluster, 0, &flows);
+    remove(&mut cluster, 0, &flows);
     cluster.settle();
     fail_over(&mut cluster);
     for (key, port) in flows {
@@ -115,7 +98,7 @@ fn a_sweep_starts_the_rest_of_what_it_ends() {
     cluster.settle();
     // Ended while nobody listens: the standby hears of it by what is no longer in the slot.
     cluster.fabric.cut(true);
-    end(&mut cluster, 0, &flows[..30]);
+    remove(&mut cluster, 0, &flows[..30]);
     cluster.run(2_000 * MS);
     cluster.fabric.cut(false);
     cluster.settle();
@@ -185,7 +168,7 @@ fn a_mapping_has_as_many_users_on_both_nodes_and_ends_with_the_last_one() {
     let used = |cluster: &mut Cluster| users(cluster, 1).first().map_or(0, |row| row.used);
     for host in 1..7 {
         assert_eq!(used(&mut cluster), 1, "server {host} still needs it");
-        end(
+        remove(
             &mut cluster,
             1,
             &[(

@@ -40,7 +40,7 @@ pub(crate) fn open_flows(
 }
 
 /// Ends flows on a node, as their timeout would.
-pub(crate) fn remove(cluster: &mut Cluster, node: usize, flows: &[(FlowKey, FlowKey)]) {
+pub(crate) fn remove<T>(cluster: &mut Cluster, node: usize, flows: &[(FlowKey, T)]) {
     let now = cluster.now;
     let gone: HashSet<_> = flows.iter().map(|(inside, _)| tuple(inside)).collect();
     let node = cluster.node(node);

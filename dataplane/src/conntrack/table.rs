@@ -172,14 +172,14 @@ impl Table {
         Ok(id)
     }
 
+    fn live_keys(&self, id: u32) -> Option<[FlowKey; 2]> {
+        let place = self.places.get(id as usize).filter(|place| place.live)?;
+        keys_of(place)
+    }
+
     /// Takes a live conntrack out of lookup; its tuples can be used again at once. False when it isn't live.
     pub fn unindex(&mut self, id: u32) -> bool {
-        let Some(keys) = self
-            .places
-            .get(id as usize)
-            .filter(|place| place.live)
-            .and_then(keys_of)
-        else {
+        let Some(keys) = self.live_keys(id) else {
             return false;
         };
         let [original_hash, reply_hash] = self.hashes(&keys);
@@ -195,12 +195,7 @@ impl Table {
     /// Whether lookup finds a conntrack by both of its tuples. One that isn't live isn't meant to be found.
     #[must_use]
     pub fn finds(&self, id: u32) -> bool {
-        let keys = self
-            .places
-            .get(id as usize)
-            .filter(|place| place.live)
-            .and_then(keys_of);
-        keys.is_none_or(|keys| {
+        self.live_keys(id).is_none_or(|keys| {
             let found = keys.map(|key| self.find(self.hash(&key), &key));
             let reply = if keys[0] == keys[1] {
                 Direction::Original
@@ -214,12 +209,7 @@ impl Table {
     /// Makes lookup find a live conntrack again by both of its tuples. False when one of them is another's, or the index
     /// has no room.
     pub fn reindex(&mut self, id: u32) -> bool {
-        let Some(keys) = self
-            .places
-            .get(id as usize)
-            .filter(|place| place.live)
-            .and_then(keys_of)
-        else {
+        let Some(keys) = self.live_keys(id) else {
             return false;
         };
         let distinct = if keys[0] == keys[1] { &keys[..1] } else { &keys[..] };
