@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use dataplane::flow::FlowKey;
+use dataplane::flow::{FlowKey, VrfId};
 use dataplane::io::PortId;
 use dataplane::time::Instant;
 use state_sync::compare::{Comparison, Wanted};
@@ -40,6 +40,15 @@ pub enum Death {
 
 /// Longest wait for quiescence.
 const SETTLE_MAX: Duration = Duration::from_secs(120);
+
+/// Time between two turns of everything while there is something to do.
+const BUSY_STEP: Duration = Duration::from_micros(200);
+
+/// The same while there is nothing, at first.
+const IDLE_STEP: Duration = Duration::from_millis(4);
+
+/// And at most, where larger steps will do.
+const STROLL_STEP_MAX: Duration = Duration::from_millis(32);
 
 /// Turns without a change of any counter that count as quiet.
 const QUIET_TURNS: usize = 40;
@@ -213,19 +222,31 @@ impl Cluster {
                 frame,
             }));
         }
-        self.watch.step(index, node);
-        self.committed.learn(index, node);
+        if self.watch.step(index, node) {
+            self.committed.learn(index, node);
+        }
     }
 
     /// Lets time pass: small steps while there is something to do, larger ones while there isn't.
     pub fn run(&mut self, time: Duration) {
+        self.pass(time, IDLE_STEP);
+    }
+
+    /// The same with larger and larger steps while there is nothing to do, up to those by which heartbeats are still in time.
+    pub fn stroll(&mut self, time: Duration) {
+        self.pass(time, STROLL_STEP_MAX);
+    }
+
+    fn pass(&mut self, time: Duration, step_max: Duration) {
         let end = self.now + time;
+        let mut idle = IDLE_STEP;
         while self.now < end {
             let work = self.turn(Duration::ZERO);
-            let step = if work > 0 {
-                Duration::from_micros(200)
+            let step = if work > 0 { BUSY_STEP } else { idle };
+            idle = if work > 0 {
+                IDLE_STEP
             } else {
-                Duration::from_millis(4)
+                (2 * idle).min(step_max)
             };
             let left = end.since(self.now);
             self.now = self.now + step.min(left);
@@ -270,11 +291,7 @@ impl Cluster {
         let mut missing = vec!["not begun".to_owned()];
         while self.now < end {
             let work = self.turn(Duration::ZERO);
-            let step = if work > 0 {
-                Duration::from_micros(200)
-            } else {
-                Duration::from_millis(4)
-            };
+            let step = if work > 0 { BUSY_STEP } else { IDLE_STEP };
             self.now = self.now + step;
             let after = self.totals();
             quiet = if after == before { quiet + 1 } else { 0 };
@@ -347,34 +364,38 @@ impl Cluster {
         comparison
     }
 
-    fn totals(&self) -> Vec<u64> {
-        let mut totals = Vec::new();
-        for node in self.nodes.iter().flatten() {
-            let c = node.counters();
-            totals.extend([
-                c.deltas_produced,
-                c.deltas_emitted,
-                c.deltas_unsent,
-                c.walk_records,
-            ]);
-            totals.extend([
-                c.absorb_received,
-                c.absorb_applied,
-                c.absorb_fenced,
-                c.slots_fenced,
-            ]);
-            totals.extend([c.swept, c.blocks_released]);
-            for report in node.reports() {
-                for client in &report.clients {
-                    // Not frames and records: heartbeats never stand still.
-                    totals.push(u64::from(client.incarnation));
-                    totals.push(client.vrfs.iter().map(|v| u64::from(v.slots_verified)).sum());
+    /// What stands still at quiescence, of both nodes.
+    fn totals(&self) -> [Option<[u64; 14]>; 2] {
+        [0, 1].map(|index| {
+            let node = self.nodes[index].as_ref()?;
+            let (role, term) = node.role(MAIN);
+            let mut totals = [0; 14];
+            (totals[0], totals[1]) = (role as u64, term.0);
+            for c in node.tables().map(|tables| &tables.counters) {
+                let records = [
+                    c.deltas_produced,
+                    c.deltas_emitted,
+                    c.deltas_unsent,
+                    c.walk_records,
+                    c.absorb_received,
+                    c.absorb_applied,
+                    c.absorb_fenced,
+                    c.slots_fenced,
+                    c.swept,
+                    c.blocks_released,
+                ];
+                for (total, more) in totals[2..].iter_mut().zip(records) {
+                    *total += more;
                 }
             }
-            let (role, term) = node.role(MAIN);
-            totals.extend([role as u64, term.0]);
-        }
-        totals
+            // Not frames and records of lanes: heartbeats never stand still.
+            for vrf in (0..node.setup.vrfs()).map(VrfId) {
+                let view = node.board.view(0, vrf, node.setup.slots);
+                totals[12] += u64::from(view.exported);
+                totals[13] += u64::from(view.clients_up);
+            }
+            Some(totals)
+        })
     }
 
     /// Puts a frame into a random receive queue of a port, lets the workers handle it, and returns what they sent.

@@ -15,7 +15,9 @@ pub fn counters(node: &Node) -> BTreeMap<String, u64> {
     named(&node.counters())
 }
 
-fn named(counters: &Counters) -> BTreeMap<String, u64> {
+/// Those of one reading, under the same names.
+#[must_use]
+pub fn named(counters: &Counters) -> BTreeMap<String, u64> {
     let plain = counters.named().filter(|(name, _)| !TRAFFIC.contains(name));
     let plain = plain.map(|(name, value)| (name.to_owned(), value));
     plain

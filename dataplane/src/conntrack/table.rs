@@ -279,6 +279,8 @@ impl Table {
         (0..)
             .zip(self.places.iter())
             .filter(|(_, place)| place.live)
+            // Places behind the last one may be most of the arena.
+            .take(self.live)
             .filter_map(|(id, place)| Some((id, place.entry.as_ref()?)))
     }
 
