@@ -114,6 +114,8 @@ counters! {
     deltas_suppressed,
     /// Conntracks that peers were told of late, when their time had come.
     conntracks_told_late,
+    /// Conntracks that were still kept back for their age, or by overload, when the node gave the VRF up.
+    conntracks_untold,
     /// Conntracks that peers were told to forget, because policy changed.
     conntracks_withdrawn,
     /// Changes that no peer needed to hear: no lane streams the slot.

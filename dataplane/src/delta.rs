@@ -498,6 +498,13 @@ pub enum ToEvent {
         /// Whether it was applied.
         applied: bool,
     },
+    /// What was kept back of a VRF that this node is about to give up stands in front of this, for the event thread's lanes.
+    Drained {
+        /// VRF.
+        vrf: VrfId,
+        /// Of the drain.
+        number: u32,
+    },
     /// The slot lost changes it could not queue; it needs a resync on every lane it streams to.
     SlotDirty {
         /// Slot.

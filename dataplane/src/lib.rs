@@ -14,6 +14,7 @@ pub mod tables;
 
 mod commit;
 pub mod conntrack;
+pub mod drain;
 mod fragment;
 pub mod history;
 pub mod names;

@@ -3,6 +3,7 @@
 use crossbeam_channel::Sender;
 
 use crate::config::{Action, InterfaceId};
+use crate::drain::GivenUp;
 use crate::flow::{Addr, FlowKey, VrfId};
 use crate::nat::log::BlockEvent;
 use crate::time::Instant;
@@ -25,6 +26,8 @@ pub enum Notice {
     },
     /// A port block was granted or released.
     Block(BlockEvent),
+    /// A VRF that had conntracks kept back was given up.
+    GivenUp(GivenUp),
     /// The first packet of a flow met a rule that logs.
     RuleHit {
         /// VRF.
@@ -76,6 +79,11 @@ impl Notices {
     /// Reports a port block.
     pub fn block(&mut self, event: BlockEvent) -> bool {
         self.to.try_send(Notice::Block(event)).is_ok()
+    }
+
+    /// Reports that a VRF was given up.
+    pub fn given_up(&mut self, given_up: GivenUp) {
+        self.send(Notice::GivenUp(given_up));
     }
 
     /// Reports a rule hit, within the limit.

@@ -2,14 +2,14 @@
 //!
 //! A conntrack made here is kept back when its rule says so. One that waits for its age is told when the timer wheel
 //! comes by; one whose rule changes is told, or withdrawn from the peers, by a review that runs a slice per turn. On
-//! the way into standby the review tells whoever waits, as long as this node's word still counts. A conntrack that is
-//! kept back has no version and no share in its slot's digest: to the peers it doesn't exist. Its port block travels.
+//! the way into standby ([`crate::drain`]) the review tells whoever waits. A conntrack that is kept back has no version and no share in its slot's digest: to the peers it doesn't exist. Its port block travels.
 //!
 //! Conntracks of a mapping that anybody may send to are never kept back: the mapping travels in them.
 
 use crate::config::{Care, SyncPolicy};
 use crate::conntrack::Conntrack;
 use crate::delta::SlotRef;
+use crate::drain::Drains;
 use crate::flow::VrfId;
 use crate::role::Role;
 use crate::slot::Kind;
@@ -73,8 +73,8 @@ pub(crate) struct Protect {
     vrfs: Vec<Rules>,
     /// Conntracks kept back, by VRF and reason.
     kept: Vec<[u64; 4]>,
-    /// VRFs that this node is about to give up: nothing waits for its age any more.
-    draining: Vec<bool>,
+    /// VRFs that this node is about to give up: nothing of them waits for its age any more.
+    pub(crate) drains: Drains,
     /// Least age, in seconds, that the overload ladder wants of new flows; 0 as long as it wants nothing.
     pub(crate) overload_age_s: u32,
     review: Option<u32>,
@@ -97,11 +97,11 @@ impl Rules {
 }
 
 impl Protect {
-    pub(crate) fn new(vrfs: usize) -> Self {
+    pub(crate) fn new(vrfs: usize, lanes: usize) -> Self {
         Self {
             vrfs: (0..vrfs).map(|_| Rules::default()).collect(),
             kept: vec![[0; 4]; vrfs],
-            draining: vec![false; vrfs],
+            drains: Drains::new(vrfs, lanes),
             overload_age_s: 0,
             review: None,
         }
@@ -128,10 +128,24 @@ impl Protect {
 
     /// The role of a VRF has changed. Where nothing is kept back nothing has to be looked at.
     pub(crate) fn review_vrf(&mut self, vrf: VrfId) {
-        self.draining[vrf.index()] = false;
         if self.kept[vrf.index()].iter().any(|&count| count > 0) {
             self.review = Some(0);
         }
+    }
+
+    /// Everything has to be looked at.
+    pub(crate) const fn review_all(&mut self) {
+        self.review = Some(0);
+    }
+
+    /// Whether something has still to be looked at.
+    pub(crate) const fn is_reviewing(&self) -> bool {
+        self.review.is_some()
+    }
+
+    /// Conntracks of a VRF that are kept back for a reason.
+    pub(crate) fn kept(&self, vrf: VrfId, reason: Kept) -> u64 {
+        self.kept[vrf.index()][reason as usize]
     }
 
     /// Second at which peers are to be told of a conntrack that waits for its age.
@@ -149,9 +163,9 @@ impl Protect {
     }
 
     fn rules(&self, conntrack: &Conntrack) -> SyncPolicy {
-        let vrf = conntrack.keys[0].vrf.index();
-        match self.vrfs[vrf].policy(conntrack.rule, conntrack.nat_rule) {
-            SyncPolicy::After(_) if self.draining[vrf] => SyncPolicy::Always,
+        let vrf = conntrack.keys[0].vrf;
+        match self.vrfs[vrf.index()].policy(conntrack.rule, conntrack.nat_rule) {
+            SyncPolicy::After(_) if self.drains.is_open(vrf) => SyncPolicy::Always,
             policy => policy,
         }
     }
@@ -164,11 +178,10 @@ impl Tables {
         let Some(role) = self.roles.get(vrf.index()) else {
             return Protection::default();
         };
-        let kept = &self.protect.kept[vrf.index()];
         let mut protection = Protection {
-            delay: kept[Kept::Delay as usize],
-            no_sync: kept[Kept::NoSync as usize],
-            overload: kept[Kept::Overload as usize],
+            delay: self.protect.kept(vrf, Kept::Delay),
+            no_sync: self.protect.kept(vrf, Kept::NoSync),
+            overload: self.protect.kept(vrf, Kept::Overload),
             ..Protection::default()
         };
         for (_, slot) in self.slots.of_vrf(vrf) {
@@ -206,13 +219,14 @@ impl Tables {
 
     /// Keeps a conntrack that has just been made back, when its rule or the overload ladder wants so.
     pub(crate) fn keep_back(&mut self, id: u32) -> bool {
+        let vrf = self.conntracks[id].keys[0].vrf;
+        let aged = self.protect.overload_age_s > 0 && !self.protect.drains.is_open(vrf);
         let kept = match self.policy(id) {
             SyncPolicy::Never => Kept::NoSync,
             SyncPolicy::After(_) => Kept::Delay,
-            SyncPolicy::Always if self.protect.overload_age_s > 0 => Kept::Overload,
+            SyncPolicy::Always if aged => Kept::Overload,
             SyncPolicy::Always => return false,
         };
-        let vrf = self.conntracks[id].keys[0].vrf;
         if self.roles[vrf.index()].role == Role::Alone {
             return false;
         }
@@ -229,6 +243,7 @@ impl Tables {
         self.set_kept(id, Kept::No);
         self.conntracks[id].refreshed_s = now.secs();
         self.counters.conntracks_told_late += 1;
+        self.protect.drains.tell(self.conntracks[id].keys[0].vrf);
         self.touch(id, false);
     }
 
@@ -249,24 +264,6 @@ impl Tables {
         REVIEW_BUDGET
     }
 
-    /// The node is about to give up a VRF: whatever waits for its age is told now. Ends with the next change of role.
-    pub fn drain(&mut self, vrf: VrfId) {
-        if let Some(draining) = self.protect.draining.get_mut(vrf.index()) {
-            *draining = true;
-            self.protect.review = Some(0);
-        }
-    }
-
-    /// Whether nothing of a VRF waits for its age, and every change has been emitted.
-    #[must_use]
-    pub fn is_drained(&self, vrf: VrfId) -> bool {
-        let kept = &self.protect.kept[vrf.index()];
-        let waits = kept[Kept::Delay as usize] + kept[Kept::Overload as usize] > 0;
-        !waits
-            && self.protect.review.is_none()
-            && (0..self.lanes()).all(|lane| self.first_changed(lane).is_none())
-    }
-
     fn judge(&mut self, id: u32, now: Instant) {
         let conntrack = &self.conntracks[id];
         let (kept, created_s) = (conntrack.sync.kept, conntrack.created_s);
@@ -280,7 +277,7 @@ impl Tables {
         }
         match (self.policy(id), kept) {
             (SyncPolicy::Always, Kept::Delay | Kept::NoSync) => self.tell(id, now),
-            (SyncPolicy::Always, Kept::Overload) if self.protect.draining[vrf.index()] => self.tell(id, now),
+            (SyncPolicy::Always, Kept::Overload) if self.protect.drains.is_open(vrf) => self.tell(id, now),
             (SyncPolicy::Never, Kept::No | Kept::Delay | Kept::Overload) => self.withhold(id),
             (SyncPolicy::After(age_s), Kept::NoSync | Kept::Delay) => {
                 if created_s.saturating_add(age_s) <= now.secs() {

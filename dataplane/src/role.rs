@@ -1,7 +1,7 @@
 //! The one word per VRF that says whether this node is active: written by the role machine, read by each
 //! worker once per burst. A take-over is the store to it, whatever the size of the tables.
 
-use crate::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use crate::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::delta::Term;
 use crate::flow::VrfId;
@@ -38,6 +38,8 @@ pub struct Roles {
     /// Last term under which this node was active: a reign may be over before a worker has looked.
     reigned: Vec<AtomicU64>,
     owned: Vec<AtomicBool>,
+    /// Number of the drain under way; 0 for none.
+    drains: Vec<AtomicU32>,
 }
 
 impl Roles {
@@ -49,6 +51,7 @@ impl Roles {
             shares: (0..vrfs).map(|_| AtomicU8::new(0)).collect(),
             reigned: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
             owned: (0..vrfs).map(|_| AtomicBool::new(true)).collect(),
+            drains: (0..vrfs).map(|_| AtomicU32::new(0)).collect(),
         }
     }
 
@@ -117,6 +120,21 @@ impl Roles {
         }
     }
 
+    /// Number of the drain under way, 0 for none: this node is about to give the VRF up. Read before the role, a drain
+    /// that is over is seen with the role it was for.
+    #[must_use]
+    pub fn drain(&self, vrf: VrfId) -> u32 {
+        let drain = self.drains.get(vrf.index());
+        drain.map_or(0, |number| number.load(Ordering::Acquire))
+    }
+
+    /// To be stored behind the role, or what is told in between would wait for its age again.
+    pub fn set_drain(&self, vrf: VrfId, number: u32) {
+        if let Some(cell) = self.drains.get(vrf.index()) {
+            cell.store(number, Ordering::Release);
+        }
+    }
+
     /// Number of VRFs.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -163,6 +181,24 @@ mod interleavings {
                 assert_eq!(roles.share(VRF), Share::HalfOnly(Half::High));
                 assert_eq!(roles.reigned(VRF), Term(0x201), "also when the reign is over");
             }
+            decider.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_drain_that_is_over_is_seen_with_the_role_it_was_for() {
+        loom::model(|| {
+            let roles = Arc::new(Roles::new(1));
+            roles.set(VRF, Role::Master, Term(0x201));
+            roles.set_drain(VRF, 1);
+            let decides = Arc::clone(&roles);
+            let decider = thread::spawn(move || {
+                decides.set(VRF, Role::Backup, Term(0x201));
+                decides.set_drain(VRF, 0);
+            });
+            let drain = roles.drain(VRF);
+            let (role, _) = roles.get(VRF);
+            assert!(drain == 1 || role == Role::Backup);
             decider.join().unwrap();
         });
     }

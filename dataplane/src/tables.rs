@@ -260,7 +260,7 @@ impl Tables {
             ],
             faults: Faults::default(),
             commits: Commits::new(limits.held_packets, slots_per_vrf.len()),
-            protect: Protect::new(slots_per_vrf.len()),
+            protect: Protect::new(slots_per_vrf.len(), lanes.max(1)),
             rule_hits: vec![Vec::new(); slots_per_vrf.len()],
             journal: Journal::new((limits.conntracks / JOURNAL_SHARE).max(JOURNAL_MIN)),
             dirty: vec![EMPTY; lanes.max(1)],
@@ -290,6 +290,8 @@ impl Tables {
     /// Takes over the roles as they are now.
     pub fn observe_roles(&mut self, roles: &Roles, now: Instant) {
         for index in 0..u16::try_from(self.roles.len()).unwrap_or(u16::MAX) {
+            // A drain that is over is seen no earlier than the role it was for.
+            let drain = roles.drain(VrfId(index));
             let (role, term) = roles.get(VrfId(index));
             let seen = &mut self.roles[usize::from(index)];
             seen.share = roles.share(VrfId(index));
@@ -299,10 +301,7 @@ impl Tables {
             if (seen.role, seen.term) != (role, term) {
                 let reigned = roles.reigned(VrfId(index));
                 let reigns_anew = reigned != seen.reigned;
-                if seen.role.is_active() && !role.is_active() {
-                    self.slots.demoted(VrfId(index));
-                }
-                self.protect.review_vrf(VrfId(index));
+                let demoted = seen.role.is_active() && !role.is_active();
                 *seen = VrfRole {
                     role,
                     term,
@@ -310,10 +309,16 @@ impl Tables {
                     reigned,
                     ..*seen
                 };
+                if demoted {
+                    self.slots.demoted(VrfId(index));
+                    self.given_up(VrfId(index));
+                }
+                self.protect.review_vrf(VrfId(index));
                 if role == Role::Master || reigns_anew {
                     self.resend_muted(VrfId(index));
                 }
             }
+            self.observe_drain(VrfId(index), drain);
         }
     }
 
@@ -422,11 +427,6 @@ impl Tables {
     #[must_use]
     pub fn is_active(&self, vrf: VrfId) -> bool {
         self.roles[vrf.index()].role.is_active()
-    }
-
-    /// Number of lanes, one per event thread.
-    pub(crate) const fn lanes(&self) -> usize {
-        self.dirty.len()
     }
 
     /// Lane (and event thread) of a slot.

@@ -398,6 +398,9 @@ impl<I: Io> Worker<I> {
                 self.tables.counters.block_events_lost += 1;
             }
         }
+        while let Some(given_up) = self.tables.pop_given_up() {
+            self.links.notices.given_up(given_up);
+        }
         self.tables.counters.notices_lost = self.links.notices.lost;
         if self.visiting.is_none() {
             match self.links.asks.try_recv() {

@@ -114,6 +114,7 @@ impl Sync {
         if self.shared.roles.get(MAIN) != (decision.role, decision.term) {
             self.shared.roles.set(MAIN, decision.role, decision.term);
         }
+        self.shared.roles.set_drain(MAIN, decision.drain);
         self.board.set_ready(MAIN, decision.ready);
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use ctl::protocol::{Refusal, RefusalKind};
 use dataplane::config::{Forwarding, Intent};
+use dataplane::drain::GivenUp;
 use dataplane::flow::{Addr, VrfId};
 use dataplane::inbox::Ask;
 use dataplane::notice::Notice;
@@ -98,10 +99,16 @@ impl Agent {
     fn step_roles(&mut self, now: Instant) -> usize {
         let changed = self.sources.keeper.step(now);
         for &change in &changed {
-            let (Change::Role(vrf) | Change::Readiness(vrf)) = change;
+            let (Change::Role(vrf) | Change::Readiness(vrf) | Change::Drained(vrf, ..)) = change;
             let Some(row) = self.sources.keeper.row(vrf) else {
                 continue;
             };
+            if let Change::Drained(_, end, took) = change {
+                let text = format!("{} ms: {}", took.as_millis(), end.text());
+                tracing::info!(vrf = row.vrf, text, "drained");
+                self.sources.journal.note("drained", Some(&row.vrf), None, text);
+                continue;
+            }
             if change == Change::Readiness(vrf) {
                 self.server.broadcast(Event::ReadinessChanged(row));
                 continue;
@@ -158,6 +165,14 @@ impl Agent {
                 Notice::Block(event) => {
                     self.syslog
                         .block(&event, &self.sources.facts.names.vrf(event.vrf), now);
+                }
+                Notice::GivenUp(GivenUp { vrf, told, untold }) => {
+                    let vrf = self.sources.facts.names.vrf(vrf);
+                    tracing::info!(vrf, told, untold, "given up, conntracks that were kept back");
+                    let text = format!(
+                        "of a worker's conntracks that were kept back {told} were sent on their way, {untold} were not"
+                    );
+                    self.sources.journal.note("given-up", Some(&vrf), None, text);
                 }
                 Notice::RuleHit {
                     vrf,

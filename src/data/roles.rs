@@ -12,7 +12,7 @@ use dataplane::share::Share;
 use dataplane::time::Instant;
 use state_sync::board::Board;
 use state_sync::config::SyncConfig;
-use state_sync::role::{Decision, DeclareError, Desire, PeerView, RoleMachine, outranks};
+use state_sync::role::{Decision, DeclareError, Desire, DrainEnd, PeerView, RoleMachine, outranks};
 
 use crate::config::{Config, InitialState};
 use crate::ipc::role_state;
@@ -43,6 +43,8 @@ pub(crate) enum Change {
     Role(VrfId),
     /// Only readiness, or what is in its way.
     Readiness(VrfId),
+    /// How, and after how long, a drain has ended.
+    Drained(VrfId, DrainEnd, Duration),
 }
 
 #[derive(Debug)]
@@ -165,6 +167,10 @@ impl RoleKeeper {
                 changed.push(Change::Role(id));
             } else if vrf.last != Some(decision) {
                 changed.push(Change::Readiness(id));
+            }
+            self.roles.set_drain(id, decision.drain);
+            if let Some((end, took)) = vrf.machine.take_drain_end() {
+                changed.push(Change::Drained(id, end, took));
             }
             self.board.set_ready(id, decision.ready);
             vrf.last = Some(decision);

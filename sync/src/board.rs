@@ -32,6 +32,8 @@ struct Cell {
     word: AtomicU64,
     verified: AtomicU32,
     exported: AtomicU32,
+    /// Last drain of which it has acknowledged everything.
+    drained: AtomicU32,
 }
 
 /// What one event thread knows of one peer's connections.
@@ -111,11 +113,20 @@ impl Board {
         self.cell(event, peer, vrf).word.store(word, Ordering::Release);
     }
 
-    /// Slots of a VRF that an event thread has imported from (`verified`) and exported to (`exported`) a peer.
-    pub(crate) fn set_progress(&self, event: usize, peer: u8, vrf: VrfId, verified: u32, exported: u32) {
+    /// Slots of a VRF that an event thread has imported from (`verified`) and exported to (`exported`) a peer, and the
+    /// last drain that the peer has everything of.
+    pub(crate) fn set_progress(
+        &self,
+        event: usize,
+        peer: u8,
+        vrf: VrfId,
+        (verified, exported, drained): (u32, u32, u32),
+    ) {
         let cell = self.cell(event, peer, vrf);
         cell.verified.store(verified, Ordering::Release);
         cell.exported.store(exported, Ordering::Release);
+        // Last: whoever sees a drain done sees that slots were lost since.
+        cell.drained.store(drained, Ordering::Release);
     }
 
     /// Connections of an event thread with a peer: our lanes that are up, its lanes that are up, how many lanes
@@ -159,8 +170,12 @@ impl Board {
         let lanes = |read: fn(&Lanes) -> &AtomicU32| {
             (0..self.events).map(move |e| read(self.lane_cell(e, peer)).load(Ordering::Acquire))
         };
+        // In front of the slots, see `set_progress`.
+        let drained = (0..self.events).map(|e| self.cell(e, peer, vrf).drained.load(Ordering::Acquire));
+        let drained = drained.min().unwrap_or(0);
         PeerView {
             vrf: best,
+            drained,
             node: u8::try_from(lanes(|l| &l.node).max().unwrap_or(0)).unwrap_or(0),
             heard: self
                 .heard
@@ -199,12 +214,13 @@ mod tests {
         };
         board.set_vrf(0, 1, VrfId(1), Some(old));
         board.set_vrf(1, 1, VrfId(1), Some(new));
-        board.set_progress(0, 1, VrfId(1), 3, 1);
-        board.set_progress(1, 1, VrfId(1), 4, 0);
+        board.set_progress(0, 1, VrfId(1), (3, 1, 9));
+        board.set_progress(1, 1, VrfId(1), (4, 0, 8));
         board.set_lanes(1, 1, 1, 2, 3, 7);
         let view = board.view(1, VrfId(1), 8);
         assert_eq!(view.vrf, Some(new));
         assert_eq!((view.verified, view.exported, view.slots), (7, 1, 8));
+        assert_eq!(view.drained, 8, "what one event thread lacks nobody has");
         assert_eq!(
             (view.node, view.clients_up, view.locals_up, view.locals_total),
             (7, 1, 2, 3)

@@ -73,6 +73,15 @@ impl<W: Wire> Conn<W> {
         }
     }
 
+    /// The frame that everything put in so far is acknowledged with, which goes out with the end of this turn; none when
+    /// nothing is on its way.
+    pub(crate) fn last_frame(&mut self) -> Option<u64> {
+        let open = self.out.opened().is_some();
+        let flies = self.flights.as_ref().is_some_and(|flights| !flights.is_empty());
+        self.urgent |= open;
+        (open || flies).then(|| self.out.sequence() + u64::from(open))
+    }
+
     /// Adds what has gone over it.
     pub(crate) fn tally(&self, to: &mut Tallies) {
         to.sent.add(&self.out.tally);

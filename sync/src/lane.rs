@@ -51,11 +51,23 @@ pub(crate) struct Lane<W> {
     attempts: u32,
     /// By VRF; those not shared with the peer have no slots.
     exports: Vec<Export>,
+    /// By VRF.
+    drains: Vec<Drain>,
     todo: VecDeque<SlotRef>,
     reminded: Instant,
     report: ClientReport,
     /// Counts of earlier connections.
     past: Past,
+}
+
+/// How far the peer is with everything that stood in front of the last mark of a drain.
+#[derive(Debug, Clone, Copy, Default)]
+struct Drain {
+    /// Of the drain; 0 before the first one.
+    number: u32,
+    /// Frame to be acknowledged; none when it was, or when its connection is over: the next one's slots are verified with
+    /// it in them.
+    frame: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -116,6 +128,7 @@ impl<W: Wire> Lane<W> {
             },
             attempts: 0,
             exports: exports.collect(),
+            drains: vec![Drain::default(); config.vrfs.len()],
             todo: VecDeque::new(),
             reminded: Instant::default(),
             report,
@@ -154,6 +167,23 @@ impl<W: Wire> Lane<W> {
     /// Slots of a VRF that the peer has verified.
     pub(crate) fn exported(&self, vrf: VrfId) -> u32 {
         self.exports.get(vrf.index()).map_or(0, Export::verified)
+    }
+
+    /// Everything that the workers kept back of a VRF was put in by now.
+    pub(crate) fn mark_drained(&mut self, vrf: VrfId, number: u32) {
+        let frame = match &mut self.state {
+            State::Up { conn, .. } => conn.last_frame(),
+            _ => None,
+        };
+        if let Some(drain) = self.drains.get_mut(vrf.index()) {
+            *drain = Drain { number, frame };
+        }
+    }
+
+    /// The last drain of a VRF that the peer has acknowledged everything of.
+    pub(crate) fn drained(&self, vrf: VrfId) -> u32 {
+        let drain = self.drains.get(vrf.index()).filter(|d| d.frame.is_none());
+        drain.map_or(0, |d| d.number)
     }
 
     /// Whether records for this lane should wait in the workers' rings.
@@ -310,6 +340,10 @@ impl<W: Wire> Lane<W> {
                     self.report.frames_acked = self.past.frames + done.sequence;
                     self.report.records_acked += done.records - *acked;
                     *acked = done.records;
+                }
+                for drain in self.drains.iter_mut().filter(|d| d.frame.is_some()) {
+                    drain.frame = drain.frame.filter(|frame| *frame > sequence);
+                    s.changed |= drain.frame.is_none();
                 }
             }
             Message::Credit { records } => conn.grant(records),
@@ -722,6 +756,7 @@ impl<W: Wire> Lane<W> {
             for export in self.exports.iter_mut().filter(|e| e.is_streaming()) {
                 export.stop(self.tag.incarnation, &mut self.todo);
             }
+            self.drains.iter_mut().for_each(|drain| drain.frame = None);
             s.changed = true;
             let (peer, lane, reason) = (self.tag.peer, self.tag.lane, cause.name());
             s.tell(PumpEvent::LaneDown {

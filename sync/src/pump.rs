@@ -48,6 +48,8 @@ pub struct Pump<N: Net> {
     controls: Vec<Lane<N::Wire>>,
     inlets: Vec<Inlet<N::Wire>>,
     door: Door<N::Wire>,
+    /// By VRF: the drain under way, and the workers that have set their marks.
+    drains: Vec<(u32, usize)>,
     /// By peer.
     stats: Vec<LocalReport>,
     records_taken: u64,
@@ -85,6 +87,7 @@ impl<N: Net> Pump<N> {
             hand_over: ports.hand_over,
             inlets: Vec::new(),
             door: Door::new(&config),
+            drains: vec![(0, 0); config.vrfs.len()],
             records_taken: 0,
             records_untaken: 0,
             records_copied: 0,
@@ -295,27 +298,44 @@ impl<N: Net> Pump<N> {
         work
     }
 
+    /// A worker has set its mark behind what it kept back. With the last one of a drain, this thread has it all.
+    fn drained(&mut self, vrf: VrfId, number: u32) {
+        let drain = &mut self.drains[vrf.index()];
+        if drain.0 != number {
+            *drain = (number, 0);
+        }
+        drain.1 += 1;
+        if drain.1 == self.from_workers.len() {
+            for lane in &mut self.lanes {
+                lane.mark_drained(vrf, number);
+            }
+            self.shared.changed = true;
+        }
+    }
+
     fn steer(&mut self, item: &ToEvent) {
         let now = self.shared.now;
-        let known = |at: &SlotRef| at.vrf.index() < self.shared.config.vrfs.len();
-        let (ToEvent::SlotBegin { at, .. }
-        | ToEvent::Record { at, .. }
-        | ToEvent::SlotEnd { at, .. }
-        | ToEvent::SlotVerified { at, .. }
-        | ToEvent::SlotFailed { at, .. }
-        | ToEvent::SlotOffer { at, .. }
-        | ToEvent::SlotAsk { at, .. }
-        | ToEvent::SlotDigest { at, .. }
-        | ToEvent::Commit { at, .. }
-        | ToEvent::Committed { at, .. }
-        | ToEvent::SlotMark { at, .. }
-        | ToEvent::SlotMarked { at, .. }
-        | ToEvent::SlotListed { at, .. }
-        | ToEvent::SlotTail { at, .. }
-        | ToEvent::SlotDirty { at }) = item;
+        let vrf = match item {
+            ToEvent::Drained { vrf, .. } => *vrf,
+            ToEvent::SlotBegin { at, .. }
+            | ToEvent::Record { at, .. }
+            | ToEvent::SlotEnd { at, .. }
+            | ToEvent::SlotVerified { at, .. }
+            | ToEvent::SlotFailed { at, .. }
+            | ToEvent::SlotOffer { at, .. }
+            | ToEvent::SlotAsk { at, .. }
+            | ToEvent::SlotDigest { at, .. }
+            | ToEvent::Commit { at, .. }
+            | ToEvent::Committed { at, .. }
+            | ToEvent::SlotMark { at, .. }
+            | ToEvent::SlotMarked { at, .. }
+            | ToEvent::SlotListed { at, .. }
+            | ToEvent::SlotTail { at, .. }
+            | ToEvent::SlotDirty { at } => at.vrf,
+        };
         let record = u64::from(matches!(item, ToEvent::Record { .. }));
         self.records_taken += record;
-        if !known(at) {
+        if vrf.index() >= self.shared.config.vrfs.len() {
             self.records_untaken += record;
             return self.shared.count(Cause::ItemUnopened);
         }
@@ -417,6 +437,10 @@ impl<N: Net> Pump<N> {
                 self.again(*at, "dirty");
                 true
             }
+            ToEvent::Drained { vrf, number } => {
+                self.drained(*vrf, *number);
+                true
+            }
         };
         if !done {
             self.records_untaken += record;
@@ -506,7 +530,9 @@ impl<N: Net> Pump<N> {
                 let newest = said.chain(heard).max_by_key(|v| v.term);
                 let verified = inlets().map(|i| i.verified(vrf)).sum();
                 let exported = clients().map(|l| l.exported(vrf)).sum();
-                self.board.set_progress(event, peer, vrf, verified, exported);
+                let drained = self.lanes[usize::from(peer)].drained(vrf);
+                self.board
+                    .set_progress(event, peer, vrf, (verified, exported, drained));
                 self.board.set_vrf(event, peer, vrf, newest);
             }
             let up = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

@@ -5,6 +5,10 @@
 //! without a term too, or has been silent for the boot wait. From then on a declared table decides between
 //! backup and master. Taking the active role raises the term; a live peer with a higher term demotes.
 //!
+//! Whoever is told to stand by *drains* first: workers tell what policy and overload kept back for the time being
+//! (`dataplane/src/drain.rs`), and the role is given up when every live peer has acknowledged it. At once where no peer
+//! lives, after [`DRAIN_MAX`] at the latest, and not at all where a higher term has demoted: then nobody listens any more.
+//!
 //! Besides the role the machine says whether this node is *in doubt*: whether a peer may be giving out ports, or may
 //! have to go on with a table from which some are missing (sync/PROTOCOL.md R-71).
 
@@ -18,6 +22,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::board::PeerVrf;
+
+/// How long a node that is told to stand by stays active for its peers' sake.
+pub const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 /// What configuration or an operator wants of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -47,6 +54,8 @@ pub struct PeerView {
     pub verified: u32,
     /// Slots it has verified of ours.
     pub exported: u32,
+    /// The last drain of which it has acknowledged everything; 0 for none.
+    pub drained: u32,
     /// Our lanes that are up, control lane included.
     pub clients_up: u32,
     /// Our lanes.
@@ -69,6 +78,12 @@ impl PeerView {
             };
             !v.role.is_active() && done == self.slots
         })
+    }
+
+    /// Whether the peer lives and lacks something of what a drain tells, or a slot.
+    #[must_use]
+    pub const fn lacks(&self, drain: u32) -> bool {
+        self.vrf.is_some() && (self.drained != drain || self.exported < self.slots)
     }
 
     /// Whether the peer holds state of the VRF that this node, at `own`, lacks. An equal term belongs to its
@@ -100,6 +115,8 @@ pub enum Cause {
     PeerActive,
     /// A peer with a higher term took over.
     Outranked,
+    /// Told to stand by, and the peers are being told what was kept back.
+    Draining,
     /// A must-equal section of the configuration, or the slot count, differs from the peer's.
     ConfigDiffers,
     /// Not every lane is up.
@@ -116,6 +133,7 @@ impl Cause {
             Self::MasterPending => "master ordered; import from a live peer unfinished",
             Self::PeerActive => "prefers master; a peer is active",
             Self::Outranked => "demoted by a peer with a higher term",
+            Self::Draining => "draining: told to stand by; peers are being told what was kept back",
             Self::ConfigDiffers => "configuration differs from the peer's in a section that must be equal",
             Self::LanesDown => "not every sync lane is up",
         }
@@ -131,6 +149,8 @@ enum Situation {
     Waiting,
     /// A peer was heard and is gone, less than the boot wait ago.
     Lost,
+    /// This node is about to give the role up, and a live peer lacks something that it can still be told.
+    Untold,
     /// A live peer is master.
     Active,
     /// Nobody is in the way.
@@ -168,7 +188,7 @@ const fn row(
 const TABLE: &[Row] = &{
     use Desire::{Backup as WantBackup, Ordered, Preferred};
     use Role::{Backup, Fault, Master};
-    use Situation::{Active, Importing, Lost, Waiting};
+    use Situation::{Active, Importing, Lost, Untold, Waiting};
     [
         row(
             Fault,
@@ -207,6 +227,13 @@ const TABLE: &[Row] = &{
         ),
         row(Backup, None, None, Master, None),
         row(Master, None, Some(Importing), Backup, Some(Cause::Outranked)),
+        row(
+            Master,
+            Some(WantBackup),
+            Some(Untold),
+            Master,
+            Some(Cause::Draining),
+        ),
         row(Master, Some(WantBackup), None, Backup, None),
         row(Master, None, None, Master, None),
     ]
@@ -236,6 +263,37 @@ pub struct Decision {
     pub cause: Option<Cause>,
     /// Whether only this node's own half of the ports is safe to give out.
     pub in_doubt: bool,
+    /// Number of the drain under way; 0 for none.
+    pub drain: u32,
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainEnd {
+    /// Every live peer has everything.
+    Complete,
+    /// No peer is there.
+    Alone,
+    /// A live peer lacked something after [`DRAIN_MAX`].
+    Late,
+    /// A peer with a higher term took over in the middle.
+    Outranked,
+    /// The order was taken back.
+    Cancelled,
+}
+
+impl DrainEnd {
+    /// One line for operators.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Complete => "the peers have everything that was kept back",
+            Self::Alone => "no peer is there to be told what was kept back",
+            Self::Late => "a peer has not acknowledged in time what was kept back",
+            Self::Outranked => "a peer took over before it had been told everything",
+            Self::Cancelled => "the order to stand by was taken back",
+        }
+    }
 }
 
 /// Why a peer can't be declared dead.
@@ -260,6 +318,18 @@ pub struct RoleMachine {
     term: Term,
     seen: Term,
     heard: Vec<Heard>,
+    /// The drain under way.
+    draining: Option<Drain>,
+    /// Drains so far.
+    drains: u32,
+    drain_ended: Option<(DrainEnd, Duration)>,
+}
+
+/// A drain under way.
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    number: u32,
+    since: Instant,
 }
 
 /// When a peer last said something about the VRF.
@@ -304,6 +374,9 @@ impl RoleMachine {
             term: Term::NONE,
             seen: Term::NONE,
             heard,
+            draining: None,
+            drains: 0,
+            drain_ended: None,
         }
     }
 
@@ -347,9 +420,11 @@ impl RoleMachine {
                 ready: true,
                 cause: None,
                 in_doubt: false,
+                drain: 0,
             };
         }
         self.listen(now, peers);
+        self.begin_drain(now);
         if self.role == Role::Fault && mutant::on(Mutant::EmptyOverwrites) {
             self.adopt(peers);
         }
@@ -371,6 +446,7 @@ impl RoleMachine {
             };
         }
         self.role = next;
+        self.end_drain(now, cause, peers);
         if self.role == Role::Backup {
             self.adopt(peers);
         }
@@ -383,6 +459,7 @@ impl RoleMachine {
             ready,
             cause,
             in_doubt: self.in_doubt(peers),
+            drain: self.draining.map_or(0, |drain| drain.number),
         }
     }
 
@@ -409,6 +486,47 @@ impl RoleMachine {
         self.seen = peers.iter().map(|p| p.heard).fold(self.seen, Term::max);
     }
 
+    /// A master that is told to stand by drains from now on.
+    fn begin_drain(&mut self, now: Instant) {
+        let leaves = matches!((self.role, self.desire), (Role::Master, Desire::Backup));
+        if leaves && self.draining.is_none() {
+            self.drains = self.drains.wrapping_add(1).max(1);
+            self.draining = Some(Drain {
+                number: self.drains,
+                since: now,
+            });
+        }
+    }
+
+    fn is_untold(&self, now: Instant, peers: &[PeerView]) -> bool {
+        self.draining.is_some_and(|drain| {
+            now.since(drain.since) < DRAIN_MAX && peers.iter().any(|p| p.lacks(drain.number))
+        })
+    }
+
+    fn end_drain(&mut self, now: Instant, cause: Option<Cause>, peers: &[PeerView]) {
+        let Some(drain) = self.draining.take_if(|_| cause != Some(Cause::Draining)) else {
+            return;
+        };
+        let end = if self.role == Role::Master {
+            DrainEnd::Cancelled
+        } else if cause == Some(Cause::Outranked) {
+            DrainEnd::Outranked
+        } else if peers.iter().all(|p| p.vrf.is_none()) {
+            DrainEnd::Alone
+        } else if peers.iter().any(|p| p.lacks(drain.number)) {
+            DrainEnd::Late
+        } else {
+            DrainEnd::Complete
+        };
+        self.drain_ended = Some((end, now.since(drain.since)));
+    }
+
+    /// How the last drain ended and how long it took, once.
+    pub const fn take_drain_end(&mut self) -> Option<(DrainEnd, Duration)> {
+        self.drain_ended.take()
+    }
+
     fn in_doubt(&self, peers: &[PeerView]) -> bool {
         let mut known = self.heard.iter().zip(peers);
         known.any(|(heard, peer)| !heard.declared_dead && !peer.is_settled(self.term))
@@ -423,6 +541,8 @@ impl RoleMachine {
         };
         if peers.iter().any(|p| p.importing(self.term)) {
             Situation::Importing
+        } else if self.is_untold(now, peers) {
+            Situation::Untold
         } else if quiet(false) {
             Situation::Waiting
         } else if quiet(true) {

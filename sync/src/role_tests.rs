@@ -3,25 +3,25 @@
 use super::*;
 use Desire::{Ordered, Preferred};
 use Role::{Fault, Master};
-use Situation::{Active, Free, Importing, Lost, Waiting};
+use Situation::{Active, Free, Importing, Lost, Untold, Waiting};
 
 const ROLES: [Role; 3] = [Fault, Role::Backup, Master];
 const DESIRES: [Desire; 3] = [Desire::Backup, Preferred, Ordered];
-const SITUATIONS: [Situation; 5] = [Importing, Waiting, Lost, Active, Free];
+const SITUATIONS: [Situation; 6] = [Importing, Untold, Waiting, Lost, Active, Free];
 
 /// What is expected, written out: rows by role and desire, columns by situation in the order above.
 /// F, B and M are the next role; the second letter is the cause: i import unfinished, p master pending,
-/// w waiting for peer, a peer active, o outranked.
-const EXPECTED: [[&str; 5]; 9] = [
-    ["Fi", "Fw", "Fw", "B", "B"],
-    ["Fi", "Fw", "Fw", "B", "B"],
-    ["Fp", "Fw", "B", "B", "B"],
-    ["Bi", "B", "B", "B", "B"],
-    ["Bi", "M", "M", "Ba", "M"],
-    ["Bp", "M", "M", "M", "M"],
-    ["Bo", "B", "B", "B", "B"],
-    ["Bo", "M", "M", "M", "M"],
-    ["Bo", "M", "M", "M", "M"],
+/// w waiting for peer, a peer active, o outranked, d draining. Only a master that is told to stand by meets the second column.
+const EXPECTED: [[&str; 6]; 9] = [
+    ["Fi", "B", "Fw", "Fw", "B", "B"],
+    ["Fi", "B", "Fw", "Fw", "B", "B"],
+    ["Fp", "B", "Fw", "B", "B", "B"],
+    ["Bi", "B", "B", "B", "B", "B"],
+    ["Bi", "M", "M", "M", "Ba", "M"],
+    ["Bp", "M", "M", "M", "M", "M"],
+    ["Bo", "Md", "B", "B", "B", "B"],
+    ["Bo", "M", "M", "M", "M", "M"],
+    ["Bo", "M", "M", "M", "M", "M"],
 ];
 
 fn meaning(cell: &str) -> (Role, Option<Cause>) {
@@ -36,6 +36,7 @@ fn meaning(cell: &str) -> (Role, Option<Cause>) {
         "w" => Some(Cause::WaitingForPeer),
         "a" => Some(Cause::PeerActive),
         "o" => Some(Cause::Outranked),
+        "d" => Some(Cause::Draining),
         _ => None,
     };
     (role, cause)
@@ -97,6 +98,7 @@ fn peer(role: Role, term: u64, verified: u32) -> PeerView {
         slots: 8,
         verified,
         exported: 0,
+        drained: 0,
         clients_up: 2,
         clients_total: 2,
         locals_up: 2,
@@ -292,6 +294,104 @@ fn an_ordered_backup_keeps_its_term_and_does_not_return_by_itself() {
         m.step(ms(900), &[peer(Role::Backup, 0x101, 0)]).role,
         Role::Backup
     );
+}
+
+/// Node 1 is master, node 2 stands by and has everything; node 1 is told to stand by at 100 ms.
+fn draining() -> (RoleMachine, PeerView) {
+    let mut m = machine(Preferred, 1);
+    let stands_by = PeerView {
+        exported: 8,
+        ..peer(Role::Backup, 0, 0)
+    };
+    assert_eq!(m.step(ms(99), &[stands_by]).role, Master);
+    m.order(Desire::Backup);
+    let decision = m.step(ms(100), &[stands_by]);
+    assert_eq!(
+        (decision.role, decision.cause, decision.drain, decision.ready),
+        (Master, Some(Cause::Draining), 1, true)
+    );
+    assert_eq!(m.take_drain_end(), None);
+    (m, stands_by)
+}
+
+fn ended(m: &mut RoleMachine) -> (DrainEnd, u128) {
+    let (end, took) = m.take_drain_end().unwrap();
+    assert_eq!(m.take_drain_end(), None, "told once");
+    (end, took.as_millis())
+}
+
+#[test]
+fn the_role_is_given_up_when_the_peer_has_acknowledged_what_the_drain_told() {
+    let (mut m, peer) = draining();
+    let drained = |drained, exported| PeerView {
+        drained,
+        exported,
+        ..peer
+    };
+    assert_eq!(
+        m.step(ms(110), &[drained(1, 7)]).role,
+        Master,
+        "a slot is being sent"
+    );
+    let down = m.step(ms(111), &[drained(1, 8)]);
+    assert_eq!((down.role, down.cause, down.drain), (Role::Backup, None, 0));
+    assert_eq!(down.term, taken_above(0), "the term stays");
+    assert_eq!(ended(&mut m), (DrainEnd::Complete, 11));
+    // The acknowledgement of one drain says nothing about the next.
+    m.order(Ordered);
+    assert_eq!(m.step(ms(112), &[drained(1, 8)]).role, Master);
+    m.order(Desire::Backup);
+    let again = m.step(ms(113), &[drained(1, 8)]);
+    assert_eq!((again.role, again.drain), (Master, 2));
+}
+
+#[test]
+fn a_peer_that_never_acknowledges_puts_the_demotion_off_for_so_long_and_no_longer() {
+    let (mut m, peer) = draining();
+    let late = ms(100) + DRAIN_MAX;
+    assert_eq!(m.step(ms(2_099), &[peer]).role, Master);
+    let down = m.step(late, &[peer]);
+    assert_eq!((down.role, down.drain), (Role::Backup, 0));
+    assert_eq!(ended(&mut m), (DrainEnd::Late, DRAIN_MAX.as_millis()));
+}
+
+#[test]
+fn without_a_live_peer_there_is_nobody_to_drain_for() {
+    let mut m = machine(Preferred, 1);
+    m.step(ms(100), &[gone()]);
+    m.order(Desire::Backup);
+    assert_eq!(m.step(ms(101), &[gone()]).role, Role::Backup);
+    assert_eq!(ended(&mut m), (DrainEnd::Alone, 0));
+    let (mut m, _) = draining();
+    assert_eq!(
+        m.step(ms(150), &[gone()]).role,
+        Role::Backup,
+        "died in the middle"
+    );
+    assert_eq!(ended(&mut m), (DrainEnd::Alone, 50));
+}
+
+#[test]
+fn a_higher_term_ends_a_drain_at_once() {
+    let (mut m, _) = draining();
+    let down = m.step(ms(120), &[peer(Master, 0x902, 0)]);
+    assert_eq!(
+        (down.role, down.cause, down.drain),
+        (Role::Backup, Some(Cause::Outranked), 0)
+    );
+    assert_eq!(ended(&mut m), (DrainEnd::Outranked, 20));
+}
+
+#[test]
+fn an_order_to_stay_ends_a_drain_and_keeps_the_term() {
+    let (mut m, peer) = draining();
+    m.order(Ordered);
+    let stays = m.step(ms(120), &[peer]);
+    assert_eq!(
+        (stays.role, stays.term, stays.cause, stays.drain),
+        (Master, taken_above(0), None, 0)
+    );
+    assert_eq!(ended(&mut m), (DrainEnd::Cancelled, 20));
 }
 
 #[test]

@@ -13,6 +13,8 @@ mod compare;
 #[cfg(test)]
 mod doubt;
 #[cfg(test)]
+mod drain;
+#[cfg(test)]
 mod fragments;
 #[cfg(test)]
 mod grants;

@@ -30,7 +30,7 @@ use state_sync::config::SyncConfig;
 use state_sync::port::{Arrival, PumpCommand, PumpEvent, PumpPorts};
 use state_sync::pump::Pump;
 use state_sync::report::PumpReport;
-use state_sync::role::{Decision, DeclareError, Desire, RoleMachine};
+use state_sync::role::{Cause, Decision, DeclareError, Desire, DrainEnd, RoleMachine};
 
 use crate::config::{LAN, Setup, WAN};
 use crate::network::{MemNet, MemWire};
@@ -223,6 +223,7 @@ impl Node {
                     let _ = self.asks[0].try_send(Ask::Announce(vrf));
                 }
             }
+            self.shared.roles.set_drain(vrf, decision.drain);
             self.board.set_ready(vrf, decision.ready);
             machine.last = Some(decision);
         }
@@ -250,6 +251,18 @@ impl Node {
         self.machines
             .iter_mut()
             .try_for_each(|m| m.machine.declare_dead(0))
+    }
+
+    /// What is in the way of a VRF's role, as the last step said.
+    #[must_use]
+    pub fn cause(&self, vrf: VrfId) -> Option<Cause> {
+        self.machines.get(vrf.index())?.last?.cause
+    }
+
+    /// How the last drain of a VRF ended, once.
+    pub fn take_drain_end(&mut self, vrf: VrfId) -> Option<DrainEnd> {
+        let machine = self.machines.get_mut(vrf.index())?;
+        machine.machine.take_drain_end().map(|(end, _)| end)
     }
 
     /// Role and term of a VRF.
@@ -318,15 +331,6 @@ impl Node {
     pub fn stop_absorb(&mut self, stop: bool) {
         for worker in &mut self.workers {
             worker.set_absorb_budget(if stop { 0 } else { ABSORB_BUDGET });
-        }
-    }
-
-    /// Tells the workers that the node is about to stand by.
-    pub fn drain(&mut self) {
-        for worker in &mut self.workers {
-            for vrf in 0..self.setup.vrfs() {
-                worker.tables_mut().drain(VrfId(vrf));
-            }
         }
     }
 

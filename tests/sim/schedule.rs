@@ -3,19 +3,22 @@
 
 use core::fmt;
 use core::time::Duration;
+use std::collections::HashSet;
 
 use dataplane::config::Timeouts;
 use dataplane::flow::FlowKey;
+use dataplane::protection::Kept;
 use dataplane::role::Role;
 use dataplane::shard::mix64;
 use dataplane::tables::Tables;
 use state_sync::port::PumpCommand;
 use state_sync::report::PumpReport;
-use state_sync::role::Desire;
+use state_sync::role::{DRAIN_MAX, Desire};
 use testkit::checker::view;
 use testkit::cluster::{Cluster, Death};
 use testkit::config::{MAIN, server, subscriber, subscriber6};
 use testkit::expect::{counters, moved, named};
+use testkit::node::Node;
 use testkit::packet;
 use testkit::random::Random;
 
@@ -59,6 +62,7 @@ enum Event {
     Weather,
     Configure,
     Failover,
+    Demotion,
     Acknowledged,
     Restart,
     Calm,
@@ -67,7 +71,7 @@ enum Event {
 }
 
 /// How often each comes, out of their sum.
-const EVENTS: [(Event, u64); 16] = [
+const EVENTS: [(Event, u64); 17] = [
     (Event::Traffic, 8),
     (Event::Cut, 1),
     (Event::Reset, 1),
@@ -79,6 +83,7 @@ const EVENTS: [(Event, u64); 16] = [
     (Event::Weather, 1),
     (Event::Configure, 1),
     (Event::Failover, 1),
+    (Event::Demotion, 1),
     (Event::Acknowledged, 1),
     (Event::Restart, 1),
     (Event::Calm, 1),
@@ -95,6 +100,23 @@ const SUDDEN: [(Event, u64); 6] = [
     (Event::StopAbsorb, 1),
     (Event::StopThread, 1),
 ];
+
+/// A conntrack of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Held {
+    keys: [FlowKey; 2],
+    slot: u16,
+}
+
+/// Those that the peer is told of, now or when they are older.
+fn told_some_day(node: &Node) -> impl Iterator<Item = Held> {
+    let live = node.tables().flat_map(|tables| tables.conntracks.iter_live());
+    live.filter(|(_, c)| c.sync.kept != Kept::NoSync)
+        .map(|(_, c)| Held {
+            keys: c.keys,
+            slot: c.slot,
+        })
+}
 
 fn draw(from: &[(Event, u64)], random: &mut Random) -> Event {
     let mut at = random.below(from.iter().map(|(_, weight)| weight).sum());
@@ -228,6 +250,7 @@ impl Play {
             }
             Event::Configure => self.configure(),
             Event::Failover => self.failover(),
+            Event::Demotion => self.demotion(),
             Event::Acknowledged => self.acknowledged(),
             Event::Restart => self.restart(),
             Event::Calm => self.calm(),
@@ -514,6 +537,44 @@ impl Play {
             alarms.1 += vrfs.map(|vrf| vrf.slots_failed).sum::<u64>();
         }
         alarms
+    }
+
+    /// The active node is told to stand by, and dies when it does: the other one must have every conntrack but those that
+    /// a rule keeps from it for ever, and those that it says it lacks, and forward it.
+    fn demotion(&mut self) {
+        self.rest();
+        let Some(active) = self.cluster.active() else {
+            return;
+        };
+        let standby = 1 - active;
+        for _ in 0..self.random.between(1, self.scale.packets) {
+            self.open(active);
+        }
+        let held: Vec<_> = told_some_day(self.cluster.node(active)).collect();
+        self.cluster.order(active, Desire::Backup);
+        let end = self.cluster.now + DRAIN_MAX;
+        while self.cluster.node(active).is_active(MAIN) {
+            assert!(self.cluster.now < end, "nothing is in the way of the drain");
+            self.cluster.turn(Duration::from_micros(200));
+        }
+        let left: HashSet<_> = told_some_day(self.cluster.node(active)).collect();
+        let lacking = view(self.cluster.node(standby)).lacking;
+        let death = self.death();
+        self.cluster.kill(active, death);
+        self.cluster.order(standby, Desire::Ordered);
+        self.cluster.run(Duration::from_millis(1_500));
+        for flow in held.iter().filter(|flow| left.contains(*flow)) {
+            let [original, reply] = flow.keys;
+            if lacking.contains_key(&(original.vrf.0, flow.slot)) {
+                continue;
+            }
+            assert!(
+                self.forwards(standby, &original),
+                "lost by the demotion: {original:?}"
+            );
+            let sent = self.cluster.out(standby, &original);
+            assert_eq!(sent, Some(reply.reversed()), "{original:?} after the demotion");
+        }
     }
 
     /// The active node dies with everything in sync: the other one must have every conntrack that it doesn't say it

@@ -38,6 +38,7 @@ pub(crate) fn emit(
         offer_tails(tables, lane, ring);
         pushed += tell_lost(tables, lane, ring);
         pushed += drain(tables, lane, ring, now);
+        pushed += mark_drained(tables, lane, ring);
     }
     digests(tables, rings, now);
     pushed += comparisons(tables, rings, now);
@@ -68,6 +69,17 @@ fn tell_lost(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>) -> 
         } else {
             break;
         }
+    }
+    told
+}
+
+/// Tells the event thread which VRFs it has everything of that this node is about to give up.
+fn mark_drained(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>) -> usize {
+    let mut told = 0;
+    while !ring.is_full()
+        && let Some(mark) = tables.next_mark(lane)
+    {
+        told += usize::from(ring.push(mark).is_ok());
     }
     told
 }
