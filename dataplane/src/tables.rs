@@ -15,7 +15,7 @@ use crate::delta::{Handle, SlotRef, Term, ToEvent};
 use crate::flow::VrfId;
 use crate::history::{Change, Journal};
 use crate::names::Names;
-use crate::nat::{Nat, NatLimits, Pools};
+use crate::nat::{Learned, Nat, NatLimits, Pools};
 use crate::overload::{AGE_S, Step};
 use crate::protection::{Kept, Protect};
 use crate::role::{Role, Roles};
@@ -532,6 +532,15 @@ impl Tables {
         }
         self.drop_block(at, id);
         true
+    }
+
+    /// Gives back what a conntrack was to stand on that could not be made: its port, which needs no rest, and its block, if
+    /// only the refused record has mentioned it.
+    pub(crate) fn unlearn(&mut self, now: Instant, at: SlotRef, learned: Learned) {
+        self.nat.cancel(now, learned.mapping);
+        if learned.block_new && self.nat.unmention(learned.block) {
+            self.drop_block(at, learned.block);
+        }
     }
 
     /// Lists blocks that were granted or released since the last call. Call it after anything that binds, so

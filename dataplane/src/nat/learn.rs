@@ -189,6 +189,16 @@ impl Nat {
         Ok(id)
     }
 
+    /// Ends a block that was only mentioned, by a record which was refused in the end: it is as if nobody had spoken of
+    /// it, and nothing is logged. False while conntracks use it. It is dead afterwards, as with [`Nat::forget_block`].
+    pub(crate) fn unmention(&mut self, id: u32) -> bool {
+        let clear = self.clear_block(id).is_ok();
+        if clear {
+            self.end_block(id);
+        }
+        clear
+    }
+
     /// The held block at a public endpoint, if this worker has it.
     #[must_use]
     pub fn find_block(&self, vrf: VrfId, address: &Addr, port: u16) -> Option<u32> {

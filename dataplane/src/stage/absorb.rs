@@ -332,8 +332,11 @@ fn put_conntrack(
                 note_collision(tables, at, id);
                 tables.discard(now, id);
             }
-        } else {
+        } else if direction == Direction::Original {
             return Err(Refused::Stale);
+        } else {
+            // Another flow's answers have this tuple: the sender counts an entry that can't be here.
+            return Err(Refused::Conflict);
         }
     }
     let id = create(tables, at, put, now)?;
@@ -375,26 +378,27 @@ fn account(tables: &mut Tables, at: SlotRef, id: u32, version: Version, digest: 
 
 /// Makes the conntrack with everything it stands on: subscriber, block, mapping, port.
 fn create(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) -> Result<u32, Refused> {
-    let nat = match put.nat {
+    let learned = match put.nat {
         None => None,
-        Some(part) => {
+        Some(_) => {
             let learned = evicting(tables, now, |nat| nat.learn(now, put, at.slot))?;
             if let Some(slot) = tables.slots.get_mut(at) {
                 slot.link(Kind::Block, &mut tables.nat, learned.block);
             }
-            Some(NatBinding {
-                part,
-                mapping: learned.mapping,
-            })
+            Some(learned)
         }
     };
+    let nat = put.nat.zip(learned).map(|(part, learned)| NatBinding {
+        part,
+        mapping: learned.mapping,
+    });
     match insert_evicting(tables, inherited(put, at.slot, nat, now), put.version, now) {
         Ok(id) => Ok(id),
         Err(refused) => {
-            if let Some(nat) = nat
+            if let Some(learned) = learned
                 && !mutant::on(Mutant::PartialRefusal)
             {
-                tables.nat.cancel(now, nat.mapping);
+                tables.unlearn(now, at, learned);
             }
             Err(refused)
         }
@@ -697,3 +701,6 @@ fn find_original(tables: &Tables, original: &crate::flow::FlowKey) -> Option<u32
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
