@@ -12,6 +12,8 @@ const EAL_MB: u64 = 24;
 const MBUF_OVERHEAD: u64 = 128 + 64 + 64;
 /// Mbufs that a worker's cache may hold back from everybody else (1.5 times its size).
 const CACHED_PER_WORKER: u64 = 384;
+/// Fragments that may wait in a worker for their packet's first one.
+const FRAGMENTS_HELD: u64 = dataplane::worker::FRAGMENTS_HELD as u64;
 /// Bytes of process memory of one conntrack with everything that belongs to it, at most.
 const CONNTRACK_BYTES: u64 = 160;
 
@@ -61,6 +63,8 @@ pub struct PlanInput {
     pub mbuf_room: u16,
     /// Descriptors of each queue.
     pub descriptors: u16,
+    /// Packets that may wait in each worker until the peer knows their flow. Rules may ask for it at run time.
+    pub held_packets: u32,
     /// Megabytes for the EAL when it runs without hugepages.
     pub memory_mb: u32,
     /// Whether to use hugepages.
@@ -128,7 +132,7 @@ pub enum PlanError {
         free_mb: u32,
     },
     /// Queues and caches could swallow the whole pool.
-    #[error("{mbufs} mbufs are too few: queues, caches and bursts can hold {needed}")]
+    #[error("{mbufs} mbufs are too few: queues, caches and packets that wait can hold {needed}")]
     Mbufs {
         /// As configured.
         mbufs: u32,
@@ -323,7 +327,8 @@ fn memory(input: &PlanInput) -> Result<MemoryPlan, PlanError> {
         .map(|port| u64::from(port.rx_queues) + input.workers as u64)
         .sum();
     // Descriptors are the drivers' to fill; software devices hold far fewer, so only half is insisted on.
-    let held = queues * u64::from(input.descriptors) / 2 + input.workers as u64 * CACHED_PER_WORKER;
+    let per_worker = CACHED_PER_WORKER + FRAGMENTS_HELD + u64::from(input.held_packets);
+    let held = queues * u64::from(input.descriptors) / 2 + input.workers as u64 * per_worker;
     if mbufs < held {
         return Err(PlanError::Mbufs {
             mbufs: input.mbufs,
@@ -460,6 +465,7 @@ mod tests {
             mbufs: 16_384,
             mbuf_room: 2_176,
             descriptors: 1_024,
+            held_packets: 512,
             memory_mb: 256,
             hugepages: Hugepages::Auto,
             conntracks_max: 262_144,
@@ -596,10 +602,17 @@ mod tests {
             ),
             (
                 PlanInput {
-                    mbufs: 4_863,
+                    mbufs: 6_911,
                     ..with()
                 },
-                "4863 mbufs are too few: queues, caches and bursts can hold 4864",
+                "6911 mbufs are too few: queues, caches and packets that wait can hold 6912",
+            ),
+            (
+                PlanInput {
+                    held_packets: 65_536,
+                    ..with()
+                },
+                "16384 mbufs are too few: queues, caches and packets that wait can hold 136960",
             ),
         ] {
             assert_eq!(refused(input), text);

@@ -18,6 +18,7 @@ use rtrb::{Consumer, Producer};
 
 use crate::applied::AppliedCounters;
 use crate::delta::{ToEvent, ToWorker};
+pub use crate::fragment::HELD as FRAGMENTS_HELD;
 use crate::fragment::{Fragments, Ticket};
 use crate::inbox::{Announcing, Ask, Visited, Visitor};
 use crate::io::{BURST, Io, Packet, RxQueue};

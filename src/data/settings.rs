@@ -48,6 +48,7 @@ pub(super) fn plan_input(config: &Config) -> PlanInput {
         mbufs: threads.mbufs,
         mbuf_room: ROOM_DEFAULT,
         descriptors: DESCRIPTORS,
+        held_packets: threads.held_packets,
         memory_mb: threads.memory_mb,
         hugepages: threads.hugepages,
         conntracks_max: u64::from(threads.conntracks_max),

@@ -41,7 +41,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
 const CONTEXTS: u32 = 1_024;
 
 /// Frames that may wait, per worker. Each is one buffer, so this bounds the bytes too.
-const HELD: u32 = 512;
+pub const HELD: u32 = 512;
 
 /// Frames that may wait for one first piece: 64 KiB in pieces of 1,024 bytes.
 const HELD_PER_PACKET: u32 = 64;
