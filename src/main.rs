@@ -30,7 +30,7 @@ struct Args {
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             match error.downcast_ref::<Faults>() {
                 Some(faults) => eprintln!("{faults}"),
@@ -41,14 +41,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> anyhow::Result<()> {
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let file = args.config.display().to_string();
     let text = std::fs::read_to_string(&args.config).with_context(|| format!("reading {file}"))?;
     let config = config::load(&file, &text, &machine::cores())?;
     let start = Start::new(config)?;
     if args.plan {
         println!("{}", start.plan);
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     twinpath::log::to_stderr(start.config.log.level);
     let signals = Signals::default();
@@ -61,10 +61,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
     if let Err(error) = data::run(&start, &signals) {
         // Most often something that the file names isn't there: say where in the file.
-        for fault in config::check_host(&start.config, &ThisMachine) {
+        let faults = config::check_host(&start.config, &ThisMachine);
+        for fault in &faults {
             eprintln!("{fault}");
+        }
+        if error.fault().is_some_and(|fault| faults.contains(fault)) {
+            return Ok(ExitCode::FAILURE);
         }
         return Err(error.into());
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -95,6 +95,17 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+impl StartError {
+    /// The fault of the configuration that it is, if it is one.
+    #[must_use]
+    pub const fn fault(&self) -> Option<&Fault> {
+        match self {
+            Self::Keys(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
 impl From<Fault> for StartError {
     fn from(fault: Fault) -> Self {
         Self::Keys(fault)

@@ -13,6 +13,9 @@ from twinlab.topology import SERVER, SERVER_FAR, SERVER_FAR_NET
 
 NEW_MAC = "02:00:c0:00:00:77"
 
+# Of nobody.
+PUBLIC_KEY = "tpk1ratr08yfq86cqv6tf65adfrn47p7ekg3jx56jhar50xuqgtp286qxakxpc"
+
 SEVEN_FAULTS = [
     # (text to replace, replacement): each one a fault of its own kind
     ('workers = 2', 'workers = 2\nworker_cores = [0, 4000]'),
@@ -166,6 +169,17 @@ class TestConfiguration(TimedCase):
                 self.assertNotEqual(done.returncode, 0, f"{words[0].name} accepted the file")
                 self.assertGreaterEqual(len(located), 7, f"{words[0].name} said:\n{said}")
             self.assertFalse(Path("/run/twinpath/faulty/dataplane.sock").exists())
+
+    def test_a_key_file_that_is_not_there_is_one_message(self):
+        """It is a fault of the file as well as the end of the start; once is enough."""
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "keyless.toml"
+            text = toml("node1", "keyless", Knobs(security="tls"), "/dev/null", f"{folder}/no.key", [PUBLIC_KEY])
+            file.write_text(text, encoding="ascii")
+            done = subprocess.run([binaries() / DAEMONS["dataplane"], "--config", file], capture_output=True, text=True,
+                                  timeout=20, check=False)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertEqual((done.stderr + done.stdout).count("there is no key file"), 1, done.stderr + done.stdout)
 
 
 if __name__ == "__main__":
