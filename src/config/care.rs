@@ -16,11 +16,40 @@ const AFTER_S_MAX: u32 = 3_600;
 /// Longest wait of a packet, in milliseconds: beyond it the sender has sent it again.
 const TIMEOUT_MS_MAX: u32 = 1_000;
 
-/// What a rule says. `replicated` tells whether the VRF has a peer.
-pub(super) fn read_care(section: &Section<'_>, replicated: bool) -> Care {
+/// What the VRF of a rule is like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Around {
+    /// It has a peer.
+    pub replicated: bool,
+    /// What counts where a rule says nothing.
+    pub output_commit: OutputCommit,
+}
+
+/// What a rule says. A packet can't wait until a peer has what the same rule keeps from it.
+pub(super) fn read_care(section: &Section<'_>, around: Around) -> Care {
+    let sync = section.parsed("sync", sync_policy);
+    let said = output_commit(section, around.replicated);
+    let commit = said.unwrap_or(around.output_commit);
+    if let Some(At { value, place }) = &sync {
+        let what = || {
+            let whose = if said.is_some() { "" } else { ", the VRF's," };
+            let commit = commit_word(commit);
+            format!(
+                "sync = \"{}\" keeps flows from the peer, and output_commit = \"{commit}\"{whose} waits for the peer to have them",
+                sync_word(*value)
+            )
+        };
+        let advice = if said.is_some() {
+            "remove one of the two"
+        } else {
+            "add output_commit = \"off\" to the rule, or remove sync"
+        };
+        let possible = *value == SyncPolicy::Always || commit == OutputCommit::Off;
+        section.report().check(possible, *place, what, advice);
+    }
     Care {
-        sync: section.parsed("sync", sync_policy).map(|s| s.value),
-        output_commit: output_commit(section, replicated),
+        sync: sync.map(|s| s.value),
+        output_commit: said,
     }
 }
 
@@ -60,14 +89,19 @@ fn sync_policy(text: &str) -> Result<SyncPolicy, String> {
     }
 }
 
+fn sync_word(sync: SyncPolicy) -> String {
+    match sync {
+        SyncPolicy::Always => "always".to_owned(),
+        SyncPolicy::After(seconds) => format!("after {seconds}"),
+        SyncPolicy::Never => "never".to_owned(),
+    }
+}
+
 /// As the file says it.
 pub(super) fn describe(care: Care) -> String {
-    let sync = match care.sync {
-        None => String::new(),
-        Some(SyncPolicy::Always) => " sync always".to_owned(),
-        Some(SyncPolicy::After(seconds)) => format!(" sync after {seconds}"),
-        Some(SyncPolicy::Never) => " sync never".to_owned(),
-    };
+    let sync = care
+        .sync
+        .map_or(String::new(), |s| format!(" sync {}", sync_word(s)));
     let commit = care
         .output_commit
         .map_or(String::new(), |c| format!(" output_commit {}", commit_word(c)));

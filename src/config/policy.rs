@@ -10,7 +10,7 @@ use dataplane::config::{
 use dataplane::flow::{VrfId, proto};
 use ipnet::IpNet;
 
-use super::care::read_care;
+use super::care::{Around, read_care};
 use super::locate::{At, Place};
 use super::section::Section;
 use super::topology::{Names, Topology};
@@ -40,7 +40,7 @@ pub(super) fn read_firewall(
     section: Section<'_>,
     vrf: VrfId,
     topology: &Topology,
-    replicated: bool,
+    around: Around,
 ) -> FirewallIntent {
     let default = section
         .parsed("default", |t| word(t, &ACTIONS))
@@ -49,7 +49,7 @@ pub(super) fn read_firewall(
     let rules = section
         .sections("rule", "[[vrf.firewall.rule]]")
         .into_iter()
-        .map(|rule| read_rule(rule, vrf, topology, replicated, &mut ids))
+        .map(|rule| read_rule(rule, vrf, topology, around, &mut ids))
         .collect();
     section.finish();
     FirewallIntent { rules, default }
@@ -59,7 +59,7 @@ fn read_rule(
     section: Section<'_>,
     vrf: VrfId,
     topology: &Topology,
-    replicated: bool,
+    around: Around,
     ids: &mut Ids,
 ) -> RuleIntent {
     let report = section.report();
@@ -109,7 +109,7 @@ fn read_rule(
             .parsed("action", |t| word(t, &ACTIONS))
             .map_or(Action::default(), |a| a.value),
         log: section.flag("log", false),
-        care: read_care(&section, replicated),
+        care: read_care(&section, around),
     };
     section.finish();
     rule
@@ -166,7 +166,7 @@ pub(super) fn read_nat(
     vrf: VrfId,
     topology: &Topology,
     inside: Option<&[IpNet]>,
-    replicated: bool,
+    around: Around,
 ) -> (Vec<PoolIntent>, Vec<PoolPlaces>, Vec<NatRuleIntent>) {
     let pools = section.sections("pool", "[[vrf.cg_nat.pool]]");
     let names = Names::read("pool", &pools);
@@ -182,7 +182,7 @@ pub(super) fn read_nat(
         .map(|rule| {
             let place = rule.place_of("sync");
             let report = rule.report();
-            let read = read_nat_rule(rule, vrf, topology, inside, replicated, &names, &mut ids);
+            let read = read_nat_rule(rule, vrf, topology, inside, around, &names, &mut ids);
             let pool = pools.get(usize::from(read.pool));
             let open = pool.filter(|p| p.filtering == Filtering::EndpointIndependent);
             let always = matches!(read.care.sync, None | Some(SyncPolicy::Always));
@@ -287,7 +287,7 @@ fn read_nat_rule(
     vrf: VrfId,
     topology: &Topology,
     inside: Option<&[IpNet]>,
-    replicated: bool,
+    around: Around,
     pools: &Names,
     ids: &mut Ids,
 ) -> NatRuleIntent {
@@ -330,7 +330,7 @@ fn read_nat_rule(
             v4_inside().collect()
         },
         pool: pool.and_then(|p| pools.resolve(report, &p)).unwrap_or(0),
-        care: read_care(&section, replicated),
+        care: read_care(&section, around),
     };
     section.finish();
     rule

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use dataplane::config::{Neighbor, NextHop, Route, Timeouts, VrfIntent};
 use dataplane::flow::VrfId;
 
-use super::care::read_commit;
+use super::care::{Around, read_commit};
 use super::locate::{At, Place};
 use super::policy::{self, PoolPlaces};
 use super::section::Section;
@@ -64,12 +64,17 @@ fn read_vrf(section: Section<'_>, id: VrfId, topology: &Topology, places: &mut P
     };
     places.mark(report, format!("vrf.{name}.kernel"), section.place_of(kernel_key));
     let replicated = section.nested_has("ha_fp_conntrack", "peer");
+    let output_commit = read_commit(&section, replicated);
+    let around = Around {
+        replicated,
+        output_commit: output_commit.policy,
+    };
     let firewall = section.section("firewall", "[vrf.firewall]");
-    let firewall = policy::read_firewall(firewall, id, topology, replicated);
+    let firewall = policy::read_firewall(firewall, id, topology, around);
     // A faulty inside prefix is one fault; what it does to NAT rules isn't another.
     let known_inside = section.took_all("inside", &inside).then_some(inside.as_slice());
     let nat = section.section("cg_nat", "[vrf.cg_nat]");
-    let (pools, pool_places, nat_rules) = policy::read_nat(nat, id, topology, known_inside, replicated);
+    let (pools, pool_places, nat_rules) = policy::read_nat(nat, id, topology, known_inside, around);
     let (listen_ha_group, peers) = read_ha(
         section.section("ha_fp_conntrack", "[vrf.ha_fp_conntrack]"),
         topology,
@@ -89,7 +94,7 @@ fn read_vrf(section: Section<'_>, id: VrfId, topology: &Topology, places: &mut P
             nat_rules,
             timeouts: read_timeouts(section.section("timeouts", "[vrf.timeouts]")),
             tcp_window_check: section.flag("tcp_window_check", true),
-            output_commit: read_commit(&section, replicated),
+            output_commit,
         },
         routes: read_routes(&section, id, topology),
         neighbors: read_neighbors(&section, id, topology),

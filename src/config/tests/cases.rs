@@ -293,6 +293,24 @@ fn protection() -> Vec<Case> {
              output_commit",
         ),
         (
+            "action = \"accept\"\n",
+            "action = \"accept\"\nsync = \"never\"\noutput_commit = \"closed\"\n",
+            "46:8: sync = \"never\" keeps flows from the peer, and output_commit = \"closed\" waits for the peer to have them; \
+             remove one of the two",
+        ),
+        (
+            "action = \"accept\"\n",
+            "action = \"accept\"\nsync = \"after 3\"\noutput_commit = \"open\"\n",
+            "46:8: sync = \"after 3\" keeps flows from the peer, and output_commit = \"open\" waits for the peer to have them; \
+             remove one of the two",
+        ),
+        (
+            "outbound = \"wan\"\npool",
+            "outbound = \"wan\"\nsync = \"never\"\noutput_commit = \"open\"\npool",
+            "53:8: sync = \"never\" keeps flows from the peer, and output_commit = \"open\" waits for the peer to have them; \
+             remove one of the two",
+        ),
+        (
             "inside = [\"100.64.0.0/10\"]\n",
             "inside = [\"100.64.0.0/10\"]\noutput_commit_timeout_ms = 0\n",
             "30:28: output_commit_timeout_ms = 0 is out of range; use 1 to 1000",

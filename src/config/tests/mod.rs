@@ -117,6 +117,29 @@ fn every_kind_of_fault_is_located_and_explained() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A firewall rule and a NAT rule inherit the VRF's word, unless they have one of their own.
+#[test]
+fn where_the_vrf_waits_for_its_peer_a_rule_that_keeps_flows_back_has_to_say_off() {
+    let waits = |care: &str| {
+        let from = BASE.find("inside = [").unwrap();
+        let to = BASE.find("[vrf.ha_fp_conntrack]").unwrap();
+        let old = &BASE[from..to];
+        let new = old
+            .replace("action = \"accept\"\n", &format!("action = \"accept\"\n{care}"))
+            .replace("outbound = \"wan\"\n", &format!("outbound = \"wan\"\n{care}"));
+        faults(old, &format!("output_commit = \"closed\"\n{new}"))
+    };
+    let expected = |place: &str| {
+        format!(
+            "{place}: sync = \"never\" keeps flows from the peer, and output_commit = \"closed\", the VRF's, waits for the peer \
+             to have them; add output_commit = \"off\" to the rule, or remove sync"
+        )
+    };
+    assert_eq!(waits("sync = \"never\"\n"), ["47:8", "55:8"].map(expected));
+    assert_eq!(waits("sync = \"never\"\noutput_commit = \"off\"\n"), [""; 0]);
+    assert_eq!(waits("sync = \"always\"\n"), [""; 0]);
+}
+
 #[test]
 fn a_file_with_seven_faults_yields_seven_located_messages() {
     let text = r#"[node]
