@@ -23,7 +23,7 @@ macro_rules! causes {
 causes! {
     /// Connection from an address that is no peer's.
     UnknownAddress = "unknown-address",
-    /// More handshakes at once than are served.
+    /// More handshakes of a peer at once than are served.
     HandshakesFull = "handshakes-full",
     /// The first bytes are not this protocol's.
     WrongMagic = "wrong-magic",
@@ -89,6 +89,8 @@ causes! {
     RecordMisplaced = "record-misplaced",
     /// Record of a slot whose begin was not accepted on this connection.
     RecordNotOpen = "record-not-open",
+    /// Frames, or records of no use, came faster than they are read: reading waits, nothing is lost.
+    ReadingPaused = "reading-paused",
     /// A worker's ring was full when a peer's word about a record came: the packet waits for its time to end.
     CommitUntold = "commit-untold",
     /// Slot refused because this node is active or holds a higher term.

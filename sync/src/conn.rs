@@ -1,6 +1,7 @@
 //! One established connection, as either end sees it: frames out, frames in, and the times by which its health
 //! is judged. Owned by a lane or an inlet; dropping it closes it.
 
+use core::time::Duration;
 use std::collections::VecDeque;
 
 use dataplane::time::Instant;
@@ -8,12 +9,19 @@ use dataplane::time::Instant;
 use crate::cause::Cause;
 use crate::config::Timing;
 use crate::frame::{FrameError, Inbox, Outbox};
+use crate::pace::Pace;
 use crate::record::put_heartbeat;
+use crate::shared::Shared;
 use crate::tally::Tallies;
 use crate::wire::{Io, Wire};
 
 /// Frames whose sending times are remembered; beyond it neighbours share an entry.
 const FLIGHTS_MAX: usize = 4_096;
+
+/// Words read in a burst: those of every slot there may be, and more than a receiver's buffer holds.
+const WORDS_BURST: u32 = 1 << 16;
+/// Time in which one more is read. A frame costs some tens of nanoseconds here and a system call at its sender.
+const WORD: Duration = Duration::from_micros(2);
 
 /// A connection with its buffers.
 #[derive(Debug)]
@@ -21,6 +29,9 @@ pub(crate) struct Conn<W> {
     pub(crate) wire: W,
     pub(crate) out: Outbox,
     pub(crate) inbox: Inbox,
+    /// How many words may be read now.
+    words: Pace,
+    paused: bool,
     /// Most records that may be sent and not acknowledged, and how many have been acknowledged.
     credit: u32,
     items_acked: u64,
@@ -62,6 +73,8 @@ impl<W: Wire> Conn<W> {
             wire,
             out,
             inbox,
+            words: Pace::new(WORDS_BURST, WORD, now),
+            paused: false,
             credit: 0,
             items_acked: 0,
             flights,
@@ -167,6 +180,21 @@ impl<W: Wire> Conn<W> {
         oldest.map_or(0, |f| {
             u64::try_from(now.since(f.closed).as_millis()).unwrap_or(u64::MAX)
         })
+    }
+
+    /// Whether reading pauses, because the peer says more words than it may.
+    pub(crate) fn pauses(&mut self, s: &mut Shared) -> bool {
+        let paused = !self.words.allows(s.now);
+        if paused && !self.paused {
+            s.count(Cause::ReadingPaused);
+        }
+        self.paused = paused;
+        paused
+    }
+
+    /// A frame has ended, or a record was of no use: both are cheap to send and have to be looked at all the same.
+    pub(crate) const fn word(&mut self) {
+        self.words.spend(1);
     }
 
     /// Reads once; gives the number of bytes if any came.

@@ -10,15 +10,16 @@ use crate::config::{CONTROL_LANE, SyncConfig};
 use crate::hello::{
     Answer, FEATURES, Hello, MAGIC_HELLO, Preface, Rejection, VERSIONS, decode_hello, encode_answer,
 };
+use crate::pace::Pace;
 use crate::port::{Arrival, PumpEvent};
 use crate::shared::Shared;
 use crate::wire::{Incoming, Net, Wire};
 
-/// Handshakes served at once.
+/// Handshakes of one peer served at once: another peer's are never kept out by them.
 const HANDSHAKES_MAX: usize = 64;
 /// Connections taken per turn.
 const ACCEPTS_MAX: usize = 16;
-/// Handshakes of one peer at once: enough for all its lanes after a long cut, each of them trying thrice.
+/// Handshakes of one peer in a burst: enough for all its lanes after a long cut, each of them trying thrice.
 const PACE_BURST: u32 = 256;
 /// Time in which one more is allowed. A handshake with keys costs some 100 µs.
 const PACE: Duration = Duration::from_millis(8);
@@ -36,31 +37,6 @@ pub(crate) struct Door<W> {
     paces: Vec<Pace>,
 }
 
-/// How many handshakes of a peer are allowed now.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    allowed: u32,
-    /// When the last of them was added.
-    since: Instant,
-}
-
-impl Pace {
-    /// Takes one; false when there is none.
-    fn take(&mut self, now: Instant) -> bool {
-        let earned = now.since(self.since).as_nanos() / PACE.as_nanos();
-        match u32::try_from(earned) {
-            Ok(earned) if earned < PACE_BURST => {
-                self.allowed = (self.allowed + earned).min(PACE_BURST);
-                self.since = self.since + PACE * earned;
-            }
-            _ => (self.allowed, self.since) = (PACE_BURST, now),
-        }
-        let taken = self.allowed > 0;
-        self.allowed = self.allowed.saturating_sub(1);
-        taken
-    }
-}
-
 #[derive(Debug)]
 struct Waiting<W> {
     wire: W,
@@ -71,14 +47,14 @@ struct Waiting<W> {
 
 impl<W: Wire> Door<W> {
     pub(crate) fn new(config: &SyncConfig) -> Self {
-        let full = Pace {
-            allowed: PACE_BURST,
-            since: Instant::default(),
-        };
+        let (peers, full) = (
+            config.peers.len(),
+            Pace::new(PACE_BURST, PACE, Instant::default()),
+        );
         Self {
             look_at: Instant::default(),
-            waiting: Vec::with_capacity(HANDSHAKES_MAX),
-            paces: vec![full; config.peers.len()],
+            waiting: Vec::with_capacity(peers * HANDSHAKES_MAX),
+            paces: vec![full; peers],
         }
     }
 
@@ -115,12 +91,14 @@ impl<W: Wire> Door<W> {
         let Some(peer) = peer_of(&s.config, &incoming) else {
             return s.refuse(Cause::UnknownAddress);
         };
-        if self.waiting.len() >= HANDSHAKES_MAX {
+        if self.waiting.iter().filter(|w| w.peer == peer).count() >= HANDSHAKES_MAX {
             return s.refuse(Cause::HandshakesFull);
         }
-        if !self.paces[usize::from(peer)].take(s.now) {
+        let pace = &mut self.paces[usize::from(peer)];
+        if !pace.allows(s.now) {
             return s.refuse(Cause::HandshakesTooFast);
         }
+        pace.spend(1);
         let (wire, since) = (incoming.wire, s.now);
         self.waiting.push(Waiting {
             wire,

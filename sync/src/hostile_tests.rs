@@ -16,6 +16,9 @@ use crate::record::{self, VrfOpen};
 use crate::testbed::{Cluster, Plug, SLOTS, Shape, Socket, VRF, address, config};
 use crate::wire::{Breach, Io, Net, Wire};
 
+#[path = "flood_tests.rs"]
+mod floods;
+
 /// Node 2 alone, as a standby; node 1 is played by the test.
 fn target() -> Cluster {
     let mut cluster = Cluster::new(&[Shape::new(1, 1, 1), Shape::new(2, 1, 1)]);
@@ -149,33 +152,6 @@ fn bad_greetings_are_refused_each_with_its_cause() {
     }
 }
 
-/// sync/PROTOCOL.md.
-#[test]
-fn strangers_slow_ones_and_crowds_are_refused() {
-    let mut cluster = target();
-    let mut stranger = dial(&cluster, 66);
-    let mut slow = dial(&cluster, 1);
-    send(&mut slow, b"TWPS");
-    cluster.run(5);
-    assert!(is_closed(&mut stranger));
-    assert!(!is_closed(&mut slow));
-    assert_eq!(cluster.nodes[0].cause("unknown-address"), 1);
-    let crowd: Vec<_> = (0..80).map(|_| dial(&cluster, 1)).collect();
-    cluster.run(20);
-    assert_eq!(cluster.nodes[0].cause("handshakes-full"), 80 + 1 - 64);
-    cluster.tick = Duration::from_millis(100);
-    cluster.run(25);
-    assert!(is_closed(&mut slow));
-    let late = |event: &PumpEvent| {
-        *event
-            == PumpEvent::Refused {
-                reason: "hello-timeout",
-            }
-    };
-    assert_eq!(cluster.nodes[0].events.try_iter().filter(late).count(), 64);
-    drop(crowd);
-}
-
 /// What protected streams report, and how it is counted.
 const BREACHES: [(Breach, &str); 6] = [
     (Breach::KeyUnknown, "tls-key-unknown"),
@@ -221,23 +197,6 @@ fn r55_a_stream_broken_later_ends_with_its_cause_and_touches_nothing() {
         let lanes = &cluster.nodes[0].pumps[0].report().local_nodes[0].lanes;
         assert!(lanes.is_empty(), "{cause}");
     }
-}
-
-#[test]
-fn r8_connections_that_come_too_fast_are_refused_and_welcome_later() {
-    let mut cluster = target();
-    for _ in 0..300 {
-        let mut plug = dial(&cluster, 1);
-        send(&mut plug, b"x");
-        cluster.run(1);
-    }
-    let refused = cluster.nodes[0].cause("handshakes-too-fast");
-    assert!((1..=300 - 256).contains(&refused), "{refused}");
-    cluster.tick = Duration::from_millis(100);
-    cluster.run(1);
-    let (mut plug, _) = accepted(&mut cluster, 1);
-    assert!(!is_closed(&mut plug));
-    assert_eq!(cluster.nodes[0].cause("handshakes-too-fast"), refused);
 }
 
 #[test]

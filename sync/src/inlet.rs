@@ -83,6 +83,8 @@ struct Slot {
 /// How handling a record ended.
 enum Outcome {
     Done,
+    /// It was for no worker: a peer may say only so many of these.
+    Useless,
     /// The worker's ring is full: the same record again next turn.
     Full,
 }
@@ -153,7 +155,9 @@ impl<W: Wire> Inlet<W> {
     /// First half of a turn: read, steer, acknowledge.
     pub(crate) fn turn(&mut self, s: &mut Shared, stats: &mut LocalReport) -> Result<usize, Cause> {
         self.peering.announce(&mut self.conn, &s.own, s.now);
-        self.direct(s);
+        for vrf in 0..u16::try_from(self.imports.len()).unwrap_or(u16::MAX) {
+            self.direct(s, VrfId(vrf));
+        }
         let mut work = 0;
         for _ in 0..READS_MAX {
             // What was left by the last turn comes first; bytes are read only when it is done.
@@ -161,6 +165,9 @@ impl<W: Wire> Inlet<W> {
             work += records;
             if full {
                 stats.waits += 1;
+                break;
+            }
+            if self.conn.pauses(s) {
                 break;
             }
             let Some(bytes) = self.conn.fill(s.now)? else {
@@ -185,49 +192,47 @@ impl<W: Wire> Inlet<W> {
         let _ = self.finish(s);
     }
 
-    /// Decides anew for each VRF whether state may come in: a change of direction closes its slots. The peer is
+    /// Decides anew whether state of a VRF may come in: a change of direction closes its slots. The peer is
     /// told, since it may see no change: what it sends before the direction turns back would be missing here.
-    fn direct(&mut self, s: &mut Shared) {
-        let mut closed = Vec::new();
-        for (vrf, import) in (0u16..).zip(&mut self.imports) {
-            let known = self.peering.known(VrfId(vrf));
-            let own = s.own.get(usize::from(vrf));
-            let accepts = self.tag.lane != CONTROL_LANE
-                && s.is_standing_by(usize::from(vrf))
-                && known.zip(own).is_some_and(|(known, own)| {
-                    let theirs = known.state.term;
-                    // A higher term of this very peer that another lane was faster to tell: its word here is only late.
-                    let late =
-                        import.accepts && theirs != Term::NONE && own.term.node() == self.hello.node_id;
-                    known.slots > 0 && (late || outranks(theirs, self.hello.node_id, own.term))
-                });
-            if accepts == import.accepts {
-                continue;
-            }
-            let open = (0u16..)
-                .zip(&import.slots)
-                .filter(|(_, slot)| slot.generation != 0);
-            closed.extend(open.map(|(slot, state)| {
-                let at = SlotRef {
-                    vrf: VrfId(vrf),
-                    slot,
-                };
-                (at, state.generation)
-            }));
-            let slots = if accepts {
-                known.map_or(0, |k: Known| k.slots)
-            } else {
-                0
-            };
-            *import = Import {
-                accepts,
-                slots: vec![Slot::default(); usize::from(slots)],
-                verified: 0,
-            };
-            s.changed = true;
+    fn direct(&mut self, s: &mut Shared, vrf: VrfId) {
+        let known = self.peering.known(vrf);
+        let own = s.own.get(vrf.index());
+        let Some(import) = self.imports.get_mut(vrf.index()) else {
+            return;
+        };
+        let accepts = self.tag.lane != CONTROL_LANE
+            && s.is_standing_by(vrf.index())
+            && known.zip(own).is_some_and(|(known, own)| {
+                let theirs = known.state.term;
+                // A higher term of this very peer that another lane was faster to tell: its word here is only late.
+                let late = import.accepts && theirs != Term::NONE && own.term.node() == self.hello.node_id;
+                known.slots > 0 && (late || outranks(theirs, self.hello.node_id, own.term))
+            });
+        if accepts == import.accepts {
+            return;
         }
-        for (at, generation) in closed {
-            self.fail(s, at, generation, SlotFailure::NotAccepting);
+        let slots = if accepts {
+            known.map_or(0, |k: Known| k.slots)
+        } else {
+            0
+        };
+        let fresh = Import {
+            accepts,
+            slots: vec![Slot::default(); usize::from(slots)],
+            verified: 0,
+        };
+        let former = core::mem::replace(import, fresh);
+        s.changed = true;
+        let open = (0u16..)
+            .zip(former.slots)
+            .filter(|(_, slot)| slot.generation != 0);
+        for (slot, state) in open {
+            self.fail(
+                s,
+                SlotRef { vrf, slot },
+                state.generation,
+                SlotFailure::NotAccepting,
+            );
         }
     }
 
@@ -243,6 +248,7 @@ impl<W: Wire> Inlet<W> {
                 }
                 Step::End(sequence) => {
                     stats.frames += 1;
+                    self.conn.word();
                     self.checkpoint(sequence, s);
                     continue;
                 }
@@ -252,11 +258,13 @@ impl<W: Wire> Inlet<W> {
                 Ok(message) => self.handle(s, stats, message)?,
                 Err(error) => {
                     self.refuse(s, stats, error);
-                    Outcome::Done
+                    Outcome::Useless
                 }
             };
-            if matches!(outcome, Outcome::Full) {
-                return Ok((work, true));
+            match outcome {
+                Outcome::Done => {}
+                Outcome::Useless => self.conn.word(),
+                Outcome::Full => return Ok((work, true)),
             }
             self.conn.inbox.advance();
             work += 1;
@@ -281,7 +289,7 @@ impl<W: Wire> Inlet<W> {
                 if !self.accepts(at) || generation == 0 {
                     s.count(Cause::SlotNotAccepted);
                     self.fail(s, at, generation, SlotFailure::NotAccepting);
-                    return Ok(Outcome::Done);
+                    return Ok(Outcome::Useless);
                 }
                 if !s.rings.push(
                     at.slot,
@@ -315,7 +323,7 @@ impl<W: Wire> Inlet<W> {
                 if self.generation(at) == 0 {
                     s.count(Cause::RecordNotOpen);
                     vrf_stats(stats, at.vrf).receive_error += 1;
-                    return Ok(Outcome::Done);
+                    return Ok(Outcome::Useless);
                 }
                 if !s.rings.push(at.slot, ToWorker::Record { at, lane, delta }) {
                     return Ok(Outcome::Full);
@@ -328,7 +336,7 @@ impl<W: Wire> Inlet<W> {
             Message::SlotEnd { at, end } => {
                 if end.generation == 0 || self.generation(at) != end.generation {
                     s.count(Cause::RecordNotOpen);
-                    return Ok(Outcome::Done);
+                    return Ok(Outcome::Useless);
                 }
                 if !s.rings.push(at.slot, ToWorker::SlotEnd { at, lane, end }) {
                     return Ok(Outcome::Full);
@@ -338,7 +346,7 @@ impl<W: Wire> Inlet<W> {
                 if !self.accepts(at) {
                     s.count(Cause::SlotNotAccepted);
                     self.fail(s, at, generation, SlotFailure::NotAccepting);
-                    return Ok(Outcome::Done);
+                    return Ok(Outcome::Useless);
                 }
                 if !s
                     .rings
@@ -351,7 +359,7 @@ impl<W: Wire> Inlet<W> {
                 if self.generation(at) == 0 {
                     s.count(Cause::RecordNotOpen);
                     self.slot_committed(s, at, counter, false);
-                    return Ok(Outcome::Done);
+                    return Ok(Outcome::Useless);
                 }
                 if !s.rings.push(at.slot, ToWorker::Commit { at, lane, counter }) {
                     return Ok(Outcome::Full);
@@ -360,7 +368,7 @@ impl<W: Wire> Inlet<W> {
             Message::SlotDigest { at, end } => {
                 if end.generation == 0 || self.generation(at) != end.generation {
                     s.count(Cause::RecordNotOpen);
-                    return Ok(Outcome::Done);
+                    return Ok(Outcome::Useless);
                 }
                 if !s.rings.push(at.slot, ToWorker::SlotDigest { at, lane, end }) {
                     return Ok(Outcome::Full);
@@ -368,18 +376,22 @@ impl<W: Wire> Inlet<W> {
             }
             Message::Comparison { at, round, said } => return Ok(self.compare(s, at, round, &said)),
             Message::VrfOpen(open) => {
-                self.peering.opened(&open, &s.config)?;
+                let opened = self.peering.opened(&open, &s.config)?;
                 s.changed = true;
-                self.direct(s);
+                if let Some(opened) = opened {
+                    self.direct(s, opened.vrf);
+                }
+                return Ok(Outcome::Useless);
             }
             Message::VrfState(state) => {
-                if let Err(cause) = self.peering.changed(&state) {
-                    s.count(cause);
+                match self.peering.changed(&state) {
+                    Ok(vrf) => self.direct(s, vrf),
+                    Err(cause) => s.count(cause),
                 }
                 s.changed = true;
-                self.direct(s);
+                return Ok(Outcome::Useless);
             }
-            Message::Heartbeat => {}
+            Message::Heartbeat => return Ok(Outcome::Useless),
             Message::Bye => return Err(Cause::Closed),
             Message::Ack { .. }
             | Message::Credit { .. }
@@ -390,6 +402,7 @@ impl<W: Wire> Inlet<W> {
             | Message::SlotOffer { .. }
             | Message::SlotCommitted { .. } => {
                 s.count(Cause::RecordMisplaced);
+                return Ok(Outcome::Useless);
             }
         }
         Ok(Outcome::Done)
@@ -400,7 +413,7 @@ impl<W: Wire> Inlet<W> {
         let lane = self.tag;
         if self.generation(at) == 0 {
             s.count(Cause::RecordNotOpen);
-            return Outcome::Done;
+            return Outcome::Useless;
         }
         let item = match said {
             Said::Mark(mark) => ToWorker::SlotMark {
@@ -416,7 +429,7 @@ impl<W: Wire> Inlet<W> {
             },
             Said::Marked(_) | Said::Listed(_) => {
                 s.count(Cause::RecordMisplaced);
-                return Outcome::Done;
+                return Outcome::Useless;
             }
         };
         if s.rings.push(at.slot, item) {

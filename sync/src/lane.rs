@@ -294,6 +294,9 @@ impl<W: Wire> Lane<W> {
             let State::Up { conn, .. } = &mut self.state else {
                 break;
             };
+            if conn.pauses(s) {
+                break;
+            }
             if conn.fill(s.now)?.is_none() {
                 break;
             }
@@ -309,14 +312,23 @@ impl<W: Wire> Lane<W> {
             let State::Up { conn, peering, .. } = &mut self.state else {
                 return Ok(work);
             };
-            let message = match conn.inbox.step()? {
+            let (kind, message) = match conn.inbox.step()? {
                 // Answers only come here: no slot is begun in this direction.
-                Step::Record(kind, body) => record::decode(kind, body, |vrf| peering.resolve(vrf), |_| None),
-                Step::End(_) => continue,
+                Step::Record(kind, body) => (
+                    kind,
+                    record::decode(kind, body, |vrf| peering.resolve(vrf), |_| None),
+                ),
+                Step::End(_) => {
+                    conn.word();
+                    continue;
+                }
                 Step::Need => return Ok(work),
             };
             conn.inbox.advance();
             work += 1;
+            if message.is_err() || kind < record::kind::ACK {
+                conn.word();
+            }
             match message {
                 Ok(message) => self.handle(s, message)?,
                 Err(RecordError::UnknownType) => s.count(Cause::RecordUnknownType),

@@ -19,6 +19,7 @@ mod flow_record;
 mod frame;
 pub mod hello;
 mod lifetime;
+mod pace;
 mod peering;
 mod record;
 mod slot_record;

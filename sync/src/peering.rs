@@ -142,8 +142,8 @@ impl Peering {
         }))
     }
 
-    /// Takes in a VRF-STATE.
-    pub(crate) fn changed(&mut self, state: &VrfState) -> Result<(), Cause> {
+    /// Takes in a VRF-STATE; gives our VRF.
+    pub(crate) fn changed(&mut self, state: &VrfState) -> Result<VrfId, Cause> {
         let handle = self.handles.get(usize::from(state.handle)).copied().flatten();
         let vrf = handle.ok_or(Cause::RecordUnknownVrf)?;
         let known = self.known[vrf.index()].as_mut().ok_or(Cause::RecordUnknownVrf)?;
@@ -154,7 +154,7 @@ impl Peering {
             ready,
             ..known.state
         };
-        Ok(())
+        Ok(vrf)
     }
 
     /// A handle of the peer's, as records use it.
