@@ -4,12 +4,11 @@
 //! Created at start with one cell per event thread, peer and VRF. Each event thread writes only its own cells;
 //! the role machines' thread reads all of them and joins them into one [`PeerView`] per VRF and peer.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
 use dataplane::role::Role;
 
+use crate::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::role::PeerView;
 
 /// One per process, shared by all event threads and the thread that runs the role machines.
@@ -58,6 +57,15 @@ pub struct PeerVrf {
     pub equal: bool,
 }
 
+/// How many slots of a VRF have come from a peer on an event thread's connections, and gone to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) verified: u32,
+    pub(crate) exported: u32,
+    /// The last drain that the peer has everything of.
+    pub(crate) drained: u32,
+}
+
 impl Board {
     /// Nothing known yet.
     #[must_use]
@@ -102,31 +110,30 @@ impl Board {
         &self.lanes[event * self.peers + usize::from(peer)]
     }
 
-    /// An event thread's present knowledge of a peer's VRF; none when no connection says anything.
-    pub(crate) fn set_vrf(&self, event: usize, peer: u8, vrf: VrfId, known: Option<PeerVrf>) {
+    /// An event thread's present knowledge of a peer's VRF (none when no connection says anything), and the slots of it that
+    /// were imported from the peer and exported to it. Whoever sees a term sees no older progress: a node that took the slots
+    /// of an earlier reign for those of this one would overwrite its peer.
+    pub(crate) fn set_vrf(
+        &self,
+        event: usize,
+        peer: u8,
+        vrf: VrfId,
+        known: Option<PeerVrf>,
+        progress: Progress,
+    ) {
+        let cell = self.cell(event, peer, vrf);
+        cell.verified.store(progress.verified, Ordering::Release);
+        cell.exported.store(progress.exported, Ordering::Release);
+        // Behind them: whoever sees a drain done sees that slots were lost since.
+        cell.drained.store(progress.drained, Ordering::Release);
         let word = known.map_or(0, |v| {
             1 | u64::from(v.ready) << 1 | u64::from(v.equal) << 2 | (v.role as u64) << 3 | v.term.0 << 5
         });
         if let Some(known) = known {
             self.hear(vrf, known.term);
         }
-        self.cell(event, peer, vrf).word.store(word, Ordering::Release);
-    }
-
-    /// Slots of a VRF that an event thread has imported from (`verified`) and exported to (`exported`) a peer, and the
-    /// last drain that the peer has everything of.
-    pub(crate) fn set_progress(
-        &self,
-        event: usize,
-        peer: u8,
-        vrf: VrfId,
-        (verified, exported, drained): (u32, u32, u32),
-    ) {
-        let cell = self.cell(event, peer, vrf);
-        cell.verified.store(verified, Ordering::Release);
-        cell.exported.store(exported, Ordering::Release);
-        // Last: whoever sees a drain done sees that slots were lost since.
-        cell.drained.store(drained, Ordering::Release);
+        // Published last.
+        cell.word.store(word, Ordering::Release);
     }
 
     /// Connections of an event thread with a peer: our lanes that are up, its lanes that are up, how many lanes
@@ -170,7 +177,7 @@ impl Board {
         let lanes = |read: fn(&Lanes) -> &AtomicU32| {
             (0..self.events).map(move |e| read(self.lane_cell(e, peer)).load(Ordering::Acquire))
         };
-        // In front of the slots, see `set_progress`.
+        // In front of the slots, see `set_vrf`.
         let drained = (0..self.events).map(|e| self.cell(e, peer, vrf).drained.load(Ordering::Acquire));
         let drained = drained.min().unwrap_or(0);
         PeerView {
@@ -212,10 +219,13 @@ mod tests {
             ready: true,
             equal: false,
         };
-        board.set_vrf(0, 1, VrfId(1), Some(old));
-        board.set_vrf(1, 1, VrfId(1), Some(new));
-        board.set_progress(0, 1, VrfId(1), (3, 1, 9));
-        board.set_progress(1, 1, VrfId(1), (4, 0, 8));
+        let progress = |verified, exported, drained| Progress {
+            verified,
+            exported,
+            drained,
+        };
+        board.set_vrf(0, 1, VrfId(1), Some(old), progress(3, 1, 9));
+        board.set_vrf(1, 1, VrfId(1), Some(new), progress(4, 0, 8));
         board.set_lanes(1, 1, 1, 2, 3, 7);
         let view = board.view(1, VrfId(1), 8);
         assert_eq!(view.vrf, Some(new));
@@ -226,11 +236,92 @@ mod tests {
             (7, 1, 2, 3)
         );
         assert_eq!(board.view(0, VrfId(1), 8).vrf, None);
-        board.set_vrf(1, 1, VrfId(1), None);
-        board.set_vrf(0, 1, VrfId(1), None);
+        board.set_vrf(1, 1, VrfId(1), None, Progress::default());
+        board.set_vrf(0, 1, VrfId(1), None, Progress::default());
         let gone = board.view(1, VrfId(1), 8);
         assert_eq!((gone.vrf, gone.heard), (None, new.term), "a term is not unheard");
         assert_eq!(board.view(1, VrfId(0), 8).heard, Term::NONE);
         assert_eq!(board.view(1, VrfId(0), 8).vrf, None);
+    }
+}
+
+/// Every interleaving of an event thread that learns of a peer and of the thread that decides.
+#[cfg(all(test, loom))]
+mod interleavings {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    const VRF: VrfId = VrfId(0);
+
+    fn at(term: u64, role: Role) -> Option<PeerVrf> {
+        Some(PeerVrf {
+            role,
+            term: Term(term),
+            ready: true,
+            equal: true,
+        })
+    }
+
+    /// A peer whose slots had all come under one term comes back with a higher one and none of them yet.
+    #[test]
+    fn whoever_sees_a_term_sees_no_older_progress_and_has_heard_of_it() {
+        loom::model(|| {
+            let board = Arc::new(Board::new(1, 1, 1));
+            let learns = Arc::clone(&board);
+            let done = Progress {
+                verified: 8,
+                exported: 0,
+                drained: 0,
+            };
+            board.set_vrf(0, 0, VRF, at(0x101, Role::Master), done);
+            let event = thread::spawn(move || {
+                learns.set_vrf(0, 0, VRF, at(0x201, Role::Master), Progress::default());
+            });
+            let view = board.view(0, VRF, 8);
+            let term = view.vrf.map_or(Term::NONE, |v| v.term);
+            assert!(view.heard >= term);
+            assert!(term == Term(0x101) || view.verified == 0, "{view:?}");
+            event.join().unwrap();
+        });
+    }
+
+    /// Slots are lost, then a drain is done: not the other way round.
+    #[test]
+    fn whoever_sees_a_drain_done_sees_the_slots_that_were_lost_before() {
+        loom::model(|| {
+            let board = Arc::new(Board::new(1, 1, 1));
+            let learns = Arc::clone(&board);
+            let progress = |exported, drained| Progress {
+                verified: 0,
+                exported,
+                drained,
+            };
+            board.set_vrf(0, 0, VRF, at(0x101, Role::Backup), progress(8, 0));
+            let event = thread::spawn(move || {
+                learns.set_vrf(0, 0, VRF, at(0x101, Role::Backup), progress(3, 5));
+            });
+            let view = board.view(0, VRF, 8);
+            assert!(view.drained == 0 || view.exported == 3, "{view:?}");
+            event.join().unwrap();
+        });
+    }
+
+    /// What one event thread says never hides what another does; the higher of two terms heard at once stays.
+    #[test]
+    fn of_two_event_threads_the_higher_term_is_seen_and_heard() {
+        loom::model(|| {
+            let board = Arc::new(Board::new(2, 1, 1));
+            let learns = Arc::clone(&board);
+            let other = thread::spawn(move || {
+                learns.set_vrf(1, 0, VRF, at(0x201, Role::Master), Progress::default());
+            });
+            board.set_vrf(0, 0, VRF, at(0x101, Role::Backup), Progress::default());
+            board.set_vrf(0, 0, VRF, None, Progress::default());
+            other.join().unwrap();
+            let view = board.view(0, VRF, 8);
+            assert_eq!((view.vrf, view.heard), (at(0x201, Role::Master), Term(0x201)));
+        });
     }
 }

@@ -30,6 +30,7 @@ mod inlet;
 
 pub mod compare;
 
+mod atomic;
 pub mod board;
 mod cause;
 pub mod conservation;

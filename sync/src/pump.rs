@@ -13,7 +13,7 @@ use dataplane::role::Roles;
 use dataplane::time::Instant;
 use rtrb::Consumer;
 
-use crate::board::Board;
+use crate::board::{Board, Progress};
 use crate::cause::Cause;
 use crate::compare_record::Said;
 use crate::config::{CONTROL_LANE, SyncConfig};
@@ -528,12 +528,12 @@ impl<N: Net> Pump<N> {
                 let said = clients().filter_map(|l| l.peer_vrf(vrf));
                 let heard = inlets().filter_map(|i| i.peer_vrf(vrf));
                 let newest = said.chain(heard).max_by_key(|v| v.term);
-                let verified = inlets().map(|i| i.verified(vrf)).sum();
-                let exported = clients().map(|l| l.exported(vrf)).sum();
-                let drained = self.lanes[usize::from(peer)].drained(vrf);
-                self.board
-                    .set_progress(event, peer, vrf, (verified, exported, drained));
-                self.board.set_vrf(event, peer, vrf, newest);
+                let progress = Progress {
+                    verified: inlets().map(|i| i.verified(vrf)).sum(),
+                    exported: clients().map(|l| l.exported(vrf)).sum(),
+                    drained: self.lanes[usize::from(peer)].drained(vrf),
+                };
+                self.board.set_vrf(event, peer, vrf, newest, progress);
             }
             let up = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             let total = inlets()
