@@ -1,13 +1,11 @@
 //! The control process: `twinpath-control --config FILE`. Reads and checks the configuration, follows the kernel, serves
 //! `twinpathctl`, and tells the data process what both want. `--check` only reads.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 use twinpath::config;
 use twinpath::control::daemon::Daemon;
 use twinpath::control::host::ThisMachine;
@@ -48,12 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
         println!("{file}: no errors");
         return Ok(ExitCode::SUCCESS);
     }
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.log.level));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    twinpath::log::to_stderr(config.log.level);
     // No reason to end: what is missing may come, and what is there must be served.
     for fault in missing {
         tracing::warn!(%fault, "not on this machine now");

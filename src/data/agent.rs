@@ -84,6 +84,7 @@ impl Agent {
             let text = format!("changes wait: step {step} of the ladder taken {times} times");
             journal.note("overload", None, None, text);
         }
+        journal.log_lost(crate::log::lost());
         work + self.answers(now)
     }
 

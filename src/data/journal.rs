@@ -22,6 +22,8 @@ pub(crate) struct Journal {
     rows: VecDeque<JournalRow>,
     /// Lanes that are up, by peer and direction.
     up: BTreeMap<(u8, bool), u32>,
+    /// Lost log lines that the last event about them has told.
+    log_lost: u64,
 }
 
 impl Journal {
@@ -32,6 +34,7 @@ impl Journal {
             next: 1,
             rows: VecDeque::with_capacity(EVENTS_MAX),
             up: BTreeMap::new(),
+            log_lost: 0,
         };
         journal.note("start", None, None, "the data process has started".to_owned());
         journal
@@ -52,6 +55,15 @@ impl Journal {
             text,
         });
         self.next += 1;
+    }
+
+    /// So many log lines were lost in all. The first one is an event, and from then on each doubling.
+    pub(crate) fn log_lost(&mut self, lost: u64) {
+        if lost > 0 && lost >= self.log_lost * 2 {
+            self.log_lost = lost;
+            let text = format!("{lost} log lines lost: standard error takes no more");
+            self.note("log", None, None, text);
+        }
     }
 
     /// A lane has come up or gone down: the peer is seen with the first one, and lost with the last.
@@ -138,6 +150,13 @@ mod tests {
                 .back()
                 .is_some_and(|row| row.text.ends_with("closed"))
         );
+    }
+
+    #[test]
+    fn lost_log_lines_are_told_at_the_first_one_and_at_each_doubling() {
+        let mut journal = Journal::new(7);
+        (0..=1_000).for_each(|lost| journal.log_lost(lost));
+        assert_eq!(kinds(&journal).iter().filter(|kind| **kind == "log").count(), 10);
     }
 
     #[test]
