@@ -207,12 +207,13 @@ class Topology:
             raise LabError(f"no link {link!r}: there are {', '.join((*BRIDGES, *CABLES))}")
         return ports
 
-    def cut(self, link, silent=False):
-        """Takes a link away: carrier gone at both ends, or, silently, every frame lost in both directions."""
+    def cut(self, link, silent=False, ways=("ingress", "egress")):
+        """Takes a link away: carrier gone at both ends, or, silently, every frame lost: `ingress` those that come out of the
+        node at the end of the cable, `egress` those that go to it."""
         for port in self.ports_of(link):
             if silent:
                 chains = [f" chain {hook} {{ type filter hook {hook} device \"{port}\" priority 0; policy drop; }}\n"
-                          for hook in ("ingress", "egress")]
+                          for hook in ways]
                 table = f"table netdev cut_{port} {{\n{''.join(chains)}}}\n"
                 run(*in_namespace(self.namespace("fabric"), "nft", "-f", "-"), stdin=table)
             else:
