@@ -3,8 +3,9 @@
 
 use core::time::Duration;
 
+use dataplane::conntrack::Conntrack;
 use dataplane::counters::Counters;
-use dataplane::delta::Class;
+use dataplane::delta::{Class, NatPart};
 use dataplane::flow::FlowKey;
 use testkit::checker::blocks;
 use testkit::cluster::Cluster;
@@ -61,6 +62,55 @@ fn a_standbys_entry_under_a_damaged_tuple_gives_way_to_the_right_one() {
     cluster.node(1).tables_mut(worker).conntracks[id].keys[0].dst_port ^= 0x400;
     come_round(&mut cluster);
     assert_eq!(wrong(&cluster.node(1).counters()), (1, 0, 0));
+}
+
+/// A name, and what is damaged.
+type Damage = (&'static str, fn(&mut Conntrack));
+
+/// Whatever is replicated of an entry and is damaged, on either node: one cycle finds it, and its slot alone is sent.
+#[test]
+fn each_replicated_field_is_looked_at() {
+    let damages: [Damage; 8] = [
+        ("class", |c| c.class = Class::Opening),
+        ("scales", |c| c.scales.0 ^= 0x10),
+        ("grant", |c| nat(c).grant ^= 1 << 20),
+        ("kind of mapping", |c| nat(c).mapping ^= true),
+        ("counter", |c| c.sync.version.counter ^= 1),
+        ("counter far ahead", |c| c.sync.version.counter ^= 1 << 40),
+        ("term", |c| c.sync.version.term.0 ^= 1 << 40),
+        ("older term", |c| c.sync.version.term.0 = 1),
+    ];
+    for node in [1, 0] {
+        let (mut cluster, flows) = pair(48);
+        for (n, (what, damage)) in (1..).zip(damages) {
+            // What no record of a UDP flow has room for is all the active node could say.
+            if node == 0 && ["scales", "grant", "kind of mapping"].contains(&what) {
+                continue;
+            }
+            let sent = exported(&mut cluster, 0).slots_whole;
+            let found = cluster.node(node).counters().audit_entries_wrong;
+            let (worker, id) = place(&mut cluster, node, &flows[10 * n].0);
+            damage(&mut cluster.node(node).tables_mut(worker).conntracks[id]);
+            assert!(!cluster.compare().is_empty(), "{what}");
+            come_round(&mut cluster);
+            let after = cluster.node(node).counters();
+            assert_eq!(
+                after.audit_entries_wrong,
+                found + 1,
+                "{what}: {:?}",
+                wrong(&after)
+            );
+            assert_eq!(
+                exported(&mut cluster, 0).slots_whole,
+                sent + 1,
+                "{what} of node {node}"
+            );
+        }
+    }
+}
+
+fn nat(conntrack: &mut Conntrack) -> &mut NatPart {
+    &mut conntrack.nat.as_mut().unwrap().part
 }
 
 #[test]

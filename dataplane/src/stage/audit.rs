@@ -6,14 +6,14 @@
 //! digest is set to what is stored, and the slot is sent again: by its owner on the active node, at the request of a
 //! standby. A slot that changes while it is added up is begun anew, so that load raises no alarm.
 
-use crate::delta::SlotRef;
+use crate::delta::{SlotRef, Term, Version};
 use crate::resync::Sum;
 use crate::role::Role;
 use crate::slot::{Kind, NIL, Slot};
 use crate::stage::absorb::again;
 use crate::stage::digest::Place;
 use crate::stage::slots::{first, listed, set_digest, stored_digest, sync_of};
-use crate::tables::Tables;
+use crate::tables::{Changed, Tables};
 use crate::time::Instant;
 
 /// Time between two slices.
@@ -24,6 +24,12 @@ const SLICE: usize = 16;
 
 /// Times that a slot is begun anew before it has to wait for the next round.
 const RESTARTS_MAX: u8 = 8;
+
+/// Version of an entry that any word about it replaces.
+const OLDEST: Version = Version {
+    term: Term::NONE,
+    counter: 1,
+};
 
 /// How far the audit is.
 #[derive(Debug, Default)]
@@ -142,8 +148,7 @@ fn examine(tables: &mut Tables, at: SlotRef, kind: Kind, id: u32, now: Instant) 
     let found = kind == Kind::Block || tables.conntracks.finds(id);
     if damaged {
         tables.counters.audit_entries_wrong += 1;
-        let digest = stored_digest(tables, kind, id);
-        set_digest(tables, at, kind, id, digest);
+        give_way(tables, at, kind, id);
         if !found {
             // Its tuples are not those it was made with: nobody's packets meet it any more.
             end(tables, at, id, now);
@@ -155,6 +160,17 @@ fn examine(tables: &mut Tables, at: SlotRef, kind: Kind, id: u32, now: Instant) 
             end(tables, at, id, now);
             repair(tables, at);
         }
+    }
+}
+
+/// Its version may be what is damaged, and newer than all its owner will ever say: it gets the oldest one there is, so that
+/// a standby takes what it is sent, and on the active node a new one.
+fn give_way(tables: &mut Tables, at: SlotRef, kind: Kind, id: u32) {
+    tables.sync_mut(Changed { kind, id }).version = OLDEST;
+    let digest = stored_digest(tables, kind, id);
+    set_digest(tables, at, kind, id, digest);
+    if tables.is_active(at.vrf) {
+        tables.changed(Changed { kind, id }, false);
     }
 }
 
