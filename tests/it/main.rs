@@ -1,6 +1,8 @@
 //! Whole nodes, and pairs of them, against what they promise. One binary; a module per promise.
 
 #[cfg(test)]
+mod ageing;
+#[cfg(test)]
 mod audit;
 #[cfg(test)]
 mod bulk;
@@ -16,6 +18,8 @@ mod compare;
 mod doubt;
 #[cfg(test)]
 mod drain;
+#[cfg(test)]
+mod economy;
 #[cfg(test)]
 mod fragments;
 #[cfg(test)]
