@@ -297,6 +297,88 @@ fn r21_records_of_later_versions_and_wrong_ones_are_skipped_and_counted() {
     assert_eq!((begun.slot, put.slot, begun.vrf), (3, 3, VRF));
 }
 
+/// the slot that a malformed record belonged to is asked for again, and taken in again from its next begin on;
+/// no other slot and no other record notices.
+#[test]
+fn r24_a_bad_record_in_a_thousand_costs_its_slot_a_resync_and_the_lane_nothing() {
+    const RECORDS: u16 = 6_000;
+    let mut cluster = target();
+    let (mut plug, mut outbox) = accepted(&mut cluster, 1);
+    let now = Instant::default();
+    let removal = |stream: &mut Stream, n: u16| {
+        let key = dataplane::flow::FlowKey {
+            src_port: n,
+            vrf: dataplane::flow::VrfId(9),
+            ..Default::default()
+        };
+        let delta = dataplane::delta::Delta::Del(dataplane::delta::DelRecord {
+            name: dataplane::delta::Name::Key(key),
+            version: stream.next(),
+        });
+        let mut bytes = Vec::new();
+        put_delta(&mut bytes, stream, &delta, false);
+        bytes
+    };
+    outbox.put(now, |out| {
+        crate::slot_record::put_slot_begin(out, &stream(4), 7, None);
+    });
+    let (mut good, mut ailing, mut generation) = (stream(4), stream(3), 7);
+    for n in 0..RECORDS {
+        if n % 1_000 == 500 {
+            let mut cut = removal(&mut ailing, n);
+            cut.truncate(cut.len() - 2);
+            cut[1] -= 2;
+            // The one behind it is for a slot that is not open any more.
+            cut.extend(removal(&mut ailing, n));
+            generation += 1;
+            ailing = stream(3);
+            outbox.put(now, |out| out.extend(cut));
+            outbox.put(now, |out| {
+                crate::slot_record::put_slot_begin(out, &ailing, generation, None);
+            });
+        }
+        let to = if n % 2 == 0 { &mut good } else { &mut ailing };
+        let bytes = removal(to, n);
+        outbox.put(now, |out| out.extend(bytes));
+        // A little at a time: the socket and the worker's ring are small.
+        if n % 50 == 49 {
+            outbox.close();
+            outbox.flush(&mut plug).unwrap();
+            cluster.run(3);
+        }
+    }
+    cluster.run(20);
+    assert!(!is_closed(&mut plug));
+    let bad = u64::from(RECORDS / 1_000);
+    assert_eq!(cluster.nodes[0].cause("record-malformed"), bad);
+    assert_eq!(cluster.nodes[0].cause("record-not-open"), bad);
+    let ports = |slot: u16| -> Vec<u16> {
+        let records = seen(&cluster).iter().filter_map(|item| match item {
+            ToWorker::Record {
+                at,
+                delta: dataplane::delta::Delta::Del(del),
+                ..
+            } if at.slot == slot => Some(del.name),
+            _ => None,
+        });
+        let keys = records.filter_map(|name| match name {
+            dataplane::delta::Name::Key(key) => Some(key.src_port),
+            dataplane::delta::Name::Handle(_) => None,
+        });
+        keys.collect()
+    };
+    assert!(ports(4).into_iter().eq((0..RECORDS).step_by(2)));
+    assert!(ports(3).into_iter().eq((1..RECORDS).step_by(2)));
+    let begun = seen(&cluster).iter().filter_map(|item| match item {
+        ToWorker::SlotBegin { at, generation, .. } if at.slot == 3 => Some(*generation),
+        _ => None,
+    });
+    assert!(begun.eq(7..=generation));
+    let report = cluster.nodes[0].pumps[0].report();
+    let asked = report.operations.iter().find(|o| o.name == "send SLOT-FAILED");
+    assert_eq!(asked.map(|o| o.calls), Some(bad), "{:?}", report.operations);
+}
+
 #[test]
 fn r29_expectations_are_skipped_and_the_records_around_them_are_applied() {
     let mut cluster = target();

@@ -50,3 +50,5 @@ mod replication;
 mod resync;
 #[cfg(test)]
 mod tcp_failover;
+#[cfg(test)]
+mod unequal;

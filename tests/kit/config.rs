@@ -89,6 +89,8 @@ pub struct Setup {
     pub default: Action,
     /// A second VRF with the same addresses, on VLAN 200 of both ports and with a pool at 203.0.113.1 on.
     pub second_vrf: bool,
+    /// The second VRF is configured before the first, so that each has the other's number.
+    pub vrfs_swapped: bool,
     /// Tags of the LAN interface, outer first.
     pub lan_vlans: Vec<u16>,
     /// Tags of the WAN interface, outer first.
@@ -139,6 +141,7 @@ impl Default for Setup {
             rules: vec![accept(10, Some(LAN_IF), Some(WAN_IF))],
             default: Action::Drop,
             second_vrf: false,
+            vrfs_swapped: false,
             lan_vlans: vec![],
             wan_vlans: vec![],
             grouped: true,
@@ -249,20 +252,26 @@ impl Setup {
         1 + self.second_vrf as u16
     }
 
+    /// The number of the first VRF (0) or of the second one (1) on this node.
+    #[must_use]
+    pub const fn vrf_id(&self, vrf: u16) -> VrfId {
+        VrfId(if self.vrfs_swapped { 1 - vrf } else { vrf })
+    }
+
     /// What the node is told to do.
     #[must_use]
     pub fn intent(&self) -> Intent {
         let mut interfaces = vec![
-            interface("lan", LAN, &self.lan_vlans, MAIN, 1_500),
-            interface("wan", WAN, &self.wan_vlans, MAIN, self.wan_mtu),
+            interface("lan", LAN, &self.lan_vlans, self.vrf_id(0), 1_500),
+            interface("wan", WAN, &self.wan_vlans, self.vrf_id(0), self.wan_mtu),
         ];
         let mut vrfs = vec![self.vrf("main", [198, 51, 100, 1], WAN_IF)];
         if self.second_vrf {
-            interfaces.push(interface("lan2", LAN, &[200], VrfId(1), 1_500));
-            interfaces.push(interface("wan2", WAN, &[200], VrfId(1), 1_500));
+            interfaces.push(interface("lan2", LAN, &[200], self.vrf_id(1), 1_500));
+            interfaces.push(interface("wan2", WAN, &[200], self.vrf_id(1), 1_500));
             let mut second = self.vrf("second", [203, 0, 113, 201], InterfaceId(3));
             second.firewall.rules = vec![accept(10, Some(InterfaceId(2)), Some(InterfaceId(3)))];
-            vrfs.push(second);
+            vrfs.insert(self.vrf_id(1).index(), second);
         }
         let virtual_addresses = vec![
             VirtualAddress {
@@ -335,7 +344,7 @@ impl Setup {
             let (lan, wan) = (InterfaceId(2 * vrf), InterfaceId(2 * vrf + 1));
             let mut route = |prefix, interface, gateway: Option<IpAddr>| {
                 routes.push(Route {
-                    vrf: VrfId(vrf),
+                    vrf: self.vrf_id(vrf),
                     prefix,
                     via: vec![NextHop { interface, gateway }],
                 });
