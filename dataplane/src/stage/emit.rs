@@ -23,6 +23,8 @@ use crate::time::Instant;
 
 /// Entries taken off one dirty list in one turn.
 const EMIT_BUDGET: usize = 256;
+/// What they become at most: a record and a question each.
+const ITEMS_MAX: usize = 2 * EMIT_BUDGET;
 
 /// One turn's share of emission. `rings` is indexed by event thread. Returns the number of records pushed.
 pub(crate) fn emit(
@@ -84,51 +86,96 @@ fn mark_drained(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>) 
     told
 }
 
+/// From the head of a lane's list into its ring. The records of a turn become visible to the event thread at once: each
+/// look at the other thread's place in the ring, and each step of one's own, costs as much as encoding a record.
 fn drain(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>, now: Instant) -> usize {
     let mut pushed = 0;
-    for _ in 0..EMIT_BUDGET {
-        let Some(first) = tables.first_changed(lane) else {
-            break;
+    if tables.first_changed(lane).is_some()
+        && let Ok(chunk) = ring.write_chunk_uninit(room(ring, ITEMS_MAX))
+    {
+        let mut outgoing = Outgoing {
+            room: chunk.len(),
+            budget: EMIT_BUDGET,
+            question: None,
+            tables,
+            lane,
+            now,
         };
-        let waits = tables.waits(first);
-        // Whatever it becomes is at most one record, and a question behind it when a packet waits for it; room is
-        // checked first because encoding takes a version.
-        if ring.slots() < 1 + usize::from(waits) {
-            tables.counters.ring_full += 1;
-            break;
-        }
-        let Some(changed) = tables.unlist(lane) else { break };
-        let at = tables.slot_of(changed);
-        let Some(delta) = encode(tables, at, changed, now) else {
-            if waits {
-                tables.uncommitted(changed.id);
-            }
-            continue;
-        };
-        let streamed = tables.slots.get(at).is_some_and(|slot| !slot.streams.is_empty());
-        if streamed
-            && ring
-                .push(ToEvent::Record {
-                    at,
-                    only: None,
-                    delta,
-                })
-                .is_ok()
-        {
-            tables.counters.deltas_emitted += 1;
-            pushed += 1;
-            if waits && let Some(counter) = tables.ask_commit(at, changed.id) {
-                pushed += usize::from(ring.push(ToEvent::Commit { at, counter }).is_ok());
-            }
-        } else {
-            tables.counters.deltas_unsent += 1;
-            if waits {
-                tables.uncommitted(changed.id);
-            }
-        }
+        pushed = chunk.fill_from_iter(&mut outgoing);
+        let stopped = outgoing.budget > 0 && tables.first_changed(lane).is_some();
+        tables.counters.ring_full += u64::from(stopped);
     }
     tables.climb(lane, ring.buffer().capacity());
     pushed
+}
+
+/// Places of a ring that can be filled, up to `most`.
+fn room(ring: &Producer<ToEvent>, most: usize) -> usize {
+    let known = ring.cached_slots();
+    if known < most { ring.slots() } else { known }.min(most)
+}
+
+/// What goes into a ring in one turn: the changes of its lane in their order, each as its record.
+struct Outgoing<'a> {
+    tables: &'a mut Tables,
+    lane: usize,
+    now: Instant,
+    /// Places that are left in the ring.
+    room: usize,
+    /// Changes that are still looked at.
+    budget: usize,
+    /// To be put behind the record it is about.
+    question: Option<ToEvent>,
+}
+
+impl Iterator for Outgoing<'_> {
+    type Item = ToEvent;
+
+    fn next(&mut self) -> Option<ToEvent> {
+        let item = self.question.take().or_else(|| self.record());
+        self.room -= usize::from(item.is_some());
+        item
+    }
+}
+
+impl Outgoing<'_> {
+    /// The next change that has something to tell.
+    fn record(&mut self) -> Option<ToEvent> {
+        let tables = &mut *self.tables;
+        while self.budget > 0 {
+            let waits = tables.waits(tables.first_changed(self.lane)?);
+            // Whatever it becomes is at most one record, and a question behind it when a packet waits for it; room is
+            // checked first because encoding takes a version.
+            if self.room < 1 + usize::from(waits) {
+                return None;
+            }
+            self.budget -= 1;
+            let changed = tables.unlist(self.lane)?;
+            let at = tables.slot_of(changed);
+            let delta = encode(tables, at, changed, self.now);
+            let streamed = tables.slots.get(at).is_some_and(|slot| !slot.streams.is_empty());
+            match delta {
+                Some(delta) if streamed => {
+                    tables.counters.deltas_emitted += 1;
+                    if waits && let Some(counter) = tables.ask_commit(at, changed.id) {
+                        self.question = Some(ToEvent::Commit { at, counter });
+                    }
+                    return Some(ToEvent::Record {
+                        at,
+                        only: None,
+                        delta,
+                    });
+                }
+                delta => {
+                    tables.counters.deltas_unsent += u64::from(delta.is_some());
+                    if waits {
+                        tables.uncommitted(changed.id);
+                    }
+                }
+            }
+        }
+        None
+    }
 }
 
 /// The record of a change, with the entry's new version; none when there is nothing to tell.
