@@ -12,20 +12,25 @@
 use arrayvec::ArrayVec;
 
 use crate::delta::{BlockRecord, DelRecord, SlotRef, Version};
+use crate::prefetch::prefetch_all;
 use crate::slot::{Kind, NIL};
 
 /// Earlier terms of one run that are remembered; a point under an older one can't be caught up.
 const TERMS_MAX: usize = 3;
 
+/// Records between asking for memory and touching it.
+const AHEAD: u64 = 4;
+
 /// How a slot came to its present version, as far as the journal knows.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[repr(C)]
 pub struct History {
+    /// The last points under earlier terms of this run.
+    ends: ArrayVec<Version, TERMS_MAX>,
     /// How far another node had written the slot when this one began to: what it wrote beyond that, nobody here knows.
     taken: Version,
     /// The oldest point from which on every change is known; none while another node writes the slot.
     floor: Option<Version>,
-    /// The last points under earlier terms of this run.
-    ends: ArrayVec<Version, TERMS_MAX>,
     /// Sequence of the first record of this run in the journal; 0 for none.
     first: u64,
     /// Sequence of the slot's newest record in the journal; 0 for none.
@@ -246,6 +251,14 @@ impl Journal {
         let kept =
             sequence > 0 && sequence <= self.written && self.written - sequence < self.ring.len() as u64;
         kept.then(|| &self.ring[self.place(sequence)])
+    }
+
+    /// Asks for the place of a record that is written soon, and gives the slot of the one that is overwritten soon after
+    /// the next.
+    #[inline]
+    pub(crate) fn expect(&self) -> SlotRef {
+        prefetch_all(&self.ring[self.place(self.written + 2 * AHEAD)]);
+        self.ring[self.place(self.written + AHEAD)].at
     }
 
     /// Bytes held.

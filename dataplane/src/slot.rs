@@ -6,11 +6,14 @@
 //! every later change; on the receiving side a begin opens a generation, records are stamped with it, and
 //! only an end whose count and digest add up lets what was not stamped be swept (DESIGN.md, "Resync").
 
+use core::mem::offset_of;
+
 use arrayvec::ArrayVec;
 
 use crate::delta::{BlockRecord, LaneTag, PutRecord, SlotRef, Term, Version};
 use crate::flow::{FlowKey, VrfId};
 use crate::history::History;
+use crate::prefetch::prefetch;
 use crate::protection::Kept;
 use crate::resync::{Absent, Course, Incoming, Sum, Walk};
 use crate::shard::{fold, mix64, worker_of};
@@ -97,8 +100,10 @@ pub trait Entries {
     fn sync_mut(&mut self, id: u32) -> &mut SyncState;
 }
 
-/// One slot.
+/// One slot. What a change of an entry touches stands in the first three lines, and a burst asks for them ahead: its
+/// changes are of as many slots as it has packets.
 #[derive(Debug, Default)]
+#[repr(C, align(64))]
 pub struct Slot {
     /// Version of the last change emitted or applied (I1: only grows).
     pub version: Version,
@@ -106,8 +111,25 @@ pub struct Slot {
     pub digest: u64,
     /// Number of those entries.
     pub count: u32,
+    /// Generation of the latest begin, on whatever lane: entries named before it may be unknown to a stream by name.
+    pub naming: u32,
     /// What of it belongs to entries that have left their list and only wait for their removal record.
     pub loose: Sum,
+    heads: [Head; 2],
+    /// Conntracks in its list.
+    pub conntracks: u32,
+    /// Those of them that no peer is told of.
+    pub kept: u32,
+    /// What of its own writing can be told again.
+    pub history: History,
+    /// Lanes this slot is streamed to.
+    pub streams: ArrayVec<LaneTag, PEERS_MAX>,
+    /// Entries that have left its lists, ever: a look that takes many turns notices by it.
+    pub unlinked: u32,
+    /// Walks asked for; the first is running.
+    pub walks: ArrayVec<Walk, PEERS_MAX>,
+    /// The list of its entries that a comparison is making.
+    pub listing: Option<Listing>,
     /// What the sender holds and this node, for a known cause, doesn't.
     pub absent: Absent,
     /// Version up to which an unfinished resync found this slot complete; none when no resync is unfinished.
@@ -116,28 +138,20 @@ pub struct Slot {
     pub untold: bool,
     /// This node has written the slot itself since it was last verified: it may hold what nobody was told.
     pub own_hand: bool,
-    /// Generation of the latest begin, on whatever lane: entries named before it may be unknown to a stream by name.
-    pub naming: u32,
     /// Counter of the last record that was refused here.
     pub refused: u64,
-    /// Conntracks in its list.
-    pub conntracks: u32,
-    /// Those of them that no peer is told of.
-    pub kept: u32,
-    /// Lanes this slot is streamed to.
-    pub streams: ArrayVec<LaneTag, PEERS_MAX>,
-    /// Walks asked for; the first is running.
-    pub walks: ArrayVec<Walk, PEERS_MAX>,
     /// Lane whose records are accepted, and the generation it opened.
     pub source: Option<Incoming>,
-    /// The list of its entries that a comparison is making.
-    pub listing: Option<Listing>,
-    /// Entries that have left its lists, ever: a look that takes many turns notices by it.
-    pub unlinked: u32,
-    /// What of its own writing can be told again.
-    pub history: History,
-    heads: [Head; 2],
+    /// Makes a slot an odd number of lines long. With an even one, the first lines of all slots would share a few sets
+    /// of the caches and drive each other out.
+    _odd: [u64; LINE / 8],
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+const _: () = assert!(offset_of!(Slot, streams) + size_of::<u32>() <= 3 * LINE);
+const _: () = assert!(size_of::<Slot>() / LINE % 2 == 1);
 
 /// A slice-wise look at all entries of a slot that haven't changed since a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -357,6 +371,16 @@ impl Slots {
     pub fn get_mut(&mut self, at: SlotRef) -> Option<&mut Slot> {
         let place = *self.places.get(usize::from(at.slot))?;
         self.vrfs.get_mut(at.vrf.index())?.get_mut(usize::from(place))
+    }
+
+    /// Asks for what a change of one of the slot's entries touches.
+    #[inline]
+    pub(crate) fn expect(&self, at: SlotRef) {
+        if let Some(slot) = self.get(at) {
+            prefetch(&slot.version);
+            prefetch(&slot.history);
+            prefetch(&slot.streams);
+        }
     }
 
     /// The `index`th of a VRF's slots that this worker owns.

@@ -463,6 +463,15 @@ impl Tables {
         Ok(id)
     }
 
+    /// Asks for the memory of a conntrack of the slot that is made soon, when `later` others have been.
+    #[inline]
+    pub(crate) fn expect_new(&self, at: SlotRef, later: usize) {
+        self.slots.expect(at);
+        let id = self.conntracks.vacancy(later);
+        self.conntracks.expect_entry(id);
+        self.wheel.expect(id);
+    }
+
     /// A conntrack's replicated state (`refresh`: only its lifetime) changed.
     pub fn touch(&mut self, id: u32, refresh: bool) {
         self.changed(
@@ -814,6 +823,7 @@ impl Tables {
         sync.refresh_only = refresh;
         sync.dirty_next = NIL;
         self.listed += 1;
+        self.slots.expect(at);
         let word = changed.tagged();
         self.dirty[lane].length += 1;
         let tail = core::mem::replace(&mut self.dirty[lane].tail, word);

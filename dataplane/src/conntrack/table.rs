@@ -35,8 +35,6 @@ struct Place {
     generation: u32,
     /// Whether the index knows the entry.
     live: bool,
-    /// Next vacant place, or [`NIL`].
-    vacant_next: u32,
 }
 
 /// All conntracks of one worker.
@@ -45,8 +43,8 @@ pub struct Table {
     index: Index,
     places: Box<[Place]>,
     seed: u64,
-    vacant: u32,
-    len: usize,
+    /// Vacant places; the last is taken next. Not a list through the places: what will be taken can be asked for.
+    vacant: Vec<u32>,
     live: usize,
 }
 
@@ -55,20 +53,18 @@ impl Table {
     #[must_use]
     pub fn new(capacity: usize, seed: u64) -> Self {
         let capacity = u32::try_from(capacity).unwrap_or(NIL).min(NIL - 1);
-        let places = (1..=capacity)
-            .map(|next| Place {
+        let places = (0..capacity)
+            .map(|_| Place {
                 entry: None,
                 generation: 0,
                 live: false,
-                vacant_next: if next == capacity { NIL } else { next },
             })
             .collect();
         Self {
             index: Index::new(2 * capacity as usize),
             places,
             seed,
-            vacant: if capacity == 0 { NIL } else { 0 },
-            len: 0,
+            vacant: (0..capacity).rev().collect(),
             live: 0,
         }
     }
@@ -98,6 +94,14 @@ impl Table {
         if let Some(place) = self.places.get(id as usize) {
             prefetch_all(place);
         }
+    }
+
+    /// The place that is taken when `later` others have been; [`NIL`] when there are no more.
+    #[inline]
+    #[must_use]
+    pub(crate) fn vacancy(&self, later: usize) -> u32 {
+        let place = self.vacant.len().checked_sub(later + 1);
+        place.and_then(|at| self.vacant.get(at)).copied().unwrap_or(NIL)
     }
 
     /// Second pass: asks for the entry that `hash` probably stands for, and says which it is; [`NIL`] for none.
@@ -151,10 +155,7 @@ impl Table {
         if let Some((id, _)) = self.find(reply_hash, &reply) {
             return Err(InsertError::ReplyTaken(id));
         }
-        let id = self.vacant;
-        if id == NIL {
-            return Err(InsertError::Full);
-        }
+        let id = *self.vacant.last().ok_or(InsertError::Full)?;
         // Both fit: the index has two keys for every place of the arena, and only live places use them.
         self.index
             .insert(original_hash, id)
@@ -162,12 +163,11 @@ impl Table {
         if original != reply {
             self.index.insert(reply_hash, id).map_err(|_| InsertError::Full)?;
         }
+        self.vacant.pop();
         let place = &mut self.places[id as usize];
-        self.vacant = place.vacant_next;
         place.entry = Some(conntrack);
         place.generation = place.generation.wrapping_add(1);
         place.live = true;
-        self.len += 1;
         self.live += 1;
         Ok(id)
     }
@@ -233,9 +233,7 @@ impl Table {
         self.unindex(id);
         let place = self.places.get_mut(id as usize)?;
         let entry = place.entry.take()?;
-        place.vacant_next = self.vacant;
-        self.vacant = id;
-        self.len -= 1;
+        self.vacant.push(id);
         Some(entry)
     }
 
@@ -287,13 +285,13 @@ impl Table {
     /// Conntracks in the arena, dead ones included.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.len
+        self.places.len() - self.vacant.len()
     }
 
     /// Whether the arena is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Conntracks that lookup finds.
@@ -311,7 +309,9 @@ impl Table {
     /// Memory of arena and index, in bytes.
     #[must_use]
     pub const fn memory_bytes(&self) -> usize {
-        self.places.len() * size_of::<Place>() + self.index.memory_bytes()
+        self.places.len() * size_of::<Place>()
+            + self.vacant.capacity() * size_of::<u32>()
+            + self.index.memory_bytes()
     }
 
     fn hashes(&self, keys: &[FlowKey; 2]) -> [u64; 2] {

@@ -6,6 +6,7 @@
 //! are parked at its far end and moved on when the hand gets there. Work is bounded by a budget per call; what
 //! isn't done is done first by the next call.
 
+use crate::prefetch::prefetch;
 use crate::slot::NIL;
 
 /// Ticks of one turn of the wheel; a power of two.
@@ -69,6 +70,14 @@ impl Wheel {
     pub fn schedule(&mut self, id: u32, deadline_s: u32) {
         self.cancel(id);
         self.link(id, deadline_s);
+    }
+
+    /// Asks for the memory of an id that is scheduled soon.
+    #[inline]
+    pub(crate) fn expect(&self, id: u32) {
+        if let Some(link) = self.links.get(id as usize) {
+            prefetch(link);
+        }
     }
 
     /// As [`Self::schedule`], unless a visit is arranged that comes no later: it finds the new deadline.

@@ -150,6 +150,7 @@ impl Outgoing<'_> {
                 return None;
             }
             self.budget -= 1;
+            tables.slots.expect(tables.journal.expect());
             let changed = tables.unlist(self.lane)?;
             let at = tables.slot_of(changed);
             let delta = encode(tables, at, changed, self.now);
@@ -224,7 +225,7 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
     }
     let slot = tables.slots.get_mut(at)?;
     let (handle, named) = (Handle::of(id), slot.is_named(&conntrack.sync));
-    if dead && !slot.walks.is_empty() && mutant::on(Mutant::RemovalForgotten) {
+    if dead && mutant::on(Mutant::RemovalForgotten) && !slot.walks.is_empty() {
         tables.forget(at, id);
         tables.counters.deltas_cancelled += 1;
         return None;

@@ -26,6 +26,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
             work.entry = cx.tables.conntracks.prefetch_entry(work.hash);
         }
     }
+    let mut unmatched = 0;
     for i in batch.open() {
         let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
         if !flows(meta) {
@@ -47,6 +48,10 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
                 cx.tables.remove(cx.now, work.entry);
                 work.entry = NIL;
             }
+        }
+        if work.entry == NIL {
+            cx.tables.expect_new(work.at, unmatched);
+            unmatched += 1;
         }
     }
 }
