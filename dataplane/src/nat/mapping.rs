@@ -140,7 +140,12 @@ impl Nat {
                 self.mappings.take()?
             }
         };
-        let owner = self.blocks[block].owner;
+        let Block { owner, place, .. } = self.blocks[block];
+        let (inside, outside) = (
+            self.endpoint_hash(owner, inside_port, class),
+            self.endpoint_hash(block, offset, class),
+        );
+        self.outside_index.prefetch(outside);
         self.mappings[id] = Mapping {
             block,
             refs: 1,
@@ -149,19 +154,14 @@ impl Nat {
             class,
             ..Mapping::default()
         };
-        let (inside, outside) = (
-            self.endpoint_hash(owner, inside_port, class),
-            self.endpoint_hash(block, offset, class),
-        );
-        enter(&mut self.inside_index, inside, id);
-        enter(&mut self.outside_index, outside, id);
-        let place = self.blocks[block].place;
         self.pools.at(place.pool).set_port(place, class, offset, true);
         self.busy(block);
         let b = &mut self.blocks[block];
         b.taken[class as usize] += 1;
         b.used += 1;
         self.usage[place.pool].ports[class as usize] += 1;
+        enter(&mut self.inside_index, inside, id);
+        enter(&mut self.outside_index, outside, id);
         Some(id)
     }
 

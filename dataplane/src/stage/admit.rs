@@ -123,6 +123,7 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
     reply.vrf = pool.vrf;
     reply.dst = bound.external;
     reply.dst_port = bound.port;
+    cx.tables.conntracks.expect(&reply);
     if (reply.src, reply.src_port) == (reply.dst, reply.dst_port) {
         // To its own public endpoint: it would go round as a packet from and to the same port.
         cx.tables.nat.cancel(cx.now, bound.mapping);
