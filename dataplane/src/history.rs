@@ -236,13 +236,8 @@ impl Journal {
         if history.first == 0 {
             history.first = self.written;
         }
-        let record = Record {
-            at,
-            before: core::mem::replace(&mut history.newest, self.written),
-            change,
-        };
-        let place = self.place(self.written);
-        self.ring[place] = record;
+        let before = core::mem::replace(&mut history.newest, self.written);
+        self.ring[self.place(self.written)] = Record { at, before, change };
     }
 
     /// A record, unless it has been overwritten.

@@ -10,7 +10,7 @@ use core::mem::offset_of;
 
 use arrayvec::ArrayVec;
 
-use crate::delta::{BlockRecord, LaneTag, PutRecord, SlotRef, Term, Version};
+use crate::delta::{BlockRecord, Class, LaneTag, NatPart, PutRecord, Scales, SlotRef, Term, Version};
 use crate::flow::{FlowKey, VrfId};
 use crate::history::History;
 use crate::prefetch::prefetch;
@@ -419,11 +419,23 @@ impl Slots {
 /// Digest of a conntrack as the peer holds it: all replicated fields but lifetimes and counters.
 #[must_use]
 pub fn conntrack_digest(put: &PutRecord) -> u64 {
-    let (grant, mapping) = put.nat.map_or((0, 0), |n| (n.grant, 1 + u64::from(n.mapping)));
-    let rest = put.class as u64 | mapping << 8 | u64::from(put.scales.0) << 16;
-    let [a, b, c, d, ports] = key_words(&put.original);
-    let [e, f, g, h, reply_ports] = key_words(&put.reply);
-    let Version { term, counter } = put.version;
+    let keys = [&put.original, &put.reply];
+    tuples_digest(keys, put.nat, (put.class, put.scales), put.version)
+}
+
+/// As [`conntrack_digest`], of the fields one by one.
+#[inline]
+pub(crate) fn tuples_digest(
+    [original, reply]: [&FlowKey; 2],
+    nat: Option<NatPart>,
+    (class, scales): (Class, Scales),
+    version: Version,
+) -> u64 {
+    let (grant, mapping) = nat.map_or((0, 0), |n| (n.grant, 1 + u64::from(n.mapping)));
+    let rest = class as u64 | mapping << 8 | u64::from(scales.0) << 16;
+    let [a, b, c, d, ports] = key_words(original);
+    let [e, f, g, h, reply_ports] = key_words(reply);
+    let Version { term, counter } = version;
     digest_of([
         a,
         b,
@@ -579,7 +591,7 @@ mod tests {
 
     #[test]
     fn every_replicated_field_is_in_the_digest_and_local_indexes_are_not() {
-        use crate::delta::{Class, Handle, NatPart, Scales};
+        use crate::delta::Handle;
         let key = |port| FlowKey {
             src_port: port,
             ..FlowKey::default()

@@ -621,14 +621,18 @@ impl Tables {
 
     /// A version was assigned: what it stands for is remembered.
     pub(crate) fn note(&mut self, at: SlotRef, change: Change) {
-        if let Some((sequence, oldest)) = self.journal.oldest() {
-            let (from, point) = (oldest.at, oldest.change.version());
-            if let Some(slot) = self.slots.get_mut(from) {
-                slot.history.forget(sequence, point);
-            }
-        }
+        self.forget_oldest();
         if let Some(slot) = self.slots.get_mut(at) {
             self.journal.push(&mut slot.history, at, change);
+        }
+    }
+
+    /// What the journal overwrites next is forgotten by its slot.
+    pub(crate) fn forget_oldest(&mut self) {
+        if let Some((sequence, oldest)) = self.journal.oldest()
+            && let Some(slot) = self.slots.get_mut(oldest.at)
+        {
+            slot.history.forget(sequence, oldest.change.version());
         }
     }
 

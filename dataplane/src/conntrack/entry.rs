@@ -6,9 +6,9 @@
 
 use super::{icmp, tcp, udp};
 use crate::config::Timeouts;
-use crate::delta::{Class, Handle, NatPart, PutRecord, Scales, Term};
+use crate::delta::{Class, Handle, NatPart, PutRecord, Scales, Term, Version};
 use crate::flow::{Direction, FlowKey, proto};
-use crate::slot::SyncState;
+use crate::slot::{SyncState, tuples_digest};
 use crate::time::Instant;
 
 /// One tracked connection.
@@ -130,6 +130,14 @@ impl Conntrack {
     #[must_use]
     pub const fn lifetime_s(&self, now: Instant) -> u32 {
         self.expires_s.saturating_sub(now.secs())
+    }
+
+    /// Its digest as of `version`: that of the record that tells it.
+    #[must_use]
+    pub fn digest(&self, version: Version) -> u64 {
+        let [original, reply] = &self.keys;
+        let nat = self.nat.map(|nat| nat.part);
+        tuples_digest([original, reply], nat, (self.class, self.scales), version)
     }
 
     /// The record that tells the peer everything, under the version in `sync`. It names no handle.

@@ -6,14 +6,16 @@
 
 use rtrb::Producer;
 
+use crate::conntrack::Conntrack;
 use crate::delta::{
-    BlockRecord, DelRecord, Delta, Handle, Name, PutRecord, RefreshRecord, SlotRef, StateRecord, ToEvent,
+    BlockRecord, DelRecord, Delta, Handle, Name, PutRecord, RefreshRecord, SlotRef, StateRecord, Term,
+    ToEvent,
 };
 use crate::history::Change;
 use crate::mutant::{self, Mutant};
 use crate::overload::Step;
 use crate::protection::Kept;
-use crate::slot::{Kind, Slot, SyncState, block_digest, conntrack_digest};
+use crate::slot::{Kind, Slot, SyncState, block_digest};
 use crate::stage::compare::comparisons;
 use crate::stage::digest::digests;
 use crate::stage::tail::offer_tails;
@@ -188,106 +190,141 @@ fn encode(tables: &mut Tables, at: SlotRef, changed: Changed, now: Instant) -> O
 }
 
 fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> Option<Delta> {
-    let role = tables.roles[at.vrf.index()];
-    let conntrack = &tables.conntracks[id];
-    let (dead, known) = (conntrack.sync.dead, conntrack.sync.emitted());
-    if dead {
-        tables.dead -= 1;
-    }
-    let refresh = conntrack.sync.refresh_only && known;
-    // A demoted node's unsent tail: the new active decides; nothing here may look like its word.
-    if !role.has_word() || (dead && !known) {
-        if !refresh && (known || !dead) {
-            tables.mute(at);
-        }
-        if dead {
-            tables.forget(at, id);
-        } else if !refresh && let Some(slot) = tables.slots.get_mut(at) {
-            slot.unaccount(&mut tables.conntracks[id].sync);
-        }
-        let counter = if dead {
-            &mut tables.counters.deltas_cancelled
-        } else {
-            &mut tables.counters.deltas_unsent
-        };
-        *counter += 1;
+    let role = &tables.roles[at.vrf.index()];
+    let (has_word, term) = (role.has_word(), role.term);
+    let sync = &tables.conntracks[id].sync;
+    let (dead, known, kept) = (sync.dead, sync.emitted(), sync.kept != Kept::No);
+    let refresh = sync.refresh_only && known;
+    tables.dead -= usize::from(dead);
+    if !has_word || (dead && !known) {
+        untold(tables, at, id);
         return None;
     }
-    let kept = conntrack.sync.kept != Kept::No;
-    if kept && !dead && !known {
+    if dead {
+        return removed(tables, at, id, term);
+    }
+    if kept {
+        if known {
+            return withdrawn(tables, at, id, term);
+        }
         tables.counters.deltas_suppressed += 1;
         return None;
     }
-    if refresh && !dead && !kept && tables.overload(tables.lane_of(at.slot)) >= Step::Stretch {
+    if refresh && tables.overload(tables.lane_of(at.slot)) >= Step::Stretch {
         tables.counters.deltas_suppressed += 1;
         tables.counters.refreshes_stretched += 1;
         return None;
     }
+    if !refresh {
+        tables.forget_oldest();
+    }
     let slot = tables.slots.get_mut(at)?;
-    let (handle, named) = (Handle::of(id), slot.is_named(&conntrack.sync));
-    if dead && mutant::on(Mutant::RemovalForgotten) && !slot.walks.is_empty() {
+    let conntrack = &mut tables.conntracks[id];
+    if !refresh {
+        let version = slot.next_version(term);
+        let digest = conntrack.digest(version);
+        slot.account(&mut conntrack.sync, version, digest);
+        let kind = Kind::Conntrack;
+        tables
+            .journal
+            .push(&mut slot.history, at, Change::Written { kind, id, version });
+    } else if mutant::on(Mutant::RefreshBumpsVersion) {
+        slot.next_version(term);
+    }
+    Some(news(slot, conntrack, Handle::of(id), refresh, now))
+}
+
+/// The record of a conntrack that is here. It is sent whole, also when only its lifetime has to be told, unless every
+/// stream knows its handle.
+fn news(slot: &Slot, conntrack: &mut Conntrack, handle: Handle, refresh: bool, now: Instant) -> Delta {
+    if !slot.is_named(&conntrack.sync) {
+        let mut put = conntrack.to_put(now);
+        name(slot, &mut conntrack.sync, &mut put, handle);
+        return Delta::Put(put);
+    }
+    let lifetime_s = conntrack.lifetime_s(now);
+    if refresh {
+        return Delta::Refresh(RefreshRecord { handle, lifetime_s });
+    }
+    Delta::State(StateRecord {
+        handle,
+        class: conntrack.class,
+        scales: conntrack.scales,
+        lifetime_s,
+        version: conntrack.sync.version,
+    })
+}
+
+/// A change that is not told: of an entry made and ended since the last turn, or a demoted node's unsent tail. There
+/// the new active decides; nothing here may look like its word.
+fn untold(tables: &mut Tables, at: SlotRef, id: u32) {
+    let sync = &tables.conntracks[id].sync;
+    let (dead, known) = (sync.dead, sync.emitted());
+    let refresh = sync.refresh_only && known;
+    if !refresh && (known || !dead) {
+        tables.mute(at);
+    }
+    if dead {
+        tables.forget(at, id);
+        tables.counters.deltas_cancelled += 1;
+        return;
+    }
+    if !refresh && let Some(slot) = tables.slots.get_mut(at) {
+        slot.unaccount(&mut tables.conntracks[id].sync);
+    }
+    tables.counters.deltas_unsent += 1;
+}
+
+/// The removal of an entry that peers know; its place is freed.
+fn removed(tables: &mut Tables, at: SlotRef, id: u32, term: Term) -> Option<Delta> {
+    tables.forget_oldest();
+    let slot = tables.slots.get_mut(at)?;
+    if mutant::on(Mutant::RemovalForgotten) && !slot.walks.is_empty() {
         tables.forget(at, id);
         tables.counters.deltas_cancelled += 1;
         return None;
     }
-    if dead || kept {
-        let original = conntrack.keys[0];
-        let record = DelRecord {
-            name: if named {
-                Name::Handle(handle)
-            } else {
-                Name::Key(original)
-            },
-            version: slot.next_version(role.term),
-        };
-        if dead {
-            tables.forget(at, id);
-        } else {
-            // Policy has changed: the peer forgets it, and this node no longer counts on the peer.
-            let sync = &mut tables.conntracks[id].sync;
-            slot.unaccount(sync);
-            sync.named = 0;
-            tables.counters.conntracks_withdrawn += 1;
+    let conntrack = &mut tables.conntracks[id];
+    let (record, lasting) = removal(slot, conntrack, Handle::of(id), term);
+    slot.unaccount(&mut conntrack.sync);
+    tables
+        .journal
+        .push(&mut slot.history, at, Change::Removed(lasting));
+    tables.conntracks.free(id);
+    Some(Delta::Del(record))
+}
+
+/// Policy has changed: the peer forgets an entry, and this node no longer counts on the peer.
+fn withdrawn(tables: &mut Tables, at: SlotRef, id: u32, term: Term) -> Option<Delta> {
+    tables.forget_oldest();
+    let slot = tables.slots.get_mut(at)?;
+    let conntrack = &mut tables.conntracks[id];
+    let (record, lasting) = removal(slot, conntrack, Handle::of(id), term);
+    slot.unaccount(&mut conntrack.sync);
+    conntrack.sync.named = 0;
+    tables
+        .journal
+        .push(&mut slot.history, at, Change::Removed(lasting));
+    tables.counters.conntracks_withdrawn += 1;
+    Some(Delta::Del(record))
+}
+
+/// The record that tells the present streams of a removal, and the one for streams of later, which understand no name of
+/// these.
+fn removal(slot: &mut Slot, conntrack: &Conntrack, handle: Handle, term: Term) -> (DelRecord, DelRecord) {
+    let lasting = DelRecord {
+        name: Name::Key(conntrack.keys[0]),
+        version: slot.next_version(term),
+    };
+    let record = if slot.is_named(&conntrack.sync) {
+        DelRecord {
+            name: Name::Handle(handle),
+            ..lasting
         }
-        // A stream of later understands no name of this one.
-        let lasting = DelRecord {
-            name: Name::Key(original),
-            ..record
-        };
-        tables.note(at, Change::Removed(lasting));
-        return Some(Delta::Del(record));
-    }
-    let mut put = conntrack.to_put(now);
-    let sync = &mut tables.conntracks[id].sync;
-    if refresh && mutant::on(Mutant::RefreshBumpsVersion) {
-        slot.next_version(role.term);
-    }
-    if !refresh {
-        put.version = slot.next_version(role.term);
-        slot.account(sync, put.version, conntrack_digest(&put));
-    }
-    let (lifetime_s, version) = (put.lifetime_s, put.version);
-    if !named {
-        name(slot, sync, &mut put, handle);
-    }
-    if !refresh {
-        let kind = Kind::Conntrack;
-        tables.note(at, Change::Written { kind, id, version });
-    }
-    // It is sent whole, also when only its lifetime has to be told: a stream may not know its handle.
-    Some(if !named {
-        Delta::Put(put)
-    } else if refresh {
-        Delta::Refresh(RefreshRecord { handle, lifetime_s })
     } else {
-        Delta::State(StateRecord {
-            handle,
-            class: put.class,
-            scales: put.scales,
-            lifetime_s,
-            version,
-        })
-    })
+        lasting
+    };
+    (record, lasting)
 }
 
 /// The record, which goes to all streams, tells the entry's handle.
@@ -299,12 +336,13 @@ pub(crate) const fn name(slot: &Slot, sync: &mut SyncState, put: &mut PutRecord,
 }
 
 fn encode_block(tables: &mut Tables, at: SlotRef, id: u32) -> Option<Delta> {
-    let role = tables.roles[at.vrf.index()];
+    let role = &tables.roles[at.vrf.index()];
+    let (has_word, term) = (role.has_word(), role.term);
     let (dead, known) = {
         let sync = &tables.nat.block(id).sync;
         (sync.dead, sync.emitted())
     };
-    if !role.has_word() || (dead && !known) {
+    if !has_word || (dead && !known) {
         if known || !dead {
             tables.mute(at);
         }
@@ -321,7 +359,7 @@ fn encode_block(tables: &mut Tables, at: SlotRef, id: u32) -> Option<Delta> {
     }
     let slot = tables.slots.get_mut(at)?;
     let mut record = block_record(tables.nat.block(id));
-    record.version = slot.next_version(role.term);
+    record.version = slot.next_version(term);
     record.held = !dead;
     let change = if dead {
         tables.drop_block(at, id);

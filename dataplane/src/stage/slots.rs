@@ -7,7 +7,7 @@ use crate::delta::{Handle, LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, 
 use crate::mutant::{self, Mutant};
 use crate::resync::{Absent, Course, Ended, Incoming, Missing, Sum, Walk, ended};
 use crate::role::Role;
-use crate::slot::{Kind, NIL, SyncState, block_digest, conntrack_digest};
+use crate::slot::{Kind, NIL, SyncState, block_digest};
 use crate::stage::emit::block_record;
 use crate::stage::tail::save_tail;
 use crate::tables::Tables;
@@ -302,7 +302,10 @@ fn recompute(tables: &mut Tables, at: SlotRef) -> (u32, u32) {
 pub(crate) fn stored_digest(tables: &Tables, kind: Kind, id: u32) -> u64 {
     match kind {
         Kind::Block => block_digest(&block_record(tables.nat.block(id))),
-        Kind::Conntrack => conntrack_digest(&tables.conntracks[id].to_put(Instant::default())),
+        Kind::Conntrack => {
+            let conntrack = &tables.conntracks[id];
+            conntrack.digest(conntrack.sync.version)
+        }
     }
 }
 
