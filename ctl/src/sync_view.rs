@@ -110,6 +110,8 @@ pub struct SyncResync {
     pub running: bool,
     /// Why it was begun; empty when there was none.
     pub reason: String,
+    /// Slots that it has had verified so far.
+    pub slots: u64,
     /// Records sent.
     pub records: u64,
     /// Bytes of those records.
@@ -153,6 +155,9 @@ pub struct LaneRow {
     pub applied: u64,
     /// Records in flight when their connection was lost.
     pub abandoned: u64,
+    /// Entries that the peer had to refuse for a cause, in all slots that it has verified since start. Its own view names
+    /// the causes.
+    pub refused: u64,
     /// Records sent and not applied yet.
     pub lag_records: u64,
     /// Age of the oldest of them, in milliseconds.

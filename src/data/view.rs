@@ -154,6 +154,7 @@ fn add_lane(peer: &mut SyncPeer, lane: &ClientVrfReport) {
     if let Some(reason) = &lane.resync_reason {
         resync.reason.clone_from(reason);
     }
+    resync.slots += u64::from(lane.resync_slots);
     resync.records += lane.resync_records;
     resync.bytes += lane.resync_bytes;
     resync.elapsed_ms = resync.elapsed_ms.max(lane.resync_ms);
@@ -183,6 +184,7 @@ fn lane_row(
         sent: client.records_sent,
         applied: client.records_acked,
         abandoned: client.records_abandoned,
+        refused: client.vrfs.iter().map(|vrf| vrf.refused).sum(),
         lag_records: client.lag_records,
         lag_ms: client.lag_ms,
         credit: client.credit,
@@ -303,4 +305,87 @@ pub(crate) fn protection(frame: &Frame, answers: &[Vec<Protection>]) -> Vec<Prot
         }
     };
     frame.vrfs.iter().enumerate().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(number: u8, vrfs: Vec<ClientVrfReport>) -> PumpReport {
+        let client = ClientReport {
+            lane: number,
+            vrfs,
+            ..ClientReport::default()
+        };
+        PumpReport {
+            event: u16::from(number),
+            clients: vec![client],
+            ..PumpReport::default()
+        }
+    }
+
+    fn on_lane(vrf: u16, slots: u32, ms: u64, refused: u64) -> ClientVrfReport {
+        ClientVrfReport {
+            vrf,
+            streaming: true,
+            resync_reason: Some("connected".to_owned()),
+            resync_slots: slots,
+            resync_records: 10,
+            resync_bytes: 320,
+            resync_ms: ms,
+            refused,
+            ..ClientVrfReport::default()
+        }
+    }
+
+    #[test]
+    fn a_resync_is_the_sum_of_its_lanes_and_takes_as_long_as_the_longest() {
+        let mut peer = SyncPeer {
+            name: "peer1".to_owned(),
+            address: [10, 150, 0, 2].into(),
+            role: None,
+            term: 0,
+            ready: false,
+            direction: Direction::Sends,
+            direction_cause: String::new(),
+            sections: vec![],
+            slots_total: 16,
+            slots_verified: 0,
+            slots_dirty: 0,
+            resync: SyncResync::default(),
+            digests: 0,
+            digests_different: 0,
+        };
+        add_lane(&mut peer, &on_lane(0, 7, 12, 0));
+        add_lane(&mut peer, &on_lane(0, 9, 5, 0));
+        let wanted = SyncResync {
+            reason: "connected".to_owned(),
+            slots: 16,
+            records: 20,
+            bytes: 640,
+            elapsed_ms: 12,
+            ..SyncResync::default()
+        };
+        assert_eq!(peer.resync, wanted);
+    }
+
+    #[test]
+    fn a_lane_shows_what_was_refused_of_all_vrfs_that_it_carries() {
+        let frame = Frame {
+            vrfs: vec![],
+            peers: vec!["peer1".to_owned()],
+            security: ctl::sync_report::LaneSecurity::None,
+        };
+        let reports = [
+            lane(0, vec![on_lane(0, 0, 0, 3), on_lane(1, 0, 0, 4)]),
+            lane(1, vec![on_lane(0, 0, 0, 5)]),
+        ];
+        let shown = overview(frame, &reports, &Counters::default());
+        let rows: Vec<_> = shown
+            .lanes
+            .iter()
+            .map(|l| (l.event, l.peer.as_str(), l.refused))
+            .collect();
+        assert_eq!(rows, [(0, "peer1", 7), (1, "peer1", 5)]);
+    }
 }

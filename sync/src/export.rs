@@ -416,6 +416,7 @@ impl Export {
         if !self.at_generation(slot, generation, Phase::Ended) {
             return false;
         }
+        self.report.resync_slots += u32::from(self.is_resyncing());
         self.set(slot, Phase::Verified);
         let slot = &mut self.slots[usize::from(slot)];
         (slot.failures, slot.whole, slot.offer) = (0, false, None);
@@ -540,6 +541,7 @@ impl Export {
         self.began = now;
         self.report.resync_reason = Some(reason.to_owned());
         (self.report.resync_records, self.report.resync_bytes) = (0, 0);
+        self.report.resync_slots = 0;
     }
 }
 
@@ -591,6 +593,12 @@ mod tests {
             (2, 0, 2)
         );
         assert_eq!((export.report.resync_ms, export.is_resyncing()), (5, false));
+        assert_eq!(export.report.resync_slots, 2);
+        assert!(export.again(3, "dirty", at(6), &mut todo));
+        assert_eq!(export.report.resync_slots, 0, "of the next one");
+        send(&mut export, 3, 9);
+        assert!(export.confirmed(3, 9, 0, at(7)));
+        assert_eq!(export.report.resync_slots, 1);
     }
 
     /// sync/PROTOCOL.md R-34.

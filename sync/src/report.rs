@@ -100,6 +100,9 @@ pub struct ClientVrfReport {
     pub generation: u32,
     /// Why the last resync began.
     pub resync_reason: Option<String>,
+    /// Slots that the last resync has had verified so far.
+    #[serde(default)]
+    pub resync_slots: u32,
     /// Records of the last complete resync.
     pub resync_records: u64,
     /// Bytes of those records.

@@ -75,6 +75,7 @@ fn resync(t: &mut Tree, peer: &SyncPeer) {
         if !resync.reason.is_empty() {
             t.line("reason", &resync.reason);
         }
+        t.line("slots", resync.slots);
         t.line("records", resync.records);
         t.line("bytes", resync.bytes);
         t.line("elapsed-ms", resync.elapsed_ms);
@@ -98,6 +99,7 @@ fn lanes(rows: &[LaneRow]) -> String {
         "LAG-MS",
         "CREDIT",
         "ABANDONED",
+        "REFUSED",
         "BYTES",
         "UNSENT",
         "RECONNECTS",
@@ -120,6 +122,7 @@ fn lanes(rows: &[LaneRow]) -> String {
             row.lag_ms.to_string(),
             row.credit.to_string(),
             row.abandoned.to_string(),
+            row.refused.to_string(),
             row.bytes.to_string(),
             row.unsent_bytes.to_string(),
             row.reconnects.to_string(),

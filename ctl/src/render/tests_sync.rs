@@ -243,6 +243,7 @@ fn the_overview_has_a_tree_of_vrfs_and_a_table_of_lanes() {
             sent: 10,
             applied: 8,
             abandoned: 2,
+            refused: 3,
             lag_records: 0,
             lag_ms: 0,
             credit: 90,
@@ -270,8 +271,8 @@ show-sync
         silent 1
         ..
     ..
-LANE    PEER   STATUS  SECURITY  SENT  APPLIED  LAG  LAG-MS  CREDIT  ABANDONED  BYTES  UNSENT  RECONNECTS  LAST-DOWN
-event0  peer1  down    none      10    8        0    0       90      2          400    0       1           silent
+LANE    PEER   STATUS  SECURITY  SENT  APPLIED  LAG  LAG-MS  CREDIT  ABANDONED  REFUSED  BYTES  UNSENT  RECONNECTS  LAST-DOWN
+event0  peer1  down    none      10    8        0    0       90      2          3        400    0       1           silent
 ";
     assert_eq!(text(&Reply::Sync(overview)), wanted);
 }
