@@ -44,6 +44,9 @@ class Knobs:
     port_rest_s: int = 120
     block_idle_s: int = 60
     filtering: str = "endpoint-dependent"
+    sync: str = "always"  # of IPv4 flows from inside
+    output_commit: str = "off"
+    output_commit_timeout_ms: int = 20
     tcp_window_check: bool = True
     udp_established_s: int = 300
     framecnt: int = 8192
@@ -164,6 +167,8 @@ name = "main"
 slots = {knobs.slots}
 inside = ["100.64.0.0/10", "fd00:64::/64"]
 tcp_window_check = {str(knobs.tcp_window_check).lower()}
+output_commit = "{knobs.output_commit}"
+output_commit_timeout_ms = {knobs.output_commit_timeout_ms}
 
 [vrf.timeouts]
 udp_established_s = {knobs.udp_established_s}
@@ -177,6 +182,7 @@ inbound = "lan"
 outbound = "wan"
 source = ["100.64.0.0/10"]
 action = "accept"
+sync = "{knobs.sync}"
 
 [[vrf.firewall.rule]]
 id = 20

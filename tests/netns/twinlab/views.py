@@ -1,10 +1,11 @@
 """What the operator's command says, as the scenarios need it. The only place that knows the shapes of its JSON."""
 
+import json
 import re
 from collections import Counter
 
 from .node import HA_GROUP, VRF
-from .shell import LabError
+from .shell import LabError, run
 
 # The fields of a conntrack that both nodes must show alike. Owner, worker and remaining lifetime are each node's own.
 SAME_FIELDS = ("protocol", "state", "vrf", "reply_vrf", "original", "reply", "nat", "slot", "term", "counter")
@@ -74,6 +75,19 @@ def worker_counters(node):
     for row in _rows(node.ctl("show", "worker")):
         total.update({count["name"]: count["value"] for count in row["counters"]})
     return total
+
+
+def protection(node):
+    """Flows of the VRF, those that a failover would keep, and the others by reason."""
+    row = {row["vrf"]: row for row in node.ctl("show", "protection")}[VRF]
+    return {"flows": row["flows"], "protected": row["protected"],
+            **{count["name"]: count["value"] for count in row["unprotected"]}}
+
+
+def events(node, kind):
+    """Texts of the events of one kind, oldest first."""
+    lines = run(*node.ctl_words("events", "--json"), within_s=10).splitlines()
+    return [row["text"] for row in map(json.loads, lines) if row["kind"] == kind]
 
 
 def drops(node):

@@ -114,7 +114,8 @@ class Sessions:
         """Nothing before the first command."""
 
     async def do_open(self, count, within_s=10.0, port=ECHO_PORT):
-        """Opens `count` more, sources in turn; those that don't open are counted by cause."""
+        """Opens `count` more, sources in turn; those that don't open are counted by cause, and by whether the server's
+        answer was seen before."""
         gate = asyncio.Semaphore(CONNECTS_AT_ONCE)
 
         async def one():
@@ -125,7 +126,8 @@ class Sessions:
                 if await session.open(source, self.target, port, within_s):
                     self.all.append(session)
                 else:
-                    self.failed[session.error] += 1
+                    answered = " after an answer" if session.writer else ""
+                    self.failed[session.error + answered] += 1
                     return 0
             return 1
 

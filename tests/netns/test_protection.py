@@ -1,0 +1,190 @@
+"""What a failover keeps is what policy says: rules that keep flows back, a planned demotion that tells them after all,
+and first packets that wait until the peer has their flow.
+"""
+
+import os
+import signal
+import unittest
+
+from labcase import RECOVER_S, SERVER6, LabCase, views, wait_equal, wait_in_sync, wait_until
+
+# A flow that a node doesn't know is not forwarded; this long is waited before it counts as lost.
+LOST_S = 3
+
+
+class PolicyCase(LabCase):
+    """IPv4 flows by a rule with a policy, IPv6 flows by one without."""
+
+    clients = 16
+    count = 40
+
+    def open_both(self):
+        """As many connections of either kind."""
+        self.traffic.server()
+        kept = self.open_sessions(self.count)
+        told = self.open_sessions(self.count, sources=self.traffic.addresses6, target=SERVER6)
+        return kept, told
+
+    def wait_shown(self, **expected):
+        """Waits until `show protection` of node1 says so."""
+        wait_until(f"node1 shows {expected}",
+                   lambda: expected.items() <= views.protection(self.node1).items(), RECOVER_S, 0.1)
+
+
+class TestNever(PolicyCase):
+    """`sync = "never"`."""
+
+    settings = ("sync=never",)
+
+    def test_flows_that_are_never_told_are_shown_and_lost_and_the_others_go_on(self):
+        """Also by a planned demotion."""
+        kept, told = self.open_both()
+        self.wait_shown(flows=2 * self.count, protected=self.count, **{"no-sync": self.count})
+        wait_until("the standby has the others", lambda: len(views.entries(self.node2)) == self.count, RECOVER_S)
+        self.node1.set_state("backup")
+        wait_until("node1 stands by", lambda: views.role(self.node1) == "backup", 10)
+        self.fail_over()
+        self.assert_all_alive(told, what="flows that are told")
+        self.assertEqual(kept.ask("exchange", within_s=LOST_S)["survived"], 0, "flows that nobody was told of")
+
+
+class TestAfter(PolicyCase):
+    """`sync = "after …"`, longer than any scenario."""
+
+    settings = ("sync=after 600",)
+
+    def test_a_planned_demotion_leaves_no_young_flow_behind(self):
+        """The node is killed as soon as it stands by; its peer has them all."""
+        kept, told = self.open_both()
+        self.wait_shown(flows=2 * self.count, delay=self.count)
+        self.assertEqual(len(views.entries(self.node2)), self.count)
+        self.node1.set_state("backup")
+        wait_until("node1 stands by", lambda: views.role(self.node1) == "backup", 10, 0.01)
+        drained, given_up = views.events(self.node1, "drained"), views.events(self.node1, "given-up")
+        self.fail_over()
+        self.assert_all_alive(kept, what="young flows")
+        self.assert_all_alive(told, what="other flows")
+        self.say(f"{drained} {given_up}")
+        self.assertEqual(len(drained), 1)
+        self.assertIn("the peers have everything", drained[0])
+
+    def test_a_crash_loses_young_flows_and_a_demotion_without_a_peer_waits_for_nobody(self):
+        """What the rule has accepted to lose, and no more."""
+        kept, told = self.open_both()
+        self.wait_shown(delay=self.count)
+        self.fail_over()
+        self.assert_all_alive(told, what="flows that were told")
+        self.assertEqual(kept.ask("exchange", within_s=LOST_S)["survived"], 0, "flows that nobody was told of")
+        self.open_sessions(self.count)
+        self.node2.set_state("backup")
+        wait_until("node2 stands by", lambda: views.role(self.node2) == "backup", 10)
+        drained, given_up = views.events(self.node2, "drained"), views.events(self.node2, "given-up")
+        self.say(f"{drained} {given_up}")
+        self.assertIn("no peer is there", drained[0])
+        wait_until("the loss is counted", lambda: self.untold(self.node2) == self.count, RECOVER_S)
+
+    @staticmethod
+    def untold(node):
+        """Conntracks that were kept back when a node gave the VRF up."""
+        return views.worker_counters(node)["conntracks_untold"]
+
+
+class TestShortAfter(PolicyCase):
+    """`sync = "after …"`, as it is meant."""
+
+    settings = ("sync=after 3",)
+
+    def test_flows_are_told_when_they_are_old_enough(self):
+        """They are shown as unprotected until then."""
+        self.open_both()
+        self.assertEqual(views.entries(self.node2).keys() - views.entries(self.node1).keys(), set())
+        self.wait_shown(flows=2 * self.count, protected=2 * self.count, delay=0)
+        wait_equal(self.lab, at_least=2 * self.count)
+        told = views.worker_counters(self.node1)["conntracks_told_late"]
+        self.assertEqual(told, self.count)
+
+
+class CommitCase(LabCase):
+    """First packets wait until the standby has their flow."""
+
+    clients = 16
+
+    def stop_standby(self):
+        """Its data process stands still: nothing is closed, nothing answers."""
+        process = self.node2.pid("dataplane")
+        self.addCleanup(self.go_on, process)
+        os.kill(process, signal.SIGSTOP)
+
+    def go_on(self, process):
+        """It goes on, if it still exists."""
+        if self.node2.pid("dataplane") == process:
+            os.kill(process, signal.SIGCONT)
+
+    def commits(self):
+        """Flows under output commit by what became of them."""
+        counters = views.worker_counters(self.node1)
+        return {name: counters[f"commit_{name}"]
+                for name in ("held", "released_ack", "released_timer", "released_limit", "released_unknown")}
+
+
+class TestClosed(CommitCase):
+    """`output_commit = "closed"`."""
+
+    settings = ("output_commit=closed",)
+
+    def test_without_its_standby_no_answer_is_seen_and_what_is_known_goes_on(self):
+        """The server sees no connection either; when the standby is back, everything opens."""
+        server = self.traffic.server()
+        sessions = self.open_sessions(20)
+        self.assertGreaterEqual(self.commits()["released_ack"], 20)
+        accepted = server.ask("report")["accepted"]
+        self.stop_standby()
+        refused = self.traffic.sessions(500).ask("open", count=20, within_s=LOST_S)
+        self.say(f"with the standby stopped: {refused}, {self.commits()}")
+        self.assertEqual((refused["opened"], refused["failed"]), (0, {"TimeoutError": 20}))
+        self.assertEqual(server.ask("report")["accepted"], accepted)
+        self.assert_all_alive(sessions, what="flows that the standby knew")
+        self.go_on(self.node2.pid("dataplane"))
+        wait_in_sync(self.lab, "node1")
+        self.open_sessions(20)
+
+    def test_every_connection_that_was_answered_survives_the_death_of_the_active_node(self):
+        """It dies while connections open: each of which the client has seen an answer goes on."""
+        server = self.traffic.server()
+        sessions = self.traffic.sessions(500)
+        opening = sessions.tell("open", count=600, within_s=LOST_S)
+        wait_until("some are open", lambda: server.ask("report")["accepted"] >= 150, RECOVER_S, 0.002)
+        self.fail_over()
+        opened = sessions.hear(opening, 60)
+        self.say(f"{opened}, {server.ask('report')['accepted']} accepted")
+        self.assertGreaterEqual(opened["opened"], 100, "the node died too early to prove anything")
+        self.assertLess(opened["opened"], 600, "the node died too late to prove anything")
+        lost = [cause for cause in opened["failed"] if cause.endswith("after an answer")]
+        self.assertEqual(lost, [], "connections that were answered and lost")
+        self.assert_all_alive(sessions, what="connections that were answered")
+
+
+class TestOpen(CommitCase):
+    """`output_commit = "open"`."""
+
+    settings = ("output_commit=open",)
+
+    def test_without_its_standby_flows_go_on_after_their_time(self):
+        """Each wait is bounded, and counted by what ended it."""
+        self.traffic.server()
+        self.open_sessions(20)
+        before = self.commits()
+        self.assertGreaterEqual(before["released_ack"], 20)
+        self.stop_standby()
+        self.open_sessions(20)
+        during = self.commits()
+        self.say(f"with the standby stopped: {before} then {during}")
+        self.assertGreater(during["released_timer"], before["released_timer"])
+        self.assertEqual(during["released_ack"], before["released_ack"], "who has acknowledged?")
+        self.go_on(self.node2.pid("dataplane"))
+        wait_in_sync(self.lab, "node1")
+        wait_equal(self.lab, at_least=40)
+
+
+if __name__ == "__main__":
+    unittest.main()
