@@ -115,6 +115,7 @@ impl Sync {
             self.shared.roles.set(MAIN, decision.role, decision.term);
         }
         self.shared.roles.set_drain(MAIN, decision.drain);
+        self.board.set_handover(MAIN, decision.handover);
         self.board.set_ready(MAIN, decision.ready);
     }
 

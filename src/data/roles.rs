@@ -12,7 +12,8 @@ use dataplane::share::Share;
 use dataplane::time::Instant;
 use state_sync::board::Board;
 use state_sync::config::SyncConfig;
-use state_sync::role::{Decision, DeclareError, Desire, DrainEnd, PeerView, RoleMachine, outranks};
+use state_sync::handover::DrainEnd;
+use state_sync::role::{Decision, DeclareError, Desire, PeerView, RoleMachine, outranks};
 
 use crate::config::{Config, InitialState};
 use crate::ipc::role_state;
@@ -100,20 +101,25 @@ impl RoleKeeper {
                     Desire::Backup
                 };
                 let peers = replicated.peers.len();
+                let machine = RoleMachine::new(
+                    (sync.node_id, sync.boot_id),
+                    group.is_some(),
+                    desire,
+                    peers,
+                    boot_wait,
+                    now,
+                );
+                let elected = config
+                    .ha_groups
+                    .iter()
+                    .any(|g| Some(&g.name) == group.as_ref() && g.vrrp.is_some());
                 Vrf {
                     name: vrf.name.clone(),
                     slots: replicated.slots,
                     peers: replicated.peers.clone(),
                     peer_names: vrf.peers.iter().map(|peer| peer.name.clone()).collect(),
                     shares: [false, true].map(|in_doubt| sync.share(replicated, in_doubt)),
-                    machine: RoleMachine::new(
-                        (sync.node_id, sync.boot_id),
-                        group.is_some(),
-                        desire,
-                        peers,
-                        boot_wait,
-                        now,
-                    ),
+                    machine: if elected { machine.elected() } else { machine },
                     group,
                     last: None,
                 }
@@ -169,6 +175,7 @@ impl RoleKeeper {
                 changed.push(Change::Readiness(id));
             }
             self.roles.set_drain(id, decision.drain);
+            self.board.set_handover(id, decision.handover);
             if let Some((end, took)) = vrf.machine.take_drain_end() {
                 changed.push(Change::Drained(id, end, took));
             }

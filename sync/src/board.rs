@@ -9,6 +9,7 @@ use dataplane::flow::VrfId;
 use dataplane::role::Role;
 
 use crate::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::handover::Handover;
 use crate::role::PeerView;
 
 /// One per process, shared by all event threads and the thread that runs the role machines.
@@ -20,6 +21,8 @@ pub struct Board {
     cells: Vec<Cell>,
     lanes: Vec<Lanes>,
     ready: Vec<AtomicBool>,
+    /// By VRF: what this node says to its peers about who is active, packed.
+    handovers: Vec<AtomicU32>,
     /// By VRF: the highest term that any peer ever had for it, or offered entries of.
     heard: Vec<AtomicU64>,
 }
@@ -27,7 +30,7 @@ pub struct Board {
 /// What one event thread knows of one peer's VRF.
 #[derive(Debug, Default)]
 struct Cell {
-    /// Bit 0 known, bit 1 ready, bit 2 must-equal sections equal, bits 3..5 role, then the term.
+    /// Bit 0 known, bit 1 ready, bit 2 must-equal sections equal, bits 3..5 role, 5..15 handover, then the term, of 47 bits.
     word: AtomicU64,
     verified: AtomicU32,
     exported: AtomicU32,
@@ -55,6 +58,8 @@ pub struct PeerVrf {
     pub ready: bool,
     /// Whether all must-equal sections and the slot count are equal to ours.
     pub equal: bool,
+    /// What it says about a handover.
+    pub handover: Handover,
 }
 
 /// How many slots of a VRF have come from a peer on an event thread's connections, and gone to it.
@@ -77,6 +82,7 @@ impl Board {
             cells: (0..events * peers * vrfs).map(|_| Cell::default()).collect(),
             lanes: (0..events * peers).map(|_| Lanes::default()).collect(),
             ready: (0..vrfs).map(|_| AtomicBool::new(false)).collect(),
+            handovers: (0..vrfs).map(|_| AtomicU32::new(0)).collect(),
             heard: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -100,6 +106,20 @@ impl Board {
         self.ready
             .get(vrf)
             .is_some_and(|cell| cell.load(Ordering::Acquire))
+    }
+
+    /// What this node says to its peers of a VRF about who is active.
+    pub fn set_handover(&self, vrf: VrfId, handover: Handover) {
+        if let Some(cell) = self.handovers.get(vrf.index()) {
+            cell.store(handover.packed(), Ordering::Release);
+        }
+    }
+
+    pub(crate) fn handover(&self, vrf: usize) -> Handover {
+        let cell = self.handovers.get(vrf);
+        cell.map_or(Handover::None, |cell| {
+            Handover::unpacked(cell.load(Ordering::Acquire))
+        })
     }
 
     fn cell(&self, event: usize, peer: u8, vrf: VrfId) -> &Cell {
@@ -127,7 +147,11 @@ impl Board {
         // Behind them: whoever sees a drain done sees that slots were lost since.
         cell.drained.store(progress.drained, Ordering::Release);
         let word = known.map_or(0, |v| {
-            1 | u64::from(v.ready) << 1 | u64::from(v.equal) << 2 | (v.role as u64) << 3 | v.term.0 << 5
+            1 | u64::from(v.ready) << 1
+                | u64::from(v.equal) << 2
+                | (v.role as u64) << 3
+                | u64::from(v.handover.packed()) << 5
+                | v.term.0 << 15
         });
         if let Some(known) = known {
             self.hear(vrf, known.term);
@@ -156,9 +180,10 @@ impl Board {
         };
         (word & 1 != 0).then_some(PeerVrf {
             role,
-            term: Term(word >> 5),
+            term: Term(word >> 15),
             ready: word & 2 != 0,
             equal: word & 4 != 0,
+            handover: Handover::unpacked((word >> 5 & 0x3ff) as u32),
         })
     }
 
@@ -212,12 +237,14 @@ mod tests {
             term: Term(257),
             ready: false,
             equal: true,
+            handover: Handover::Told(255),
         };
         let new = PeerVrf {
             role: Role::Backup,
             term: Term(514),
             ready: true,
             equal: false,
+            handover: Handover::Telling(7),
         };
         let progress = |verified, exported, drained| Progress {
             verified,
@@ -261,6 +288,7 @@ mod interleavings {
             term: Term(term),
             ready: true,
             equal: true,
+            handover: Handover::None,
         })
     }
 

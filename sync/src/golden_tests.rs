@@ -16,6 +16,7 @@ use crate::compare_record::{Said, put_said, put_tail};
 use crate::fingerprint::{Section, Strength};
 use crate::flow_record::{Stream, put_delta};
 use crate::frame::{Inbox, Outbox, Step};
+use crate::handover::Handover;
 use crate::hello::{Answer, Hello, decode_answer, decode_hello, encode_answer, encode_hello};
 use crate::record::{self, Bound, Message, SlotFailure, VrfOpen, VrfState, decode, measure};
 use crate::slot_record;
@@ -218,6 +219,12 @@ fn records() -> Vec<(&'static str, Vec<u8>, Message)> {
     );
     add("HEARTBEAT", &record::put_heartbeat, Message::Heartbeat);
     add("BYE", &record::put_bye, Message::Bye);
+    let (handle, handover) = (1, Handover::Asked(5));
+    add(
+        "VRF-HANDOVER",
+        &|o| record::put_vrf_handover(o, handle, handover),
+        Message::VrfHandover { handle, handover },
+    );
     add(
         "ACK",
         &|o| record::put_ack(o, 258),

@@ -391,6 +391,13 @@ impl<W: Wire> Inlet<W> {
                 s.changed = true;
                 return Ok(Outcome::Useless);
             }
+            Message::VrfHandover { handle, handover } => {
+                if let Err(cause) = self.peering.handed(handle, handover) {
+                    s.count(cause);
+                }
+                s.changed = true;
+                return Ok(Outcome::Useless);
+            }
             Message::Heartbeat => return Ok(Outcome::Useless),
             Message::Bye => return Err(Cause::Closed),
             Message::Ack { .. }

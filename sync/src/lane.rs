@@ -380,6 +380,12 @@ impl<W: Wire> Lane<W> {
                     s.count(cause);
                 }
             }
+            Message::VrfHandover { handle, handover } => {
+                if let Err(cause) = peering.handed(handle, handover) {
+                    s.count(cause);
+                }
+                s.changed = true;
+            }
             Message::SlotVerified {
                 at,
                 generation,

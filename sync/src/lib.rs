@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod fingerprint;
+pub mod handover;
 pub mod role;
 
 pub mod port;

@@ -13,7 +13,8 @@ use crate::cause::Cause;
 use crate::config::SyncConfig;
 use crate::conn::Conn;
 use crate::fingerprint::{Difference, Strength, differences};
-use crate::record::{Bound, VrfOpen, VrfState, put_vrf_open, put_vrf_state};
+use crate::handover::Handover;
+use crate::record::{Bound, VrfOpen, VrfState, put_vrf_handover, put_vrf_open, put_vrf_state};
 use crate::wire::Wire;
 
 /// Most VRFs that a connection may open: handles are below it.
@@ -25,6 +26,7 @@ pub(crate) struct Own {
     pub(crate) role: Role,
     pub(crate) term: Term,
     pub(crate) ready: bool,
+    pub(crate) handover: Handover,
 }
 
 /// One connection's VRFs.
@@ -60,6 +62,7 @@ impl Peering {
             role: Role::Fault,
             term: Term::NONE,
             ready: false,
+            handover: Handover::None,
         };
         let vrfs = config.vrfs.len();
         Self {
@@ -90,14 +93,25 @@ impl Peering {
                 sections: vrf.sections.clone(),
             };
             conn.put(now, |out| put_vrf_open(out, &open));
-            self.announced[usize::from(id)] = *own;
+            self.announced[usize::from(id)] = Own {
+                handover: Handover::None,
+                ..*own
+            };
         }
     }
 
     /// Tells what has changed since.
     pub(crate) fn announce<W: Wire>(&mut self, conn: &mut Conn<W>, own: &[Own], now: Instant) {
         for ((handle, said), own) in (0u16..).zip(&mut self.announced).zip(own) {
-            if said != own {
+            let before = core::mem::replace(said, *own);
+            if before.handover != own.handover {
+                conn.put(now, |out| put_vrf_handover(out, handle, own.handover));
+            }
+            let state_before = Own {
+                handover: own.handover,
+                ..before
+            };
+            if state_before != *own {
                 let state = VrfState {
                     handle,
                     role: own.role,
@@ -105,7 +119,6 @@ impl Peering {
                     term: own.term,
                 };
                 conn.put(now, |out| put_vrf_state(out, &state));
-                *said = *own;
             }
         }
     }
@@ -131,6 +144,7 @@ impl Peering {
             term: open.term,
             ready: open.ready,
             equal,
+            handover: Handover::None,
         };
         self.known[usize::from(id)] = Some(Known {
             state,
@@ -155,6 +169,14 @@ impl Peering {
             ..known.state
         };
         Ok(vrf)
+    }
+
+    /// Takes in a VRF-HANDOVER.
+    pub(crate) fn handed(&mut self, handle: u16, handover: Handover) -> Result<(), Cause> {
+        let vrf = self.handles.get(usize::from(handle)).copied().flatten();
+        let known = vrf.and_then(|vrf| self.known[vrf.index()].as_mut());
+        known.ok_or(Cause::RecordUnknownVrf)?.state.handover = handover;
+        Ok(())
     }
 
     /// A handle of the peer's, as records use it.

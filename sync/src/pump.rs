@@ -301,6 +301,10 @@ impl<N: Net> Pump<N> {
     /// A worker has set its mark behind what it kept back. With the last one of a drain, this thread has it all.
     fn drained(&mut self, vrf: VrfId, number: u32) {
         let drain = &mut self.drains[vrf.index()];
+        if number < drain.0 {
+            // Of one that was cancelled: its worker was slower than others are with the next.
+            return;
+        }
         if drain.0 != number {
             *drain = (number, 0);
         }

@@ -13,6 +13,7 @@ use crate::bytes::{Short, get_number, get_text, put_number, put_text};
 use crate::compare_record::{Said, get_said, get_tail};
 use crate::fingerprint::{Section, Strength};
 use crate::flow_record::{Stream, get_delta};
+use crate::handover::Handover;
 use crate::slot_record::{get_commit_record, get_slot_record, get_slot_version};
 
 /// Length of every record whose type is [`SHORT_FIRST`] or above, its type included.
@@ -31,6 +32,7 @@ pub(crate) mod kind {
     pub(crate) const VRF_STATE: u8 = 0x02;
     pub(crate) const HEARTBEAT: u8 = 0x03;
     pub(crate) const BYE: u8 = 0x04;
+    pub(crate) const VRF_HANDOVER: u8 = 0x05;
     pub(crate) const ACK: u8 = 0x08;
     pub(crate) const SLOT_VERIFIED: u8 = 0x09;
     pub(crate) const SLOT_FAILED: u8 = 0x0a;
@@ -70,6 +72,7 @@ pub(crate) mod kind {
             VRF_STATE => "VRF-STATE",
             HEARTBEAT => "HEARTBEAT",
             BYE => "BYE",
+            VRF_HANDOVER => "VRF-HANDOVER",
             ACK => "ACK",
             SLOT_VERIFIED => "SLOT-VERIFIED",
             SLOT_FAILED => "SLOT-FAILED",
@@ -142,6 +145,10 @@ pub(crate) enum SlotFailure {
 pub(crate) enum Message {
     VrfOpen(VrfOpen),
     VrfState(VrfState),
+    VrfHandover {
+        handle: u16,
+        handover: Handover,
+    },
     Heartbeat,
     Bye,
     Ack {
@@ -303,6 +310,19 @@ pub(crate) const fn takes_credit(kind: u8) -> bool {
     kind >= kind::SLOT_BEGIN && kind != kind::SLOT_VERSION
 }
 
+/// Appends VRF-HANDOVER.
+pub(crate) fn put_vrf_handover(out: &mut Vec<u8>, handle: u16, handover: Handover) {
+    record(out, kind::VRF_HANDOVER, |out| {
+        out.put_u16(handle);
+        out.put_slice(&match handover {
+            Handover::None => [0, 0],
+            Handover::Asked(number) => [1, number],
+            Handover::Told(number) => [2, number],
+            Handover::Telling(number) => [3, number],
+        });
+    });
+}
+
 /// Appends HEARTBEAT.
 pub(crate) fn put_heartbeat(out: &mut Vec<u8>) {
     record(out, kind::HEARTBEAT, |_| ());
@@ -361,6 +381,7 @@ pub(crate) fn decode(
         }),
         kind::VRF_OPEN => get_vrf_open(&mut from).map(Message::VrfOpen),
         kind::VRF_STATE => get_vrf_state(&mut from).map(Message::VrfState),
+        kind::VRF_HANDOVER => get_vrf_handover(from),
         kind::SLOT_VERSION => get_slot_version(from, stream),
         kind::SLOT_VERIFIED..=kind::SLOT_OFFER | kind::SLOT_ASK | kind::SLOT_BEGIN..=kind::SLOT_DIGEST => {
             get_slotted(kind, from, resolve)
@@ -419,6 +440,18 @@ fn get_vrf_state(from: &mut &[u8]) -> Result<VrfState, RecordError> {
         ready,
         term: Term(from.try_get_u64()?),
     })
+}
+
+fn get_vrf_handover(mut from: &[u8]) -> Result<Message, RecordError> {
+    let handle = from.try_get_u16()?;
+    let handover = match (from.try_get_u8()?, from.try_get_u8()?) {
+        (0, _) => Handover::None,
+        (1, number) => Handover::Asked(number),
+        (2, number) => Handover::Told(number),
+        (3, number) => Handover::Telling(number),
+        _ => return Err(RecordError::Malformed(None)),
+    };
+    Ok(Message::VrfHandover { handle, handover })
 }
 
 fn get_vrf_open(from: &mut &[u8]) -> Result<VrfOpen, RecordError> {

@@ -8,6 +8,8 @@
 //! Whoever is told to stand by *drains* first: workers tell what policy and overload kept back for the time being
 //! (`dataplane/src/drain.rs`), and the role is given up when every live peer has acknowledged it. At once where no peer
 //! lives, after [`DRAIN_MAX`] at the latest, and not at all where a higher term has demoted: then nobody listens any more.
+//! Whoever is ordered to take over from a live peer asks it to drain first ([`Handover`]), and waits as long,
+//! if it gets an answer at all.
 //!
 //! Besides the role the machine says whether this node is *in doubt*: whether a peer may be giving out ports, or may
 //! have to go on with a table from which some are missing (sync/PROTOCOL.md R-71).
@@ -22,9 +24,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::board::PeerVrf;
-
-/// How long a node that is told to stand by stays active for its peers' sake.
-pub const DRAIN_MAX: Duration = Duration::from_secs(2);
+use crate::handover::{ANSWER_MAX, DRAIN_MAX, DrainEnd, Handover};
 
 /// What configuration or an operator wants of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -80,6 +80,18 @@ impl PeerView {
         })
     }
 
+    fn is_master(&self) -> bool {
+        self.vrf.is_some_and(|v| v.role == Role::Master)
+    }
+
+    /// Number of its wish to be active, if it has one.
+    fn asked(&self) -> Option<u8> {
+        match self.vrf?.handover {
+            Handover::Asked(number) => Some(number),
+            _ => None,
+        }
+    }
+
     /// Whether the peer lives and lacks something of what a drain tells, or a slot.
     #[must_use]
     pub const fn lacks(&self, drain: u32) -> bool {
@@ -115,8 +127,10 @@ pub enum Cause {
     PeerActive,
     /// A peer with a higher term took over.
     Outranked,
-    /// Told to stand by, and the peers are being told what was kept back.
+    /// About to give the role up: the peers are being told what was kept back.
     Draining,
+    /// Ordered to be master, and the peer that is tells what it kept back.
+    PeerTelling,
     /// A must-equal section of the configuration, or the slot count, differs from the peer's.
     ConfigDiffers,
     /// Not every lane is up.
@@ -133,7 +147,8 @@ impl Cause {
             Self::MasterPending => "master ordered; import from a live peer unfinished",
             Self::PeerActive => "prefers master; a peer is active",
             Self::Outranked => "demoted by a peer with a higher term",
-            Self::Draining => "draining: told to stand by; peers are being told what was kept back",
+            Self::Draining => "draining: about to stand by; peers are being told what was kept back",
+            Self::PeerTelling => "master ordered; the active peer is telling what it kept back",
             Self::ConfigDiffers => "configuration differs from the peer's in a section that must be equal",
             Self::LanesDown => "not every sync lane is up",
         }
@@ -151,6 +166,8 @@ enum Situation {
     Lost,
     /// This node is about to give the role up, and a live peer lacks something that it can still be told.
     Untold,
+    /// A live peer is master, and was asked, not long ago, to tell what it kept back.
+    Telling,
     /// A live peer is master.
     Active,
     /// Nobody is in the way.
@@ -188,7 +205,7 @@ const fn row(
 const TABLE: &[Row] = &{
     use Desire::{Backup as WantBackup, Ordered, Preferred};
     use Role::{Backup, Fault, Master};
-    use Situation::{Active, Importing, Lost, Untold, Waiting};
+    use Situation::{Active, Importing, Lost, Telling, Untold, Waiting};
     [
         row(
             Fault,
@@ -225,15 +242,10 @@ const TABLE: &[Row] = &{
             Backup,
             Some(Cause::PeerActive),
         ),
+        row(Backup, None, Some(Telling), Backup, Some(Cause::PeerTelling)),
         row(Backup, None, None, Master, None),
         row(Master, None, Some(Importing), Backup, Some(Cause::Outranked)),
-        row(
-            Master,
-            Some(WantBackup),
-            Some(Untold),
-            Master,
-            Some(Cause::Draining),
-        ),
+        row(Master, None, Some(Untold), Master, Some(Cause::Draining)),
         row(Master, Some(WantBackup), None, Backup, None),
         row(Master, None, None, Master, None),
     ]
@@ -265,35 +277,8 @@ pub struct Decision {
     pub in_doubt: bool,
     /// Number of the drain under way; 0 for none.
     pub drain: u32,
-}
-
-/// How a drain ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DrainEnd {
-    /// Every live peer has everything.
-    Complete,
-    /// No peer is there.
-    Alone,
-    /// A live peer lacked something after [`DRAIN_MAX`].
-    Late,
-    /// A peer with a higher term took over in the middle.
-    Outranked,
-    /// The order was taken back.
-    Cancelled,
-}
-
-impl DrainEnd {
-    /// One line for operators.
-    #[must_use]
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Complete => "the peers have everything that was kept back",
-            Self::Alone => "no peer is there to be told what was kept back",
-            Self::Late => "a peer has not acknowledged in time what was kept back",
-            Self::Outranked => "a peer took over before it had been told everything",
-            Self::Cancelled => "the order to stand by was taken back",
-        }
-    }
+    /// What the peers are to be told.
+    pub handover: Handover,
 }
 
 /// Why a peer can't be declared dead.
@@ -323,6 +308,17 @@ pub struct RoleMachine {
     /// Drains so far.
     drains: u32,
     drain_ended: Option<(DrainEnd, Duration)>,
+    /// Whether an order comes before the traffic does: then there is time to ask.
+    asks: bool,
+    asking: Option<Asking>,
+    asked: u8,
+}
+
+/// An active peer was asked to tell what it kept back.
+#[derive(Debug, Clone, Copy)]
+struct Asking {
+    number: u8,
+    since: Instant,
 }
 
 /// A drain under way.
@@ -330,6 +326,8 @@ pub struct RoleMachine {
 struct Drain {
     number: u32,
     since: Instant,
+    /// Every live peer has had everything once.
+    told: bool,
 }
 
 /// When a peer last said something about the VRF.
@@ -377,7 +375,18 @@ impl RoleMachine {
             draining: None,
             drains: 0,
             drain_ended: None,
+            asks: true,
+            asking: None,
+            asked: 0,
         }
+    }
+
+    /// An election decides who is active, and has moved the traffic when it says so: a node that is ordered takes over
+    /// without asking.
+    #[must_use]
+    pub const fn elected(mut self) -> Self {
+        self.asks = false;
+        self
     }
 
     /// An order at run time.
@@ -421,10 +430,12 @@ impl RoleMachine {
                 cause: None,
                 in_doubt: false,
                 drain: 0,
+                handover: Handover::None,
             };
         }
         self.listen(now, peers);
-        self.begin_drain(now);
+        self.begin_drain(now, peers);
+        self.ask(now, peers);
         if self.role == Role::Fault && mutant::on(Mutant::EmptyOverwrites) {
             self.adopt(peers);
         }
@@ -447,6 +458,7 @@ impl RoleMachine {
         }
         self.role = next;
         self.end_drain(now, cause, peers);
+        self.asking = self.asking.filter(|_| self.role == Role::Backup);
         if self.role == Role::Backup {
             self.adopt(peers);
         }
@@ -460,6 +472,7 @@ impl RoleMachine {
             cause,
             in_doubt: self.in_doubt(peers),
             drain: self.draining.map_or(0, |drain| drain.number),
+            handover: self.handover(peers),
         }
     }
 
@@ -486,38 +499,86 @@ impl RoleMachine {
         self.seen = peers.iter().map(|p| p.heard).fold(self.seen, Term::max);
     }
 
-    /// A master that is told to stand by drains from now on.
-    fn begin_drain(&mut self, now: Instant) {
-        let leaves = matches!((self.role, self.desire), (Role::Master, Desire::Backup));
-        if leaves && self.draining.is_none() {
+    /// A master that is told to stand by, or asked by a peer that is to be active, drains from now on.
+    fn begin_drain(&mut self, now: Instant, peers: &[PeerView]) {
+        if self.leaves(peers) && self.draining.is_none() {
             self.drains = self.drains.wrapping_add(1).max(1);
             self.draining = Some(Drain {
                 number: self.drains,
+                since: now,
+                told: false,
+            });
+        }
+        if let Some(drain) = &mut self.draining {
+            drain.told |= peers.iter().all(|p| !p.lacks(drain.number));
+        }
+    }
+
+    fn leaves(&self, peers: &[PeerView]) -> bool {
+        self.role == Role::Master
+            && (self.desire == Desire::Backup || peers.iter().any(|p| p.asked().is_some()))
+    }
+
+    /// Whoever is ordered to be active while a peer is asks it to tell what it kept back.
+    fn ask(&mut self, now: Instant, peers: &[PeerView]) {
+        let waits = self.asks && (self.role, self.desire) == (Role::Backup, Desire::Ordered);
+        if !waits || !peers.iter().any(PeerView::is_master) {
+            self.asking = None;
+        } else if self.asking.is_none() {
+            self.asked = self.asked.wrapping_add(1);
+            self.asking = Some(Asking {
+                number: self.asked,
                 since: now,
             });
         }
     }
 
+    fn is_waiting_for(&self, now: Instant, peers: &[PeerView]) -> bool {
+        self.asking.is_some_and(|asking| {
+            let patience = |said: Handover| match said {
+                Handover::Told(number) if number == asking.number => Duration::ZERO,
+                Handover::Telling(number) if number == asking.number => DRAIN_MAX,
+                _ => ANSWER_MAX,
+            };
+            let waited = now.since(asking.since);
+            let tells = |v: PeerVrf| v.role == Role::Master && waited < patience(v.handover);
+            peers.iter().any(|p| p.vrf.is_some_and(tells))
+        })
+    }
+
+    fn handover(&self, peers: &[PeerView]) -> Handover {
+        let told = self.draining.is_some_and(|drain| drain.told);
+        match (self.asking, peers.iter().find_map(PeerView::asked)) {
+            (Some(asking), _) => Handover::Asked(asking.number),
+            (None, Some(number)) if told => Handover::Told(number),
+            (None, Some(number)) if self.draining.is_some() => Handover::Telling(number),
+            _ => Handover::None,
+        }
+    }
+
     fn is_untold(&self, now: Instant, peers: &[PeerView]) -> bool {
-        self.draining.is_some_and(|drain| {
+        self.draining.filter(|_| self.leaves(peers)).is_some_and(|drain| {
             now.since(drain.since) < DRAIN_MAX && peers.iter().any(|p| p.lacks(drain.number))
         })
     }
 
     fn end_drain(&mut self, now: Instant, cause: Option<Cause>, peers: &[PeerView]) {
-        let Some(drain) = self.draining.take_if(|_| cause != Some(Cause::Draining)) else {
+        if self.leaves(peers) {
+            return;
+        }
+        let Some(drain) = self.draining.take() else {
             return;
         };
         let end = if self.role == Role::Master {
             DrainEnd::Cancelled
+        } else if drain.told && peers.iter().any(|p| p.vrf.is_some()) {
+            DrainEnd::Complete
         } else if cause == Some(Cause::Outranked) {
             DrainEnd::Outranked
         } else if peers.iter().all(|p| p.vrf.is_none()) {
             DrainEnd::Alone
-        } else if peers.iter().any(|p| p.lacks(drain.number)) {
-            DrainEnd::Late
         } else {
-            DrainEnd::Complete
+            DrainEnd::Late
         };
         self.drain_ended = Some((end, now.since(drain.since)));
     }
@@ -547,11 +608,12 @@ impl RoleMachine {
             Situation::Waiting
         } else if quiet(true) {
             Situation::Lost
-        } else if peers
-            .iter()
-            .any(|p| p.vrf.is_some_and(|v| v.role == Role::Master))
-        {
-            Situation::Active
+        } else if peers.iter().any(PeerView::is_master) {
+            if self.is_waiting_for(now, peers) {
+                Situation::Telling
+            } else {
+                Situation::Active
+            }
         } else {
             Situation::Free
         }
@@ -581,7 +643,7 @@ impl RoleMachine {
 
 /// Preferring to be master is not a defect of a standby; everything else is.
 const fn is_ready(cause: Option<Cause>) -> bool {
-    matches!(cause, None | Some(Cause::PeerActive))
+    matches!(cause, None | Some(Cause::PeerActive | Cause::PeerTelling))
 }
 
 #[cfg(test)]

@@ -3,25 +3,26 @@
 use super::*;
 use Desire::{Ordered, Preferred};
 use Role::{Fault, Master};
-use Situation::{Active, Free, Importing, Lost, Untold, Waiting};
+use Situation::{Active, Free, Importing, Lost, Telling, Untold, Waiting};
 
 const ROLES: [Role; 3] = [Fault, Role::Backup, Master];
 const DESIRES: [Desire; 3] = [Desire::Backup, Preferred, Ordered];
-const SITUATIONS: [Situation; 6] = [Importing, Untold, Waiting, Lost, Active, Free];
+const SITUATIONS: [Situation; 7] = [Importing, Untold, Waiting, Lost, Telling, Active, Free];
 
 /// What is expected, written out: rows by role and desire, columns by situation in the order above.
 /// F, B and M are the next role; the second letter is the cause: i import unfinished, p master pending,
-/// w waiting for peer, a peer active, o outranked, d draining. Only a master that is told to stand by meets the second column.
-const EXPECTED: [[&str; 6]; 9] = [
-    ["Fi", "B", "Fw", "Fw", "B", "B"],
-    ["Fi", "B", "Fw", "Fw", "B", "B"],
-    ["Fp", "B", "Fw", "B", "B", "B"],
-    ["Bi", "B", "B", "B", "B", "B"],
-    ["Bi", "M", "M", "M", "Ba", "M"],
-    ["Bp", "M", "M", "M", "M", "M"],
-    ["Bo", "Md", "B", "B", "B", "B"],
-    ["Bo", "M", "M", "M", "M", "M"],
-    ["Bo", "M", "M", "M", "M", "M"],
+/// w waiting for peer, a peer active, o outranked, d draining,
+/// t peer telling. Only a master that leaves meets the second column, and only a backup that is ordered the fifth.
+const EXPECTED: [[&str; 7]; 9] = [
+    ["Fi", "B", "Fw", "Fw", "B", "B", "B"],
+    ["Fi", "B", "Fw", "Fw", "B", "B", "B"],
+    ["Fp", "B", "Fw", "B", "B", "B", "B"],
+    ["Bi", "B", "B", "B", "B", "B", "B"],
+    ["Bi", "M", "M", "M", "Bt", "Ba", "M"],
+    ["Bp", "M", "M", "M", "Bt", "M", "M"],
+    ["Bo", "Md", "B", "B", "B", "B", "B"],
+    ["Bo", "Md", "M", "M", "M", "M", "M"],
+    ["Bo", "Md", "M", "M", "M", "M", "M"],
 ];
 
 fn meaning(cell: &str) -> (Role, Option<Cause>) {
@@ -37,6 +38,7 @@ fn meaning(cell: &str) -> (Role, Option<Cause>) {
         "a" => Some(Cause::PeerActive),
         "o" => Some(Cause::Outranked),
         "d" => Some(Cause::Draining),
+        "t" => Some(Cause::PeerTelling),
         _ => None,
     };
     (role, cause)
@@ -92,6 +94,7 @@ fn peer(role: Role, term: u64, verified: u32) -> PeerView {
             term: short(term),
             ready: true,
             equal: true,
+            handover: Handover::None,
         }),
         heard: short(term),
         node: 2,
@@ -276,7 +279,8 @@ fn an_order_is_carried_out_once() {
     let mut m = machine(Desire::Backup, 1);
     m.step(ms(1), &[peer(Fault, 0, 0)]);
     m.order(Ordered);
-    assert_eq!(m.step(ms(2), &[peer(Master, 0x102, 8)]).role, Master);
+    let told = says(peer(Master, 0x102, 8), Handover::Told(1));
+    assert_eq!(m.step(ms(2), &[told]).role, Master);
     assert_eq!(m.desire(), Preferred);
     m.step(ms(3), &[peer(Master, 0x302, 0)]);
     let stays = m.step(ms(4), &[peer(Master, 0x302, 8)]);
@@ -312,6 +316,101 @@ fn draining() -> (RoleMachine, PeerView) {
     );
     assert_eq!(m.take_drain_end(), None);
     (m, stands_by)
+}
+
+fn says(view: PeerView, handover: Handover) -> PeerView {
+    let vrf = view.vrf.map(|v| PeerVrf { handover, ..v });
+    PeerView { vrf, ..view }
+}
+
+///
+#[test]
+fn a_backup_that_is_ordered_takes_over_when_the_active_peer_has_told_what_it_kept_back() {
+    let active = peer(Master, 0x202, 8);
+    let ordered = |m: &mut RoleMachine| {
+        m.step(ms(1), &[active]);
+        m.order(Ordered);
+        m.step(ms(100), &[active])
+    };
+    let mut m = machine(Desire::Backup, 1);
+    let waits = ordered(&mut m);
+    assert_eq!(
+        (waits.role, waits.cause, waits.handover, waits.ready),
+        (Role::Backup, Some(Cause::PeerTelling), Handover::Asked(1), true)
+    );
+    let of_an_older_wish = says(active, Handover::Told(0));
+    assert_eq!(m.step(ms(110), &[of_an_older_wish]).role, Role::Backup);
+    let taken = m.step(ms(111), &[says(active, Handover::Told(1))]);
+    assert_eq!((taken.role, taken.handover), (Master, Handover::None));
+    // Patience has an end: soon with a peer that doesn't know the question, or is dead and not missed yet.
+    for (view, last) in [(active, 199), (says(active, Handover::Telling(1)), 2_099)] {
+        let mut m = machine(Desire::Backup, 1);
+        ordered(&mut m);
+        assert_eq!(m.step(ms(last), &[view]).role, Role::Backup);
+        assert_eq!(m.step(ms(last + 1), &[view]).role, Master);
+    }
+    // A peer that dies, or stands by, has nothing left to tell.
+    for view in [gone(), peer(Role::Backup, 0x202, 8)] {
+        let mut m = machine(Desire::Backup, 1);
+        ordered(&mut m);
+        assert_eq!(m.step(ms(101), &[view]).role, Master);
+    }
+    // The order is taken back.
+    let mut m = machine(Desire::Backup, 1);
+    ordered(&mut m);
+    m.order(Desire::Backup);
+    let stays = m.step(ms(101), &[active]);
+    assert_eq!((stays.role, stays.handover), (Role::Backup, Handover::None));
+}
+
+#[test]
+fn an_election_has_moved_the_traffic_so_nobody_is_asked() {
+    let mut m = machine(Desire::Backup, 1).elected();
+    m.step(ms(1), &[peer(Master, 0x202, 8)]);
+    m.order(Ordered);
+    assert_eq!(m.step(ms(2), &[peer(Master, 0x202, 8)]).role, Master);
+}
+
+/// R-45, the other end.
+#[test]
+fn a_master_that_is_asked_drains_says_so_and_stays_until_it_is_outranked() {
+    let mut m = machine(Preferred, 1);
+    let stands_by = PeerView {
+        exported: 8,
+        ..peer(Role::Backup, 0, 0)
+    };
+    m.step(ms(99), &[stands_by]);
+    let asks = says(stands_by, Handover::Asked(9));
+    let drains = m.step(ms(100), &[asks]);
+    assert_eq!(
+        (drains.role, drains.cause, drains.drain, drains.handover),
+        (Master, Some(Cause::Draining), 1, Handover::Telling(9))
+    );
+    let drained = PeerView { drained: 1, ..asks };
+    for at in [101, 9_000] {
+        let told = m.step(ms(at), &[drained]);
+        assert_eq!(
+            (told.role, told.cause, told.drain, told.handover),
+            (Master, None, 1, Handover::Told(9))
+        );
+    }
+    let down = m.step(ms(9_001), &[peer(Master, 0x902, 0)]);
+    assert_eq!((down.role, down.handover), (Role::Backup, Handover::None));
+    assert_eq!(ended(&mut m), (DrainEnd::Complete, 8_901));
+}
+
+#[test]
+fn a_wish_that_is_taken_back_ends_the_drain() {
+    let mut m = machine(Preferred, 1);
+    let stands_by = PeerView {
+        exported: 8,
+        ..peer(Role::Backup, 0, 0)
+    };
+    m.step(ms(99), &[stands_by]);
+    m.step(ms(100), &[says(stands_by, Handover::Asked(9))]);
+    let stays = m.step(ms(101), &[stands_by]);
+    assert_eq!((stays.role, stays.drain, stays.cause), (Master, 0, None));
+    assert_eq!(ended(&mut m), (DrainEnd::Cancelled, 1));
 }
 
 fn ended(m: &mut RoleMachine) -> (DrainEnd, u128) {

@@ -132,6 +132,7 @@ impl Shared {
                 role,
                 term,
                 ready: board.ready(usize::from(vrf)),
+                handover: board.handover(usize::from(vrf)),
             });
         }
     }

@@ -573,6 +573,14 @@ impl Node {
             let views: Vec<PeerView> = peers.map(|p| self.board.view(p, VRF, SLOTS)).collect();
             let decision = machine.step(now, &views);
             self.roles.set(VRF, decision.role, decision.term);
+            self.board.set_handover(VRF, decision.handover);
+            let number = decision.drain;
+            if number != 0 && self.decision.is_none_or(|last| last.drain != number) {
+                // Nothing is kept back here, so the marks are due at once.
+                for pending in self.workers.iter_mut().flat_map(|worker| &mut worker.pending) {
+                    pending.push_back(ToEvent::Drained { vrf: VRF, number });
+                }
+            }
             self.decision = Some(decision);
         }
     }

@@ -12,7 +12,7 @@ use testkit::config::{LAN_IF, MAIN, Setup, WAN_IF, accept, server, subscriber};
 use testkit::packet;
 
 /// UDP by a rule of its own, everything else by the one that says nothing.
-fn udp_rule(sync: SyncPolicy) -> Vec<RuleIntent> {
+pub(crate) fn udp_rule(sync: SyncPolicy) -> Vec<RuleIntent> {
     let mut rule = accept(5, Some(LAN_IF), Some(WAN_IF));
     rule.protocol = Some(17);
     rule.care.sync = Some(sync);

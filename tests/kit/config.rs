@@ -97,6 +97,8 @@ pub struct Setup {
     pub wan_vlans: Vec<u16>,
     /// Whether the VRFs listen to an HA group; otherwise the node is alone.
     pub grouped: bool,
+    /// Whether an election decides the group's role, so that orders come behind the traffic.
+    pub elected: bool,
     /// How long a booted node waits for a silent peer.
     pub boot_wait: Duration,
     /// Timings of connections.
@@ -145,6 +147,7 @@ impl Default for Setup {
             lan_vlans: vec![],
             wan_vlans: vec![],
             grouped: true,
+            elected: false,
             boot_wait: Duration::from_millis(1_500),
             timing: Timing::default(),
             sync_v6: false,

@@ -27,10 +27,11 @@ use dataplane::worker::{ABSORB_BUDGET, Shared, Worker};
 use state_sync::board::Board;
 use state_sync::compare::Ways;
 use state_sync::config::SyncConfig;
+use state_sync::handover::DrainEnd;
 use state_sync::port::{Arrival, PumpCommand, PumpEvent, PumpPorts};
 use state_sync::pump::Pump;
 use state_sync::report::PumpReport;
-use state_sync::role::{Cause, Decision, DeclareError, Desire, DrainEnd, RoleMachine};
+use state_sync::role::{Cause, Decision, DeclareError, Desire, RoleMachine};
 
 use crate::config::{LAN, Setup, WAN};
 use crate::network::{MemNet, MemWire};
@@ -133,16 +134,19 @@ impl Node {
             let seed = boot_id.wrapping_mul(31).wrapping_add(u64::from(number));
             pumps.push(Pump::new(Arc::clone(&sync), number, net.share(), ports, seed));
         }
-        let machines = sync.vrfs.iter().map(|vrf| Machine {
-            machine: RoleMachine::new(
+        let machines = sync.vrfs.iter().map(|vrf| {
+            let machine = RoleMachine::new(
                 (id, boot_id),
                 setup.grouped,
                 desire,
                 vrf.peers.len(),
                 setup.boot_wait,
                 now + offset,
-            ),
-            last: None,
+            );
+            Machine {
+                machine: if setup.elected { machine.elected() } else { machine },
+                last: None,
+            }
         });
         if !setup.grouped {
             for vrf in 0..setup.vrfs() {
@@ -224,6 +228,7 @@ impl Node {
                 }
             }
             self.shared.roles.set_drain(vrf, decision.drain);
+            self.board.set_handover(vrf, decision.handover);
             self.board.set_ready(vrf, decision.ready);
             machine.last = Some(decision);
         }

@@ -68,6 +68,16 @@ class TestAfter(PolicyCase):
         self.assertEqual(len(drained), 1)
         self.assertIn("the peers have everything", drained[0])
 
+    def test_a_standby_that_is_made_master_is_told_of_young_flows_first(self):
+        """Without a word to the active node, which is killed as soon as the other one is master."""
+        kept, told = self.open_both()
+        self.wait_shown(flows=2 * self.count, delay=self.count)
+        self.node2.set_state("master")
+        wait_until("node2 is master", lambda: views.role(self.node2) == "master", 10, 0.01)
+        self.node1.kill()
+        self.assert_all_alive(kept, what="young flows")
+        self.assert_all_alive(told, what="other flows")
+
     def test_a_crash_loses_young_flows_and_a_demotion_without_a_peer_waits_for_nobody(self):
         """What the rule has accepted to lose, and no more."""
         kept, told = self.open_both()

@@ -94,11 +94,13 @@ impl Scale {
         };
         let rules = rules(&mut random.clone());
         let output_commit = commit(&mut random.clone());
+        let elected = random.clone().one_in(3);
         [(); 2].map(|()| {
             let mut setup = Setup {
                 conntracks,
                 rules: rules.clone(),
                 output_commit,
+                elected,
                 held_packets: 16,
                 ..common.clone()
             };
