@@ -10,11 +10,14 @@
 
 use crate::delta::{Handle, SlotRef};
 use crate::prefetch::prefetch;
-use crate::shard::mix64;
+use crate::shard::fold;
 use crate::slot::NIL;
 
-/// Bits of a link's word that hold the handle; those above hold a part of the slot's hash.
+/// Bits of a link's word that hold the handle; those above hold a part of the hash of slot and handle.
 const HANDLE_BITS: u32 = 24;
+
+/// Odd constants with about as many ones as zeros. Nobody but the slot's sender chooses names, so they need not be secret.
+const KEYS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 
 /// The index of one worker.
 #[derive(Debug)]
@@ -27,7 +30,7 @@ pub struct Names {
 
 #[derive(Debug, Clone, Copy)]
 struct Link {
-    /// Handle and slot tag, or [`NIL`] when the entry has no handle.
+    /// Handle and tag, or [`NIL`] when the entry has no handle.
     word: u32,
     next: u32,
 }
@@ -64,12 +67,24 @@ impl Names {
         None
     }
 
-    /// Asks for the memory of a name that will be looked up soon.
+    /// First pass before a name is looked up, or given: asks for the head of its chain.
     #[inline]
     pub(crate) fn expect(&self, at: SlotRef, handle: Handle) {
         if let Some(Place { chain, .. }) = self.place(at, handle) {
             prefetch(&self.heads[chain]);
         }
+    }
+
+    /// Second pass: asks for the first link of the chain, and says whose it is; [`NIL`] for none. Mostly it is the one meant.
+    #[inline]
+    pub(crate) fn expect_link(&self, at: SlotRef, handle: Handle) -> u32 {
+        let first = self
+            .place(at, handle)
+            .map_or(NIL, |place| self.heads[place.chain]);
+        if let Some(link) = self.links.get(first as usize) {
+            prefetch(link);
+        }
+        first
     }
 
     /// The handle of a conntrack; [`Handle::NONE`] when it has none.
@@ -135,15 +150,16 @@ impl Names {
         self.heads.len() * size_of::<u32>() + self.links.len() * size_of::<Link>()
     }
 
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "parts of a hash")]
     fn place(&self, at: SlotRef, handle: Handle) -> Option<Place> {
         if handle.is_none() {
             return None;
         }
-        let slot = mix64(u64::from(at.vrf.0) << 16 | u64::from(at.slot));
-        let hash = mix64(slot ^ u64::from(handle.0));
+        let name = u64::from(at.vrf.0) << 40 | u64::from(at.slot) << HANDLE_BITS | u64::from(handle.0);
+        let hash = fold(name ^ KEYS[0], KEYS[1]);
         // The tag is never all ones: a bound link must differ from an empty one.
-        let tag = (slot as u32 & 0xff).min(0xfe);
+        let tag = ((hash >> 56) as u32).min(0xfe);
         Some(Place {
             chain: hash as usize & (self.heads.len() - 1),
             word: tag << HANDLE_BITS | handle.0,

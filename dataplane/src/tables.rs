@@ -450,12 +450,22 @@ impl Tables {
 
     /// Inserts a conntrack: table, timer and slot list.
     pub(crate) fn insert(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
+        let hashes = self.conntracks.hashes(&conntrack.keys);
+        self.insert_hashed(conntrack, hashes)
+    }
+
+    /// As [`Self::insert`], with the hashes of both tuples.
+    pub(crate) fn insert_hashed(
+        &mut self,
+        conntrack: Conntrack,
+        hashes: [u64; 2],
+    ) -> Result<u32, InsertError> {
         let at = SlotRef {
             vrf: conntrack.keys[0].vrf,
             slot: conntrack.slot,
         };
         let expires_s = conntrack.expires_s;
-        let id = self.conntracks.insert(conntrack)?;
+        let id = self.conntracks.insert_hashed(conntrack, hashes)?;
         self.wheel.schedule(id, expires_s);
         if let Some(slot) = self.slots.get_mut(at) {
             slot.link(Kind::Conntrack, &mut self.conntracks, id);

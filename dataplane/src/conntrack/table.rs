@@ -147,8 +147,21 @@ impl Table {
     /// # Errors
     /// A tuple belongs to another live conntrack, or the arena is full. Nothing changes then.
     pub fn insert(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
+        let hashes = self.hashes(&conntrack.keys);
+        self.insert_hashed(conntrack, hashes)
+    }
+
+    /// As [`Self::insert`], with the hashes of both tuples.
+    ///
+    /// # Errors
+    /// As [`Self::insert`].
+    #[inline]
+    pub(crate) fn insert_hashed(
+        &mut self,
+        conntrack: Conntrack,
+        [original_hash, reply_hash]: [u64; 2],
+    ) -> Result<u32, InsertError> {
         let [original, reply] = conntrack.keys;
-        let [original_hash, reply_hash] = self.hashes(&conntrack.keys);
         if let Some((id, _)) = self.find(original_hash, &original) {
             return Err(InsertError::OriginalTaken(id));
         }
@@ -314,7 +327,8 @@ impl Table {
             + self.index.memory_bytes()
     }
 
-    fn hashes(&self, keys: &[FlowKey; 2]) -> [u64; 2] {
+    /// Hashes of an entry's tuples.
+    pub(crate) fn hashes(&self, keys: &[FlowKey; 2]) -> [u64; 2] {
         [self.hash(&keys[0]), self.hash(&keys[1])]
     }
 

@@ -264,6 +264,11 @@ impl Nat {
             .find(self.place_hash(place), |id| self.blocks[id].place == place)
     }
 
+    /// Asks for the memory of [`Self::block_at`].
+    pub(super) fn expect_block_at(&self, place: Place) {
+        self.block_index.prefetch(self.place_hash(place));
+    }
+
     /// A block, held or dead.
     #[must_use]
     pub fn block(&self, id: u32) -> &Block {

@@ -77,13 +77,11 @@ impl Nat {
         };
 
         let holding = self.judge(&claim)?;
-        let by_inside = self
-            .subscriber(&who)
-            .and_then(|id| self.inside(id, inside.port, class));
-        let by_outside = match holding {
-            Holding::Here(block) => self.outside(block, offset, class),
-            Holding::Free => None,
+        let (subscriber, by_outside) = match holding {
+            Holding::Here(block) => (Some(self.blocks[block].owner), self.outside(block, offset, class)),
+            Holding::Free => (self.subscriber(&who), None),
         };
+        let by_inside = subscriber.and_then(|id| self.inside(id, inside.port, class));
         if let (Some(a), Some(b)) = (by_inside, by_outside)
             && a == b
         {
@@ -120,27 +118,32 @@ impl Nat {
         })
     }
 
-    /// Asks for the memory in which [`Self::learn`] will look for the mapping of `put`.
-    pub(crate) fn expect(&self, put: &PutRecord) {
-        let (Some(class), Some(translation)) = (Protocol::of(put.original.proto), translation(put)) else {
-            return;
-        };
-        let Translation { inside, outside } = translation;
-        let Some(place) = self.pools.place(outside.vrf, &outside.address, outside.port) else {
-            return;
-        };
-        let who = Inside {
-            vrf: inside.vrf,
-            address: inside.address,
-            pool: place.pool,
-        };
-        if let Some(subscriber) = self.subscriber(&who) {
-            self.expect_inside(subscriber, inside.port, class);
+    /// Asks for the memory in which [`Self::learn`] will look for the block of `put`.
+    pub(crate) fn expect_block(&self, put: &PutRecord) {
+        if let Some((place, ..)) = self.meant(put) {
+            self.expect_block_at(place);
         }
-        if let Some(block) = self.block_at(place) {
+    }
+
+    /// Asks for the memory in which [`Self::learn`] will look for the mapping of `put`: the block says where.
+    pub(crate) fn expect_mapping(&self, put: &PutRecord) {
+        if let Some((place, translation, class)) = self.meant(put)
+            && let Some(block) = self.block_at(place)
+        {
+            let Translation { inside, outside } = translation;
+            self.expect_inside(self.blocks[block].owner, inside.port, class);
             let offset = outside.port - self.pools.at(place.pool).port_first(place);
             self.expect_outside(block, offset, class);
         }
+    }
+
+    /// Place, translation and protocol that a record means, if it is of one that is translated.
+    fn meant(&self, put: &PutRecord) -> Option<(Place, Translation, Protocol)> {
+        put.nat?;
+        let class = Protocol::of(put.original.proto)?;
+        let translation = translation(put)?;
+        let Endpoint { vrf, address, port } = translation.outside;
+        Some((self.pools.place(vrf, &address, port)?, translation, class))
     }
 
     /// A block granted by the peer; `vrf` is the subscriber's. Returns the block's id, also when it is here already.
@@ -219,6 +222,22 @@ impl Nat {
 
     /// Whether the claim can hold here. Changes nothing.
     fn judge(&self, claim: &Claim) -> Result<Holding, LearnError> {
+        let block = self.block_at(claim.place);
+        // The usual case: one more conntrack of a block that is known.
+        if let Some(id) = block
+            && self.blocks[id].grant == claim.grant
+        {
+            let Block {
+                inside_vrf,
+                subscriber,
+                ..
+            } = self.blocks[id];
+            return if inside_vrf == claim.who.vrf && subscriber == claim.who.address {
+                Ok(Holding::Here(id))
+            } else {
+                Err(LearnError::Unsupported)
+            };
+        }
         let pool = self.pools.at(claim.place.pool);
         let Some((vrf, slot)) = pool.owner(claim.place) else {
             let known = self.subscriber(&claim.who).is_some();
@@ -229,32 +248,17 @@ impl Nat {
                 Err(LearnError::Full)
             };
         };
-        let block = self.block_at(claim.place);
         let holder = block.map_or_else(|| pool.grant(claim.place), |id| self.blocks[id].grant);
-        if holder > claim.grant {
-            return Err(LearnError::Older { holder, block });
-        }
-        match block {
-            Some(block) if holder == claim.grant => {
-                let Block {
-                    inside_vrf,
-                    subscriber,
-                    ..
-                } = self.blocks[block];
-                let same = inside_vrf == claim.who.vrf && subscriber == claim.who.address;
-                if same {
-                    Ok(Holding::Here(block))
-                } else {
-                    Err(LearnError::Unsupported)
-                }
-            }
-            _ => Err(LearnError::Conflict {
+        Err(if holder > claim.grant {
+            LearnError::Older { holder, block }
+        } else {
+            LearnError::Conflict {
                 holder,
                 vrf,
                 slot,
                 block,
-            }),
-        }
+            }
+        })
     }
 
     fn hold(&mut self, now: Instant, claim: &Claim, holding: Holding, slot: u16) -> Result<u32, LearnError> {

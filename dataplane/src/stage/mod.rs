@@ -30,7 +30,9 @@ pub(crate) mod expire;
 pub(crate) mod walk;
 
 pub(crate) mod absorb;
+pub(crate) mod apply;
 pub mod compare;
+pub(crate) mod evict;
 pub(crate) mod missing;
 pub(crate) mod slots;
 pub(crate) mod tail;

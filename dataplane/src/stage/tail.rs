@@ -10,7 +10,7 @@ use rtrb::Producer;
 use crate::conntrack::NatBinding;
 use crate::delta::{LaneTag, PutRecord, SlotRef, Term, ToEvent};
 use crate::protection::Kept;
-use crate::stage::absorb::inherited;
+use crate::stage::apply::inherited;
 use crate::tables::{TAILS_MAX, Tables};
 use crate::time::Instant;
 

@@ -9,11 +9,12 @@ use rtrb::RingBuffer;
 
 use super::*;
 use crate::config::{CommitIntent, Filtering, InDoubt, Intent, PoolIntent, PortRange, Timeouts, VrfIntent};
-use crate::delta::{NatPart, SlotEnd, Term};
-use crate::flow::{Addr, FlowKey, VrfId, proto};
+use crate::delta::{BlockRecord, Class, Handle, NatPart, PutRecord, Scales, SlotEnd, Term, Version};
+use crate::flow::{Addr, Direction, FlowKey, VrfId, proto};
 use crate::nat::{NatLimits, Pools};
 use crate::resync::Sum;
 use crate::role::Role;
+use crate::slot::{block_digest, conntrack_digest};
 use crate::tables::Limits;
 
 const AT: SlotRef = SlotRef {
@@ -294,13 +295,21 @@ const fn refusals(tables: &Tables) -> u64 {
     c.absorb_stale + c.absorb_fenced + c.absorb_full + c.absorb_conflict + c.absorb_no_pool + c.absorb_unknown
 }
 
+fn find_original(tables: &Tables, original: &FlowKey) -> Option<u32> {
+    let hash = tables.conntracks.hash(original);
+    let found = tables.conntracks.find(hash, original);
+    found
+        .filter(|(_, direction)| *direction == Direction::Original)
+        .map(|(id, _)| id)
+}
+
 /// Whether the record takes the place of an entry under its tuple that is translated differently: whatever becomes of
 /// the record, that one is over.
 fn replaces(tables: &Tables, delta: &Delta) -> bool {
     let Delta::Put(put) = delta else { return false };
     find_original(tables, &put.original).is_some_and(|id| {
         let held = &tables.conntracks[id];
-        held.keys[1] != put.reply || !same_nat(held, put)
+        held.keys[1] != put.reply || held.nat.map(|nat| nat.part) != put.nat
     })
 }
 
@@ -316,7 +325,8 @@ fn is_old(tables: &Tables, delta: &Delta) -> bool {
         _ => None,
     };
     let ours = id.map(|id| tables.conntracks[id].sync.version);
-    ours > delta.version() && !overrules(tables, AT)
+    let source = tables.slots.get(AT).and_then(|slot| slot.source.as_ref());
+    ours > delta.version() && !source.is_some_and(|source| source.authoritative)
 }
 
 /// Applies a record. An old one is refused; when one is refused, everything is as it was, but for what gave way to a newer
