@@ -13,6 +13,7 @@ use crate::pace::Pace;
 use crate::record::put_heartbeat;
 use crate::shared::Shared;
 use crate::tally::Tallies;
+use crate::window::Window;
 use crate::wire::{Io, Wire};
 
 /// Frames whose sending times are remembered; beyond it neighbours share an entry.
@@ -35,6 +36,7 @@ pub(crate) struct Conn<W> {
     /// Most records that may be sent and not acknowledged, and how many have been acknowledged.
     credit: u32,
     items_acked: u64,
+    window: Window,
     /// Frames sent and not yet acknowledged, oldest first. Kept by clients only.
     flights: Option<VecDeque<Flight>>,
     heard: Instant,
@@ -77,6 +79,7 @@ impl<W: Wire> Conn<W> {
             paused: false,
             credit: 0,
             items_acked: 0,
+            window: Window::new(),
             flights,
             heard: now,
             moved: now,
@@ -153,11 +156,21 @@ impl<W: Wire> Conn<W> {
 
     /// Records that may be sent now.
     pub(crate) fn credit(&self) -> u64 {
-        u64::from(self.credit).saturating_sub(self.out.items() - self.items_acked)
+        u64::from(self.credit).saturating_sub(self.under_way())
+    }
+
+    /// Whether a record of a walk would keep live ones behind it waiting.
+    pub(crate) fn holds_walks(&self) -> bool {
+        self.under_way() >= self.window.records()
+    }
+
+    /// Records that were put in and not yet acknowledged.
+    fn under_way(&self) -> u64 {
+        self.out.items() - self.items_acked
     }
 
     /// Notes that frames up to `sequence` were applied.
-    pub(crate) fn acknowledge(&mut self, sequence: u64) -> Result<Option<Acked>, Cause> {
+    pub(crate) fn acknowledge(&mut self, sequence: u64, now: Instant) -> Result<Option<Acked>, Cause> {
         if sequence > self.out.sequence() {
             return Err(Cause::AckBeyondSent);
         }
@@ -167,7 +180,12 @@ impl<W: Wire> Conn<W> {
                 acked = flights.pop_front();
             }
         }
-        self.items_acked = acked.map_or(self.items_acked, |f| f.items);
+        if let Some(flight) = acked {
+            let records = flight.items - self.items_acked;
+            self.items_acked = flight.items;
+            self.window
+                .acknowledged(now.since(flight.closed), records, u64::from(self.credit));
+        }
         Ok(acked.map(|f| Acked {
             sequence: f.sequence,
             records: f.records,

@@ -17,8 +17,8 @@ use dataplane::time::Instant;
 pub(crate) const HEADER: usize = 16;
 /// Most bytes of records in a frame.
 pub(crate) const PAYLOAD_MAX: usize = 65_536;
-/// A frame of this size is closed without waiting for more.
-const PAYLOAD_TARGET: usize = 16_384;
+/// A frame of this size is closed without waiting for more: a receiver can't begin with a frame before it has all of it.
+const PAYLOAD_TARGET: usize = 4_096;
 /// From here on an outbox asks for patience; control records still fit up to the hard limit.
 const OUTBOX_SOFT: usize = 256 * 1024;
 const OUTBOX_HARD: usize = 1024 * 1024;

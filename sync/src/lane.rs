@@ -195,6 +195,11 @@ impl<W: Wire> Lane<W> {
         }
     }
 
+    /// Whether records of walks for this lane should wait in the workers' rings.
+    pub(crate) fn holds_walks(&self) -> bool {
+        matches!(&self.state, State::Up { conn, .. } if conn.holds_walks())
+    }
+
     /// First half of a turn: connect, read answers, follow the direction, ask workers for slots.
     pub(crate) fn turn(&mut self, s: &mut Shared, net: &mut impl Net<Wire = W>) -> usize {
         let result = match &self.state {
@@ -348,7 +353,7 @@ impl<W: Wire> Lane<W> {
         };
         match message {
             Message::Ack { sequence } => {
-                if let Some(done) = conn.acknowledge(sequence)? {
+                if let Some(done) = conn.acknowledge(sequence, s.now)? {
                     self.report.frames_acked = self.past.frames + done.sequence;
                     self.report.records_acked += done.records - *acked;
                     *acked = done.records;

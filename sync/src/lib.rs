@@ -24,6 +24,7 @@ mod pace;
 mod peering;
 mod record;
 mod slot_record;
+mod window;
 pub mod wire;
 
 mod door;

@@ -288,6 +288,10 @@ impl<N: Net> Pump<N> {
                 if self.lanes.iter().any(Lane::is_full) {
                     return work;
                 }
+                let held = matches!(self.from_workers[worker].peek(), Ok(item) if self.holds(item));
+                if held {
+                    break;
+                }
                 let Ok(item) = self.from_workers[worker].pop() else {
                     break;
                 };
@@ -315,6 +319,18 @@ impl<N: Net> Pump<N> {
             }
             self.shared.changed = true;
         }
+    }
+
+    /// Whether an item is a walk's record whose lane has enough on its way.
+    fn holds(&self, item: &ToEvent) -> bool {
+        let ToEvent::Record {
+            only: Some(LaneTag { peer, .. }),
+            ..
+        } = item
+        else {
+            return false;
+        };
+        self.lanes.get(usize::from(*peer)).is_some_and(Lane::holds_walks)
     }
 
     fn steer(&mut self, item: &ToEvent) {

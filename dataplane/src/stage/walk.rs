@@ -23,8 +23,11 @@ use crate::time::Instant;
 /// ends and their answers come in a steady flow.
 const WALKS_AT_ONCE: usize = 8;
 
-/// Walks asked-for slots, the oldest requests first, while rings have more than half their room left for live
-/// changes; visits at most `budget` entries and changes. Returns the number of records pushed.
+/// Records that a walk may put into a ring ahead of its event thread: live changes get in behind them. Half of a small ring
+/// at most.
+const AHEAD: usize = 512;
+
+/// Walks asked-for slots, the oldest requests first, while little enough waits in the rings; visits at most `budget` entries and changes. Returns the number of records pushed.
 pub(crate) fn walk(
     tables: &mut Tables,
     rings: &mut [Producer<ToEvent>],
@@ -40,7 +43,10 @@ pub(crate) fn walk(
             && let Some(&at) = tables.walking.get(index)
         {
             let lane = tables.lane_of(at.slot);
-            let room = |ring: &&mut Producer<ToEvent>| ring.slots() > ring.buffer().capacity() / 2;
+            let room = |ring: &&mut Producer<ToEvent>| {
+                let all = ring.buffer().capacity();
+                all - ring.slots() < AHEAD.min(all / 2)
+            };
             let Some(ring) = rings.get_mut(lane).filter(room) else {
                 // This lane's ring is busy; another lane's may not be.
                 index += 1;
