@@ -269,6 +269,11 @@ impl Nat {
         self.block_index.prefetch(self.place_hash(place));
     }
 
+    /// The block that [`Self::block_at`] will look at first.
+    pub(super) fn block_candidate(&self, place: Place) -> Option<u32> {
+        self.block_index.candidate(self.place_hash(place))
+    }
+
     /// A block, held or dead.
     #[must_use]
     pub fn block(&self, id: u32) -> &Block {

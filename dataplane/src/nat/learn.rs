@@ -13,6 +13,7 @@ use super::{LearnError, Learned, Nat};
 use crate::delta::{BlockRecord, PutRecord};
 use crate::flow::{Addr, FlowKey, VrfId};
 use crate::mutant::{self, Mutant};
+use crate::prefetch::prefetch_all;
 use crate::time::Instant;
 
 /// What a record says about a block.
@@ -37,6 +38,16 @@ enum Holding {
 struct Translation {
     inside: Endpoint,
     outside: Endpoint,
+}
+
+/// What [`Nat::learn`] will look for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected {
+    place: Place,
+    inside_port: u16,
+    /// Public port, as an offset into the block.
+    offset: u16,
+    class: Protocol,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,32 +129,35 @@ impl Nat {
         })
     }
 
-    /// Asks for the memory in which [`Self::learn`] will look for the block of `put`.
-    pub(crate) fn expect_block(&self, put: &PutRecord) {
-        if let Some((place, ..)) = self.meant(put) {
-            self.expect_block_at(place);
-        }
-    }
-
-    /// Asks for the memory in which [`Self::learn`] will look for the mapping of `put`: the block says where.
-    pub(crate) fn expect_mapping(&self, put: &PutRecord) {
-        if let Some((place, translation, class)) = self.meant(put)
-            && let Some(block) = self.block_at(place)
-        {
-            let Translation { inside, outside } = translation;
-            self.expect_inside(self.blocks[block].owner, inside.port, class);
-            let offset = outside.port - self.pools.at(place.pool).port_first(place);
-            self.expect_outside(block, offset, class);
-        }
-    }
-
-    /// Place, translation and protocol that a record means, if it is of one that is translated.
-    fn meant(&self, put: &PutRecord) -> Option<(Place, Translation, Protocol)> {
+    /// First of three passes before [`Self::learn`]: what the record of a conntrack means, and asks for the index line of its
+    /// block. None when nothing of it is translated.
+    pub(crate) fn expect(&self, put: &PutRecord) -> Option<Expected> {
         put.nat?;
         let class = Protocol::of(put.original.proto)?;
-        let translation = translation(put)?;
-        let Endpoint { vrf, address, port } = translation.outside;
-        Some((self.pools.place(vrf, &address, port)?, translation, class))
+        let Translation { inside, outside } = translation(put)?;
+        let place = self.pools.place(outside.vrf, &outside.address, outside.port)?;
+        self.expect_block_at(place);
+        Some(Expected {
+            place,
+            inside_port: inside.port,
+            offset: outside.port - self.pools.at(place.pool).port_first(place),
+            class,
+        })
+    }
+
+    /// Second pass: asks for the block.
+    pub(crate) fn expect_block(&self, expected: &Expected) {
+        if let Some(id) = self.block_candidate(expected.place) {
+            prefetch_all(&self.blocks[id]);
+        }
+    }
+
+    /// Third pass: asks for both index lines of the mapping, which the block leads to.
+    pub(crate) fn expect_mapping(&self, expected: &Expected) {
+        if let Some(block) = self.block_at(expected.place) {
+            self.expect_inside(self.blocks[block].owner, expected.inside_port, expected.class);
+            self.expect_outside(block, expected.offset, expected.class);
+        }
     }
 
     /// A block granted by the peer; `vrf` is the subscriber's. Returns the block's id, also when it is here already.

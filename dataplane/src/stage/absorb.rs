@@ -66,6 +66,7 @@ fn look_ahead<'a, I: Iterator<Item = &'a ToWorker>>(
     items: impl Fn() -> I,
 ) -> [[u64; 2]; BATCH] {
     let mut hashes = [[0; 2]; BATCH];
+    let mut mappings = [None; BATCH];
     let records = || {
         items().enumerate().filter_map(|(n, item)| match item {
             ToWorker::Record { at, delta, .. } => Some((n, *at, delta)),
@@ -80,7 +81,7 @@ fn look_ahead<'a, I: Iterator<Item = &'a ToWorker>>(
                     tables.conntracks.prefetch(hash);
                 }
                 tables.names.expect(at, put.handle);
-                tables.nat.expect_block(put);
+                mappings[n] = tables.nat.expect(put);
             }
             Delta::State(StateRecord { handle, .. })
             | Delta::Refresh(RefreshRecord { handle, .. })
@@ -98,12 +99,14 @@ fn look_ahead<'a, I: Iterator<Item = &'a ToWorker>>(
             Delta::Block(_) => {}
         }
     }
+    for mapping in mappings.iter().flatten() {
+        tables.nat.expect_block(mapping);
+    }
     for (n, at, delta) in records() {
         match delta {
             Delta::Put(put) => {
                 _ = tables.conntracks.prefetch_entry(hashes[n][0]);
                 tables.names.expect_link(at, put.handle);
-                tables.nat.expect_mapping(put);
             }
             Delta::State(StateRecord { handle, .. })
             | Delta::Refresh(RefreshRecord { handle, .. })
@@ -117,6 +120,9 @@ fn look_ahead<'a, I: Iterator<Item = &'a ToWorker>>(
             Delta::Del(_) => _ = tables.conntracks.prefetch_entry(hashes[n][0]),
             Delta::Block(_) => {}
         }
+    }
+    for mapping in mappings.iter().flatten() {
+        tables.nat.expect_mapping(mapping);
     }
     hashes
 }

@@ -195,10 +195,11 @@ pub(crate) fn finish(
     if whole && mutant::on(Mutant::SweepBeforeVerify) {
         sweep(tables, at, lane, generation, now);
     }
-    let here = if whole {
-        Some(stamped(tables, at, generation))
+    let (here, others) = if whole {
+        let (sum, others) = stamped(tables, at, generation);
+        (Some(sum), others)
     } else {
-        (held(tables, at).1 == 0).then(|| listed(tables, at))
+        ((held(tables, at).1 == 0).then(|| listed(tables, at)), false)
     };
     let slot = tables.slots.get_mut(at)?;
     let outcome = here.map_or(Ended::Failed, |here| ended(end, here, &slot.absent));
@@ -212,7 +213,7 @@ pub(crate) fn finish(
     slot.version = slot.version.max(end.version);
     (slot.base, slot.own_hand) = (None, false);
     tables.counters.slots_verified += 1;
-    if whole && !tables.faults.no_sweep && !mutant::on(Mutant::NoSweep) {
+    if others && !tables.faults.no_sweep && !mutant::on(Mutant::NoSweep) {
         sweep(tables, at, lane, generation, now);
     }
     tables.unmute(at);
@@ -322,20 +323,22 @@ pub(crate) fn set_digest(tables: &mut Tables, at: SlotRef, kind: Kind, id: u32, 
     slot.account(sync, version, digest);
 }
 
-/// Number and digest of the slot's entries that the generation has touched.
-fn stamped(tables: &Tables, at: SlotRef, generation: u32) -> Sum {
-    let mut sum = Sum::default();
+/// Number and digest of the slot's entries that the generation has touched, and whether there are others.
+fn stamped(tables: &Tables, at: SlotRef, generation: u32) -> (Sum, bool) {
+    let (mut sum, mut others) = (Sum::default(), false);
     for kind in [Kind::Block, Kind::Conntrack] {
         let mut id = first(tables, at, kind);
         while id != NIL {
             let sync = sync_of(tables, kind, id);
             if sync.stamp == generation && sync.emitted() {
                 sum.add(sync.digest);
+            } else {
+                others = true;
             }
             id = sync.next;
         }
     }
-    sum
+    (sum, others)
 }
 
 fn sweep(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation: u32, now: Instant) {
