@@ -361,6 +361,27 @@ fn r40_a_peer_whose_workers_stand_gets_its_credit_and_is_still_heard() {
     assert_eq!(cluster.nodes[0].cause("stream-gap"), 0);
 }
 
+/// a live record waits for what is under way in front of it.
+#[test]
+fn r40_records_of_a_walk_wait_before_the_credit_is_used_up() {
+    let ring = |shape| Shape { ring: 8_192, ..shape };
+    let mut cluster = pair(ring(Shape::new(1, 1, 1)), ring(Shape::new(2, 1, 1)), 6_000);
+    let walked = |c: &Cluster| {
+        let seen = c.nodes[1].workers[0].seen.iter();
+        seen.filter(|item| matches!(item, ToWorker::Record { .. }))
+            .count()
+    };
+    cluster.until("walking", 20_000, |c| walked(c) > 0);
+    cluster.nodes[1].workers[0].absorbing = false;
+    cluster.run(200);
+    let client = cluster.nodes[0].pumps[0].report().clients[0].clone();
+    assert!((1_024..1_100).contains(&client.lag_records), "{client:?}");
+    assert!(client.credit > 4_096, "{client:?}");
+    // Those that wait are not lost.
+    cluster.nodes[1].workers[0].absorbing = true;
+    cluster.until("equal", 20_000, |c| equal(c) && acked(&c.nodes[0]));
+}
+
 #[test]
 fn r35_a_lane_sends_so_many_slots_at_once_and_no_more() {
     let shapes = [Shape::new(1, 1, 1), Shape::new(2, 1, 1)];
