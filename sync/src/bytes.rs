@@ -25,7 +25,16 @@ pub(crate) fn put_number(out: &mut Vec<u8>, mut n: u64) {
 }
 
 /// Reads what [`put_number`] wrote; at most ten bytes, no bit beyond the 64th.
+#[inline]
 pub(crate) fn get_number(from: &mut &[u8]) -> Result<u64, Short> {
+    if let [byte @ ..0x80, rest @ ..] = *from {
+        *from = rest;
+        return Ok(u64::from(*byte));
+    }
+    get_long_number(from)
+}
+
+fn get_long_number(from: &mut &[u8]) -> Result<u64, Short> {
     let mut n = 0u64;
     for shift in (0..64).step_by(7) {
         let byte = from.try_get_u8()?;
@@ -42,6 +51,7 @@ pub(crate) fn get_number(from: &mut &[u8]) -> Result<u64, Short> {
 }
 
 /// Appends an address in 4 bytes (`v4`) or 16.
+#[inline]
 pub(crate) fn put_address(out: &mut Vec<u8>, address: &Addr, v4: bool) {
     if v4 {
         out.put_slice(&address.v4_octets());
@@ -51,6 +61,7 @@ pub(crate) fn put_address(out: &mut Vec<u8>, address: &Addr, v4: bool) {
 }
 
 /// Reads what [`put_address`] wrote.
+#[inline]
 pub(crate) fn get_address(from: &mut &[u8], v4: bool) -> Result<Addr, Short> {
     if v4 {
         let mut octets = [0; 4];

@@ -148,6 +148,7 @@ fn put_short(out: &mut Vec<u8>, stream: &Stream, kind: u8, handle: Handle, rest:
     out.put_slice(&rest);
 }
 
+#[inline]
 fn put_put(out: &mut Vec<u8>, stream: &Stream, put: &PutRecord, live: bool) {
     let (o, r, vrf) = (&put.original, &put.reply, stream.at.vrf);
     let v4 = [o.src, o.dst, r.src, r.dst]
@@ -208,6 +209,7 @@ fn put_kind(out: &mut Vec<u8>, class: Class, protocol: u8) {
     }
 }
 
+#[inline]
 fn get_kind(from: &mut &[u8]) -> Result<(Class, u8), RecordError> {
     let byte = from.try_get_u8()?;
     let class = Class::from_u8(byte & 3).ok_or(RecordError::Malformed(None))?;
@@ -218,6 +220,7 @@ fn get_kind(from: &mut &[u8]) -> Result<(Class, u8), RecordError> {
     Ok((class, protocol))
 }
 
+#[inline]
 pub(crate) fn put_ends(out: &mut Vec<u8>, key: &FlowKey, v4: bool) {
     put_address(out, &key.src, v4);
     put_address(out, &key.dst, v4);
@@ -262,6 +265,7 @@ fn put_block(out: &mut Vec<u8>, stream: &Stream, block: &BlockRecord, live: bool
 
 /// Decodes a record of type `kind`, one of this module's. `resolve` knows the VRF handles its sender has bound, `stream` the
 /// slots it has begun.
+#[inline]
 pub(crate) fn get_delta(
     kind: u8,
     mut from: &[u8],
@@ -296,6 +300,7 @@ const fn is_live(kind: u8, flags: u8) -> bool {
     }
 }
 
+#[inline]
 fn get_short(kind: u8, from: &mut &[u8], stream: &Stream) -> Result<Delta, RecordError> {
     let handle = get_handle(from)?;
     let (scales, lifetime_s) = (from.try_get_u8()?, lifetime::from_byte(from.try_get_u8()?));
@@ -319,6 +324,7 @@ fn get_short(kind: u8, from: &mut &[u8], stream: &Stream) -> Result<Delta, Recor
     })
 }
 
+#[inline]
 fn get_long(
     kind: u8,
     from: &mut &[u8],
@@ -334,11 +340,13 @@ fn get_long(
     })
 }
 
+#[inline]
 fn get_handle(from: &mut &[u8]) -> Result<Handle, RecordError> {
     let high = u32::from(from.try_get_u8()?);
     Ok(Handle(high << 16 | u32::from(from.try_get_u16()?)))
 }
 
+#[inline]
 fn get_version(from: &mut &[u8], flags: u8, stream: &Stream) -> Result<Version, RecordError> {
     if flags & flag::VERSION == 0 {
         return Ok(stream.next());
@@ -349,6 +357,7 @@ fn get_version(from: &mut &[u8], flags: u8, stream: &Stream) -> Result<Version, 
     })
 }
 
+#[inline]
 pub(crate) fn get_vrf(
     from: &mut &[u8],
     present: bool,
@@ -363,6 +372,7 @@ pub(crate) fn get_vrf(
         .ok_or(RecordError::UnknownVrf)
 }
 
+#[inline]
 pub(crate) fn get_ends(from: &mut &[u8], v4: bool, vrf: VrfId, proto: u8) -> Result<FlowKey, RecordError> {
     let (src, dst) = (get_address(from, v4)?, get_address(from, v4)?);
     Ok(FlowKey {
@@ -375,6 +385,7 @@ pub(crate) fn get_ends(from: &mut &[u8], v4: bool, vrf: VrfId, proto: u8) -> Res
     })
 }
 
+#[inline]
 fn get_put(
     from: &mut &[u8],
     v4: bool,

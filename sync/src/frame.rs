@@ -194,6 +194,8 @@ pub(crate) struct Inbox {
     tail: usize,
     /// End of the frame being read, when it has been checked.
     frame: Option<usize>,
+    /// Length of the record that was shown last.
+    shown: usize,
     sequence: u64,
     /// What was taken out, by type.
     pub(crate) tally: Tally,
@@ -217,6 +219,7 @@ impl Inbox {
             head: 0,
             tail: 0,
             frame: None,
+            shown: 0,
             sequence: 0,
             tally: Tally::default(),
         }
@@ -258,14 +261,14 @@ impl Inbox {
         let record = &self.bytes[self.head..end];
         // The whole frame was measured when it was opened.
         let (start, end) = measure(record).ok_or(FrameError::Records)?;
+        self.shown = end;
         Ok(Step::Record(record[0], &record[start..end]))
     }
 
     /// Goes behind the record that [`Self::step`] has shown.
     pub(crate) fn advance(&mut self) {
-        let record = &self.bytes[self.head..self.tail];
-        let length = measure(record).map_or(0, |(_, end)| end);
-        self.tally.count(record[0], length);
+        let length = core::mem::take(&mut self.shown);
+        self.tally.count(self.bytes[self.head], length);
         self.head += length;
     }
 

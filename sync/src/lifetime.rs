@@ -15,10 +15,29 @@ const TOLD_S: [u32; 256] = {
     told
 };
 
+/// By the bits of a lifetime: the byte of the least lifetime of so many.
+const OF_BITS: [u8; 33] = {
+    let mut bytes = [0; 33];
+    let mut bits = 1;
+    while bits < bytes.len() {
+        let mut byte = bytes[bits - 1];
+        while byte < 255 && TOLD_S[byte as usize] < 1 << (bits - 1) {
+            byte += 1;
+        }
+        bytes[bits] = byte;
+        bits += 1;
+    }
+    bytes
+};
+
 /// The byte of a lifetime in seconds.
-#[expect(clippy::cast_possible_truncation, reason = "at most 255")]
-pub(crate) fn to_byte(lifetime_s: u32) -> u8 {
-    TOLD_S.partition_point(|told| *told < lifetime_s).min(255) as u8
+pub(crate) const fn to_byte(lifetime_s: u32) -> u8 {
+    // A doubling is a dozen bytes: where it lies between two powers of two is nearly enough.
+    let mut byte = OF_BITS[(u32::BITS - lifetime_s.leading_zeros()) as usize];
+    while byte < 255 && TOLD_S[byte as usize] < lifetime_s {
+        byte += 1;
+    }
+    byte
 }
 
 /// The lifetime in seconds of a byte.

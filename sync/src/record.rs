@@ -263,16 +263,17 @@ impl From<bytes::TryGetError> for RecordError {
 }
 
 /// Appends a record that says its length: header, then what `body` writes.
+#[inline]
 pub(crate) fn record(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
     out.put_slice(&[kind, 0]);
     let start = out.len();
     body(out);
     let len = out.len() - start;
-    let mut number = Vec::new();
     match u8::try_from(len) {
         Ok(short) if short < 0x80 => out[start - 1] = short,
         // Only what is sent once per connection is as long as this.
         _ => {
+            let mut number = Vec::new();
             put_number(&mut number, len as u64);
             out.splice(start - 1..start, number);
         }
@@ -280,6 +281,7 @@ pub(crate) fn record(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>
 }
 
 /// Where the body of the record at the front starts and where it ends; none when the bytes end before it does.
+#[inline]
 pub(crate) fn measure(bytes: &[u8]) -> Option<(usize, usize)> {
     if *bytes.first()? >= SHORT_FIRST {
         return (bytes.len() >= SHORT).then_some((1, SHORT));
@@ -363,6 +365,7 @@ pub(crate) fn put_vrf_open(out: &mut Vec<u8>, open: &VrfOpen) {
 
 /// Decodes a record of type `kind`. `resolve` knows the VRF handles its sender has bound, `stream` the slots it has begun.
 /// Bytes behind the last field belong to later versions and are ignored.
+#[inline]
 pub(crate) fn decode(
     kind: u8,
     body: &[u8],
