@@ -1,7 +1,7 @@
 //! How far the standby is behind: from a delta's emission by the active worker to its application by the standby's,
 //! at a steady rate of new connections; first while the standby imports everything, then with nothing else to do.
 //!
-//! Each node's worker and event thread take turns on a core of their own, so that a turn of the one delays the other:
+//! Each node's worker and event thread take turns on a core of the node's own, so that a turn of the one delays the other:
 //! what is seen here is an upper bound. Rings and lanes keep order, so a delta is applied when the standby has dealt with
 //! as many records as had been told when it was emitted.
 
@@ -58,11 +58,12 @@ pub(crate) fn run(
         us.sort_by(f64::total_cmp);
         let at = |percent: usize| us.get(us.len() * percent / 100).copied().unwrap_or(0.0);
         let note = format!(
-            "{} new UDP connections, {RATE}/s, {}: emitted to applied, median {:.0} us; worker and event thread of \
-             either node by turns on one core",
+            "{} new UDP connections, {RATE}/s, {}: emitted to applied, median {:.0} us; the active node's worker and \
+             event thread by turns on core {}, the standby's on core {core}",
             next - first,
             whens[phase],
-            at(50)
+            at(50),
+            rig.core
         );
         let goal = (!importing).then_some(1_000.0);
         report.add_with_goal(names[phase], &[at(99)], "us", goal, &note);
@@ -70,6 +71,8 @@ pub(crate) fn run(
     active.keys.truncate(next);
     active.back.truncate(next);
     let stopped = standby.stop(rig)?;
+    stopped.side.sync.was_never_paused()?;
+    active.side.sync.was_never_paused()?;
     active.compare(&stopped.side.node)?;
     Ok(stopped)
 }

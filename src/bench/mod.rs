@@ -1,6 +1,7 @@
 //! What `twinpath-bench` measures, and how: see each part. All of it drives the same worker, ports and event threads
 //! as the data process.
 
+mod commit;
 mod failover;
 mod flap;
 mod flows;
@@ -15,6 +16,7 @@ mod rig;
 mod scene;
 mod stats;
 mod sync;
+mod tcp_info;
 mod tls;
 mod yardstick;
 

@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dataplane::fingerprint;
 use dataplane::time::Instant;
@@ -19,7 +19,7 @@ use twinpath::socket::{SyncNet, SyncSettings};
 
 use super::scene::{MAIN, Node, SLOTS, Scene};
 
-const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 71, 1), Ipv4Addr::new(127, 0, 71, 2)];
+pub(crate) const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 71, 1), Ipv4Addr::new(127, 0, 71, 2)];
 /// How long a node that boots alone waits before it becomes active.
 const BOOT_WAIT: Duration = Duration::from_millis(50);
 
@@ -106,17 +106,29 @@ impl Sync {
     /// Lets the role machine decide, as the agent does.
     pub(crate) fn step_role(&mut self, now: Instant) {
         while self.events.try_recv().is_ok() {}
-        let decision = self.machine.step(now, &[self.view()]);
+        let view = self.view();
+        let decision = self.machine.step(now, &[view]);
         let share = self
             .config
             .share(&self.config.vrfs[MAIN.index()], decision.in_doubt);
         self.shared.roles.set_share(MAIN, share);
+        self.shared
+            .roles
+            .set_owned(MAIN, self.machine.sees_owner(&[view]));
         if self.shared.roles.get(MAIN) != (decision.role, decision.term) {
             self.shared.roles.set(MAIN, decision.role, decision.term);
         }
         self.shared.roles.set_drain(MAIN, decision.drain);
         self.board.set_handover(MAIN, decision.handover);
         self.board.set_ready(MAIN, decision.ready);
+    }
+
+    /// Fails when reading had to pause (sync/PROTOCOL.md R-44): an honest peer never gets there.
+    pub(crate) fn was_never_paused(&self) -> anyhow::Result<()> {
+        let causes = self.pump.report().causes;
+        let paused = causes.iter().find(|(name, _)| name == "reading-paused");
+        ensure!(paused.is_none(), "reading has paused: {causes:?}");
+        Ok(())
     }
 
     /// What is known of the other node.

@@ -1,6 +1,7 @@
 //! The packet path: nanoseconds per packet of established flows in random order, beside the yardsticks, in
 //! alternating slices of one run; memory per flow; clocks of a new flow.
 
+use dataplane::config::OutputCommit;
 use dataplane::flow::FlowKey;
 use dataplane::io::{Burst, PortId};
 use twinpath::dpdk::{Mbuf, tsc};
@@ -257,6 +258,7 @@ pub(crate) fn run(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow:
         let scene = Scene {
             flows,
             replicated: false,
+            commit: OutputCommit::Off,
         };
         let before = memory_touched();
         let (node, _events) = Node::new(scene, WORKER_QUEUE, 11);
@@ -434,7 +436,8 @@ fn tell(rig: &Rig, report: &mut Report, yard: &Yard, sizes: &[Size]) {
             size.flows,
             Scene {
                 flows: size.flows,
-                replicated: false
+                replicated: false,
+                commit: OutputCommit::Off
             }
             .subscribers(),
             super::stats::Spread::of(&size.clocks).median
@@ -480,6 +483,7 @@ fn new_flows(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow::Resu
         let scene = Scene {
             flows: extent.new_flows,
             replicated: false,
+            commit: OutputCommit::Off,
         };
         let (mut node, _events) = Node::new(scene, WORKER_QUEUE, 21);
         let keys = flows::draw(profile, scene.flows, scene.subscribers(), 77);

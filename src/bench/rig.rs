@@ -54,6 +54,8 @@ pub(crate) struct Rig {
     since: (Instant, u64),
     /// Whether packet buffers are in huge pages.
     pub(crate) huge: bool,
+    /// Core of the calling thread.
+    pub(crate) core: usize,
 }
 
 /// The other end of a worker's queues.
@@ -114,6 +116,7 @@ impl Rig {
             standby_feeder: Feeder::new(standby_feeder),
             clock,
             huge,
+            core,
         })
     }
 

@@ -9,8 +9,8 @@ use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
 use dataplane::config::{
     Action, Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent,
-    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent,
-    Timeouts, VirtualAddress, VrfIntent,
+    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OutputCommit, PoolIntent, PortRange,
+    Route, RuleIntent, Timeouts, VirtualAddress, VrfIntent,
 };
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
@@ -42,6 +42,8 @@ const RING_ENTRIES: usize = 4_096;
 /// Mean number of flows of a subscriber.
 const FLOWS_PER_SUBSCRIBER: usize = 64;
 const BLOCK_SIZE: u16 = 512;
+/// How long first packets may wait for the standby: the whole wait is wanted, on a busy machine, too.
+const COMMIT_TIMEOUT_MS: u32 = 1_000;
 /// Blocks of one public address, above the well-known ports.
 const BLOCKS_PER_ADDRESS: usize = 126;
 
@@ -51,6 +53,8 @@ pub(crate) struct Scene {
     pub(crate) flows: usize,
     /// Whether the VRF belongs to an HA group, that is: whether changes are replicated.
     pub(crate) replicated: bool,
+    /// What becomes of a flow's first packets until the standby has the flow.
+    pub(crate) commit: OutputCommit,
 }
 
 impl Scene {
@@ -110,7 +114,10 @@ impl Scene {
                 nat_rules: vec![nat_rule],
                 timeouts: Timeouts::default(),
                 tcp_window_check: true,
-                output_commit: CommitIntent::default(),
+                output_commit: CommitIntent {
+                    policy: self.commit,
+                    timeout_ms: COMMIT_TIMEOUT_MS,
+                },
             }],
             ha_groups: vec![HaGroupIntent {
                 name: "group1".to_owned(),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, anyhow, ensure};
+use dataplane::config::OutputCommit;
 use dataplane::flow::FlowKey;
 use dataplane::role::Role;
 use dataplane::time::Instant;
@@ -18,14 +19,14 @@ use twinpath::thread;
 
 use super::flap::flap;
 use super::flows::{self, Profile, Step};
-use super::pair::{Side, Sync, free_port};
+use super::pair::{ADDRESSES, Side, Sync, free_port};
 use super::path::{create, life};
 use super::report::Report;
 use super::rig::{Rig, STANDBY_QUEUE, WORKER_QUEUE};
 use super::run::Extent;
 use super::scene::{MAIN, Node, SLOTS, Scene};
 use super::stats::as_f64;
-use super::{lag, lane};
+use super::{commit, lag, lane, tcp_info};
 
 /// Turns between two looks at the roles.
 pub(crate) const ROLE_EVERY: usize = 64;
@@ -129,7 +130,7 @@ impl Standby {
     }
 
     /// Whether it has dealt with everything that `active` has ever told.
-    fn has_all_of(&self, active: &Node) -> bool {
+    pub(crate) fn has_all_of(&self, active: &Node) -> bool {
         active.worker.tables().waiting() == 0 && self.received() == told(active)
     }
 
@@ -182,7 +183,13 @@ impl Active {
         let scene = Scene {
             flows,
             replicated: true,
+            commit: OutputCommit::Off,
         };
+        Self::boot_in(rig, scene, profile)
+    }
+
+    /// The same in a scene of its own.
+    pub(crate) fn boot_in(rig: &mut Rig, scene: Scene, profile: Profile) -> anyhow::Result<Self> {
         let port = free_port()?;
         let boots = rig.now().ns() | 1 << 60;
         let mut side = Side::boot(1, scene, (WORKER_QUEUE, port), boots, rig.now())?;
@@ -192,7 +199,7 @@ impl Active {
             side.sync.step_role(rig.now());
             side.sync.pump.turn(rig.now());
         }
-        let keys = flows::draw(profile, flows, scene.subscribers(), SEED);
+        let keys = flows::draw(profile, scene.flows, scene.subscribers(), SEED);
         Ok(Self {
             side,
             back: vec![FlowKey::default(); keys.len()],
@@ -265,6 +272,7 @@ impl Active {
             return Err(anyhow!("the standby doesn't know when it was connected"));
         };
         self.compare(&stopped.side.node)?;
+        stopped.side.sync.was_never_paused()?;
         Ok((stopped, verified.since(connected).as_secs_f64()))
     }
 
@@ -313,6 +321,7 @@ pub(crate) fn run(
     for profile in [Profile::Udp, Profile::Tcp] {
         connections(rig, extent, core, profile, report)?;
     }
+    commit::run(rig, core, report)?;
     let mut active = Active::boot(rig, extent.resync_flows, Profile::Udp)?;
     active.fill(rig)?;
     let mut seconds = Vec::new();
@@ -379,6 +388,7 @@ fn connections(
     let scene = Scene {
         flows: extent.new_flows,
         replicated: false,
+        commit: OutputCommit::Off,
     };
     let (mut off, _events) = Node::new(scene, WORKER_QUEUE, 31);
     let mut off_back = vec![FlowKey::default(); scene.flows];
@@ -440,6 +450,14 @@ fn connections(
         .map_or(0.0, |o| as_f64(o.bytes) / as_f64(o.calls.max(1)));
     let client = said.clients.into_iter().max_by_key(|c| c.records_sent);
     let wire = client.context("no lane")?;
+    let kernel = tcp_info::bytes_sent(ADDRESSES, port)?;
+    if let Some(kernel) = kernel {
+        ensure!(
+            kernel == wire.bytes_sent,
+            "the kernel has sent {kernel} bytes, the lane says {}",
+            wire.bytes_sent
+        );
+    }
     let framing = FRAME_HEADER * as_f64(wire.frames_sent) / as_f64(wire.records_sent.max(1));
     let active = Active {
         side: Side { node, sync },
@@ -503,8 +521,17 @@ fn connections(
                 &[as_f64(wire.bytes_sent) / as_f64(made.max(1))],
                 "B",
                 Some(56.0),
-                "all bytes that the lane took in the run, handshake, slot marks, digests, port blocks and framing included,                  per whole TCP connection",
+                "all bytes that the lane took in the run, handshake, slot marks, digests, port blocks and framing included, \
+                 per whole TCP connection",
             );
+            if let Some(kernel) = kernel {
+                report.add(
+                    "sync.conn_bytes_tcp_info",
+                    &[as_f64(kernel) / as_f64(made.max(1))],
+                    "B",
+                    "the same from tcp_info of the lane's socket: bytes sent, less those sent again",
+                );
+            }
             let extra = with.iter().zip(&without).map(|(w, o)| 100.0 * (w - o) / hz);
             for (id, rate, goal) in [("sync.loss_100k", 1e5, 0.5), ("sync.loss_500k", 5e5, 2.0)] {
                 let shares: Vec<f64> = extra.clone().map(|extra| extra * rate).collect();
