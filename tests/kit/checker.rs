@@ -133,7 +133,8 @@ pub fn view(node: &Node) -> View {
                     let held = slot.held();
                     (slot.version, held.digest, held.count)
                 };
-                if active || !slot.absent.unsure {
+                // The share of what has changed since it was refused is that of its older version.
+                if active || !slot.absent.is_unsure() {
                     view.told.insert((vrf, number), told);
                 }
                 if !active && slot.absent.sum.count > 0 {
