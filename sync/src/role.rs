@@ -620,10 +620,16 @@ impl RoleMachine {
     }
 
     /// A node out of fault takes over the highest term of a live peer. In fault it must not: with the term of
-    /// its own former reign an empty node would become the sender of the state it lacks.
+    /// its own former reign an empty node would become the sender of the state it lacks. Out of fault it is the same as
+    /// long as it lacks state of that reign: it gives up what term it has, and imports.
     fn adopt(&mut self, peers: &[PeerView]) {
-        for vrf in peers.iter().filter_map(|p| p.vrf) {
-            self.term = self.term.max(vrf.term);
+        for (peer, vrf) in peers.iter().filter_map(|p| Some((p, p.vrf?))) {
+            let former = vrf.term > self.term && vrf.term.node() == self.node;
+            self.term = if former && peer.verified < peer.slots {
+                Term::NONE
+            } else {
+                self.term.max(vrf.term)
+            };
         }
     }
 

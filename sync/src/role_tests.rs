@@ -242,6 +242,29 @@ fn a_rebooted_node_that_finds_nobody_does_not_take_its_former_term_again() {
     assert_eq!((term(1).reign(), term(1).node()), (1, 1));
 }
 
+/// with that term the node would send what it lacks. The peer, which is no more active than it, has everything.
+#[test]
+fn a_backup_takes_the_term_of_its_own_former_reign_when_it_has_imported_that() {
+    let mut m = machine(Desire::Backup, 1);
+    assert_eq!(m.step(ms(100), &[gone()]).role, Role::Backup);
+    let importing = m.step(ms(101), &[peer(Role::Backup, 0x501, 7)]);
+    assert_eq!((importing.role, importing.term), (Role::Backup, Term::NONE));
+    assert_eq!(importing.cause, Some(Cause::ImportUnfinished));
+    let whole = m.step(ms(102), &[peer(Role::Backup, 0x501, 8)]);
+    assert_eq!((whole.term, whole.cause), (short(0x501), None));
+}
+
+/// R-30, when it has reigned since.
+#[test]
+fn a_backup_gives_its_term_up_for_one_of_a_former_reign_that_a_peer_kept() {
+    let mut m = machine(Preferred, 1);
+    assert_eq!(m.step(ms(100), &[gone()]).term, taken_above(0));
+    let step = |m: &mut RoleMachine, verified| m.step(ms(101), &[peer(Role::Backup, 0x501, verified)]).term;
+    assert_eq!(step(&mut m, 0), Term::NONE);
+    assert_eq!(step(&mut m, 3), Term::NONE);
+    assert_eq!(step(&mut m, 8), taken_above(5), "it prefers to be master");
+}
+
 /// A slot that was half imported from a node which then lost everything is of a term that nobody has any more.
 #[test]
 fn a_master_goes_above_a_term_that_it_hears_of_and_nobody_claims() {

@@ -51,4 +51,6 @@ mod resync;
 #[cfg(test)]
 mod tcp_failover;
 #[cfg(test)]
+mod terms;
+#[cfg(test)]
 mod unequal;

@@ -67,7 +67,7 @@ fn assert_alive(cluster: &mut Cluster, node: usize, flows: &[(FlowKey, FlowKey)]
     }
 }
 
-fn conntracks(cluster: &mut Cluster, node: usize) -> usize {
+pub(crate) fn conntracks(cluster: &mut Cluster, node: usize) -> usize {
     view(cluster.node(node)).conntracks.len()
 }
 
