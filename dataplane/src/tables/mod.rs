@@ -1,0 +1,229 @@
+//! What one worker owns: conntracks, timers, NAT state, slots, and the lists of entries whose change nobody has
+//! been told yet. Every creation and removal of a replicated entry goes through here, so that the four never
+//! disagree.
+//!
+//! Born with the worker, everything allocated, and touched by nobody else. An entry is made and ended in `entries`; what
+//! changes of it is listed in `changes` until `stage::emit` tells it; `role` and `rules` are what the worker has seen of
+//! the outside, once per turn.
+
+mod changes;
+mod entries;
+mod role;
+mod rules;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub(crate) use self::changes::Changed;
+use self::changes::DirtyList;
+pub use self::role::VrfRole;
+use crate::commit::Commits;
+use crate::conntrack::{Table, Wheel};
+use crate::counters::Counters;
+use crate::delta::{Handle, SlotRef, ToEvent};
+use crate::history::{Change, Journal};
+use crate::names::Names;
+use crate::nat::{Nat, NatLimits, Pools};
+use crate::protection::Protect;
+use crate::shard::lane_of;
+use crate::slot::Slots;
+use crate::stage::audit::Audit;
+use crate::stage::compare::Comparing;
+use crate::stage::digest::Rounds;
+use crate::stage::missing::Search;
+
+/// Entries of a former reign that may wait per event thread.
+pub(crate) const TAILS_MAX: usize = 2_048;
+
+/// Versioned changes that are remembered, as a share of the arena: one in this many.
+const JOURNAL_SHARE: usize = 8;
+/// And at least this many.
+const JOURNAL_MIN: usize = 1_024;
+
+/// Sizes of one worker's tables.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Conntracks.
+    pub conntracks: usize,
+    /// NAT arenas.
+    pub nat: NatLimits,
+    /// Packets that may wait until the peers know their flow.
+    pub held_packets: usize,
+}
+
+/// Parts of the worker that tests switch off, to see that their proofs notice. All off in production: nothing sets
+/// them there.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Faults {
+    /// A verified end sweeps nothing.
+    pub no_sweep: bool,
+    /// No slot is caught up: what differs is sent whole.
+    pub no_catch_up: bool,
+    /// What is stored is not looked at.
+    pub no_audit: bool,
+}
+
+/// One worker's state.
+#[derive(Debug)]
+pub struct Tables {
+    /// Conntracks.
+    pub conntracks: Table,
+    /// Their lifetimes.
+    pub wheel: Wheel,
+    /// What the slots' present senders call them.
+    pub names: Names,
+    /// Subscribers, blocks, mappings.
+    pub nat: Nat,
+    /// Slots this worker owns.
+    pub slots: Slots,
+    /// Counters.
+    pub counters: Counters,
+    /// Roles as of this turn.
+    pub roles: Vec<VrfRole>,
+    /// What a test has broken.
+    pub faults: Faults,
+    /// Flows whose packets wait for the peers.
+    pub(crate) commits: Commits,
+    /// Who is told of what.
+    pub(crate) protect: Protect,
+    /// First packets decided per VRF and rule, in the rules' order.
+    rule_hits: Vec<Vec<(Option<u32>, u64)>>,
+    /// Changed entries, per lane.
+    dirty: Vec<DirtyList>,
+    /// Versioned changes, to be told again.
+    pub(crate) journal: Journal,
+    pub(crate) walking: Vec<SlotRef>,
+    pub(crate) lost: Vec<SlotRef>,
+    /// Answers to ends of slots and to questions, per event thread.
+    pub(crate) answers: Vec<VecDeque<ToEvent>>,
+    /// Entries of a former reign on their way to the node that has taken over, per event thread.
+    pub(crate) tails: Vec<VecDeque<ToEvent>>,
+    /// Slots with changes that were never told: sent anew when this node is active again.
+    muted: Vec<SlotRef>,
+    /// Most answers that may wait per event thread.
+    pub(crate) answers_max: usize,
+    /// Slots whose digest somebody wants to hear now.
+    pub(crate) digests_asked: VecDeque<SlotRef>,
+    pub(crate) rounds: Rounds,
+    pub(crate) audit: Audit,
+    pub(crate) search: Search,
+    pub(crate) comparing: Comparing,
+    pub(crate) dead: usize,
+    listed: u64,
+    /// Lane of each slot number: the same for every VRF.
+    lanes: Box<[u16]>,
+}
+
+impl Tables {
+    /// Empty tables of worker `worker` of `workers`, feeding `lanes` lanes.
+    #[must_use]
+    pub fn new(
+        (worker, workers): (u16, u16),
+        lanes: usize,
+        slots_per_vrf: &[u16],
+        limits: Limits,
+        pools: Arc<Pools>,
+        seed: u64,
+    ) -> Self {
+        // At most 255 lanes by configuration.
+        let lanes_count = u16::try_from(lanes.max(1)).unwrap_or(u16::MAX);
+        let slots_most = slots_per_vrf.iter().copied().max().unwrap_or_default();
+        let slots_total = slots_per_vrf.iter().map(|&s| usize::from(s)).sum();
+        Self {
+            conntracks: Table::new(limits.conntracks, seed),
+            wheel: Wheel::new(limits.conntracks, 0),
+            names: Names::new(limits.conntracks),
+            nat: Nat::new(pools, limits.nat, seed.rotate_left(21)),
+            slots: Slots::new(worker, workers, slots_per_vrf),
+            counters: Counters::default(),
+            roles: vec![VrfRole::UNSEEN; slots_per_vrf.len()],
+            faults: Faults::default(),
+            commits: Commits::new(limits.held_packets, slots_per_vrf.len()),
+            protect: Protect::new(slots_per_vrf.len(), lanes.max(1)),
+            rule_hits: vec![Vec::new(); slots_per_vrf.len()],
+            journal: Journal::new((limits.conntracks / JOURNAL_SHARE).max(JOURNAL_MIN)),
+            dirty: vec![DirtyList::EMPTY; lanes.max(1)],
+            walking: Vec::with_capacity(slots_total),
+            lost: Vec::with_capacity(slots_total),
+            tails: (0..lanes.max(1))
+                .map(|_| VecDeque::with_capacity(TAILS_MAX))
+                .collect(),
+            answers: (0..lanes.max(1))
+                .map(|_| VecDeque::with_capacity(2 * slots_total))
+                .collect(),
+            muted: Vec::with_capacity(slots_total),
+            answers_max: (2 * slots_total).max(1),
+            digests_asked: VecDeque::with_capacity(slots_total),
+            rounds: Rounds::default(),
+            audit: Audit::default(),
+            search: Search::default(),
+            comparing: Comparing::new(slots_total),
+            dead: 0,
+            listed: 0,
+            lanes: (0..slots_most)
+                .map(|slot| lane_of(slot, workers, lanes_count))
+                .collect(),
+        }
+    }
+
+    /// Lane (and event thread) of a slot.
+    #[must_use]
+    pub fn lane_of(&self, slot: u16) -> usize {
+        self.lanes.get(usize::from(slot)).copied().map_or(0, usize::from)
+    }
+
+    /// The slot lost a change: it has to be sent again.
+    pub(crate) fn lose(&mut self, at: SlotRef) {
+        self.slot_lost(at);
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.untold = true;
+        }
+        if !self.lost.contains(&at) {
+            self.lost.push(at);
+            self.counters.slots_dirtied += 1;
+        }
+    }
+
+    /// A version was assigned: what it stands for is remembered.
+    pub(crate) fn note(&mut self, at: SlotRef, change: Change) {
+        self.forget_oldest();
+        if let Some(slot) = self.slots.get_mut(at) {
+            self.journal.push(&mut slot.history, at, change);
+        }
+    }
+
+    /// What the journal overwrites next is forgotten by its slot.
+    pub(crate) fn forget_oldest(&mut self) {
+        if let Some((sequence, oldest)) = self.journal.oldest()
+            && let Some(slot) = self.slots.get_mut(oldest.at)
+        {
+            slot.history.forget(sequence, oldest.change.version());
+        }
+    }
+
+    /// Somebody wants to hear the slot's digest. Asked too often, it is said once.
+    pub(crate) fn ask_digest(&mut self, at: SlotRef) {
+        if self.digests_asked.len() < self.digests_asked.capacity() {
+            self.digests_asked.push_back(at);
+        }
+    }
+
+    /// What the present sender of a slot calls by `handle`: bound in the generation that is being, or was last, taken in.
+    pub(crate) fn find_named(&self, at: SlotRef, handle: Handle) -> Option<u32> {
+        let generation = self.slots.get(at)?.source.as_ref()?.generation;
+        self.names.find(at, handle, |id| {
+            let conntrack = &self.conntracks[id];
+            let here = conntrack.slot == at.slot && conntrack.keys[0].vrf == at.vrf;
+            here && conntrack.sync.stamp == generation
+        })
+    }
+
+    /// The sender of a slot calls a conntrack by `handle` from now on.
+    pub(crate) fn bind(&mut self, at: SlotRef, handle: Handle, id: u32) {
+        let conntracks = &self.conntracks;
+        self.names.bind(at, handle, id, |id| {
+            let conntrack = &conntracks[id];
+            conntrack.slot == at.slot && conntrack.keys[0].vrf == at.vrf
+        });
+    }
+}

@@ -1,0 +1,132 @@
+//! How a worker sees the roles of its VRFs, and what it could not tell while another node's word counted.
+//!
+//! Read once per turn, so that a whole burst is handled under one role. A change that can't be told because somebody else
+//! is active mutes its slot; the slot is sent anew when this node's word counts again.
+
+use super::Tables;
+use crate::delta::{SlotRef, Term};
+use crate::flow::VrfId;
+use crate::role::{Role, Roles};
+use crate::share::Share;
+use crate::time::Instant;
+
+/// How this worker sees a VRF's role: refreshed once per turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VrfRole {
+    /// Role now.
+    pub role: Role,
+    /// Term now.
+    pub term: Term,
+    /// When this worker first saw this role and term.
+    pub since_s: u32,
+    /// Term under which this node was last active.
+    pub reigned: Term,
+    /// What it may give out.
+    pub share: Share,
+    /// When an owner of the entries was last seen; far away as long as none was.
+    pub owned_s: u32,
+    /// The longest timeout of the VRF.
+    pub timeout_max_s: u32,
+}
+
+impl VrfRole {
+    /// Nothing is known of the VRF yet.
+    pub(super) const UNSEEN: Self = Self {
+        role: Role::Fault,
+        term: Term::NONE,
+        since_s: 0,
+        reigned: Term::NONE,
+        share: Share::Whole,
+        // There is nothing to age before one was seen.
+        owned_s: u32::MAX,
+        // Until the configuration says what it is.
+        timeout_max_s: u32::MAX,
+    };
+
+    /// Whether this node's word still counts: it is active, or was until it was told to stand by and nobody has
+    /// taken over since.
+    #[must_use]
+    pub fn has_word(&self) -> bool {
+        self.role == Role::Master || (self.reigned != Term::NONE && self.reigned == self.term)
+    }
+
+    /// Whether nobody has aged the entries for so long that none of them can be in use: no owner has been seen for the
+    /// longest timeout.
+    #[must_use]
+    pub const fn is_orphaned(&self, now_s: u32) -> bool {
+        !self.role.is_active() && now_s.saturating_sub(self.owned_s) > self.timeout_max_s
+    }
+}
+
+impl Tables {
+    /// Takes over the roles as they are now.
+    pub fn observe_roles(&mut self, roles: &Roles, now: Instant) {
+        for index in 0..u16::try_from(self.roles.len()).unwrap_or(u16::MAX) {
+            // A drain that is over is seen no earlier than the role it was for.
+            let drain = roles.drain(VrfId(index));
+            let (role, term) = roles.get(VrfId(index));
+            let seen = &mut self.roles[usize::from(index)];
+            seen.share = roles.share(VrfId(index));
+            if role.is_active() || roles.is_owned(VrfId(index)) {
+                seen.owned_s = now.secs();
+            }
+            if (seen.role, seen.term) != (role, term) {
+                let reigned = roles.reigned(VrfId(index));
+                let reigns_anew = reigned != seen.reigned;
+                let demoted = seen.role.is_active() && !role.is_active();
+                *seen = VrfRole {
+                    role,
+                    term,
+                    since_s: now.secs(),
+                    reigned,
+                    ..*seen
+                };
+                if demoted {
+                    self.slots.demoted(VrfId(index));
+                    self.given_up(VrfId(index));
+                }
+                self.protect.review_vrf(VrfId(index));
+                if role == Role::Master || reigns_anew {
+                    self.resend_muted(VrfId(index));
+                }
+            }
+            self.observe_drain(VrfId(index), drain);
+        }
+    }
+
+    /// Whether this node forwards for the VRF.
+    #[must_use]
+    pub fn is_active(&self, vrf: VrfId) -> bool {
+        self.roles[vrf.index()].role.is_active()
+    }
+
+    /// What could not be told while another node's word counted has to be sent now: the slots go out anew.
+    fn resend_muted(&mut self, vrf: VrfId) {
+        let mut index = 0;
+        while let Some(&at) = self.muted.get(index) {
+            if at.vrf == vrf {
+                self.muted.swap_remove(index);
+                self.lose(at);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// A change of a slot is not told, because another node's word counts. Its peers hold something else now.
+    pub(crate) fn mute(&mut self, at: SlotRef) {
+        if !self.muted.contains(&at) {
+            self.muted.push(at);
+        }
+    }
+
+    /// Whether the slot has changes that are not told.
+    pub(crate) fn is_muted(&self, at: SlotRef) -> bool {
+        self.muted.contains(&at)
+    }
+
+    /// The slot is as the node whose word counts says.
+    pub(crate) fn unmute(&mut self, at: SlotRef) {
+        self.muted.retain(|m| *m != at);
+    }
+}
