@@ -1,17 +1,20 @@
 //! The sender's side of slot resync: which slots of a VRF go to one peer over one lane, and how far each is.
 //!
-//! Created with the lane, reused over all its connections. A slot's life: idle → wanted → queried (the peer was asked
-//! what it holds) → wanted → asked (the worker was told) → walking (its begin has passed) → ended → verified; a
-//! failure, an operator or its own worker sends it back to wanted, and then it is sent whole, unasked. What has to be done next stands in a queue of slots, so that a turn costs what changed and
-//! not what exists.
+//! Created with the lane, reused over all its connections. Each slot has a life of its own ([`Slot`]); here is what they
+//! have in common: how many are how far, and when all of them are there. What has to be done next stands in a queue of
+//! slots, so that a turn costs what changed and not what exists.
+
+mod slot;
 
 use core::time::Duration;
 use std::collections::VecDeque;
 
-use dataplane::delta::{SlotEnd, SlotOffer, SlotRef, Term, Version};
+use dataplane::delta::{SlotEnd, SlotOffer, SlotRef, Version};
 use dataplane::flow::VrfId;
 use dataplane::time::Instant;
 
+pub(crate) use self::slot::Task;
+use self::slot::{Phase, Sent, Slot};
 use crate::config::Timing;
 use crate::flow_record::Stream;
 use crate::port::Heard;
@@ -46,53 +49,6 @@ pub(crate) struct Export {
     pub(crate) report: ClientVrfReport,
 }
 
-/// How far a slot is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Idle,
-    Wanted,
-    Queried,
-    Asked,
-    Walking,
-    Ended,
-    Verified,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Slot {
-    phase: Phase,
-    /// A begin has passed on the present connection: live records are sent.
-    open: bool,
-    /// Standing in the queue.
-    queued: bool,
-    failures: u8,
-    generation: u32,
-    /// Version of the last live record sent on the present connection.
-    last: Version,
-    /// The worker must be told to stop streaming to this incarnation; 0 for none.
-    stop: u32,
-    /// Earliest time to ask, or when the question or the end was sent.
-    at: Instant,
-    /// It has to be sent whole: what the peer holds is known to be wrong.
-    whole: bool,
-    /// Its digest was different at the peer, and it has not been verified since.
-    diverged: bool,
-    /// What the peer has said it holds, on this connection.
-    offer: Option<SlotOffer>,
-    /// Digest on its way to the peer.
-    said: Option<SlotEnd>,
-    /// What the peer had to be sent.
-    sent: Sent,
-}
-
-/// How much of a slot a generation carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    Whole,
-    /// Records newer than what the peer held.
-    Newer(u32),
-}
-
 /// What a slot and its copy were when they were last compared at the same point of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compared {
@@ -100,40 +56,6 @@ pub(crate) enum Compared {
     Differs,
     /// The answer was to an older question.
     Outdated,
-}
-
-const IDLE: Slot = Slot {
-    phase: Phase::Idle,
-    open: false,
-    queued: false,
-    failures: 0,
-    generation: 0,
-    last: Version {
-        term: Term::NONE,
-        counter: 0,
-    },
-    stop: 0,
-    at: Instant::from_ns(0),
-    whole: false,
-    diverged: false,
-    offer: None,
-    said: None,
-    sent: Sent::Whole,
-};
-
-/// What a queued slot needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// Tell the worker to stop streaming to this incarnation.
-    Stop(u32),
-    /// Ask the peer what it holds.
-    Query,
-    /// Tell the worker to send it, with what the peer holds.
-    Send(Option<SlotOffer>),
-    /// Not yet.
-    Later,
-    /// Nothing any more.
-    Nothing,
 }
 
 impl Export {
@@ -150,7 +72,7 @@ impl Export {
         Self {
             vrf,
             mine,
-            slots: vec![IDLE; usize::from(slots)],
+            slots: vec![Slot::IDLE; usize::from(slots)],
             first_stream,
             streaming: false,
             verified: 0,
@@ -173,7 +95,7 @@ impl Export {
 
     /// The slot's stream, when its begin has passed on the present connection.
     pub(crate) fn stream(&self, slot: u16) -> Option<Stream> {
-        let state = self.slots.get(usize::from(slot)).filter(|s| s.open)?;
+        let state = self.slot(slot).filter(|s| s.open)?;
         Some(Stream {
             number: self.first_stream.wrapping_add(slot),
             at: SlotRef { vrf: self.vrf, slot },
@@ -183,16 +105,14 @@ impl Export {
 
     /// Live records of the slot have come to this version.
     pub(crate) fn streamed(&mut self, slot: u16, last: Version) {
-        if let Some(slot) = self.slots.get_mut(usize::from(slot)) {
+        if let Some(slot) = self.slot_mut(slot) {
             slot.last = last;
         }
     }
 
     /// Whether the peer has verified the slot, and every change since is in its stream.
     pub(crate) fn is_verified(&self, slot: u16) -> bool {
-        self.slots
-            .get(usize::from(slot))
-            .is_some_and(|s| s.phase == Phase::Verified && s.stop == 0)
+        self.slot(slot).is_some_and(Slot::is_verified)
     }
 
     /// Whether the peer has verified this generation of the slot.
@@ -212,7 +132,7 @@ impl Export {
         for n in 0..self.mine.len() {
             let number = self.mine[n];
             let slot = &mut self.slots[usize::from(number)];
-            (slot.whole, slot.offer, slot.said) = (false, None, None);
+            (slot.whole, slot.offer) = (false, None);
             self.want(number, now, todo);
         }
     }
@@ -222,12 +142,7 @@ impl Export {
         for n in 0..self.mine.len() {
             let number = self.mine[n];
             let slot = &mut self.slots[usize::from(number)];
-            let told = slot.open || !matches!(slot.phase, Phase::Idle | Phase::Wanted);
-            if told && slot.stop == 0 {
-                slot.stop = incarnation;
-            }
-            (slot.phase, slot.open, slot.failures) = (Phase::Idle, false, 0);
-            if told {
+            if slot.stop(incarnation) {
                 self.enqueue(number, todo);
             }
         }
@@ -269,27 +184,17 @@ impl Export {
 
     /// What is to be done for the slot at the head of the queue.
     pub(crate) fn task(&self, slot: u16, now: Instant) -> Task {
-        match self.slots.get(usize::from(slot)) {
-            Some(s) if s.stop != 0 => Task::Stop(s.stop),
-            Some(s) if s.phase == Phase::Wanted && s.at > now => Task::Later,
-            Some(s) if s.phase == Phase::Wanted && s.whole => Task::Send(None),
-            Some(s) if s.phase == Phase::Wanted && s.offer.is_none() => Task::Query,
-            Some(s) if s.phase == Phase::Wanted => Task::Send(s.offer),
-            _ => Task::Nothing,
-        }
+        self.slot(slot).map_or(Task::Nothing, |slot| slot.task(now))
     }
 
     /// The worker was told to stop. True when the slot needs more.
     pub(crate) fn stopped(&mut self, slot: u16) -> bool {
-        let slot = &mut self.slots[usize::from(slot)];
-        slot.stop = 0;
-        slot.queued = slot.phase == Phase::Wanted;
-        slot.queued
+        self.slots[usize::from(slot)].stopped()
     }
 
     /// The slot left the queue without a task.
     pub(crate) fn dismissed(&mut self, slot: u16) {
-        if let Some(slot) = self.slots.get_mut(usize::from(slot)) {
+        if let Some(slot) = self.slot_mut(slot) {
             slot.queued = false;
         }
     }
@@ -328,15 +233,7 @@ impl Export {
     /// A digest of the slot comes from the worker: it may go out when the peer has verified the slot. Gives it with its
     /// generation.
     pub(crate) fn digest(&mut self, number: u16, end: &SlotEnd) -> Option<SlotEnd> {
-        let slot = self.slots.get_mut(usize::from(number))?;
-        if slot.phase != Phase::Verified || slot.stop != 0 {
-            return None;
-        }
-        let end = SlotEnd {
-            generation: slot.generation,
-            ..*end
-        };
-        slot.said = Some(end);
+        let end = self.slot(number)?.digest(end)?;
         self.report.digests += 1;
         Some(end)
     }
@@ -365,15 +262,8 @@ impl Export {
 
     /// What the peer has last said of its slots when their digests were compared.
     pub(crate) fn heard(&self) -> impl Iterator<Item = Heard> + '_ {
-        self.mine.iter().filter_map(|&number| {
-            let slot = &self.slots[usize::from(number)];
-            let offer = slot.offer.filter(|_| slot.phase == Phase::Verified)?;
-            Some(Heard {
-                slot: number,
-                version: offer.version,
-                digest: offer.digest,
-            })
-        })
+        let mine = self.mine.iter();
+        mine.filter_map(|&number| self.slots[usize::from(number)].heard(number))
     }
 
     /// The slot's begin has come from the worker. Gives its stream; none when it isn't the one asked for.
@@ -388,16 +278,14 @@ impl Export {
             return None;
         }
         self.set(number, Phase::Walking);
-        let slot = &mut self.slots[usize::from(number)];
-        (slot.open, slot.last) = (true, version);
-        slot.sent = since.map_or(Sent::Whole, |_| Sent::Newer(0));
+        self.slots[usize::from(number)].begin(version, since);
         self.stream(number)
     }
 
     /// A record of the slot's walk went out.
     pub(crate) fn walked(&mut self, slot: u16) {
-        if let Some(Sent::Newer(records)) = self.slots.get_mut(usize::from(slot)).map(|s| &mut s.sent) {
-            *records += 1;
+        if let Some(slot) = self.slot_mut(slot) {
+            slot.walked();
         }
     }
 
@@ -451,11 +339,7 @@ impl Export {
         timing: &Timing,
         todo: &mut VecDeque<SlotRef>,
     ) {
-        let current = self
-            .slots
-            .get(usize::from(slot))
-            .is_some_and(|s| s.generation == generation && !matches!(s.phase, Phase::Idle | Phase::Wanted));
-        if !current {
+        if !self.slot(slot).is_some_and(|s| s.can_fail(generation)) {
             return;
         }
         self.report.slots_failed += 1;
@@ -470,10 +354,9 @@ impl Export {
     /// second is enough.
     pub(crate) fn remind(&mut self, now: Instant, timing: &Timing, todo: &mut VecDeque<SlotRef>) {
         for n in 0..self.mine.len() {
-            let slot = self.slots[usize::from(self.mine[n])];
-            let waiting = matches!(slot.phase, Phase::Queried | Phase::Ended);
-            if waiting && now.since(slot.at) >= timing.slot_answer {
-                self.again(self.mine[n], "unanswered", now, todo);
+            let number = self.mine[n];
+            if self.slots[usize::from(number)].is_unanswered(now, timing) {
+                self.again(number, "unanswered", now, todo);
             }
         }
     }
@@ -489,11 +372,7 @@ impl Export {
 
     /// Slots that were streamed and need sending again.
     pub(crate) fn dirty(&self) -> u32 {
-        let dirty = self
-            .slots
-            .iter()
-            .filter(|s| s.phase == Phase::Wanted && s.whole)
-            .count();
+        let dirty = self.slots.iter().filter(|s| s.is_dirty()).count();
         u32::try_from(dirty).unwrap_or(u32::MAX)
     }
 
@@ -502,9 +381,15 @@ impl Export {
     }
 
     fn at_generation(&self, slot: u16, generation: u32, phase: Phase) -> bool {
-        self.slots
-            .get(usize::from(slot))
-            .is_some_and(|s| s.generation == generation && s.phase == phase && s.stop == 0)
+        self.slot(slot).is_some_and(|s| s.is_at(generation, phase))
+    }
+
+    fn slot(&self, number: u16) -> Option<&Slot> {
+        self.slots.get(usize::from(number))
+    }
+
+    fn slot_mut(&mut self, number: u16) -> Option<&mut Slot> {
+        self.slots.get_mut(usize::from(number))
     }
 
     fn want(&mut self, slot: u16, at: Instant, todo: &mut VecDeque<SlotRef>) {
@@ -526,7 +411,7 @@ impl Export {
 
     /// The one place where a phase changes while streaming, so that the two counts stay right.
     fn set(&mut self, slot: u16, next: Phase) {
-        let under_way = |p| usize::from(matches!(p, Phase::Asked | Phase::Walking | Phase::Ended));
+        let under_way = |phase: Phase| usize::from(phase.is_under_way());
         let slot = &mut self.slots[usize::from(slot)];
         self.verified -= u32::from(slot.phase == Phase::Verified);
         self.under_way -= under_way(slot.phase);
@@ -550,180 +435,5 @@ fn millis(time: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn export() -> (Export, VecDeque<SlotRef>) {
-        // Slots 1 and 3 of 4 belong to the lane.
-        (
-            Export::new(VrfId(0), 4, 100, |slot| slot % 2 == 1),
-            VecDeque::new(),
-        )
-    }
-
-    fn at(ms: u64) -> Instant {
-        Instant::from_ns(ms * 1_000_000)
-    }
-
-    fn begin(export: &mut Export, slot: u16, generation: u32, since: Option<Version>) -> bool {
-        export
-            .begun(slot, generation, Version::default(), since)
-            .is_some()
-    }
-
-    /// Takes slot 1 through a whole generation.
-    fn send(export: &mut Export, slot: u16, generation: u32) {
-        export.asked(slot, generation);
-        assert!(begin(export, slot, generation, None));
-        assert!(export.ended(slot, generation, at(0)));
-    }
-
-    #[test]
-    fn a_resync_is_complete_when_all_slots_of_the_lane_are_verified() {
-        let (mut export, mut todo) = export();
-        export.start("connected", at(0), &mut todo);
-        assert_eq!(todo.iter().map(|at| at.slot).collect::<Vec<_>>(), [1, 3]);
-        send(&mut export, 1, 7);
-        send(&mut export, 3, 8);
-        assert_eq!(export.under_way, 2);
-        assert!(!export.confirmed(1, 7, 0, at(1)));
-        assert!(export.confirmed(3, 8, 2, at(5)));
-        assert_eq!(
-            (export.verified(), export.under_way, export.report.refused),
-            (2, 0, 2)
-        );
-        assert_eq!((export.report.resync_ms, export.is_resyncing()), (5, false));
-        assert_eq!(export.report.resync_slots, 2);
-        assert!(export.again(3, "dirty", at(6), &mut todo));
-        assert_eq!(export.report.resync_slots, 0, "of the next one");
-        send(&mut export, 3, 9);
-        assert!(export.confirmed(3, 9, 0, at(7)));
-        assert_eq!(export.report.resync_slots, 1);
-    }
-
-    /// sync/PROTOCOL.md R-34.
-    #[test]
-    fn answers_of_another_generation_change_nothing() {
-        let (mut export, mut todo) = export();
-        export.start("connected", at(0), &mut todo);
-        export.asked(1, 7);
-        assert!(!begin(&mut export, 1, 6, None));
-        assert!(begin(&mut export, 1, 7, None));
-        assert!(!export.ended(1, 6, at(0)));
-        assert!(!export.confirmed(1, 7, 0, at(0)), "verified before its end");
-        assert!(export.ended(1, 7, at(0)));
-        export.failed(1, 6, true, at(0), &Timing::default(), &mut todo);
-        assert_eq!(export.report.slots_failed, 0);
-    }
-
-    #[test]
-    fn a_failed_slot_waits_longer_each_time_and_stays_open_for_live_records() {
-        let (mut export, mut todo) = export();
-        let timing = Timing::default();
-        export.start("connected", at(0), &mut todo);
-        for (generation, pause) in [(7, 10), (8, 20), (9, 40)] {
-            todo.clear();
-            export.dismissed(1);
-            send(&mut export, 1, generation);
-            export.failed(1, generation, true, at(0), &timing, &mut todo);
-            assert_eq!(export.task(1, at(pause - 1)), Task::Later);
-            assert_eq!(export.task(1, at(pause)), Task::Send(None));
-            assert!(export.stream(1).is_some_and(|s| s.number == 101));
-        }
-    }
-
-    #[test]
-    fn stopping_tells_the_worker_only_of_slots_it_knows_about_and_once() {
-        let (mut export, mut todo) = export();
-        export.start("connected", at(0), &mut todo);
-        todo.clear();
-        export.dismissed(1);
-        export.dismissed(3);
-        export.asked(1, 7);
-        export.stop(99, &mut todo);
-        assert_eq!(todo.iter().map(|at| at.slot).collect::<Vec<_>>(), [1]);
-        assert_eq!(export.task(1, at(0)), Task::Stop(99));
-        // A new connection begins before the worker had room for the stop: stop first, then send.
-        export.start("connected", at(0), &mut todo);
-        assert_eq!(export.task(1, at(0)), Task::Stop(99));
-        assert!(export.stopped(1));
-        assert_eq!(export.task(1, at(0)), Task::Query);
-    }
-
-    fn offer(generation: u32, same: bool) -> SlotOffer {
-        SlotOffer {
-            generation,
-            count: 0,
-            digest: 0,
-            version: Version::default(),
-            absent: 0,
-            same,
-            exact: false,
-        }
-    }
-
-    /// sync/PROTOCOL.md R-36.
-    #[test]
-    fn a_peer_is_asked_first_and_a_slot_that_failed_is_sent_whole_unasked() {
-        let (mut export, mut todo) = export();
-        export.start("connected", at(0), &mut todo);
-        assert_eq!(export.task(1, at(0)), Task::Query);
-        export.asked_peer(1, 5, at(0));
-        assert_eq!((export.queried, export.task(1, at(0))), (1, Task::Nothing));
-        assert!(
-            !export.offered(1, offer(4, false), at(0), &mut todo),
-            "an older question"
-        );
-        assert!(export.offered(1, offer(5, false), at(0), &mut todo));
-        assert_eq!(export.task(1, at(0)), Task::Send(Some(offer(5, false))));
-        export.asked(1, 6);
-        assert!(begin(&mut export, 1, 6, Some(Version::default())));
-        assert!(export.ended(1, 6, at(0)));
-        export.failed(1, 6, true, at(0), &Timing::default(), &mut todo);
-        assert_eq!(export.task(1, at(99)), Task::Send(None));
-        assert_eq!(export.queried, 0);
-    }
-
-    #[test]
-    fn slots_are_counted_by_how_much_of_them_was_sent() {
-        let (mut export, mut todo) = export();
-        export.start("connected", at(0), &mut todo);
-        for (slot, since, walked) in [
-            (1, Some(Version::default()), 0),
-            (1, Some(Version::default()), 2),
-            (3, None, 9),
-        ] {
-            export.asked(slot, 7);
-            assert!(begin(&mut export, slot, 7, since));
-            (0..walked).for_each(|_| export.walked(slot));
-            assert!(export.ended(slot, 7, at(0)));
-            export.confirmed(slot, 7, 0, at(0));
-        }
-        let r = &export.report;
-        assert_eq!((r.slots_equal, r.slots_caught_up, r.slots_whole), (1, 1, 1));
-    }
-
-    #[test]
-    fn a_digest_goes_out_for_verified_slots_only_and_a_difference_sends_the_slot_again() {
-        let (mut export, mut todo) = export();
-        let timing = Timing::default();
-        let end = SlotEnd {
-            generation: 0,
-            count: 0,
-            digest: 0,
-            version: Version::default(),
-        };
-        export.start("connected", at(0), &mut todo);
-        assert_eq!(export.digest(1, &end), None);
-        send(&mut export, 1, 7);
-        assert_eq!(export.digest(1, &end), None);
-        export.confirmed(1, 7, 0, at(0));
-        assert_eq!(export.digest(1, &end).map(|e| e.generation), Some(7));
-        let mut hear = |offer| export.compared(1, offer, at(0), &timing, &mut todo);
-        assert_eq!(hear(offer(6, false)), Compared::Outdated);
-        assert_eq!(hear(offer(7, true)), Compared::Equal);
-        assert_eq!(hear(offer(7, false)), Compared::Differs);
-        assert_eq!((export.verified(), export.report.digest_mismatch), (0, 1));
-        assert_eq!(export.task(1, at(99)), Task::Send(None));
-    }
-}
+#[path = "export_tests.rs"]
+mod tests;
