@@ -337,3 +337,27 @@ fn what_the_winner_has_ended_meanwhile_does_not_come_back() {
     assert_eq!((held(&mut cluster, 0), held(&mut cluster, 1)), (20, 20));
     assert_eq!(alive(&mut cluster, 1, &own), 20);
 }
+
+/// The winner is active already when it hears of them, and takes none of it. What it hasn't taken it has not heard of.
+#[test]
+fn what_is_under_way_at_a_take_over_is_adopted_after_it() {
+    let setup = Setup {
+        elected: true,
+        ..Setup::default()
+    };
+    let mut cluster = Cluster::pair(setup, 22);
+    converse(&mut cluster, 0, 40, 40_000);
+    cluster.settle();
+    cluster.node(1).stop_absorb(true);
+    let flows = converse(&mut cluster, 0, 40, 50_000);
+    cluster.run(5 * MS);
+    cluster.order(1, Desire::Ordered);
+    cluster.run(MS);
+    assert!(cluster.node(1).is_active(MAIN));
+    cluster.node(1).stop_absorb(false);
+    cluster.settle();
+    assert_eq!(cluster.active(), Some(1));
+    assert!(sum(&mut cluster, 1, "absorb_fenced") >= 40, "they came too late");
+    assert_eq!(sum(&mut cluster, 1, "tails_adopted"), 40);
+    assert_eq!(alive(&mut cluster, 1, &flows), 40);
+}

@@ -184,20 +184,23 @@ fn record(
     now: Instant,
 ) -> Option<ToEvent> {
     tables.counters.absorb_received += 1;
+    // A node that has taken over since the record was sent must not let the old active write its table. Nor does the slot's
+    // version follow: it would claim a change that was not taken, and what the peer offers of it would count as heard.
+    let active = tables.is_active(at.vrf);
     let target = tables
         .slots
         .get(at)
         .and_then(|slot| slot.source.as_ref())
-        .filter(|source| source.lane == lane || mutant::on(Mutant::OldIncarnation))
+        .filter(|source| !active && (source.lane == lane || mutant::on(Mutant::OldIncarnation)))
         .map(|source| Target::of(at, source));
-    // A node that has taken over since the record was sent must not let the old active write its table.
     let outcome = match target {
-        Some(target) if !tables.is_active(at.vrf) => apply(tables, target, delta, hashes, now),
-        _ => Err(Refused::Fenced),
+        Some(target) => {
+            let outcome = apply(tables, target, delta, hashes, now);
+            advance(tables, at, delta, outcome);
+            outcome
+        }
+        None => Err(Refused::Fenced),
     };
-    if target.is_some() {
-        advance(tables, at, delta, outcome);
-    }
     count(tables, outcome);
     if outcome == Err(Refused::Nameless) {
         again(tables, at)
