@@ -1,422 +1,35 @@
 //! Nodes with scripted workers on an in-memory network that writes partially, stalls and cuts on demand.
 //! Everything runs by hand and in one thread; time passes only between steps.
 
-use core::net::{IpAddr, Ipv4Addr};
+mod fabric;
+mod worker;
+
 use core::time::Duration;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, unbounded};
 use dataplane::applied::AppliedCounters;
-use dataplane::delta::{
-    Class, DelRecord, Delta, Handle, LaneTag, Name, PutRecord, Scales, SlotEnd, SlotOffer, SlotRef, Term,
-    ToEvent, ToWorker, Version,
-};
-use dataplane::flow::{Addr, FlowKey, VrfId};
+use dataplane::delta::{DelRecord, Delta, Handle, Name, SlotRef, Term, ToEvent, Version};
+use dataplane::flow::VrfId;
 use dataplane::role::{Role, Roles};
-use dataplane::shard::{lane_of, mix64, worker_of};
+use dataplane::shard::{lane_of, worker_of};
 use dataplane::time::Instant;
-use rtrb::{Consumer, Producer, RingBuffer};
+use rtrb::RingBuffer;
 
+use self::fabric::Fabric;
+pub(crate) use self::fabric::{Plug, Socket, address};
+use self::worker::{Worker, put};
 use crate::board::Board;
 use crate::config::{SyncConfig, SyncPeer, SyncVrf, Timing};
 use crate::port::{Arrival, PumpEvent, PumpPorts};
 use crate::pump::Pump;
 use crate::role::{Decision, Desire, PeerView, RoleMachine};
-use crate::wire::{Breach, Incoming, Io, Net, Wire};
 
 pub(crate) const SLOTS: u16 = 16;
 pub(crate) const VRF: VrfId = VrfId(0);
-
-/// The network: pipes of bytes, and connections waiting to be accepted by address.
-#[derive(Debug, Default)]
-pub(crate) struct Fabric {
-    pipes: Vec<Pipe>,
-    waiting: BTreeMap<IpAddr, VecDeque<(usize, IpAddr)>>,
-    /// Most bytes per send or receive.
-    pub(crate) chunk: usize,
-    /// Bytes a pipe holds.
-    pub(crate) window: usize,
-    /// Bytes until everything is cut.
-    pub(crate) fuse: Option<usize>,
-    /// Nothing can be connected.
-    pub(crate) down: bool,
-    /// What every stream finds wrong from now on.
-    pub(crate) breach: Option<Breach>,
-    pub(crate) carried: usize,
-}
-
-#[derive(Debug, Default)]
-struct Pipe {
-    bytes: VecDeque<u8>,
-    closed: bool,
-    broken: bool,
-}
-
-/// One end of a connection: writes to one pipe, reads from the next.
-#[derive(Debug)]
-pub(crate) struct Plug {
-    fabric: Rc<RefCell<Fabric>>,
-    to: usize,
-    from: usize,
-}
-
-impl Drop for Plug {
-    fn drop(&mut self) {
-        let mut fabric = self.fabric.borrow_mut();
-        fabric.pipes[self.to].closed = true;
-        fabric.pipes[self.from].broken = true;
-    }
-}
-
-impl Wire for Plug {
-    fn send(&mut self, bytes: &[u8]) -> Io {
-        let mut fabric = self.fabric.borrow_mut();
-        let room = fabric.window.saturating_sub(fabric.pipes[self.to].bytes.len());
-        let mut n = bytes.len().min(fabric.chunk).min(room);
-        if let Some(fuse) = fabric.fuse {
-            n = n.min(fuse);
-            fabric.fuse = Some(fuse - n);
-            if fuse == n {
-                fabric.cut();
-            }
-        }
-        if fabric.pipes[self.to].broken {
-            return Io::Failed;
-        }
-        fabric.carried += n;
-        fabric.pipes[self.to].bytes.extend(&bytes[..n]);
-        if n == 0 { Io::Wait } else { Io::Done(n) }
-    }
-
-    fn breach(&self) -> Option<Breach> {
-        self.fabric.borrow().breach
-    }
-
-    fn recv(&mut self, buffer: &mut [u8]) -> Io {
-        let mut fabric = self.fabric.borrow_mut();
-        if fabric.breach.is_some() {
-            return Io::Failed;
-        }
-        let chunk = fabric.chunk;
-        let pipe = &mut fabric.pipes[self.from];
-        let n = pipe.bytes.len().min(buffer.len()).min(chunk);
-        if pipe.broken {
-            Io::Failed
-        } else if n > 0 {
-            buffer
-                .iter_mut()
-                .zip(pipe.bytes.drain(..n))
-                .for_each(|(to, byte)| *to = byte);
-            Io::Done(n)
-        } else if pipe.closed {
-            Io::Closed
-        } else {
-            Io::Wait
-        }
-    }
-}
-
-impl Fabric {
-    /// Breaks every connection; bytes on their way are lost.
-    pub(crate) fn cut(&mut self) {
-        self.fuse = None;
-        self.pipes.iter_mut().for_each(|p| p.broken = true);
-    }
-}
-
-/// What a node's event threads see of the network.
-#[derive(Debug, Clone)]
-pub(crate) struct Socket {
-    pub(crate) fabric: Rc<RefCell<Fabric>>,
-    address: IpAddr,
-}
-
-impl Socket {
-    pub(crate) fn new(fabric: &Rc<RefCell<Fabric>>, node: u8) -> Self {
-        Self {
-            fabric: Rc::clone(fabric),
-            address: address(node),
-        }
-    }
-}
-
-impl Net for Socket {
-    type Wire = Plug;
-
-    fn connect(&mut self, source: IpAddr, address: IpAddr) -> Option<Plug> {
-        let mut fabric = self.fabric.borrow_mut();
-        if fabric.down {
-            return None;
-        }
-        let to = fabric.pipes.len();
-        fabric.pipes.extend([Pipe::default(), Pipe::default()]);
-        fabric.waiting.entry(address).or_default().push_back((to, source));
-        Some(Plug {
-            fabric: Rc::clone(&self.fabric),
-            to,
-            from: to + 1,
-        })
-    }
-
-    fn accept(&mut self) -> Option<Incoming<Plug>> {
-        let (pipe, remote) = self
-            .fabric
-            .borrow_mut()
-            .waiting
-            .get_mut(&self.address)?
-            .pop_front()?;
-        let wire = Plug {
-            fabric: Rc::clone(&self.fabric),
-            to: pipe + 1,
-            from: pipe,
-        };
-        Some(Incoming {
-            wire,
-            local: self.address,
-            remote,
-        })
-    }
-}
-
-pub(crate) fn address(node: u8) -> IpAddr {
-    Ipv4Addr::new(10, 0, 0, node).into()
-}
-
-/// A worker that keeps its slots in ordered maps and follows the rules of the real one to the letter.
-#[derive(Debug)]
-pub(crate) struct Worker {
-    out: Vec<Producer<ToEvent>>,
-    inbox: Vec<Consumer<ToWorker>>,
-    pub(crate) absorbing: bool,
-    pub(crate) seen: Vec<ToWorker>,
-    pub(crate) slots: BTreeMap<u16, Slot>,
-    /// What had no room in a ring yet, in order, by event thread.
-    pending: Vec<VecDeque<ToEvent>>,
-    /// Ends that this worker will refuse to verify.
-    pub(crate) failing: usize,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Slot {
-    pub(crate) entries: BTreeMap<u32, (Version, u32)>,
-    counter: u64,
-    streams: Vec<LaneTag>,
-    source: Option<(LaneTag, u32)>,
-    since: bool,
-}
-
-impl Slot {
-    fn offer(&self, generation: u32) -> SlotOffer {
-        let (count, digest) = digest(&self.entries, None);
-        SlotOffer {
-            generation,
-            count,
-            digest,
-            version: Version {
-                term: Term(1),
-                counter: self.counter,
-            },
-            absent: 0,
-            same: false,
-            exact: false,
-        }
-    }
-}
-
-fn key(n: u32) -> FlowKey {
-    let octets = n.to_be_bytes();
-    FlowKey {
-        src: Addr::v4(octets),
-        dst: Addr::v4([9; 4]),
-        src_port: 1,
-        dst_port: 2,
-        vrf: VRF,
-        proto: 17,
-    }
-}
-
-fn put(n: u32, version: Version) -> Delta {
-    let original = key(n);
-    let reply = original.reversed();
-    Delta::Put(PutRecord {
-        original,
-        reply,
-        nat: None,
-        class: Class::Opening,
-        scales: Scales::NONE,
-        lifetime_s: 9,
-        version,
-        handle: Handle::of(n),
-    })
-}
-
-fn digest(entries: &BTreeMap<u32, (Version, u32)>, generation: Option<u32>) -> (u32, u64) {
-    let chosen = entries
-        .iter()
-        .filter(|(_, (_, stamp))| generation.is_none_or(|g| *stamp == g));
-    chosen.fold((0, 0u64), |(count, sum), (n, (version, _))| {
-        (
-            count + 1,
-            sum.wrapping_add(mix64(u64::from(*n) ^ mix64(version.counter ^ version.term.0))),
-        )
-    })
-}
-
-impl Worker {
-    fn turn(&mut self, event: usize, applied: &AppliedCounters, number: usize) {
-        while let Some(item) = self.pending[event].pop_front() {
-            if self.out[event].push(item).is_err() {
-                self.pending[event].push_front(item);
-                return;
-            }
-        }
-        if self.absorbing {
-            for _ in 0..64 {
-                let Ok(item) = self.inbox[event].pop() else { break };
-                self.seen.push(item);
-                self.absorb(event, item);
-                applied.add(number, event, 1);
-            }
-        }
-    }
-
-    fn absorb(&mut self, event: usize, item: ToWorker) {
-        match item {
-            ToWorker::SendSlot {
-                at,
-                lane,
-                generation,
-                offer,
-            } => {
-                let slot = self.slots.entry(at.slot).or_default();
-                slot.streams.retain(|tag| tag.peer != lane.peer);
-                slot.streams.push(lane);
-                let version = Version {
-                    term: Term(1),
-                    counter: slot.counter,
-                };
-                let (count, digest) = digest(&slot.entries, None);
-                let since = offer
-                    .filter(|o| (o.count, o.digest) == (count, digest))
-                    .map(|o| o.version);
-                let out = &mut self.pending[event];
-                out.push_back(ToEvent::SlotBegin {
-                    at,
-                    lane,
-                    generation,
-                    version,
-                    since,
-                });
-                let sent = slot.entries.iter().filter(|_| since.is_none());
-                out.extend(sent.map(|(n, (v, _))| ToEvent::Record {
-                    at,
-                    only: Some(lane),
-                    delta: put(*n, *v),
-                }));
-                let end = SlotEnd {
-                    generation,
-                    count,
-                    digest,
-                    version,
-                };
-                out.push_back(ToEvent::SlotEnd { at, lane, end });
-            }
-            // Real workers compare entry by entry: tests/it/compare.rs.
-            ToWorker::MarkSlot { .. } | ToWorker::SlotMark { .. } | ToWorker::ListSlot { .. } => {}
-            // Of a former reign that these have none of: tests/it/doubt.rs.
-            ToWorker::SlotTail { .. } => {}
-            // Real workers hold packets: tests/it/commit.rs.
-            ToWorker::Commit { .. } | ToWorker::Committed { .. } => {}
-            ToWorker::StopSlot { at, lane } => {
-                self.slots
-                    .entry(at.slot)
-                    .or_default()
-                    .streams
-                    .retain(|tag| *tag != lane);
-            }
-            // Nothing is refused here: tests/it/missing.rs.
-            ToWorker::GiveEntry { .. } => {}
-            ToWorker::DigestSlot { at } => {
-                let slot = self.slots.entry(at.slot).or_default();
-                let (count, digest) = digest(&slot.entries, None);
-                let end = SlotEnd {
-                    generation: 0,
-                    count,
-                    digest,
-                    version: Version {
-                        term: Term(1),
-                        counter: slot.counter,
-                    },
-                };
-                self.pending[event].push_back(ToEvent::SlotDigest { at, end });
-            }
-            ToWorker::SlotBegin {
-                at,
-                lane,
-                generation,
-                since,
-                ..
-            } => {
-                let slot = self.slots.entry(at.slot).or_default();
-                (slot.source, slot.since) = (Some((lane, generation)), since.is_some());
-            }
-            ToWorker::SlotQuery { at, lane, generation } => {
-                let offer = self.slots.entry(at.slot).or_default().offer(generation);
-                self.pending[event].push_back(ToEvent::SlotOffer { at, lane, offer });
-            }
-            ToWorker::SlotDigest { at, lane, end } => {
-                let mut offer = self.slots.entry(at.slot).or_default().offer(end.generation);
-                offer.same = (offer.count, offer.digest) == (end.count, end.digest);
-                self.pending[event].push_back(ToEvent::SlotOffer { at, lane, offer });
-            }
-            ToWorker::Record { at, lane, delta } => {
-                let slot = self.slots.entry(at.slot).or_default();
-                let Some((source, generation)) = slot.source else {
-                    return;
-                };
-                assert_eq!(source, lane, "fenced by the event thread");
-                let n = |key: &FlowKey| u32::from_be_bytes(key.src.v4_octets());
-                match delta {
-                    Delta::Put(put) => {
-                        slot.entries.insert(n(&put.original), (put.version, generation));
-                    }
-                    Delta::Del(del) => {
-                        let gone = match del.name {
-                            Name::Handle(handle) => handle.0,
-                            Name::Key(key) => n(&key),
-                        };
-                        slot.entries.remove(&gone);
-                    }
-                    Delta::State(_) | Delta::Refresh(_) | Delta::Block(_) => {}
-                }
-            }
-            ToWorker::SlotEnd { at, lane, end } => {
-                let slot = self.slots.entry(at.slot).or_default();
-                let generation = end.generation;
-                let touched = (!slot.since).then_some(generation);
-                let good = digest(&slot.entries, touched) == (end.count, end.digest);
-                let answer = if good && self.failing == 0 {
-                    slot.entries
-                        .retain(|_, (_, stamp)| slot.since || *stamp == generation);
-                    slot.counter = slot.counter.max(end.version.counter);
-                    ToEvent::SlotVerified {
-                        at,
-                        lane,
-                        generation,
-                        refused: 0,
-                    }
-                } else {
-                    self.failing = self.failing.saturating_sub(1);
-                    ToEvent::SlotFailed { at, lane, generation }
-                };
-                self.pending[event].push_back(answer);
-            }
-        }
-    }
-}
 
 /// A node, running.
 #[derive(Debug)]
@@ -488,17 +101,7 @@ impl Node {
         let roles = Arc::new(Roles::new(config.vrfs.len()));
         let board = Arc::new(Board::new(events_n, config.peers.len(), config.vrfs.len()));
         let (events_in, events) = unbounded();
-        let mut workers: Vec<Worker> = (0..workers_n)
-            .map(|_| Worker {
-                out: Vec::new(),
-                inbox: Vec::new(),
-                absorbing: true,
-                seen: Vec::new(),
-                slots: BTreeMap::new(),
-                pending: vec![VecDeque::new(); events_n],
-                failing: 0,
-            })
-            .collect();
+        let mut workers: Vec<Worker> = (0..workers_n).map(|_| Worker::new(events_n)).collect();
         let doors: Vec<_> = (0..events_n).map(|_| unbounded::<Arrival<Plug>>()).collect();
         let hand_over: Vec<_> = doors.iter().map(|(to, _)| to.clone()).collect();
         let pumps = (0u16..)
@@ -682,13 +285,8 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Nodes of these shapes, each the others' peer, all in fault.
     pub(crate) fn new(shapes: &[Shape]) -> Self {
-        let fabric = Fabric {
-            chunk: 700,
-            window: 1 << 20,
-            ..Fabric::default()
-        };
         let mut cluster = Self {
-            fabric: Rc::new(RefCell::new(fabric)),
+            fabric: Rc::new(RefCell::new(Fabric::new(700, 1 << 20))),
             nodes: Vec::new(),
             now: Instant::from_secs(1),
             tick: Duration::from_micros(50),
