@@ -1,6 +1,8 @@
 //! The table, row by row and in all combinations; then the machine's own words: terms, orders, waiting.
 
 use super::*;
+use crate::board::PeerVrf;
+use crate::handover::DRAIN_MAX;
 use Desire::{Ordered, Preferred};
 use Role::{Fault, Master};
 use Situation::{Active, Free, Importing, Lost, Telling, Untold, Waiting};
