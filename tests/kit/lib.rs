@@ -5,6 +5,7 @@
 pub mod cluster;
 pub mod node;
 
+mod later;
 pub mod network;
 pub mod nic;
 

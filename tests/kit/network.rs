@@ -15,6 +15,7 @@ use std::rc::Rc;
 use dataplane::time::Instant;
 use state_sync::wire::{Incoming, Io, Net, Wire};
 
+use crate::later::{Tongue, Upgrades};
 use crate::random::Random;
 
 /// By so many milliseconds the last bytes of a half-open connection may be late: longer than a new one takes.
@@ -80,6 +81,7 @@ struct Inner {
     vacant: Vec<usize>,
     waiting: [VecDeque<usize>; 2],
     resets: u64,
+    upgrades: Upgrades,
 }
 
 #[derive(Debug)]
@@ -102,6 +104,8 @@ struct Pipe {
     bytes: usize,
     last: Instant,
     closed: bool,
+    /// What is written is said as a later version would.
+    tongue: Option<Tongue>,
 }
 
 /// One event thread's access to the link.
@@ -139,6 +143,7 @@ impl Fabric {
             vacant: Vec::new(),
             waiting: [VecDeque::new(), VecDeque::new()],
             resets: 0,
+            upgrades: Upgrades::default(),
         })))
     }
 
@@ -150,6 +155,18 @@ impl Fabric {
     /// Changes how the link behaves from now on.
     pub fn set_weather(&self, weather: Weather) {
         self.0.borrow_mut().weather = weather;
+    }
+
+    /// The nodes are of different versions from their next connections on: one speaks as a later one would. A node that
+    /// boots may be of another version than before.
+    pub fn mix_versions(&self, seed: u64) {
+        self.0.borrow_mut().upgrades = Upgrades::begin(seed);
+    }
+
+    /// The node that speaks as a later version would.
+    #[must_use]
+    pub fn later(&self) -> Option<usize> {
+        self.0.borrow().upgrades.later()
     }
 
     /// Cuts (true) or heals the link.
@@ -183,6 +200,7 @@ impl Fabric {
         let mut inner = self.0.borrow_mut();
         inner.boots[node] = boot;
         inner.powered[node] = true;
+        inner.upgrades.boot(node);
         // Whoever still writes to the former process hears that it is gone.
         for conn in &mut inner.conns {
             conn.reset = true;
@@ -286,10 +304,13 @@ impl Inner {
         if breaks == Some(Break::HalfOpen) {
             at = at + Duration::from_millis(self.random.below(LATE_MS));
         }
+        let said = self.said(id, side, bytes, len, breaks.is_some());
         let pipe = &mut self.conns[id].pipes[side];
         pipe.last = pipe.last.max(at);
-        pipe.chunks.push_back((pipe.last, bytes[..len].to_vec()));
-        pipe.bytes += len;
+        pipe.bytes += said.len();
+        if !said.is_empty() {
+            pipe.chunks.push_back((pipe.last, said));
+        }
         match breaks {
             None => return Io::Done(len),
             Some(Break::Reset) => self.conns[id].reset = true,
@@ -297,6 +318,20 @@ impl Inner {
             Some(Break::HalfOpen) => self.conns[id].deserted[side] = true,
         }
         Io::Failed
+    }
+
+    /// What goes out when `len` of the writer's bytes are taken. A later version says nothing before a frame is whole, and no
+    /// more bytes of it come where the connection breaks: then it ends anywhere in all that it had to say.
+    fn said(&mut self, id: usize, side: usize, bytes: &[u8], len: usize, breaks: bool) -> Vec<u8> {
+        let Some(tongue) = &mut self.conns[id].pipes[side].tongue else {
+            return bytes[..len].to_vec();
+        };
+        if !breaks {
+            return tongue.say(&bytes[..len]);
+        }
+        let mut said = tongue.say(bytes);
+        said.truncate(self.random.index(said.len() + 1));
+        said
     }
 
     /// Whether, and how, the connection that is written to ends now.
@@ -354,6 +389,10 @@ impl Net for MemNet {
         // A dead process on a live machine refuses; a dead machine says nothing, and so does a cut link.
         let refused = inner.boots[to] == 0 || inner.cut;
         let silent = inner.boots[to] == 0 && !inner.powered[to];
+        let pipes = [self.node, to].map(|from| Pipe {
+            tongue: inner.upgrades.tongue(from),
+            ..Pipe::default()
+        });
         let conn = Conn {
             client: self.node,
             ready: if silent || inner.cut {
@@ -364,7 +403,7 @@ impl Net for MemNet {
             refused: refused && !silent && !inner.cut,
             reset: false,
             deserted: [false; 2],
-            pipes: [Pipe::default(), Pipe::default()],
+            pipes,
             held: [true, !refused],
         };
         let id = inner.add(conn);

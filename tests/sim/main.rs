@@ -11,6 +11,8 @@ mod mutants;
 mod schedule;
 #[cfg(test)]
 mod shape;
+#[cfg(test)]
+mod versions;
 
 #[cfg(test)]
 mod tests {

@@ -24,6 +24,7 @@ use testkit::packet;
 use testkit::random::Random;
 
 use crate::shape::{Scale, rules, short, weather};
+use crate::versions;
 
 /// Flows that are remembered: packets of them come again.
 const FLOWS_MAX: usize = 512;
@@ -186,6 +187,7 @@ impl Schedule {
         let mut cluster = Cluster::of(setups, self.seed);
         cluster.watch.every_entry = true;
         cluster.fabric.set_weather(weather(&mut random));
+        versions::mix(&cluster, self.seed, random.clone());
         Play {
             cluster,
             random,
@@ -427,6 +429,7 @@ impl Play {
             self.cluster.order(node, Desire::Ordered);
         }
         self.cluster.settle();
+        versions::assert_understood(&self.cluster);
         for node in self.cluster.nodes.iter().flatten() {
             let c = node.counters();
             let wrong = (c.audit_entries_wrong, c.audit_slots_wrong, c.audit_index_lost);

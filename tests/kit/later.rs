@@ -1,0 +1,363 @@
+//! How a node of a later version speaks, made of the bytes of this one: its HELLO offers version 2 and features that nobody has
+//! heard of, bodies go on behind the last known field, records of unknown types stand between known ones, and a VRF has a
+//! section more. What it says is otherwise the same, so a node of version 1 must understand all of it (sync/PROTOCOL.md R-2 to
+//!
+//!
+//! [`Upgrades`] lives in the link and says at each boot which node is of the later version; a [`Tongue`] belongs to one direction
+//! of one connection, from its first byte on.
+
+use crate::random::Random;
+
+/// Bytes in front of a greeting's body: magic, length, check.
+const GREETING: usize = 10;
+/// Bytes in front of a frame's records: check, length, sequence.
+const FRAME: usize = 16;
+/// Most bytes of records in a frame.
+const PAYLOAD_MAX: usize = 65_536;
+
+const MAGIC_HELLO: [u8; 4] = *b"TWPS";
+const VRF_OPEN: u8 = 0x01;
+/// Types from here on are short, and so long in all.
+const SHORT_FIRST: u8 = 0x80;
+const SHORT: usize = 8;
+
+/// Types that version 1 leaves free, from and to. Not those of EXPECT: nobody sends them unasked.
+const FREE: [(u8, u8); 4] = [(0x16, 0x1f), (0x2c, 0x3f), (0x46, 0x7f), (0x85, 0xff)];
+
+/// A section that version 1 doesn't know: a warning, without a say in who is ready.
+const SECTION: &[u8] = b"\x01\x0clater-policy\x01\x02\x03\x04\x05\x06\x07\x08";
+
+/// Which node is of a later version: one at most, as in an upgrade of one node at a time. Chosen anew when a process boots.
+#[derive(Debug, Default)]
+pub(crate) struct Upgrades {
+    random: Option<Random>,
+    later: Option<usize>,
+}
+
+impl Upgrades {
+    /// From now on nodes may be of different versions; one is at once.
+    pub(crate) fn begin(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let later = Some(random.index(2));
+        Self {
+            random: Some(random),
+            later,
+        }
+    }
+
+    /// A process of `node` boots, perhaps of another version than the one before.
+    pub(crate) fn boot(&mut self, node: usize) {
+        let Some(random) = &mut self.random else { return };
+        if self.later != Some(1 - node) {
+            self.later = random.one_in(2).then_some(node);
+        }
+    }
+
+    /// The node of the later version.
+    pub(crate) const fn later(&self) -> Option<usize> {
+        self.later
+    }
+
+    /// What `node` speaks on a new connection, unless that is version 1.
+    pub(crate) fn tongue(&mut self, node: usize) -> Option<Tongue> {
+        let random = self.random.as_mut().filter(|_| self.later == Some(node))?;
+        Some(Tongue::new(random.next()))
+    }
+}
+
+/// One direction of one connection, rewritten.
+#[derive(Debug)]
+pub(crate) struct Tongue {
+    random: Random,
+    /// The start of a greeting or frame whose end isn't there yet.
+    begun: Vec<u8>,
+    greeted: bool,
+    /// A record of an unknown type was said.
+    strange: bool,
+}
+
+impl Tongue {
+    fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            begun: Vec::new(),
+            greeted: false,
+            strange: false,
+        }
+    }
+
+    /// Takes what version 1 would send, cut anywhere; gives all of it that is whole, as the later version says it.
+    pub(crate) fn say(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.begun.extend_from_slice(bytes);
+        let mut said = Vec::new();
+        while let Some(len) = self.whole() {
+            let part: Vec<u8> = self.begun.drain(..len).collect();
+            if self.greeted {
+                self.frame(&part, &mut said);
+            } else {
+                self.greeting(&part, &mut said);
+                self.greeted = true;
+            }
+        }
+        said
+    }
+
+    /// Length of what is at the front, when its end is there.
+    fn whole(&self) -> Option<usize> {
+        let front = &self.begun;
+        let len = if self.greeted {
+            FRAME + number(front.get(4..8)?)
+        } else {
+            GREETING + number(front.get(4..6)?)
+        };
+        (front.len() >= len).then_some(len)
+    }
+
+    fn greeting(&mut self, part: &[u8], out: &mut Vec<u8>) {
+        let mut body = part[GREETING..].to_vec();
+        if part[..4] == MAGIC_HELLO {
+            body[1] = 2;
+            body[2..6].fill(0xff);
+        }
+        self.fields(&mut body);
+        out.extend_from_slice(&part[..4]);
+        out.extend_from_slice(&u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes());
+        out.extend_from_slice(&crc32fast::hash(&body).to_be_bytes());
+        out.extend_from_slice(&body);
+    }
+
+    fn frame(&mut self, part: &[u8], out: &mut Vec<u8>) {
+        let mut records = Vec::with_capacity(2 * part.len());
+        let mut rest = &part[FRAME..];
+        while let Some((record, behind)) = split(rest) {
+            // Each connection says at least one, so that a receiver that has heard none has a link that rewrites nothing.
+            if !self.strange || self.random.one_in(4) {
+                self.strange = true;
+                self.stranger(&mut records);
+            }
+            self.record(record, &mut records);
+            rest = behind;
+        }
+        assert!(rest.is_empty(), "records fill a frame exactly (R-20)");
+        assert!(records.len() <= PAYLOAD_MAX, "frames are closed long before");
+        let mut frame = u32::try_from(records.len())
+            .unwrap_or(u32::MAX)
+            .to_be_bytes()
+            .to_vec();
+        frame.extend_from_slice(&part[8..FRAME]);
+        frame.append(&mut records);
+        out.extend_from_slice(&crc32fast::hash(&frame).to_be_bytes());
+        out.append(&mut frame);
+    }
+
+    /// A known record with what the later version has added to it.
+    fn record(&mut self, record: Record<'_>, out: &mut Vec<u8>) {
+        if record.kind >= SHORT_FIRST {
+            out.push(record.kind);
+            out.extend_from_slice(record.body);
+            return;
+        }
+        let mut body = record.body.to_vec();
+        if record.kind == VRF_OPEN {
+            one_section_more(&mut body);
+        }
+        self.fields(&mut body);
+        put_long(out, record.kind, &body);
+    }
+
+    /// A record that version 1 has never heard of. Its sender's credit doesn't know of it either; as it is skipped, it
+    /// takes no place at the receiver.
+    fn stranger(&mut self, out: &mut Vec<u8>) {
+        let (first, last) = FREE[self.random.index(FREE.len())];
+        let kind = first + u8::try_from(self.random.below(u64::from(last - first) + 1)).unwrap_or(0);
+        let mut body = Vec::new();
+        if kind >= SHORT_FIRST {
+            self.noise(SHORT - 1, &mut body);
+            out.push(kind);
+            out.extend_from_slice(&body);
+        } else {
+            if self.random.one_in(2) {
+                self.fields(&mut body);
+            }
+            put_long(out, kind, &body);
+        }
+    }
+
+    /// Fields of the later version: mostly a few bytes, now and then so many that the length takes another byte.
+    fn fields(&mut self, body: &mut Vec<u8>) {
+        let len = if self.random.one_in(64) {
+            self.random.between(100, 200)
+        } else {
+            self.random.between(1, 12)
+        };
+        self.noise(usize::try_from(len).unwrap_or(0), body);
+    }
+
+    fn noise(&mut self, len: usize, out: &mut Vec<u8>) {
+        for _ in 0..len {
+            out.push(self.random.next().to_le_bytes()[0]);
+        }
+    }
+}
+
+/// A record in a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Record<'a> {
+    kind: u8,
+    body: &'a [u8],
+}
+
+/// The record at the front and what is behind it; none when nothing whole is there.
+fn split(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
+    let (&kind, rest) = bytes.split_first()?;
+    let (start, len) = if kind >= SHORT_FIRST {
+        (0, SHORT - 1)
+    } else {
+        let digits = 1 + rest.iter().position(|byte| byte & 0x80 == 0)?;
+        let low_first = rest[..digits].iter().rev();
+        let len = low_first.fold(0, |n, byte| n << 7 | usize::from(byte & 0x7f));
+        (digits, len)
+    };
+    let body = rest.get(start..start + len)?;
+    Some((Record { kind, body }, &rest[start + len..]))
+}
+
+fn put_long(out: &mut Vec<u8>, kind: u8, body: &[u8]) {
+    out.push(kind);
+    let mut len = body.len();
+    while len >= 0x80 {
+        out.push(0x80 | len.to_le_bytes()[0]);
+        len >>= 7;
+    }
+    out.push(len.to_le_bytes()[0]);
+    out.extend_from_slice(body);
+}
+
+/// VRF-OPEN counts its sections behind the name, which is behind 22 bytes of numbers.
+fn one_section_more(body: &mut Vec<u8>) {
+    let count = 23 + usize::from(body[22]);
+    body[count] += 1;
+    body.extend_from_slice(SECTION);
+}
+
+fn number(bytes: &[u8]) -> usize {
+    bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// HELLO of `n` in version 1.
+    fn hello() -> Vec<u8> {
+        let body = b"\x01\x01\0\0\0\0\x04\x05\x06\0\0\0\x07\0\0\0\0\0\0\0\x08\x01n";
+        let check = crc32fast::hash(body).to_be_bytes();
+        [&b"TWPS\0\x17"[..], &check, body].concat()
+    }
+
+    fn frame(sequence: u64, records: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(records.len()).unwrap().to_be_bytes();
+        let checked = [&len, &sequence.to_be_bytes()[..], records].concat();
+        [&crc32fast::hash(&checked).to_be_bytes(), &checked[..]].concat()
+    }
+
+    /// VRF-OPEN of `main` with one section, a PUT-like record, a STATE and a heartbeat.
+    fn records() -> Vec<u8> {
+        let open = [&[7; 22][..], b"\x04main\x01", b"\x00\x01a\0\0\0\0\0\0\0\x09"].concat();
+        let mut records = Vec::new();
+        put_long(&mut records, VRF_OPEN, &open);
+        put_long(&mut records, 0x20, &[5; 120]);
+        records.extend([0x81; SHORT]);
+        put_long(&mut records, 0x03, &[]);
+        records
+    }
+
+    fn is_free(kind: u8) -> bool {
+        FREE.iter().any(|(first, last)| (*first..=*last).contains(&kind))
+    }
+
+    /// Checks a frame's header; gives its known records, and how many unknown ones stood between them.
+    fn heard<'a>(bytes: &'a [u8], sequence: u64) -> (Vec<Record<'a>>, usize, &'a [u8]) {
+        let end = FRAME + number(&bytes[4..8]);
+        assert_eq!(bytes[..4], crc32fast::hash(&bytes[4..end]).to_be_bytes());
+        assert_eq!(bytes[8..FRAME], sequence.to_be_bytes());
+        let (mut known, mut strangers, mut rest) = (Vec::new(), 0, &bytes[FRAME..end]);
+        while let Some((record, behind)) = split(rest) {
+            if is_free(record.kind) {
+                strangers += 1;
+            } else {
+                known.push(record);
+            }
+            rest = behind;
+        }
+        assert!(rest.is_empty());
+        (known, strangers, &bytes[end..])
+    }
+
+    /// what the peer reads of it, whatever it does with the rest.
+    #[test]
+    fn a_greeting_offers_version_2_and_has_more_fields() {
+        for seed in 0..50 {
+            let said = Tongue::new(seed).say(&hello());
+            let body = &said[GREETING..];
+            assert_eq!(number(&said[4..6]), body.len());
+            assert_eq!(said[6..GREETING], crc32fast::hash(body).to_be_bytes());
+            assert_eq!(body[..7], [1, 2, 0xff, 0xff, 0xff, 0xff, 4]);
+            assert_eq!(body[7..23], hello()[GREETING + 7..]);
+            assert!(body.len() > 23);
+        }
+    }
+
+    /// known records come in order, each with what it said before.
+    #[test]
+    fn a_frame_says_the_same_among_records_that_nobody_knows_wherever_its_bytes_are_cut() {
+        let (mut strangers, mut long) = (0, 0);
+        let whole = [hello(), frame(1, &records()), frame(2, &records())].concat();
+        for cut in 0..whole.len() {
+            let mut tongue = Tongue::new(cut as u64);
+            let mut said = tongue.say(&whole[..cut]);
+            said.extend(tongue.say(&whole[cut..]));
+            let mut rest = &said[GREETING + number(&said[4..6])..];
+            for sequence in 1..=2 {
+                let (known, strange, behind) = heard(rest, sequence);
+                assert!(strange > 0 || sequence > 1, "the first frame says one");
+                strangers += strange;
+                let [open, put, state, beat] = known[..] else {
+                    panic!("{known:?}")
+                };
+                assert_eq!((open.kind, put.kind, beat.kind), (VRF_OPEN, 0x20, 3));
+                assert_eq!(open.body[22..28], *b"\x04main\x02");
+                assert_eq!(open.body[39..39 + SECTION.len()], *SECTION);
+                assert_eq!(put.body[..120], [5; 120]);
+                assert_eq!((state.kind, state.body), (0x81, &[0x81; SHORT - 1][..]));
+                assert!(put.body.len() > 120 && !beat.body.is_empty());
+                long += usize::from(put.body.len() > 132);
+                rest = behind;
+            }
+            assert!(rest.is_empty());
+        }
+        assert!(strangers > whole.len() && long > 0, "{strangers}, {long}");
+    }
+
+    #[test]
+    fn one_node_at_most_is_of_the_later_version() {
+        let (mut upgrades, mut seen) = (Upgrades::begin(1), [0; 3]);
+        for n in 0..200 {
+            let before = upgrades.later();
+            upgrades.boot(n % 2);
+            let after = upgrades.later();
+            assert!(
+                before != Some(1 - n % 2) || after == before,
+                "the other one doesn't boot"
+            );
+            seen[after.unwrap_or(2)] += 1;
+            for node in 0..2 {
+                assert_eq!(upgrades.tongue(node).is_some(), after == Some(node));
+            }
+        }
+        assert!(seen.iter().all(|times| *times > 10), "{seen:?}");
+        let mut never = Upgrades::default();
+        never.boot(0);
+        assert_eq!(never.later(), None);
+    }
+}
