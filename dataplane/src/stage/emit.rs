@@ -18,6 +18,7 @@ use crate::protection::Kept;
 use crate::slot::{Kind, Slot, SyncState, block_digest};
 use crate::stage::compare::comparisons;
 use crate::stage::digest::digests;
+use crate::stage::ring::{fill, room};
 use crate::stage::tail::offer_tails;
 use crate::stage::walk::walk;
 use crate::tables::{Changed, Tables};
@@ -88,33 +89,25 @@ fn mark_drained(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>) 
     told
 }
 
-/// From the head of a lane's list into its ring. The records of a turn become visible to the event thread at once: each
-/// look at the other thread's place in the ring, and each step of one's own, costs as much as encoding a record.
+/// From the head of a lane's list into its ring.
 fn drain(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>, now: Instant) -> usize {
     let mut pushed = 0;
-    if tables.first_changed(lane).is_some()
-        && let Ok(chunk) = ring.write_chunk_uninit(room(ring, ITEMS_MAX))
-    {
+    if tables.first_changed(lane).is_some() {
+        let room = room(ring, 0, ITEMS_MAX);
         let mut outgoing = Outgoing {
-            room: chunk.len(),
+            room,
             budget: EMIT_BUDGET,
             question: None,
             tables,
             lane,
             now,
         };
-        pushed = chunk.fill_from_iter(&mut outgoing);
+        pushed = fill(ring, room, &mut outgoing);
         let stopped = outgoing.budget > 0 && tables.first_changed(lane).is_some();
         tables.counters.ring_full += u64::from(stopped);
     }
     tables.climb(lane, ring.buffer().capacity());
     pushed
-}
-
-/// Places of a ring that can be filled, up to `most`.
-fn room(ring: &Producer<ToEvent>, most: usize) -> usize {
-    let known = ring.cached_slots();
-    if known < most { ring.slots() } else { known }.min(most)
 }
 
 /// What goes into a ring in one turn: the changes of its lane in their order, each as its record.

@@ -27,6 +27,7 @@ pub(crate) mod audit;
 pub(crate) mod digest;
 pub(crate) mod emit;
 pub(crate) mod expire;
+mod ring;
 pub(crate) mod walk;
 
 pub(crate) mod absorb;

@@ -34,8 +34,13 @@ pub(crate) fn send_slot(
         offer,
         course: Course::Asked,
     };
-    if slot.walks.try_push(walk).is_ok() && !tables.walking.contains(&at) {
-        tables.walking.push(at);
+    if slot.walks.try_push(walk).is_err() {
+        return;
+    }
+    let ring = tables.lane_of(at.slot);
+    let walking = &mut tables.walking[ring];
+    if !walking.contains(&at) {
+        walking.push(at);
     }
 }
 

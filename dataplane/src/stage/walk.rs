@@ -6,6 +6,9 @@
 //! when it holds a point of this slot's history, everything otherwise. It ends with what must be there now, and waits
 //! with that until no change is listed that it passed by.
 
+#[cfg(test)]
+mod tests;
+
 use rtrb::Producer;
 
 use crate::delta::{Delta, Handle, SlotEnd, SlotRef, ToEvent, Version};
@@ -16,18 +19,20 @@ use crate::resync::Sum;
 use crate::role::Role;
 use crate::slot::{Kind, NIL, Slot};
 use crate::stage::emit::{block_record, name};
+use crate::stage::ring::{fill, room};
 use crate::tables::{Changed, Tables};
 use crate::time::Instant;
 
-/// Slots walked by turns: while the next entry of one is on its way from memory, the others' are visited. Few, so that
-/// ends and their answers come in a steady flow.
+/// Slots of a lane walked by turns: while the next entry of one is on its way from memory, the others' are visited. Few, so
+/// that ends and their answers come in a steady flow.
 const WALKS_AT_ONCE: usize = 8;
 
-/// Records that a walk may put into a ring ahead of its event thread: live changes get in behind them. Half of a small ring
+/// Records that may wait in a ring when a walk puts one behind them: live changes get in behind them. Half of a small ring
 /// at most.
 const AHEAD: usize = 512;
 
-/// Walks asked-for slots, the oldest requests first, while little enough waits in the rings; visits at most `budget` entries and changes. Returns the number of records pushed.
+/// Walks asked-for slots, each lane's oldest requests first, while little enough waits in its ring; visits at most
+/// `budget` entries and changes, an equal share for each lane that has any. Returns the number of records pushed.
 pub(crate) fn walk(
     tables: &mut Tables,
     rings: &mut [Producer<ToEvent>],
@@ -36,41 +41,93 @@ pub(crate) fn walk(
 ) -> usize {
     let mut pushed = 0;
     loop {
-        let mut going = 0;
-        let mut index = 0;
-        while budget > 0
-            && going < WALKS_AT_ONCE
-            && let Some(&at) = tables.walking.get(index)
-        {
-            let lane = tables.lane_of(at.slot);
-            let room = |ring: &&mut Producer<ToEvent>| {
-                let all = ring.buffer().capacity();
-                all - ring.slots() < AHEAD.min(all / 2)
-            };
-            let Some(ring) = rings.get_mut(lane).filter(room) else {
-                // This lane's ring is busy; another lane's may not be.
-                index += 1;
+        let mut lanes = tables.walking.iter().filter(|slots| !slots.is_empty()).count();
+        let mut hungry = false;
+        for (lane, ring) in rings.iter_mut().enumerate() {
+            if tables.walking[lane].is_empty() {
                 continue;
-            };
-            budget -= 1;
-            match step(tables, at, now) {
-                Step::Push(item) => pushed += usize::from(ring.push(item).is_ok()),
-                Step::Quiet => {}
-                Step::Wait => {
-                    index += 1;
-                    continue;
-                }
-                Step::Done => {
-                    tables.walking.remove(index);
-                    continue;
-                }
             }
-            going += 1;
-            index += 1;
+            let share = budget.div_ceil(lanes);
+            lanes -= 1;
+            let mut walking = Walking {
+                tables,
+                lane,
+                now,
+                budget: share,
+                index: 0,
+                going: 0,
+            };
+            pushed += fill(ring, room_ahead(ring), &mut walking);
+            budget -= share - walking.budget;
+            hungry |= walking.budget == 0;
         }
-        if going == 0 || budget == 0 {
+        // What one lane has left of its share, those that could do more get in another round.
+        if budget == 0 || !hungry {
             return pushed;
         }
+    }
+}
+
+/// Places of a ring that walks may fill.
+fn room_ahead(ring: &Producer<ToEvent>) -> usize {
+    let all = ring.buffer().capacity();
+    let ahead = AHEAD.min(all / 2);
+    room(ring, all - ahead, ahead)
+}
+
+/// What the walks of a lane put into its ring in one turn.
+struct Walking<'a> {
+    tables: &'a mut Tables,
+    lane: usize,
+    now: Instant,
+    /// Steps that are left.
+    budget: usize,
+    /// Place of the slot whose turn it is.
+    index: usize,
+    /// Slots that have gone on since it was the first one's turn.
+    going: usize,
+}
+
+impl Iterator for Walking<'_> {
+    type Item = ToEvent;
+
+    fn next(&mut self) -> Option<ToEvent> {
+        while self.budget > 0 {
+            let at = self.turn()?;
+            self.budget -= 1;
+            match step(self.tables, at, self.now) {
+                Step::Push(item) => {
+                    self.went();
+                    return Some(item);
+                }
+                Step::Quiet => self.went(),
+                Step::Wait => self.index += 1,
+                Step::Done => {
+                    self.tables.walking[self.lane].remove(self.index);
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Walking<'_> {
+    /// The slot whose turn it is; none when all of them wait, or none is left.
+    fn turn(&mut self) -> Option<SlotRef> {
+        let slots = &self.tables.walking[self.lane];
+        if self.going == WALKS_AT_ONCE || self.index == slots.len() {
+            let all_wait = self.going == 0;
+            (self.index, self.going) = (0, 0);
+            if all_wait {
+                return None;
+            }
+        }
+        slots.get(self.index).copied()
+    }
+
+    const fn went(&mut self) {
+        self.index += 1;
+        self.going += 1;
     }
 }
 

@@ -92,7 +92,8 @@ pub struct Tables {
     dirty: Vec<DirtyList>,
     /// Versioned changes, to be told again.
     pub(crate) journal: Journal,
-    pub(crate) walking: Vec<SlotRef>,
+    /// Slots that are asked for, per lane, in the order of the requests.
+    pub(crate) walking: Vec<Vec<SlotRef>>,
     pub(crate) lost: Vec<SlotRef>,
     /// Answers to ends of slots and to questions, per event thread.
     pub(crate) answers: Vec<VecDeque<ToEvent>>,
@@ -143,7 +144,9 @@ impl Tables {
             rule_hits: vec![Vec::new(); slots_per_vrf.len()],
             journal: Journal::new((limits.conntracks / JOURNAL_SHARE).max(JOURNAL_MIN)),
             dirty: vec![DirtyList::EMPTY; lanes.max(1)],
-            walking: Vec::with_capacity(slots_total),
+            walking: (0..lanes.max(1))
+                .map(|_| Vec::with_capacity(slots_total))
+                .collect(),
             lost: Vec::with_capacity(slots_total),
             tails: (0..lanes.max(1))
                 .map(|_| VecDeque::with_capacity(TAILS_MAX))

@@ -1,0 +1,197 @@
+//! How much walks put into the rings, and how they share a turn.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rtrb::{Consumer, RingBuffer};
+
+use super::*;
+use crate::config::{Intent, Timeouts};
+use crate::conntrack::{Conntrack, State, udp};
+use crate::delta::{LaneTag, Term};
+use crate::flow::{Addr, FlowKey, VrfId, proto};
+use crate::nat::{NatLimits, Pools};
+use crate::stage::slots::send_slot;
+use crate::tables::Limits;
+
+const TERM: Term = Term(0x101);
+const NOW: Instant = Instant::from_secs(1_000);
+const LANE: LaneTag = LaneTag {
+    peer: 0,
+    lane: 0,
+    incarnation: 1,
+};
+const LIMITS: Limits = Limits {
+    conntracks: 4_096,
+    nat: NatLimits {
+        subscribers: 1,
+        blocks: 1,
+        mappings: 1,
+        events: 1,
+    },
+    held_packets: 0,
+};
+/// More than any walk here has to do.
+const AMPLE: usize = 100_000;
+
+const fn at(slot: u16) -> SlotRef {
+    SlotRef { vrf: VrfId(0), slot }
+}
+
+/// Tables of an active node, whose slots are on so many lanes in turn.
+fn active(lanes: usize) -> Tables {
+    let pools = Arc::new(Pools::new(&Intent::default()));
+    let mut tables = Tables::new((0, 1), lanes, &[16], LIMITS, pools, 7);
+    tables.roles[0].role = Role::Master;
+    tables.roles[0].term = TERM;
+    tables
+}
+
+/// A slot with so many conntracks, each of which has been given its version, is asked for.
+fn asked(tables: &mut Tables, slot: u16, conntracks: u16) {
+    for port in 0..conntracks {
+        let [_, number] = slot.to_be_bytes();
+        let original = FlowKey {
+            src: Addr::v4([100, 64, number, 1]),
+            dst: Addr::v4([203, 0, 113, 9]),
+            src_port: port,
+            dst_port: 53,
+            vrf: VrfId(0),
+            proto: proto::UDP,
+        };
+        let keys = [original, original.reversed()];
+        let state = State::Udp(udp::Track::open());
+        let conntrack = Conntrack::new(keys, slot, state, &Timeouts::default(), NOW);
+        let id = tables.insert(conntrack).unwrap();
+        let version = tables.slots.get_mut(at(slot)).unwrap().next_version(TERM);
+        let conntrack = &mut tables.conntracks[id];
+        let digest = conntrack.digest(version);
+        let slot = tables.slots.get_mut(at(slot)).unwrap();
+        slot.account(&mut conntrack.sync, version, digest);
+    }
+    send_slot(tables, at(slot), LANE, 1, None);
+}
+
+fn rings<const N: usize>(capacities: [usize; N]) -> ([Producer<ToEvent>; N], [Consumer<ToEvent>; N]) {
+    let pairs = capacities.map(RingBuffer::new);
+    let mut events = vec![];
+    let rings = pairs.map(|(ring, event)| {
+        events.push(event);
+        ring
+    });
+    (rings, events.try_into().unwrap())
+}
+
+fn taken(event: &mut Consumer<ToEvent>, most: usize) -> Vec<ToEvent> {
+    core::iter::from_fn(|| event.pop().ok()).take(most).collect()
+}
+
+fn busy(ring: &mut Producer<ToEvent>, items: usize) {
+    let live = ToEvent::SlotDirty { at: at(0) };
+    assert_eq!(fill(ring, items, core::iter::repeat(live)), items);
+}
+
+#[test]
+fn no_more_than_512_records_stand_in_a_ring_behind_which_a_walk_puts_its_own() {
+    let mut tables = active(1);
+    asked(&mut tables, 3, 1_000);
+    let (mut rings, [mut event]) = rings([4_096]);
+    let mut seen = vec![];
+    assert_eq!(walk(&mut tables, &mut rings, AMPLE, NOW), 512);
+    assert_eq!(walk(&mut tables, &mut rings, AMPLE, NOW), 0);
+    seen.extend(taken(&mut event, 100));
+    assert_eq!(walk(&mut tables, &mut rings, AMPLE, NOW), 100);
+    seen.extend(taken(&mut event, AMPLE));
+    // Live records count, and are not held up by it.
+    busy(&mut rings[0], 500);
+    assert_eq!(walk(&mut tables, &mut rings, AMPLE, NOW), 12);
+    busy(&mut rings[0], 1_000);
+    assert_eq!(walk(&mut tables, &mut rings, AMPLE, NOW), 0);
+    let walked = |item: &ToEvent| !matches!(item, ToEvent::SlotDirty { .. });
+    seen.extend(taken(&mut event, AMPLE).into_iter().filter(walked));
+    assert_eq!(
+        walk(&mut tables, &mut rings, AMPLE, NOW),
+        1 + 1_000 + 1 - 512 - 100 - 12
+    );
+    seen.extend(taken(&mut event, AMPLE));
+    assert_complete(&seen, 1_000);
+    assert_eq!(walk(&mut tables, &mut rings, AMPLE, NOW), 0);
+    assert!(tables.walking[0].is_empty());
+}
+
+/// Begin, each entry once, end.
+#[track_caller]
+fn assert_complete(items: &[ToEvent], entries: u32) {
+    let [
+        ToEvent::SlotBegin { .. },
+        records @ ..,
+        ToEvent::SlotEnd { end, .. },
+    ] = items
+    else {
+        panic!("{:?} … {:?}", items.first(), items.last());
+    };
+    let handles = records.iter().map(|item| match item {
+        ToEvent::Record {
+            only: Some(LANE),
+            delta: Delta::Put(put),
+            ..
+        } => put.handle.0,
+        other => panic!("{other:?}"),
+    });
+    let handles: BTreeSet<u32> = handles.collect();
+    assert_eq!(
+        (records.len(), handles.len()),
+        (entries as usize, entries as usize)
+    );
+    assert_eq!(end.count, entries);
+}
+
+#[test]
+fn live_records_keep_half_of_a_small_ring() {
+    let mut tables = active(1);
+    asked(&mut tables, 3, 100);
+    let (mut rings, [mut event]) = rings([64]);
+    assert_eq!(walk(&mut tables, &mut rings, AMPLE, NOW), 32);
+    busy(&mut rings[0], 32);
+    taken(&mut event, 33);
+    assert_eq!(walk(&mut tables, &mut rings, AMPLE, NOW), 1);
+}
+
+#[test]
+fn lanes_share_a_turn_and_one_that_can_do_nothing_leaves_its_share_to_the_others() {
+    let mut tables = active(2);
+    for slot in 0..4 {
+        asked(&mut tables, slot, 200);
+    }
+    let (mut rings, mut events) = rings([4_096, 4_096]);
+    // A begin, no blocks: from here on each step is a record.
+    assert_eq!(walk(&mut tables, &mut rings, 2 * 4, NOW), 4);
+    assert_eq!(walk(&mut tables, &mut rings, 64, NOW), 64);
+    assert_eq!([events[0].slots(), events[1].slots()], [2 + 32, 2 + 32]);
+    for stuck in [1, 0] {
+        let free = 1 - stuck;
+        taken(&mut events[free], AMPLE);
+        busy(&mut rings[stuck], 600);
+        assert_eq!(walk(&mut tables, &mut rings, 64, NOW), 64);
+        assert_eq!(events[free].slots(), 64);
+        taken(&mut events[stuck], AMPLE);
+    }
+}
+
+#[test]
+fn slots_of_a_lane_are_walked_by_turns_eight_at_once() {
+    let mut tables = active(1);
+    for slot in 0..10 {
+        asked(&mut tables, slot, 20);
+    }
+    let (mut rings, [mut event]) = rings([4_096]);
+    // A begin, no blocks, then the first three entries of each.
+    walk(&mut tables, &mut rings, 8 * 5, NOW);
+    let mut per_slot = [0; 10];
+    for item in taken(&mut event, AMPLE) {
+        if let ToEvent::Record { at, .. } = item {
+            per_slot[usize::from(at.slot)] += 1;
+        }
+    }
+    assert_eq!(per_slot, [3, 3, 3, 3, 3, 3, 3, 3, 0, 0]);
+}
