@@ -105,7 +105,7 @@ pub struct Incoming {
 
 /// Entries that the sender holds and this node doesn't, for a cause that was counted: refused, or evicted by a newer
 /// grant whose own removal is still on its way.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Absent {
     /// How many, and their digests.
     pub sum: Sum,
@@ -117,7 +117,8 @@ pub struct Absent {
     ask_at_s: u32,
     /// Seconds until they are asked for again.
     pause_s: u32,
-    known: ArrayVec<Missing, ABSENT_KEPT>,
+    /// Beside the slot, not in it: these would be most of a slot's memory, and few slots have any.
+    known: Box<ArrayVec<Missing, ABSENT_KEPT>>,
 }
 
 /// An absent entry.
@@ -138,6 +139,25 @@ pub struct Missing {
 }
 
 impl Absent {
+    /// Bytes that are held beside the slot.
+    pub(crate) const BYTES_BESIDE: usize = size_of::<ArrayVec<Missing, ABSENT_KEPT>>();
+
+    /// Nothing is absent any more, or what is will be told anew.
+    pub fn clear(&mut self) {
+        let Self {
+            sum,
+            unsure,
+            since_s,
+            ask_at_s,
+            pause_s,
+            known,
+        } = self;
+        *sum = Sum::default();
+        *unsure = false;
+        (*since_s, *ask_at_s, *pause_s) = (0, 0, 0);
+        known.clear();
+    }
+
     /// An entry is not here and should be.
     pub fn insert(&mut self, missing: Missing, now_s: u32) {
         // A resent record replaces its older self.
@@ -315,6 +335,21 @@ mod tests {
         assert!(absent.is_due(at + 1));
         absent.take(2);
         assert!(!absent.is_due(at + 1));
+    }
+
+    #[test]
+    fn nothing_of_a_former_generation_is_left_when_a_slot_is_begun_anew() {
+        let mut absent = Absent::default();
+        for key in 0..=ABSENT_KEPT as u64 {
+            absent.insert(missing(key, 100, version(1)), 5);
+        }
+        absent.remove(u64::MAX, version(9));
+        absent.asked(7);
+        assert!(absent.is_unsure() && absent.forgotten());
+        let beside = absent.known().as_ptr();
+        absent.clear();
+        assert_eq!(absent, Absent::default());
+        assert_eq!(absent.known().as_ptr(), beside, "the memory of the start");
     }
 
     #[test]

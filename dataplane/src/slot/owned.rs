@@ -84,7 +84,7 @@ impl Slots {
         let slots = self.vrfs.get_mut(vrf.index()).map_or(&mut [][..], |v| v);
         for slot in slots {
             slot.own_hand = true;
-            slot.absent = Absent::default();
+            slot.absent.clear();
             slot.source = None;
         }
     }
@@ -98,7 +98,8 @@ impl Slots {
     /// Bytes held.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.vrfs.iter().map(|v| v.len() * size_of::<Slot>()).sum()
+        let each = size_of::<Slot>() + Absent::BYTES_BESIDE;
+        self.vrfs.iter().map(|v| v.len() * each).sum()
     }
 }
 

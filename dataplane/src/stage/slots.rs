@@ -5,7 +5,7 @@
 
 use crate::delta::{Handle, LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, Version};
 use crate::mutant::{self, Mutant};
-use crate::resync::{Absent, Course, Ended, Incoming, Missing, Sum, Walk, ended};
+use crate::resync::{Course, Ended, Incoming, Missing, Sum, Walk, ended};
 use crate::role::Role;
 use crate::slot::{Kind, NIL, SyncState, block_digest};
 use crate::stage::emit::block_record;
@@ -110,7 +110,7 @@ pub(crate) fn begin(
         Some(since) if slot.base.unwrap_or(slot.version) != since => slot.absent.unsure = true,
         Some(since) => slot.base = Some(since),
         None => {
-            slot.absent = Absent::default();
+            slot.absent.clear();
             slot.base = Some(Version::default());
         }
     }
