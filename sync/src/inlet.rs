@@ -87,7 +87,7 @@ impl<W: Wire> Inlet<W> {
             conn,
             peering,
             imports: Imports::new(s.config.vrfs.len()),
-            checkpoints: Checkpoints::new(),
+            checkpoints: Checkpoints::new(s.rings.pushed().len()),
         }
     }
 
