@@ -279,27 +279,32 @@ impl<N: Net> Pump<N> {
         });
     }
 
-    /// From the workers' rings to the lanes. Stops while a lane has no room: entries then wait in the tables,
-    /// where changes of one entry fold into one, instead of in ever longer buffers.
+    /// From the workers' rings to the lanes.
     fn drain(&mut self) -> usize {
-        let mut work = 0;
-        for worker in 0..self.from_workers.len() {
-            for _ in 0..DRAIN_MAX {
-                if self.lanes.iter().any(Lane::is_full) {
-                    return work;
-                }
-                let held = matches!(self.from_workers[worker].peek(), Ok(item) if self.holds(item));
-                if held {
-                    break;
-                }
-                let Ok(item) = self.from_workers[worker].pop() else {
-                    break;
-                };
-                self.steer(&item);
-                work += 1;
-            }
-        }
+        // Out of the pump's hands while it steers what is in them.
+        let mut rings = core::mem::take(&mut self.from_workers);
+        let work = rings.iter_mut().map(|ring| self.drain_one(ring)).sum();
+        self.from_workers = rings;
         work
+    }
+
+    /// What is in a worker's ring. Stops while a lane has no room: entries then wait in the tables, where changes of one
+    /// entry fold into one, instead of in ever longer buffers.
+    fn drain_one(&mut self, ring: &mut Consumer<ToEvent>) -> usize {
+        let Ok(chunk) = ring.read_chunk(ring.slots().min(DRAIN_MAX)) else {
+            return 0;
+        };
+        let (first, second) = chunk.as_slices();
+        let mut done = 0;
+        for item in first.iter().chain(second) {
+            if self.lanes.iter().any(Lane::is_full) || self.holds(item) {
+                break;
+            }
+            self.steer(item);
+            done += 1;
+        }
+        chunk.commit(done);
+        done
     }
 
     /// A worker has set its mark behind what it kept back. With the last one of a drain, this thread has it all.
@@ -313,7 +318,7 @@ impl<N: Net> Pump<N> {
             *drain = (number, 0);
         }
         drain.1 += 1;
-        if drain.1 == self.from_workers.len() {
+        if drain.1 == usize::from(self.shared.config.workers) {
             for lane in &mut self.lanes {
                 lane.mark_drained(vrf, number);
             }
