@@ -2,14 +2,16 @@
 //! whichever order the records come (DESIGN.md section 6; dataplane's `nat/learn.rs`).
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 
 use dataplane::config::PortRange;
 use dataplane::flow::FlowKey;
 use dataplane::shard::{lane_of, slot_of_address};
 use state_sync::config::Timing;
+use state_sync::role::Desire;
 use testkit::checker::{blocks, view};
 use testkit::cluster::{Cluster, Death};
-use testkit::config::{Setup, server, subscriber};
+use testkit::config::{MAIN, Setup, server, subscriber};
 use testkit::packet;
 
 use crate::replication::remove;
@@ -32,17 +34,17 @@ struct Turns {
 
 impl Turns {
     fn new(seed: u64) -> Self {
-        Self::with(1, seed)
+        Self::with([1, 1], 1, seed)
     }
 
-    /// The standby has `workers`; if two, the subscribers are one worker's each.
-    fn with(workers: u16, seed: u64) -> Self {
+    /// The nodes have so many workers; where two, the subscribers are one worker's each. The pool has so many blocks.
+    fn with([workers, of_standby]: [u16; 2], blocks: u16, seed: u64) -> Self {
         let setup = Setup {
-            workers: 1,
+            workers,
             pool_addresses: 1,
             pool_ports: PortRange {
                 first: 1_024,
-                last: 1_024 + 63,
+                last: 1_024 + 64 * blocks - 1,
             },
             block_size: 64,
             port_rest_s: 0,
@@ -58,7 +60,7 @@ impl Turns {
         let on = |lane| move |host: &u8| lane_of(slot(host), 1, 2) == lane;
         let hosts = [0, 1].map(|lane| (1..=200).find(on(lane)).unwrap());
         let standby = Setup {
-            workers,
+            workers: of_standby,
             ..setup.clone()
         };
         let mut cluster = Cluster::of([setup.clone(), standby], seed);
@@ -100,6 +102,22 @@ impl Turns {
         assert_eq!(blocks(self.cluster.node(0)).len(), 0, "the block is released");
     }
 
+    /// The standby has taken over behind a cut link, and the other node, which stayed active, hears of it.
+    fn overrule(&mut self) {
+        self.cluster.order(1, Desire::Ordered);
+        self.cluster.run(3_000 * MS);
+        assert!(self.cluster.node(1).is_active(MAIN));
+        self.cluster.fabric.cut(false);
+        self.cluster.settle();
+        assert_eq!(self.cluster.active(), Some(1));
+    }
+
+    /// Slots of the holders of a node's blocks, by first port.
+    fn holders(&mut self, node: usize) -> BTreeMap<u16, u16> {
+        let blocks = blocks(self.cluster.node(node));
+        blocks.iter().map(|b| (b.port_first, b.slot)).collect()
+    }
+
     fn evicted(&mut self) -> u64 {
         self.cluster.node(1).counters().absorb_evicted
     }
@@ -123,7 +141,7 @@ impl Turns {
         assert_eq!((sent.digest_mismatch, sent.slots_failed), (0, 0), "{sent:?}");
         assert_eq!(sent.slots_whole + sent.slots_equal, 16, "{sent:?}");
         self.cluster.kill(0, Death::Process);
-        self.cluster.order(1, state_sync::role::Desire::Ordered);
+        self.cluster.order(1, Desire::Ordered);
         self.cluster.run(1_200 * MS);
         for (key, outside) in flows {
             assert_eq!(self.cluster.back(1, outside), Some(key.reversed()));
@@ -197,7 +215,7 @@ fn an_older_grant_that_comes_late_changes_nothing_and_is_no_difference() {
 /// A worker doesn't evict what another one holds: the newer grant waits for the older one's end, and comes by itself then.
 #[test]
 fn a_newer_grant_of_another_worker_comes_as_soon_as_the_older_one_has_ended() {
-    let mut turns = Turns::with(2, 84);
+    let mut turns = Turns::with([1, 2], 1, 84);
     let old = turns.open(0);
     turns.cluster.settle();
     turns.slow(0, true);
@@ -211,4 +229,54 @@ fn a_newer_grant_of_another_worker_comes_as_soon_as_the_older_one_has_ended() {
     turns.assert_standby_has(1, &new);
     assert_eq!(turns.cluster.node(1).counters().absent_mended, u64::from(FLOWS));
     turns.assert_settles(1, &new);
+}
+
+/// A demoted node's last grant is newer than that of the holder of a higher term, and gives way: only this node knew of it.
+#[test]
+fn a_newer_grant_that_only_a_demoted_node_made_gives_way() {
+    let mut turns = Turns::new(85);
+    let told = turns.open(0);
+    turns.cluster.settle();
+    turns.cluster.fabric.cut(true);
+    turns.close(&told);
+    turns.open(1);
+    assert_eq!(turns.holders(0), [(1_024, turns.slots[1])].into());
+    turns.overrule();
+    assert_eq!(turns.holders(0), [(1_024, turns.slots[0])].into());
+    let held = view(turns.cluster.node(0)).conntracks;
+    assert_eq!(held.len(), told.len());
+    let counted = turns.cluster.node(0).counters();
+    assert_eq!(
+        counted.absorb_evicted,
+        u64::from(FLOWS) + 1,
+        "flows and block of the other"
+    );
+    turns.assert_standby_has(0, &told);
+}
+
+/// Behind the cut two subscribers of different workers have changed their blocks. What either worker is told of, the other one
+/// still holds, until its own slot is swept: neither waits for the other.
+#[test]
+fn two_slots_of_a_demoted_node_that_hold_one_anothers_ports_are_both_verified() {
+    let mut turns = Turns::with([2, 1], 2, 86);
+    let told = [turns.open(0), turns.open(1)];
+    turns.cluster.settle();
+    let before = turns.holders(0);
+    assert_eq!(before.len(), 2);
+    turns.cluster.fabric.cut(true);
+    turns.close(&told.concat());
+    turns.open(1);
+    turns.open(0);
+    let after = turns.holders(0);
+    assert!(
+        after.iter().all(|(port, slot)| before[port] != *slot),
+        "{after:?}"
+    );
+    turns.overrule();
+    // What was refused is asked for a second later.
+    turns.cluster.run(3_000 * MS);
+    turns.cluster.settle();
+    assert_eq!(turns.holders(0), before);
+    assert_eq!(turns.holders(1), before);
+    assert!(view(turns.cluster.node(0)).lacking.is_empty());
 }

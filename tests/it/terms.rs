@@ -5,10 +5,11 @@ use core::time::Duration;
 
 use dataplane::role::Role;
 use state_sync::role::Desire;
+use testkit::checker::view;
 use testkit::cluster::{Cluster, Death};
 use testkit::config::{MAIN, Setup};
 
-use crate::replication::{conntracks, open_flows};
+use crate::replication::{conntracks, open_flows, remove};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -62,4 +63,38 @@ fn a_term_that_has_risen_by_import_is_announced() {
     cluster.order(0, Desire::Ordered);
     cluster.settle();
     assert!(cluster.node(0).role(MAIN).1.reign() > term.reign());
+}
+
+/// A node takes over and stands by again while its workers don't run. What they send then is of the new term: the peer has
+/// changed the same slots under the old one, behind a cut, with higher counters.
+#[test]
+fn a_reign_that_no_worker_has_seen_overrules_what_a_lower_term_wrote() {
+    let mut cluster = Cluster::pair(Setup::default(), 73);
+    let told = open_flows(&mut cluster, 0, 40, 10_000);
+    cluster.settle();
+    cluster.fabric.cut(true);
+    open_flows(&mut cluster, 0, 40, 20_000);
+    remove(&mut cluster, 0, &told);
+    cluster.run(1_500 * MS);
+    let now = cluster.now;
+    let node = cluster.node(1);
+    let before = node.role(MAIN).1;
+    for desire in [Desire::Ordered, Desire::Backup] {
+        node.order(desire);
+        node.step_roles(now);
+    }
+    let (role, term) = node.role(MAIN);
+    assert!(role == Role::Backup && term > before, "{role:?} {term:?}");
+    cluster.order(0, Desire::Backup);
+    cluster.fabric.cut(false);
+    cluster.settle();
+    for node in 0..2 {
+        assert_eq!(cluster.node(node).role(MAIN), (Role::Backup, term));
+        let held = view(cluster.node(node)).conntracks;
+        assert_eq!(
+            held.len(),
+            told.len(),
+            "node {node} holds what the higher term knew"
+        );
+    }
 }
