@@ -163,4 +163,10 @@ mod tests {
     fn an_empty_node_that_takes_over_before_it_imports_is_refuted() {
         refuted(STANDBY_KEPT, spare(0, 0, 1, 0, 0), &[Mistake::Overwrites]);
     }
+
+    ///
+    #[test]
+    fn a_restarted_node_that_takes_its_former_term_before_it_imports_is_refuted() {
+        refuted(STANDBY_KEPT, spare(0, 0, 1, 0, 0), &[Mistake::FormerTerm]);
+    }
 }

@@ -37,6 +37,8 @@ pub(crate) enum Mistake {
     NoDigest,
     /// A node that has restarted takes over before it has imported.
     Overwrites,
+    /// A node that has restarted takes the term of its own former reign from its peer, and has not imported.
+    FormerTerm,
 }
 
 /// Order of changes within a slot: term, then counter.
@@ -430,6 +432,9 @@ impl State {
         let terms = [self.nodes[0].term, self.nodes[1].term];
         for id in 0..2 {
             self.nodes[id].hear(id, terms[1 - id]);
+            if mistakes.contains(&Mistake::FormerTerm) {
+                self.nodes[id].take_former_term(id);
+            }
             // A node that has restarted learns its own last term from what its peer holds.
             if !mistakes.contains(&Mistake::TermTwice) {
                 let offered = self.nodes[1 - id].slot.term;
@@ -726,6 +731,13 @@ impl Node {
                 .entries
                 .map(|e| e.filter(|e| !e.dead).map(|e| Entry { dirty: false, ..e }));
             self.told = self.entries.map(|e| e.map(|e| (e.version, e.content)));
+        }
+    }
+
+    /// As [`Mistake::FormerTerm`] says; whoever speaks for a term is held to have everything of it.
+    fn take_former_term(&mut self, id: usize) {
+        if !self.active && self.heard > self.term && usize::from(self.heard % 2) == id {
+            (self.term, self.imported) = (self.heard, true);
         }
     }
 
