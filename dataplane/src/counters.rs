@@ -205,6 +205,8 @@ counters! {
     audit_index_lost,
     /// Ends of slots that added up.
     slots_verified,
+    /// Ends of slots that did not add up, although all that was lacking was known: they are asked for again.
+    slots_differing,
     /// Entries removed at a verified slot end because the peer no longer has them.
     swept,
 }

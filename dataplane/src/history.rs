@@ -11,7 +11,7 @@
 
 use arrayvec::ArrayVec;
 
-use crate::delta::{BlockRecord, DelRecord, SlotRef, Version};
+use crate::delta::{BlockRecord, DelRecord, SlotRef, Term, Version};
 use crate::prefetch::prefetch_all;
 use crate::slot::{Kind, NIL};
 
@@ -60,6 +60,9 @@ impl History {
 
     /// The term rises; `last` is the last point under the old one.
     pub fn turn(&mut self, last: Version) {
+        if self.floor.is_none_or(|floor| last.counter < floor.counter) {
+            return;
+        }
         if self.ends.is_full() {
             let oldest = self.ends.remove(0);
             self.raise(oldest);
@@ -73,6 +76,15 @@ impl History {
         if self.first != 0 && sequence >= self.first {
             self.raise(point);
         }
+    }
+
+    /// Something has changed of which there is no record: no point up to `now` leads on from here.
+    pub fn lose(&mut self, now: Version) {
+        // Not a point itself: what comes next may be of a later term.
+        self.raise(Version {
+            term: Term::NONE,
+            counter: now.counter + 1,
+        });
     }
 
     fn raise(&mut self, point: Version) {
@@ -274,7 +286,6 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delta::Term;
 
     const fn version(term: u64, counter: u64) -> Version {
         Version {
@@ -342,6 +353,22 @@ mod tests {
                 "{term}:{counter}"
             );
         }
+    }
+
+    #[test]
+    fn a_change_without_a_record_ends_what_is_reached() {
+        let (mut history, now) = history();
+        assert!(history.reaches(now, now));
+        history.lose(now);
+        assert!(!history.reaches(now, now));
+        let next = Version {
+            counter: now.counter + 1,
+            ..now
+        };
+        assert!(history.reaches(next, next));
+        history.turn(now);
+        let later = version(1026, now.counter);
+        assert!(!history.reaches(later, later), "a new term makes no difference");
     }
 
     #[test]

@@ -154,3 +154,28 @@ fn an_unsent_tail_is_no_shared_history() {
     // The tail has become the second node's.
     assert_eq!(view(cluster.node(0)).conntracks.len(), 101);
 }
+
+/// Removals beyond those that may wait for their record leave none, and no point before them leads on from here.
+#[test]
+fn removals_without_a_record_are_told_by_the_whole_slot_when_somebody_comes() {
+    let setup = Setup {
+        slots: 1,
+        workers: 1,
+        conntracks: 512,
+        ..Setup::default()
+    };
+    let mut cluster = Cluster::pair(setup, 36);
+    let flows = open_flows(&mut cluster, 0, 200, 10_000);
+    cluster.settle();
+    let before = exported(&mut cluster, 0);
+    cut(&mut cluster, Duration::from_secs(2));
+    remove(&mut cluster, 0, &flows[..190]);
+    cut(&mut cluster, Duration::from_secs(1));
+    heal(&mut cluster);
+    let after = exported(&mut cluster, 0);
+    assert_eq!(
+        (after.slots_whole, after.slots_failed),
+        (before.slots_whole + 1, before.slots_failed)
+    );
+    assert_eq!(view(cluster.node(1)).conntracks.len(), 10);
+}

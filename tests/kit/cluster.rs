@@ -3,6 +3,7 @@
 
 use core::time::Duration;
 
+use dataplane::conntrack::Conntrack;
 use dataplane::flow::{FlowKey, VrfId};
 use dataplane::io::PortId;
 use dataplane::time::Instant;
@@ -136,6 +137,21 @@ impl Cluster {
         self.fabric.die(node, death == Death::Process);
         self.nodes[node] = None;
         self.watch.forget(node);
+    }
+
+    /// Ends conntracks of a node as its operator would: those that are chosen.
+    pub fn flush(&mut self, node: usize, mut chosen: impl FnMut(&Conntrack) -> bool) {
+        let now = self.now;
+        let Some(node) = &mut self.nodes[node] else { return };
+        let now = node.time(now);
+        for worker in 0..node.workers() {
+            let tables = node.tables_mut(worker);
+            let live = tables.conntracks.iter_live();
+            let ids: Vec<u32> = live.filter(|(_, c)| chosen(c)).map(|(id, _)| id).collect();
+            for id in ids {
+                tables.remove(now, id);
+            }
+        }
     }
 
     /// Orders a node about, as `set ha-group … state` does.

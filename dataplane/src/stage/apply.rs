@@ -10,6 +10,7 @@ use crate::delta::{
 };
 use crate::flow::{Direction, FlowKey};
 use crate::mutant::{self, Mutant};
+use crate::nat::LearnError;
 use crate::protection::Kept;
 use crate::resync::{Incoming, Missing};
 use crate::slot::{Kind, block_digest, block_key_digest, conntrack_digest, key_digest};
@@ -363,11 +364,24 @@ fn release_block(tables: &mut Tables, at: SlotRef, record: &BlockRecord) -> Resu
             Ok(Applied::Changed)
         }
         Err(error) => {
+            if let LearnError::InUse { block } = error {
+                disown(tables, at, block);
+            }
             if let Some(slot) = tables.slots.get_mut(at) {
                 slot.absent.remove(block_key_digest(record.grant), record.version);
             }
             Err(refusal(error))
         }
+    }
+}
+
+/// Conntracks that the sender has ended without a word, for which the slot is being sent whole, still stand on a block
+/// that it has released. They are swept at the generation's end, and the block with them.
+fn disown(tables: &mut Tables, at: SlotRef, block: u32) {
+    let slot = tables.slots.get(at);
+    let whole = |source: &Incoming| source.open && source.since.is_none();
+    if slot.and_then(|s| s.source.as_ref()).is_some_and(whole) {
+        tables.nat.block_mut(block).sync.stamp = 0;
     }
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn query(tables: &mut Tables, at: SlotRef, lane: LaneTag, generation:
         version: slot.base.unwrap_or(slot.version),
         absent: slot.absent.sum.count,
         same: false,
-        exact: !muted && !slot.absent.is_unsure(),
+        exact: !muted && !slot.untold && !slot.absent.is_unsure(),
     };
     Some(ToEvent::SlotOffer { at, lane, offer })
 }
@@ -208,6 +208,8 @@ pub(crate) fn finish(
     };
     let slot = tables.slots.get_mut(at)?;
     let outcome = here.map_or(Ended::Failed, |here| ended(end, here, &slot.absent));
+    let differs = here.is_some() && outcome == Ended::Failed && !slot.absent.is_unsure();
+    tables.counters.slots_differing += u64::from(differs);
     if let Some(source) = &mut slot.source {
         source.open = false;
         source.authoritative &= outcome == Ended::Failed;
@@ -216,9 +218,9 @@ pub(crate) fn finish(
         return Some(ToEvent::SlotFailed { at, lane, generation });
     };
     slot.version = slot.version.max(end.version);
-    (slot.base, slot.own_hand) = (None, false);
+    (slot.base, slot.own_hand, slot.untold) = (None, false, false);
     tables.counters.slots_verified += 1;
-    if others && !tables.faults.no_sweep && !mutant::on(Mutant::NoSweep) {
+    if others && !mutant::on(Mutant::NoSweep) {
         sweep(tables, at, lane, generation, now);
     }
     tables.unmute(at);

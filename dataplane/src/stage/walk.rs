@@ -221,6 +221,11 @@ fn begin(tables: &mut Tables, at: SlotRef) -> Step {
         slot.write_under(role.term);
     }
     let version = slot.version;
+    // From here on the stream has it all. Whoever doesn't hear this begin still holds a point before it.
+    let untold = core::mem::take(&mut slot.untold);
+    if untold {
+        slot.history.lose(version);
+    }
     let (course, since) = start(slot, &tables.journal, tables.faults.no_catch_up);
     let Some(walk) = slot.walks.first_mut() else {
         return Step::Done;
@@ -230,6 +235,9 @@ fn begin(tables: &mut Tables, at: SlotRef) -> Step {
     slot.streams.retain(|l| l.peer != lane.peer);
     let _ = slot.streams.try_push(lane);
     slot.naming = generation;
+    if untold {
+        tables.mute(at);
+    }
     Step::Push(ToEvent::SlotBegin {
         at,
         lane,
@@ -240,9 +248,8 @@ fn begin(tables: &mut Tables, at: SlotRef) -> Step {
 }
 
 /// What the first walk of a slot has to send, and from which version on.
-fn start(slot: &mut Slot, journal: &Journal, whole: bool) -> (Course, Option<Version>) {
-    let told = !core::mem::take(&mut slot.untold);
-    let offer = slot.walks.first().and_then(|walk| walk.offer).filter(|_| told);
+fn start(slot: &Slot, journal: &Journal, whole: bool) -> (Course, Option<Version>) {
+    let offer = slot.walks.first().and_then(|walk| walk.offer);
     if let Some(offer) = offer {
         let point = offer.version;
         if (offer.count, offer.digest) == (slot.count, slot.digest) {

@@ -77,9 +77,11 @@ impl Tables {
         let streamed = self.slots.get(at).is_some_and(|s| !s.streams.is_empty());
         let listed = self.conntracks[id].sync.dirty;
         if !listed && self.dead >= self.conntracks.capacity() / DEAD_SHARE {
-            // The removal can't wait for room in the ring any longer: resend the slot instead.
+            // The removal can't wait for room in the ring any longer: resend the slot instead, now or when somebody comes.
             if streamed {
                 self.lose(at);
+            } else if let Some(slot) = self.slots.get_mut(at) {
+                slot.untold = true;
             }
             self.forget(at, id);
             return;

@@ -55,8 +55,6 @@ pub struct Limits {
 /// them there.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Faults {
-    /// A verified end sweeps nothing.
-    pub no_sweep: bool,
     /// No slot is caught up: what differs is sent whole.
     pub no_catch_up: bool,
     /// What is stored is not looked at.
