@@ -30,7 +30,7 @@ pub enum Mutant {
     PortsOred,
     /// A removal is not told while a walk may have sent a copy already.
     RemovalForgotten,
-    /// Records of a lane's former connection are applied.
+    /// Records of a lane's former connection are read and applied: the new one doesn't end it, and workers don't ask.
     OldIncarnation,
     /// Records are acknowledged when they have come, not when they are applied.
     AckOnReceive,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use dataplane::delta::{Delta, LaneTag, SlotRef, ToEvent};
 use dataplane::flow::VrfId;
+use dataplane::mutant::{self, Mutant};
 use dataplane::role::Roles;
 use dataplane::time::Instant;
 use rtrb::Consumer;
@@ -269,7 +270,7 @@ impl<N: Net> Pump<N> {
                 return true;
             } else if hello.boot_id != arrival.hello.boot_id {
                 Cause::PeerRebooted
-            } else if tag.lane == arrival.hello.lane {
+            } else if tag.lane == arrival.hello.lane && !mutant::on(Mutant::OldIncarnation) {
                 Cause::Replaced
             } else {
                 return true;

@@ -155,6 +155,7 @@ fn traffic_makes_no_false_difference_and_hides_no_true_one() {
         let mut cluster = pair(seed);
         let (worker, id, missing) = live(&mut cluster, 1)[7];
         if seed % 2 == 0 {
+            cluster.watch.damaged = true;
             let now = cluster.now;
             cluster.node(1).tables_mut(worker).discard(now, id);
         }
@@ -259,6 +260,7 @@ fn numbers_of_threads_slow_links_and_tiny_rings_make_no_difference() {
         cluster.fabric.set_weather(Weather {
             delay: Duration::from_millis(2),
             jitter: Duration::from_millis(3),
+            spread: Duration::ZERO,
             room: 20_000,
             partial: true,
             fragile: 0,

@@ -101,6 +101,7 @@ fn an_entry_lost_on_the_standby_is_found_by_the_next_digest_and_comes_back() {
     let mut cluster = Cluster::pair(Setup::default(), 14);
     open_flows(&mut cluster, 0, 200, 10_000);
     cluster.settle();
+    cluster.watch.damaged = true;
     let (worker, id) = some_entry(&mut cluster, 1);
     let now = cluster.now;
     cluster.node(1).tables_mut(worker).discard(now, id);

@@ -28,12 +28,21 @@ pub struct Weather {
     pub delay: Duration,
     /// Up to so much more, at random; order is kept.
     pub jitter: Duration,
+    /// Up to so much more for everything on one connection, a share of it that each keeps: some lanes are slow.
+    pub spread: Duration,
     /// Bytes that fit between sender and reader.
     pub room: usize,
     /// Take and give random parts instead of all that fits.
     pub partial: bool,
     /// One write in so many ends its connection, somewhere in its bytes; 0 for none.
     pub fragile: u64,
+}
+
+impl Weather {
+    /// How much slower than the link a connection is.
+    fn lag(&self, slowness: u32) -> Duration {
+        self.spread * slowness / 256
+    }
 }
 
 /// How a connection ends under a write.
@@ -53,6 +62,7 @@ impl Default for Weather {
         Self {
             delay: Duration::from_micros(100),
             jitter: Duration::ZERO,
+            spread: Duration::ZERO,
             room: 1 << 20,
             partial: false,
             fragile: 0,
@@ -89,6 +99,8 @@ struct Conn {
     /// Node that connected; the other one accepts.
     client: usize,
     ready: Instant,
+    /// What it has of the weather's spread, out of 256.
+    slowness: u32,
     refused: bool,
     reset: bool,
     /// By side: its end was told that the connection is gone, and the other one wasn't.
@@ -194,6 +206,15 @@ impl Fabric {
         }
     }
 
+    /// Every connection that `node` has made is half open from now on: it is told that they are gone, the other node isn't, and
+    /// what is under way arrives when its time has come.
+    pub fn desert(&self, node: usize) {
+        let mut inner = self.0.borrow_mut();
+        for conn in inner.conns.iter_mut().filter(|conn| conn.client == node) {
+            conn.deserted[0] = true;
+        }
+    }
+
     /// The process `boot` of `node` listens from now on; its event threads use the returned handle.
     #[must_use]
     pub fn open(&self, node: usize, boot: u64) -> MemNet {
@@ -250,10 +271,16 @@ impl Inner {
         self.conns.len() - 1
     }
 
-    fn arrival(&mut self) -> Instant {
-        let jitter = u64::try_from(self.weather.jitter.as_nanos()).unwrap_or(0);
-        let more = if jitter == 0 { 0 } else { self.random.below(jitter) };
-        self.now + self.weather.delay + Duration::from_nanos(more)
+    fn arrival(&mut self, id: usize) -> Instant {
+        let jitter = self.weather.jitter;
+        let jitter = self.up_to(jitter);
+        self.now + self.weather.delay + self.weather.lag(self.conns[id].slowness) + jitter
+    }
+
+    fn up_to(&mut self, most: Duration) -> Duration {
+        let most = u64::try_from(most.as_nanos()).unwrap_or(0);
+        let some = if most == 0 { 0 } else { self.random.below(most) };
+        Duration::from_nanos(some)
     }
 
     fn part(&mut self, len: usize) -> usize {
@@ -300,7 +327,7 @@ impl Inner {
         } else {
             self.part(len)
         };
-        let mut at = self.arrival();
+        let mut at = self.arrival(id);
         if breaks == Some(Break::HalfOpen) {
             at = at + Duration::from_millis(self.random.below(LATE_MS));
         }
@@ -385,7 +412,8 @@ impl Net for MemNet {
         if inner.addresses[self.node] != source || to == self.node {
             return None;
         }
-        let ready = inner.now + 2 * inner.weather.delay;
+        let slowness = u32::try_from(inner.random.below(256)).unwrap_or(0);
+        let ready = inner.now + 2 * (inner.weather.delay + inner.weather.lag(slowness));
         // A dead process on a live machine refuses; a dead machine says nothing, and so does a cut link.
         let refused = inner.boots[to] == 0 || inner.cut;
         let silent = inner.boots[to] == 0 && !inner.powered[to];
@@ -400,6 +428,7 @@ impl Net for MemNet {
             } else {
                 ready
             },
+            slowness,
             refused: refused && !silent && !inner.cut,
             reset: false,
             deserted: [false; 2],

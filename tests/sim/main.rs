@@ -5,6 +5,8 @@
 
 #[cfg(test)]
 mod campaign;
+#[cfg(test)]
+mod directed;
 #[cfg(all(test, feature = "mutants"))]
 mod mutants;
 #[cfg(test)]
@@ -40,17 +42,9 @@ mod tests {
     /// Makes each classic mistake and plays `TWINPATH_SIM_SEEDS` seeds at most until one fails.
     #[cfg(feature = "mutants")]
     #[test]
-    #[ignore = "asked for by scripts/sim --mutants"]
+    #[ignore = "built apart, by scripts/sim --mutants"]
     fn mutants() {
-        crate::mutants::hunt(&dataplane::mutant::Mutant::ALL, &Asked::from_environment());
-    }
-
-    /// The mistakes that few seeds are enough for.
-    #[cfg(feature = "mutants")]
-    #[test]
-    #[ignore = "built apart, by scripts/test"]
-    fn noticed_mutants() {
-        let found = crate::mutants::hunt(&crate::mutants::NOTICED, &Asked::from_environment());
+        let found = crate::mutants::hunt(&dataplane::mutant::Mutant::ALL, &Asked::from_environment());
         let survivors: Vec<_> = found
             .iter()
             .filter(|(_, by)| by.is_none())

@@ -9,19 +9,6 @@ use crate::schedule::Schedule;
 /// A mistake, and the first seed that noticed it with what it saw.
 type Found = (Mutant, Option<(u64, String)>);
 
-/// Mistakes that a hundred seeds are enough for.
-pub(crate) const NOTICED: [Mutant; 9] = [
-    Mutant::NoSweep,
-    Mutant::RefreshBumpsVersion,
-    Mutant::PartialRefusal,
-    Mutant::EqualUnconfirmed,
-    Mutant::EmptyOverwrites,
-    Mutant::TailKept,
-    Mutant::AckOnReceive,
-    Mutant::WorkerWaits,
-    Mutant::DigestOfTable,
-];
-
 /// Makes each of the mistakes and plays at most so many seeds as are asked for.
 pub(crate) fn hunt(mutants: &[Mutant], asked: &Asked) -> Vec<Found> {
     keep_panics();

@@ -135,6 +135,7 @@ pub(crate) fn weather(random: &mut Random) -> Weather {
     Weather {
         delay: Duration::from_micros(random.between(10, 3_000)),
         jitter: Duration::from_micros(random.below(4_000)),
+        spread: Duration::from_millis([0, 0, 30, 300][random.index(4)]),
         room: [600, 5_000, 1 << 20][random.index(3)],
         partial: random.one_in(2),
         fragile: [0, 0, 2_000, 100][random.index(4)],
