@@ -220,6 +220,12 @@ fn begin(tables: &mut Tables, at: SlotRef) -> Step {
     if role.has_word() {
         slot.write_under(role.term);
     }
+    if role.role == Role::Master {
+        list_mentioned(tables, at);
+    }
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return Step::Done;
+    };
     let version = slot.version;
     // From here on the stream has it all. Whoever doesn't hear this begin still holds a point before it.
     let untold = core::mem::take(&mut slot.untold);
@@ -245,6 +251,17 @@ fn begin(tables: &mut Tables, at: SlotRef) -> Step {
         version,
         since,
     })
+}
+
+/// A block that this node knows only because a conntrack stood in it, while its own record was refused, has no version: no
+/// digest shows that the peer lacks it, so that an equal slot would leave it there alone for ever.
+fn list_mentioned(tables: &mut Tables, at: SlotRef) {
+    let kind = Kind::Block;
+    let mut id = tables.slots.get(at).map_or(NIL, |slot| slot.first(kind));
+    while id != NIL {
+        tables.relist(Changed { kind, id });
+        id = tables.nat.block(id).sync.next;
+    }
 }
 
 /// What the first walk of a slot has to send, and from which version on.

@@ -9,12 +9,15 @@ use rtrb::RingBuffer;
 
 use super::*;
 use crate::config::{CommitIntent, Filtering, InDoubt, Intent, PoolIntent, PortRange, Timeouts, VrfIntent};
-use crate::delta::{BlockRecord, Class, Handle, NatPart, PutRecord, Scales, SlotEnd, Term, Version};
+use crate::delta::{
+    BlockRecord, Class, Handle, NatPart, PutRecord, Scales, SlotEnd, SlotOffer, Term, Version,
+};
 use crate::flow::{Addr, Direction, FlowKey, VrfId, proto};
 use crate::nat::{NatLimits, Pools};
 use crate::resync::Sum;
 use crate::role::Role;
 use crate::slot::{block_digest, conntrack_digest};
+use crate::stage::emit::emit;
 use crate::tables::Limits;
 
 const AT: SlotRef = SlotRef {
@@ -587,4 +590,51 @@ fn each_step_of_taking_a_flow_in_fails_in_turn_and_leaves_nothing_behind() {
             );
         }
     }
+}
+
+/// A block whose own record was refused is known by its flows alone, and no digest shows it. When they are gone, and with
+/// them the owner, a node that holds as little as was ever told is told of it nevertheless.
+#[test]
+fn a_block_that_only_flows_have_mentioned_is_told_to_a_peer_whose_slot_is_equal() {
+    let mut tables = standby(ROOMY);
+    let version = |counter| Version { term: TERM, counter };
+    start(&mut tables, 1, version(0));
+    let flow = put(1, 0, Some((9 << 8, 5)), Class::Opening, version(1));
+    tell(&mut tables, lane(1), Delta::Put(flow));
+    let gone = DelRecord {
+        name: Name::Key(flow.original),
+        version: version(2),
+    };
+    tell(&mut tables, lane(1), Delta::Del(gone));
+    assert_eq!(
+        held(&tables),
+        (vec![], vec![(9 << 8, flow.original.src, 1_024 + BLOCK_PORTS)])
+    );
+    assert_eq!(tables.slots.get(AT).unwrap().count, 0);
+
+    (tables.roles[0].role, tables.roles[0].term) = (Role::Master, LATER);
+    let equal = SlotOffer {
+        generation: 2,
+        count: 0,
+        digest: 0,
+        version: version(2),
+        absent: 0,
+        same: false,
+        exact: true,
+    };
+    send_slot(&mut tables, AT, lane(2), 2, Some(equal));
+    let (ring, mut told) = RingBuffer::new(64);
+    let mut rings = [ring];
+    for _ in 0..2 {
+        emit(&mut tables, &mut rings, 64, NOW);
+    }
+    let is_block =
+        |item: &&ToEvent| matches!(item, ToEvent::Record { delta: Delta::Block(block), .. } if block.held);
+    let items: Vec<ToEvent> = core::iter::from_fn(|| told.pop().ok()).collect();
+    assert!(
+        items
+            .iter()
+            .any(|item| matches!(item, ToEvent::SlotEnd { end, .. } if end.count == 0))
+    );
+    assert_eq!(items.iter().filter(is_block).count(), 1);
 }
