@@ -14,8 +14,10 @@ use crate::sync_report::{ConnectionStatus, LaneSecurity};
 pub struct SyncOverview {
     /// Mirrored VRFs.
     pub vrfs: Vec<SyncVrf>,
-    /// This node's lanes, and what comes in over the peers'.
+    /// This node's lanes.
     pub lanes: Vec<LaneRow>,
+    /// What comes in over the peers' lanes, a row per event thread.
+    pub incoming: Vec<IncomingRow>,
     /// Records that workers refused, and what event threads refused or closed, by cause; only what has happened.
     pub refused: Vec<Count>,
 }
@@ -158,6 +160,9 @@ pub struct LaneRow {
     /// Entries that the peer had to refuse for a cause, in all slots that it has verified since start. Its own view names
     /// the causes.
     pub refused: u64,
+    /// Changes folded into one that was waiting for the event thread, before it had a record: what its lanes have in
+    /// common, whatever the peer; 0 for a control lane.
+    pub coalesced: u64,
     /// Records sent and not applied yet.
     pub lag_records: u64,
     /// Age of the oldest of them, in milliseconds.
@@ -168,6 +173,36 @@ pub struct LaneRow {
     pub bytes: u64,
     /// Bytes that wait for the network.
     pub unsent_bytes: u64,
+}
+
+/// Records that came by one event thread and were refused by workers, by cause, since start.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncomingRow {
+    /// Event thread.
+    pub event: u16,
+    /// Lanes of peers that are connected to it now, without control lanes.
+    pub lanes: Vec<IncomingLane>,
+    /// Version not newer.
+    pub stale: u64,
+    /// From a term, lane or generation that is over.
+    pub fenced: u64,
+    /// Table full.
+    pub full: u64,
+    /// Tuple or port belongs to somebody else.
+    pub conflict: u64,
+    /// No such pool or block here.
+    pub no_pool: u64,
+    /// Names an entry that is not here.
+    pub unknown: u64,
+}
+
+/// A peer's lane, as its receiver names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IncomingLane {
+    /// Peer.
+    pub peer: String,
+    /// Number of the lane at the peer.
+    pub lane: u8,
 }
 
 /// An operation in one row of `show sync operations`.

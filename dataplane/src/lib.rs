@@ -39,6 +39,7 @@ pub mod delta;
 pub mod fingerprint;
 pub mod flow;
 pub mod io;
+pub mod lane_counts;
 pub mod mutant;
 mod prefetch;
 pub mod role;

@@ -24,7 +24,7 @@ use super::peers::{self, PumpGather};
 use super::rates::{Counting, Rates};
 use super::roles::RoleKeeper;
 use super::syslog::LogLines;
-use super::view::{self, Balance, Frame};
+use super::view::{self, Balance, Counted, Frame};
 use crate::dpdk::PortSet;
 use crate::ipc::{Reply, Request};
 
@@ -183,7 +183,7 @@ fn losing() -> Result<Flush, Refusal> {
 fn overview(sources: &Sources, frame: Frame) -> Served {
     let mut pumps = PumpGather::ask(&sources.pump_commands);
     let mut reports = None;
-    let mut workers = Gather::once(&sources.workers, |tables, _| tables.counters.clone());
+    let mut workers = Gather::once(&sources.workers, |tables, _| Counted::by(tables));
     Pending::later(move || {
         if reports.is_none() {
             reports = pumps.poll();
@@ -192,7 +192,7 @@ fn overview(sources: &Sources, frame: Frame) -> Served {
         Some(match workers.poll() {
             Ok(None) => return None,
             Ok(Some(answers)) => {
-                let mut total = Counters::default();
+                let mut total = Counted::default();
                 answers.iter().for_each(|c| total.add(c));
                 Ok(Reply::Sync(view::overview(frame.clone(), reports, &total)))
             }

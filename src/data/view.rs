@@ -4,18 +4,19 @@ use crossbeam_channel::Sender;
 use ctl::report::Count;
 use ctl::sync_report::ConnectionStatus;
 use ctl::sync_view::{
-    ConservationRow, Direction, LaneRow, ProtectionRow, SectionRow, SyncOverview, SyncPeer, SyncResync,
-    SyncVrf,
+    ConservationRow, Direction, IncomingLane, IncomingRow, LaneRow, ProtectionRow, SectionRow, SyncOverview,
+    SyncPeer, SyncResync, SyncVrf,
 };
 use dataplane::counters::Counters;
 use dataplane::flow::VrfId;
 use dataplane::inbox::Ask;
+use dataplane::lane_counts::LaneCounts;
 use dataplane::protection::Protection;
 use dataplane::tables::Tables;
 use state_sync::config::CONTROL_LANE;
 use state_sync::conservation::{Equation, between_threads, of_worker};
 use state_sync::port::PumpCommand;
-use state_sync::report::{ClientReport, ClientVrfReport, PumpReport};
+use state_sync::report::{ClientReport, ClientVrfReport, LocalReport, PumpReport};
 
 use super::answer::Sources;
 use super::ask::{Gather, WorkerGone};
@@ -107,8 +108,40 @@ fn peer(sources: &Sources, vrf: VrfId, index: u8, name: &str) -> SyncPeer {
     }
 }
 
+/// What all workers have counted together.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Counted {
+    counters: Counters,
+    /// By event thread.
+    lanes: Vec<LaneCounts>,
+}
+
+impl Counted {
+    /// What one worker has counted.
+    pub(crate) fn by(tables: &Tables) -> Self {
+        Self {
+            counters: tables.counters.clone(),
+            lanes: tables.lane_counts().to_vec(),
+        }
+    }
+
+    /// Adds what another worker has counted; all have as many event threads.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.counters.add(&other.counters);
+        self.lanes.resize(other.lanes.len(), LaneCounts::default());
+        for (sum, one) in self.lanes.iter_mut().zip(&other.lanes) {
+            sum.add(one);
+        }
+    }
+
+    fn of_event(&self, event: u16) -> LaneCounts {
+        self.lanes.get(usize::from(event)).copied().unwrap_or_default()
+    }
+}
+
 /// Adds what the event threads and the workers have counted.
-pub(crate) fn overview(frame: Frame, reports: &[PumpReport], counters: &Counters) -> SyncOverview {
+pub(crate) fn overview(frame: Frame, reports: &[PumpReport], counted: &Counted) -> SyncOverview {
+    let counters = &counted.counters;
     let Frame {
         vrfs,
         peers,
@@ -135,12 +168,15 @@ pub(crate) fn overview(frame: Frame, reports: &[PumpReport], counters: &Counters
     }
     let lanes = reports.iter().flat_map(|report| {
         let peers = &peers;
-        let row = move |client| lane_row(report.event, peers, security, client);
+        let coalesced = counted.of_event(report.event).coalesced;
+        let row = move |client| lane_row((report.event, coalesced), peers, security, client);
         report.clients.iter().map(row)
     });
+    let incoming = reports.iter().map(|report| incoming_row(report, &peers, counted));
     SyncOverview {
         vrfs: shown,
         lanes: lanes.collect(),
+        incoming: incoming.collect(),
         refused: refused(reports, counters),
     }
 }
@@ -166,16 +202,17 @@ fn add_lane(peer: &mut SyncPeer, lane: &ClientVrfReport) {
 }
 
 fn lane_row(
-    event: u16,
+    (event, coalesced): (u16, u64),
     peers: &[String],
     security: ctl::sync_report::LaneSecurity,
     client: &ClientReport,
 ) -> LaneRow {
     let status: ConnectionStatus = status(&client.status);
+    let control = client.lane == CONTROL_LANE;
     LaneRow {
         event,
-        peer: peers.get(usize::from(client.peer)).cloned().unwrap_or_default(),
-        control: client.lane == CONTROL_LANE,
+        peer: peer_name(peers, client.peer),
+        control,
         status,
         security,
         incarnation: client.incarnation,
@@ -185,12 +222,40 @@ fn lane_row(
         applied: client.records_acked,
         abandoned: client.records_abandoned,
         refused: client.vrfs.iter().map(|vrf| vrf.refused).sum(),
+        coalesced: if control { 0 } else { coalesced },
         lag_records: client.lag_records,
         lag_ms: client.lag_ms,
         credit: client.credit,
         bytes: client.bytes_sent,
         unsent_bytes: client.bytes_queued,
     }
+}
+
+fn incoming_row(report: &PumpReport, peers: &[String], counted: &Counted) -> IncomingRow {
+    let of_peer = |local: &LocalReport| {
+        let peer = peer_name(peers, local.peer);
+        let lanes = local.lanes.iter().filter(|lane| **lane != CONTROL_LANE);
+        let lane = move |lane: &u8| IncomingLane {
+            peer: peer.clone(),
+            lane: *lane,
+        };
+        lanes.map(lane).collect::<Vec<_>>()
+    };
+    let refused = counted.of_event(report.event).refused;
+    IncomingRow {
+        event: report.event,
+        lanes: report.local_nodes.iter().flat_map(of_peer).collect(),
+        stale: refused.stale,
+        fenced: refused.fenced,
+        full: refused.full,
+        conflict: refused.conflict,
+        no_pool: refused.no_pool,
+        unknown: refused.unknown,
+    }
+}
+
+fn peer_name(peers: &[String], peer: u8) -> String {
+    peers.get(usize::from(peer)).cloned().unwrap_or_default()
 }
 
 /// Records that workers refused, then what event threads refused or closed.
@@ -309,6 +374,8 @@ pub(crate) fn protection(frame: &Frame, answers: &[Vec<Protection>]) -> Vec<Prot
 
 #[cfg(test)]
 mod tests {
+    use dataplane::lane_counts::Refusals;
+
     use super::*;
 
     fn lane(number: u8, vrfs: Vec<ClientVrfReport>) -> PumpReport {
@@ -380,12 +447,80 @@ mod tests {
             lane(0, vec![on_lane(0, 0, 0, 3), on_lane(1, 0, 0, 4)]),
             lane(1, vec![on_lane(0, 0, 0, 5)]),
         ];
-        let shown = overview(frame, &reports, &Counters::default());
+        let shown = overview(frame, &reports, &Counted::default());
         let rows: Vec<_> = shown
             .lanes
             .iter()
             .map(|l| (l.event, l.peer.as_str(), l.refused))
             .collect();
         assert_eq!(rows, [(0, "peer1", 7), (1, "peer1", 5)]);
+    }
+
+    fn counted(coalesced: [u64; 2], refused: [Refusals; 2]) -> Counted {
+        let lanes = coalesced.into_iter().zip(refused);
+        Counted {
+            counters: Counters::default(),
+            lanes: lanes
+                .map(|(coalesced, refused)| LaneCounts { coalesced, refused })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn an_event_thread_shows_what_all_workers_have_coalesced_and_refused_for_it() {
+        let full = |full| Refusals {
+            full,
+            ..Refusals::default()
+        };
+        let stale = Refusals {
+            stale: 9,
+            no_pool: 1,
+            ..Refusals::default()
+        };
+        let mut sum = Counted::default();
+        sum.add(&counted([10, 20], [full(3), stale]));
+        sum.add(&counted([1, 2], [full(4), full(5)]));
+        let frame = Frame {
+            vrfs: vec![],
+            peers: vec!["peer1".to_owned()],
+            security: ctl::sync_report::LaneSecurity::None,
+        };
+        let mut reports = [lane(0, vec![]), lane(1, vec![])];
+        let control = ClientReport {
+            lane: CONTROL_LANE,
+            ..ClientReport::default()
+        };
+        reports[0].clients.push(control);
+        reports[0].local_nodes = vec![LocalReport {
+            lanes: vec![CONTROL_LANE, 2],
+            ..LocalReport::default()
+        }];
+        let shown = overview(frame, &reports, &sum);
+        let coalesced: Vec<_> = shown
+            .lanes
+            .iter()
+            .map(|l| (l.event, l.control, l.coalesced))
+            .collect();
+        assert_eq!(coalesced, [(0, false, 11), (0, true, 0), (1, false, 22)]);
+        let connected = IncomingLane {
+            peer: "peer1".to_owned(),
+            lane: 2,
+        };
+        let wanted = [
+            IncomingRow {
+                event: 0,
+                lanes: vec![connected],
+                full: 7,
+                ..IncomingRow::default()
+            },
+            IncomingRow {
+                event: 1,
+                stale: 9,
+                full: 5,
+                no_pool: 1,
+                ..IncomingRow::default()
+            },
+        ];
+        assert_eq!(shown.incoming, wanted);
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use dataplane::conntrack::Conntrack;
 use dataplane::delta::{Class, Term, Version};
 use dataplane::flow::{FlowKey, VrfId};
+use dataplane::lane_counts::LaneCounts;
 use dataplane::nat::{Block, BlockRow, Protocol, UserRow};
 use dataplane::protection::{Kept, Protection};
 use dataplane::role::Role;
@@ -453,7 +454,8 @@ pub fn public_end([original, reply]: &[FlowKey; 2]) -> &FlowKey {
     }
 }
 
-/// I9 of all counters: each worker's at any time; those between threads when nothing is under way (`resting`).
+/// I9 of all counters: each worker's at any time, by event thread too; those between threads when nothing is under way
+/// (`resting`).
 #[must_use]
 pub fn conservation(node: &Node, resting: bool) -> Vec<String> {
     let workers = node.tables().flat_map(|t| of_worker(&t.counters, t.listed()));
@@ -463,7 +465,15 @@ pub fn conservation(node: &Node, resting: bool) -> Vec<String> {
         .chain(between)
         .filter(|equation| !equation.holds() || (resting && equation.remainder() != 0))
         .map(|equation| format!("I9 {equation}"))
+        .chain(node.tables().filter_map(by_event_thread))
         .collect()
+}
+
+fn by_event_thread(tables: &Tables) -> Option<String> {
+    let mut sum = LaneCounts::default();
+    tables.lane_counts().iter().for_each(|one| sum.add(one));
+    let whole = LaneCounts::whole(&tables.counters);
+    (sum != whole).then(|| format!("I9 by event thread {sum:?}, the worker's own {whole:?}"))
 }
 
 /// The highest term that any live node holds for the first VRF.

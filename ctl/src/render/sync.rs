@@ -4,7 +4,8 @@ use super::{Tree, table, tree, yes_no};
 use crate::journal::JournalRow;
 use crate::report::Count;
 use crate::sync_view::{
-    ConservationRow, Direction, LaneRow, OperationRow, ProtectionRow, SyncOverview, SyncPeer, SyncVrf,
+    ConservationRow, Direction, IncomingLane, IncomingRow, LaneRow, OperationRow, ProtectionRow,
+    SyncOverview, SyncPeer, SyncVrf,
 };
 
 /// `show sync`.
@@ -16,6 +17,7 @@ pub(super) fn overview(overview: &SyncOverview) -> String {
         }
     });
     text.push_str(&lanes(&overview.lanes));
+    text.push_str(&incoming(&overview.incoming));
     text
 }
 
@@ -100,6 +102,7 @@ fn lanes(rows: &[LaneRow]) -> String {
         "CREDIT",
         "ABANDONED",
         "REFUSED",
+        "COALESCED",
         "BYTES",
         "UNSENT",
         "RECONNECTS",
@@ -123,6 +126,7 @@ fn lanes(rows: &[LaneRow]) -> String {
             row.credit.to_string(),
             row.abandoned.to_string(),
             row.refused.to_string(),
+            row.coalesced.to_string(),
             row.bytes.to_string(),
             row.unsent_bytes.to_string(),
             row.reconnects.to_string(),
@@ -131,6 +135,39 @@ fn lanes(rows: &[LaneRow]) -> String {
             } else {
                 row.last_down.clone()
             },
+        ]
+    };
+    table(header, rows.iter().map(row))
+}
+
+/// Refusals by cause, with the peers' lanes by which the records came.
+fn incoming(rows: &[IncomingRow]) -> String {
+    let header = [
+        "REFUSED-HERE",
+        "FROM",
+        "STALE",
+        "FENCED",
+        "FULL",
+        "CONFLICT",
+        "NO-POOL",
+        "UNKNOWN",
+    ];
+    let row = |row: &IncomingRow| {
+        let lane = |lane: &IncomingLane| format!("{}/event{}", lane.peer, lane.lane);
+        let from: Vec<String> = row.lanes.iter().map(lane).collect();
+        [
+            format!("event{}", row.event),
+            if from.is_empty() {
+                "-".to_owned()
+            } else {
+                from.join(",")
+            },
+            row.stale.to_string(),
+            row.fenced.to_string(),
+            row.full.to_string(),
+            row.conflict.to_string(),
+            row.no_pool.to_string(),
+            row.unknown.to_string(),
         ]
     };
     table(header, rows.iter().map(row))

@@ -10,8 +10,8 @@ use crate::journal::JournalRow;
 use crate::report::{FlowState, RoleState};
 use crate::sync_report::{ConnectionStatus, LaneSecurity};
 use crate::sync_view::{
-    ConservationRow, Direction, LaneRow, OperationRow, ProtectionRow, SectionRow, SyncOverview, SyncPeer,
-    SyncResync, SyncVrf,
+    ConservationRow, Direction, IncomingLane, IncomingRow, LaneRow, OperationRow, ProtectionRow, SectionRow,
+    SyncOverview, SyncPeer, SyncResync, SyncVrf,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -201,8 +201,15 @@ fn an_event_is_a_line_with_its_number_and_time() {
     }
 }
 
+fn incoming_lane((peer, lane): (&str, u8)) -> IncomingLane {
+    IncomingLane {
+        peer: peer.to_owned(),
+        lane,
+    }
+}
+
 #[test]
-fn the_overview_has_a_tree_of_vrfs_and_a_table_of_lanes() {
+fn the_overview_has_a_tree_of_vrfs_a_table_of_lanes_and_one_of_refusals() {
     let peer = SyncPeer {
         name: "peer1".into(),
         address: ip("10.150.0.2"),
@@ -244,12 +251,29 @@ fn the_overview_has_a_tree_of_vrfs_and_a_table_of_lanes() {
             applied: 8,
             abandoned: 2,
             refused: 3,
+            coalesced: 6,
             lag_records: 0,
             lag_ms: 0,
             credit: 90,
             bytes: 400,
             unsent_bytes: 0,
         }],
+        incoming: vec![
+            IncomingRow {
+                event: 0,
+                lanes: [("peer1", 0), ("peer2", 2)].map(incoming_lane).to_vec(),
+                stale: 1,
+                fenced: 2,
+                full: 3,
+                conflict: 4,
+                no_pool: 5,
+                unknown: 6,
+            },
+            IncomingRow {
+                event: 1,
+                ..IncomingRow::default()
+            },
+        ],
         refused: vec![Count::new("silent", 1)],
     };
     let wanted = "\
@@ -271,8 +295,11 @@ show-sync
         silent 1
         ..
     ..
-LANE    PEER   STATUS  SECURITY  SENT  APPLIED  LAG  LAG-MS  CREDIT  ABANDONED  REFUSED  BYTES  UNSENT  RECONNECTS  LAST-DOWN
-event0  peer1  down    none      10    8        0    0       90      2          3        400    0       1           silent
+LANE    PEER   STATUS  SECURITY  SENT  APPLIED  LAG  LAG-MS  CREDIT  ABANDONED  REFUSED  COALESCED  BYTES  UNSENT  RECONNECTS  LAST-DOWN
+event0  peer1  down    none      10    8        0    0       90      2          3        6          400    0       1           silent
+REFUSED-HERE  FROM                       STALE  FENCED  FULL  CONFLICT  NO-POOL  UNKNOWN
+event0        peer1/event0,peer2/event2  1      2       3     4         5        6
+event1        -                          0      0       0     0         0        0
 ";
     assert_eq!(text(&Reply::Sync(overview)), wanted);
 }

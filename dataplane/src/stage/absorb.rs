@@ -160,7 +160,9 @@ fn process(
             version,
             since,
         } => begin(tables, at, (lane, event, generation), version, since),
-        ToWorker::Record { at, lane, ref delta } => return record(tables, (at, lane), delta, hashes, now),
+        ToWorker::Record { at, lane, ref delta } => {
+            return record(tables, (at, lane, event), delta, hashes, now);
+        }
         ToWorker::SlotQuery { at, lane, generation } => return query(tables, at, lane, generation),
         ToWorker::SlotDigest { at, lane, end } => return compare(tables, at, lane, &end, now),
         ToWorker::SlotMark { at, lane, mark } => return marked(tables, at, lane, &mark),
@@ -175,10 +177,10 @@ fn process(
     None
 }
 
-/// One record; `hashes` are those of its tuples.
+/// One record that came by event thread `event`; `hashes` are those of its tuples.
 fn record(
     tables: &mut Tables,
-    (at, lane): (SlotRef, LaneTag),
+    (at, lane, event): (SlotRef, LaneTag, usize),
     delta: &Delta,
     hashes: [u64; 2],
     now: Instant,
@@ -201,7 +203,7 @@ fn record(
         }
         None => Err(Refused::Fenced),
     };
-    count(tables, outcome);
+    count(tables, event, outcome);
     if outcome == Err(Refused::Nameless) {
         again(tables, at)
     } else {
@@ -222,7 +224,10 @@ fn advance(tables: &mut Tables, at: SlotRef, delta: &Delta, outcome: Result<Appl
     }
 }
 
-fn count(tables: &mut Tables, outcome: Result<Applied, Refused>) {
+fn count(tables: &mut Tables, event: usize, outcome: Result<Applied, Refused>) {
+    if let Err(cause) = outcome {
+        *tables.lane_counts[event].refused.of(cause) += 1;
+    }
     let c = &mut tables.counters;
     *match outcome {
         Ok(Applied::Changed) => &mut c.absorb_applied,

@@ -75,6 +75,7 @@ impl Tables {
         if sync.dirty {
             sync.refresh_only &= refresh;
             self.counters.deltas_coalesced += 1;
+            self.lane_counts[lane].coalesced += 1;
             return;
         }
         sync.dirty = true;

@@ -22,6 +22,7 @@ use crate::conntrack::{Table, Wheel};
 use crate::counters::Counters;
 use crate::delta::{Handle, SlotRef, ToEvent};
 use crate::history::{Change, Journal};
+use crate::lane_counts::LaneCounts;
 use crate::names::Names;
 use crate::nat::{Nat, NatLimits, Pools};
 use crate::protection::Protect;
@@ -76,6 +77,8 @@ pub struct Tables {
     pub slots: Slots,
     /// Counters.
     pub counters: Counters,
+    /// What is counted per event thread too.
+    pub(crate) lane_counts: Box<[LaneCounts]>,
     /// Roles as of this turn.
     pub roles: Vec<VrfRole>,
     /// What a test has broken.
@@ -135,6 +138,7 @@ impl Tables {
             nat: Nat::new(pools, limits.nat, seed.rotate_left(21)),
             slots: Slots::new(worker, workers, slots_per_vrf),
             counters: Counters::default(),
+            lane_counts: vec![LaneCounts::default(); lanes.max(1)].into_boxed_slice(),
             roles: vec![VrfRole::UNSEEN; slots_per_vrf.len()],
             faults: Faults::default(),
             commits: Commits::new(limits.held_packets, slots_per_vrf.len()),
@@ -171,6 +175,12 @@ impl Tables {
     #[must_use]
     pub fn lane_of(&self, slot: u16) -> usize {
         self.lanes.get(usize::from(slot)).copied().map_or(0, usize::from)
+    }
+
+    /// What is counted per event thread, in their order.
+    #[must_use]
+    pub const fn lane_counts(&self) -> &[LaneCounts] {
+        &self.lane_counts
     }
 
     /// The slot lost a change: it has to be sent again.

@@ -13,6 +13,7 @@ use crate::delta::{
     BlockRecord, Class, Handle, NatPart, PutRecord, Scales, SlotEnd, SlotOffer, Term, Version,
 };
 use crate::flow::{Addr, Direction, FlowKey, VrfId, proto};
+use crate::lane_counts::LaneCounts;
 use crate::nat::{NatLimits, Pools};
 use crate::resync::Sum;
 use crate::role::Role;
@@ -338,6 +339,7 @@ fn tell(tables: &mut Tables, lane: LaneTag, delta: Delta) {
     let (before, refused, evicted) = (dump(tables), refusals(tables), tables.counters.absorb_evicted);
     let (replaces, old) = (replaces(tables, &delta), is_old(tables, &delta));
     give(tables, ToWorker::Record { at: AT, lane, delta });
+    assert_eq!(tables.lane_counts(), [LaneCounts::whole(&tables.counters)]);
     let refused = refusals(tables) > refused;
     assert!(refused || !old, "applied although old: {delta:?}");
     if refused && tables.counters.absorb_evicted == evicted && !replaces {
@@ -637,4 +639,18 @@ fn a_block_that_only_flows_have_mentioned_is_told_to_a_peer_whose_slot_is_equal(
             .any(|item| matches!(item, ToEvent::SlotEnd { end, .. } if end.count == 0))
     );
     assert_eq!(items.iter().filter(is_block).count(), 1);
+}
+
+#[test]
+fn every_cause_is_counted_alike_by_the_worker_and_by_event_thread() {
+    use Refused::{Conflict, Elsewhere, Fenced, Full, Nameless, NoPool, Outgranted, Stale, Unknown};
+    for cause in [
+        Stale, Outgranted, Fenced, Full, Conflict, NoPool, Unknown, Nameless, Elsewhere,
+    ] {
+        let mut tables = standby(ROOMY);
+        count(&mut tables, 0, Err(cause));
+        assert_eq!(refusals(&tables), 1, "{cause:?}");
+        let whole = LaneCounts::whole(&tables.counters);
+        assert_eq!(tables.lane_counts(), [whole], "{cause:?}");
+    }
 }
