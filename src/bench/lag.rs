@@ -32,14 +32,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<Stopped> {
     let mut next = active.keys.len();
     active.draw_more(MADE.iter().sum());
-    // What is told before the new standby is there would never be applied.
-    let patience = Patience::new(&rig.clock);
-    while active.is_streaming() {
-        patience.check(&rig.clock, "parting with the last standby")?;
-        active.side.sync.step_role(rig.now());
-        active.side.node.worker.turn(rig.now(), &mut rig.io);
-        active.side.sync.pump.turn(rig.now());
-    }
+    active.part(rig)?;
     let side = active.standby(rig)?;
     let standby = Standby::start(rig, side, None, core)?;
     // What earlier standbys were told is none of this one's business.

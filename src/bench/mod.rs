@@ -2,6 +2,7 @@
 //! as the data process.
 
 mod commit;
+mod during;
 mod failover;
 mod flap;
 mod flows;

@@ -91,7 +91,7 @@ impl Loaded {
 }
 
 /// Why packets did not come through.
-fn drops(node: &Node) -> String {
+pub(crate) fn drops(node: &Node) -> String {
     let counters = &node.worker.tables().counters;
     let seen = counters.drops().filter(|(_, count)| *count > 0);
     seen.map(|(reason, count)| format!("{} {count}", reason.name()))

@@ -34,6 +34,8 @@ pub(crate) struct Extent {
     /// Slices of those.
     pub(crate) new_slices: usize,
     pub(crate) resync_flows: usize,
+    /// Flows of a table that is only imported once.
+    pub(crate) large_flows: Option<usize>,
     pub(crate) resyncs: usize,
 }
 
@@ -45,6 +47,7 @@ impl Extent {
         new_flows: 1 << 20,
         new_slices: 16,
         resync_flows: 1_000_000,
+        large_flows: Some(10_000_000),
         resyncs: 5,
     };
     const QUICK: Self = Self {
@@ -54,6 +57,7 @@ impl Extent {
         new_flows: 1 << 18,
         new_slices: 8,
         resync_flows: 1_000_000,
+        large_flows: None,
         resyncs: 1,
     };
 }
