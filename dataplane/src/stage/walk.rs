@@ -232,7 +232,8 @@ fn begin(tables: &mut Tables, at: SlotRef) -> Step {
     if untold {
         slot.history.lose(version);
     }
-    let (course, since) = start(slot, &tables.journal, tables.faults.no_catch_up);
+    let whole = untold || tables.faults.no_catch_up;
+    let (course, since) = start(slot, &tables.journal, untold, whole);
     let Some(walk) = slot.walks.first_mut() else {
         return Step::Done;
     };
@@ -264,12 +265,13 @@ fn list_mentioned(tables: &mut Tables, at: SlotRef) {
     }
 }
 
-/// What the first walk of a slot has to send, and from which version on.
-fn start(slot: &Slot, journal: &Journal, whole: bool) -> (Course, Option<Version>) {
+/// What the first walk of a slot has to send, and from which version on. What was never told has no share in a digest: a
+/// slot with such entries may look equal and isn't.
+fn start(slot: &Slot, journal: &Journal, untold: bool, whole: bool) -> (Course, Option<Version>) {
     let offer = slot.walks.first().and_then(|walk| walk.offer);
     if let Some(offer) = offer {
         let point = offer.version;
-        if (offer.count, offer.digest) == (slot.count, slot.digest) {
+        if !untold && (offer.count, offer.digest) == (slot.count, slot.digest) {
             return (Course::Equal, Some(point));
         }
         // An empty receiver gets the entries that are left, not what became of all others.

@@ -8,7 +8,7 @@ use rtrb::{Consumer, RingBuffer};
 use super::*;
 use crate::config::{Intent, Timeouts};
 use crate::conntrack::{Conntrack, State, udp};
-use crate::delta::{LaneTag, Term};
+use crate::delta::{LaneTag, SlotOffer, Term, Version};
 use crate::flow::{Addr, FlowKey, VrfId, proto};
 use crate::nat::{NatLimits, Pools};
 use crate::stage::slots::send_slot;
@@ -47,22 +47,30 @@ fn active(lanes: usize) -> Tables {
     tables
 }
 
+fn conntrack(slot: u16, port: u16) -> Conntrack {
+    let [_, number] = slot.to_be_bytes();
+    let original = FlowKey {
+        src: Addr::v4([100, 64, number, 1]),
+        dst: Addr::v4([203, 0, 113, 9]),
+        src_port: port,
+        dst_port: 53,
+        vrf: VrfId(0),
+        proto: proto::UDP,
+    };
+    let keys = [original, original.reversed()];
+    Conntrack::new(
+        keys,
+        slot,
+        State::Udp(udp::Track::open()),
+        &Timeouts::default(),
+        NOW,
+    )
+}
+
 /// A slot with so many conntracks, each of which has been given its version, is asked for.
 fn asked(tables: &mut Tables, slot: u16, conntracks: u16) {
     for port in 0..conntracks {
-        let [_, number] = slot.to_be_bytes();
-        let original = FlowKey {
-            src: Addr::v4([100, 64, number, 1]),
-            dst: Addr::v4([203, 0, 113, 9]),
-            src_port: port,
-            dst_port: 53,
-            vrf: VrfId(0),
-            proto: proto::UDP,
-        };
-        let keys = [original, original.reversed()];
-        let state = State::Udp(udp::Track::open());
-        let conntrack = Conntrack::new(keys, slot, state, &Timeouts::default(), NOW);
-        let id = tables.insert(conntrack).unwrap();
+        let id = tables.insert(conntrack(slot, port)).unwrap();
         let version = tables.slots.get_mut(at(slot)).unwrap().next_version(TERM);
         let conntrack = &mut tables.conntracks[id];
         let digest = conntrack.digest(version);
@@ -194,4 +202,36 @@ fn slots_of_a_lane_are_walked_by_turns_eight_at_once() {
         }
     }
     assert_eq!(per_slot, [3, 3, 3, 3, 3, 3, 3, 3, 0, 0]);
+}
+
+/// A flow that was opened while another node's word counted has no version, and its slot may look equal: it is told all the same.
+#[test]
+fn a_slot_with_flows_that_were_never_told_is_sent_whole_though_it_looks_equal() {
+    for untold in [false, true] {
+        let mut tables = active(1);
+        tables.insert(conntrack(3, 7)).unwrap();
+        tables.slots.get_mut(at(3)).unwrap().untold = untold;
+        let offer = SlotOffer {
+            generation: 1,
+            count: 0,
+            digest: 0,
+            version: Version::default(),
+            absent: 0,
+            same: false,
+            exact: true,
+        };
+        send_slot(&mut tables, at(3), LANE, 1, Some(offer));
+        let (mut rings, [mut event]) = rings([64]);
+        walk(&mut tables, &mut rings, AMPLE, NOW);
+        let since = event.pop().map(|item| match item {
+            ToEvent::SlotBegin { since, .. } => since,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(since, Ok((!untold).then(Version::default)));
+        assert_eq!(
+            tables.first_changed(0).is_some(),
+            untold,
+            "listed, to be told live"
+        );
+    }
 }
