@@ -361,6 +361,10 @@ fn release_block(tables: &mut Tables, at: SlotRef, record: &BlockRecord) -> Resu
     match tables.nat.forget_block(record, at.vrf) {
         Ok(id) => {
             tables.drop_block(at, id);
+            // It may have been known by its flows alone, its own record refused.
+            if let Some(slot) = tables.slots.get_mut(at) {
+                slot.absent.take(block_key_digest(record.grant));
+            }
             Ok(Applied::Changed)
         }
         Err(error) => {

@@ -654,3 +654,48 @@ fn every_cause_is_counted_alike_by_the_worker_and_by_event_thread() {
         assert_eq!(tables.lane_counts(), [whole], "{cause:?}");
     }
 }
+
+/// Its own record found no room, a flow in it did later: when it is released, nothing of it is lacking any more.
+#[test]
+fn a_block_that_was_refused_and_then_mentioned_is_not_missed_when_it_is_released() {
+    let one_block = Limits {
+        nat: NatLimits {
+            blocks: 1,
+            ..ROOMY.nat
+        },
+        ..ROOMY
+    };
+    let mut tables = standby(one_block);
+    start(&mut tables, 1, version(0));
+    let del = |flow: PutRecord, counter| {
+        Delta::Del(DelRecord {
+            name: Name::Key(flow.original),
+            version: version(counter),
+        })
+    };
+    let absent = |tables: &Tables| tables.slots.get(AT).unwrap().absent.sum.count;
+    let other = put(2, 1, Some((0x200, 7)), Class::Opening, version(1));
+    tell(&mut tables, lane(1), Delta::Put(other));
+    tell(
+        &mut tables,
+        lane(1),
+        Delta::Block(block(1, 0x100, true, version(2))),
+    );
+    assert_eq!(absent(&tables), 1);
+    tell(&mut tables, lane(1), del(other, 3));
+    tell(
+        &mut tables,
+        lane(1),
+        Delta::Block(block(2, 0x200, false, version(4))),
+    );
+    let flow = refused_flow(5);
+    tell(&mut tables, lane(1), Delta::Put(flow));
+    tell(&mut tables, lane(1), del(flow, 6));
+    assert_eq!(held(&tables).1.len(), 1);
+    tell(
+        &mut tables,
+        lane(1),
+        Delta::Block(block(1, 0x100, false, version(7))),
+    );
+    assert_eq!((held(&tables), absent(&tables)), ((vec![], vec![]), 0));
+}
