@@ -53,7 +53,8 @@ class TestLink(LabCase):
         for address in gone:
             self.node1.ctl("flush", "conntrack", "vrf", VRF, "--src", address)
         left = views.entries(self.node1)
-        self.assertLessEqual(len(left), count * 8 // 10)
+        # A third of what was removed is UDP, which comes back with its next packet.
+        self.assertLessEqual(len(left), count * 9 // 10)
         self.assertGreater(len(views.entries(self.node2)), len(left), "the standby knew before the link was back")
         self.open_sessions(20, sources=self.traffic.addresses[-20:])
         before = views.worker_counters(self.node1)["walk_records"]
