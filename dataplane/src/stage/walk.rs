@@ -213,6 +213,9 @@ fn after(tables: &Tables, at: SlotRef, kind: Kind) -> Course {
 /// Opens the slot to the first walk's lane: live changes go there from here on.
 fn begin(tables: &mut Tables, at: SlotRef) -> Step {
     let role = tables.roles[at.vrf.index()];
+    if role.role == Role::Master {
+        list_mentioned(tables, at);
+    }
     let Some(slot) = tables.slots.get_mut(at) else {
         return Step::Done;
     };
@@ -220,12 +223,6 @@ fn begin(tables: &mut Tables, at: SlotRef) -> Step {
     if role.has_word() {
         slot.write_under(role.term);
     }
-    if role.role == Role::Master {
-        list_mentioned(tables, at);
-    }
-    let Some(slot) = tables.slots.get_mut(at) else {
-        return Step::Done;
-    };
     let version = slot.version;
     // From here on the stream has it all. Whoever doesn't hear this begin still holds a point before it.
     let untold = core::mem::take(&mut slot.untold);
