@@ -7,8 +7,9 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from labcase import LabCase, TimedCase, wait_until
+from labcase import RECOVER_S, LabCase, TimedCase, wait_until
 from twinlab.lab import STATE_ROOT, Lab
+from twinlab.node import DAEMONS
 from twinlab.scenario import running_lab
 from twinlab.shell import PYTHON, LabError, checksum, in_namespace, run
 from twinlab.topology import LAN_GATEWAY, SERVER, SERVER6
@@ -26,6 +27,10 @@ class TestNetwork(LabCase):
         return subprocess.run(in_namespace(namespace, "ping", "-c", "1", "-W", "1", *words), check=False,
                               capture_output=True).returncode == 0
 
+    def wait_answered(self, place, *words):
+        """Waits for an answer: the kernel asks for a neighbor once a second, and has done so in vain during a cut."""
+        wait_until(f"{words[-1]} answers {place}", lambda: self.ping(place, *words), RECOVER_S)
+
     def neighbor(self, place, address):
         """State of a neighbour entry."""
         shown = run("ip", "-n", self.lab.topology.namespace(place), "neigh", "show", address).split()
@@ -36,7 +41,8 @@ class TestNetwork(LabCase):
         for words in ([SERVER], ["-6", SERVER6], ["100.64.0.2"], ["-6", "fd00:64::2"]):
             self.assertFalse(self.ping("client", *words), f"{words[-1]} answers")
         self.assertFalse(self.ping("node1", "100.64.1.1"), "the filter lets user packets in")
-        self.assertGreater(self.lab.topology.kernel_filtered("node1")["lan0"], 0, "the filter has seen nothing")
+        wait_until("the filter has kept an answer from the kernel",
+                   lambda: self.lab.topology.kernel_filtered("node1")["lan0"] > 0, RECOVER_S)
 
     def test_the_kernels_resolve_neighbors(self):
         """ARP and neighbour discovery pass the filter, both ways."""
@@ -44,38 +50,50 @@ class TestNetwork(LabCase):
         self.ping("node1", "-6", "fd00:64::1:1")
         self.ping("client", "100.64.0.2")
         for place, address in (("node1", "100.64.1.1"), ("node1", "fd00:64::1:1"), ("client", "100.64.0.2")):
-            self.assertNotIn(self.neighbor(place, address), ("NONE", "FAILED", "INCOMPLETE"), f"{address} at {place}")
+            wait_until(f"{place} knows {address}", lambda p=place, a=address: self.neighbor(p, a)
+                       not in ("NONE", "FAILED", "INCOMPLETE"), RECOVER_S)
         self.ping("client", SERVER)
         self.assertIn(self.neighbor("client", LAN_GATEWAY), ("FAILED", "INCOMPLETE"), "a kernel owns the gateway")
 
     def test_a_cut_takes_the_carrier_and_a_silent_one_only_the_frames(self):
         """Both kinds stop everything; healing undoes both; addresses stay."""
         for silent in (False, True):
-            self.assertTrue(self.ping("node1", "10.150.0.2"))
+            self.wait_answered("node1", "10.150.0.2")
             self.lab.topology.cut("sync1", silent)
             self.assertEqual(self.lab.topology.links()["sync1"], "silent" if silent else "down")
             self.assertFalse(self.ping("node1", "10.150.0.2"))
             carrier = run(*in_namespace(self.node1.namespace, "cat", "/sys/class/net/sync0/carrier")).strip()
             self.assertEqual(carrier, "1" if silent else "0")
             self.lab.topology.heal("sync")
-        self.assertTrue(self.ping("node1", "-6", "fd00:150::2"), "the address went with the carrier")
+        self.wait_answered("node1", "-6", "fd00:150::2")
+
+    def test_a_node_that_is_still_dying_is_started_anew(self):
+        """Whoever found the killed process alive once left the node without one."""
+        self.node1.start()
+        before = {daemon: self.node1.pid(daemon) for daemon in DAEMONS}
+        self.node1.kill(wait=False)
+        self.node1.start()
+        after = {daemon: self.node1.pid(daemon) for daemon in DAEMONS}
+        self.assertTrue(all(after.values()), after)
+        self.assertFalse(set(before.values()) & set(after.values()), f"{before} {after}")
 
     def test_the_witness_sees_a_port_given_twice(self):
         """Two inside endpoints behind one public port, and an opening segment on a living tuple: both noticed."""
         server = self.traffic.server("node2", "sync0")
         owner, thief = (self._speak(b"hello " + inside) for inside in (b"100.64.1.1 1\n", b"100.64.1.2 1\n"))
-        wait_until("two connections", lambda: server.ask("report")["live"] == 2, 5)
+        wait_until("two connections", lambda: server.ask("report")["live"] == 2, RECOVER_S)
         self.assertEqual(server.ask("report")["conflicts"], [])
         owner.stdin.write(b"hello 100.64.1.3 1\n")
         owner.stdin.flush()
-        wait_until("the change of owner is seen", lambda: server.ask("report")["conflicts"], 5)
+        wait_until("the change of owner is seen", lambda: server.ask("report")["conflicts"], RECOVER_S)
         port = server.ask("flows")["tcp"][0][1]
         self._send_syn(port)
         wait_until("the second opening is seen",
-                   lambda: [c for c in server.ask("report")["conflicts"] if c["kind"] == "syn"], 5)
+                   lambda: [c for c in server.ask("report")["conflicts"] if c["kind"] == "syn"],
+                   RECOVER_S)
         for program in (owner, thief):
             program.stdin.close()
-            program.wait(5)
+            program.wait(RECOVER_S)
 
     def _speak(self, line):
         code = ("import socket,sys\ns=socket.create_connection(('10.150.0.2',7000))\n"

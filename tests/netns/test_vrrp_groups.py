@@ -81,8 +81,11 @@ class TestTwoGroups(LabCase):
         super().setUp()
         topology, knobs = self.lab.topology, knobs_of_nodes(self.settings)
         for n, (place, node) in enumerate(self.lab.nodes.items(), 1):
-            topology.plug(f"lanb{n}", "lan", place, "lanb0", f"02:00:80:00:00:0{n}")
-            topology.plug(f"wanb{n}", "wan", place, "wanb0", f"02:00:81:00:00:0{n}")
+            cables = {f"lanb{n}": ("lan", place, "lanb0", f"02:00:80:00:00:0{n}"),
+                      f"wanb{n}": ("wan", place, "wanb0", f"02:00:81:00:00:0{n}")}
+            for port, cable in cables.items():
+                topology.plug(port, *cable)
+            topology.wait_carrying(cables)
             topology.ip(place, [f"addr add 100.80.0.{n + 1}/16 dev lanb0", f"addr add 192.0.3.{n + 1}/24 dev wanb0",
                                 f"route add {SERVER_FAR_NET} via 192.0.3.10 dev wanb0"])
             with open(node.config_file, "a", encoding="ascii") as file:

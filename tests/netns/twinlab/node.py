@@ -17,6 +17,7 @@ KEEPALIVED = "keepalived"
 RUN_ROOT = Path("/run/twinpath")
 VRF, HA_GROUP = "main", "group1"
 START_WITHIN_S = 30
+END_WITHIN_S = 30
 
 
 def binaries():
@@ -49,6 +50,9 @@ class Node:
         """Starts the daemons that don't run, and waits until they answer."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for daemon in self._chosen(only):
+            if self._record(daemon).get("ending"):
+                # A killed data process is there until its kernel has closed every socket; it may take seconds.
+                wait_until(f"{self.name}: {daemon} that was ended is gone", lambda d=daemon: not self.pid(d), END_WITHIN_S)
             # Without its configuration keepalived waits for the control process, which writes it.
             if not self.pid(daemon) and (daemon != KEEPALIVED or self.fragment.exists()):
                 self._spawn(daemon)
@@ -56,13 +60,14 @@ class Node:
             self.wait_running(only)
 
     def wait_running(self, only=None):
-        """Waits until the sockets answer; a daemon that ended instead is an error with its last words."""
+        """Waits until the sockets answer and the two processes have met; a daemon that ended instead is an error with its
+        last words."""
         for daemon in self._chosen(only):
             if daemon == KEEPALIVED:
                 continue
             wait_until(f"{self.name}: {daemon} listens", lambda d=daemon: self._listens(d), START_WITHIN_S)
-        if only in (None, "control"):
-            wait_until(f"{self.name}: control answers", lambda: self.ctl("show", "version") is not None, START_WITHIN_S)
+        if self.pid("control"):
+            wait_until(f"{self.name}: control answers for every process that runs", self._met, START_WITHIN_S)
         if KEEPALIVED in self._chosen(only) and not self.pid(KEEPALIVED):
             self.write_fragment()
             self._spawn(KEEPALIVED)
@@ -71,6 +76,11 @@ class Node:
         if not self.pid(daemon):
             raise DaemonEnded(f"{self.name}: {daemon} ended at start:\n{self.log_tail(daemon)}")
         return (self.run_dir / f"{daemon}.sock").exists()
+
+    def _met(self):
+        """Whether the control process answers, and has reached the data process if there is one: it serves before."""
+        reached = {row["process"] for row in self.ctl("show", "version")}
+        return reached == {daemon for daemon in DAEMONS if self.pid(daemon)}
 
     # -- keepalived
 
@@ -112,8 +122,7 @@ class Node:
             # A session of its own: Ctrl-C at the terminal is for the lab, which then ends its daemons in order.
             process = subprocess.Popen(in_namespace(self.namespace, *command),
                                        stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        record = {"pid": process.pid, "start_time": start_time(process.pid)}
-        (self.directory / f"{daemon}.pid").write_text(json.dumps(record), encoding="ascii")
+        self._write_record(daemon, {"pid": process.pid, "start_time": start_time(process.pid)})
         _CHILDREN[process.pid] = process
 
     def pid(self, daemon):
@@ -130,13 +139,16 @@ class Node:
         except (OSError, ValueError):
             return {}
 
+    def _write_record(self, daemon, record):
+        (self.directory / f"{daemon}.pid").write_text(json.dumps(record), encoding="ascii")
+
     def kill(self, only=None, wait=True):
         """kill -9, data process first: what a power failure does to a node, as far as one machine can show it."""
-        self._signal(signal.SIGKILL, only, within_s=5 if wait else 0)
+        self._signal(signal.SIGKILL, only, within_s=END_WITHIN_S if wait else 0)
 
     def stop(self, only=None):
         """SIGTERM, and waits for the orderly end. Returns the exit codes of those that this process had started."""
-        self._signal(signal.SIGTERM, only, within_s=15)
+        self._signal(signal.SIGTERM, only, within_s=END_WITHIN_S)
         mine = {daemon: _CHILDREN.get(self._record(daemon).get("pid")) for daemon in self._chosen(only)}
         return {daemon: child.wait() for daemon, child in mine.items() if child is not None}
 
@@ -147,6 +159,7 @@ class Node:
                 self._kill_vrrp()
             if pid:
                 os.kill(pid, number)
+                self._write_record(daemon, self._record(daemon) | {"ending": True})
         for daemon, pid in running:
             if pid and within_s:
                 wait_until(f"{self.name}: {daemon} ends after signal {int(number)}",

@@ -20,7 +20,7 @@ import os
 import signal
 import time
 
-from .shell import LabError, in_namespace, run
+from .shell import LabError, in_namespace, run, wait_until
 
 CLIENT_NET = "100.64.0.0/16"
 LAN_GATEWAY, LAN_GATEWAY6 = "100.64.0.1", "fd00:64::1"
@@ -42,6 +42,7 @@ CABLES = {
     "sync2": ("sync", "node2", "sync0", "02:00:96:00:00:02"),
 }
 BRIDGES = ("lan", "wan", "sync")
+CARRIES_WITHIN_S = 30
 PLACES = ("client", "node1", "node2", "server", "fabric")
 
 NODE_ADDRESSES = {
@@ -130,6 +131,7 @@ class Topology:
                  + [f"link set {bridge} up" for bridge in BRIDGES])
         for port, cable in CABLES.items():
             self.plug(port, *cable)
+        self.wait_carrying(CABLES)
         for node, interfaces in NODE_ADDRESSES.items():
             self.ip(node, [f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "")
                             for interface, addresses in interfaces.items() for address in addresses])
@@ -183,7 +185,7 @@ class Topology:
 
     @staticmethod
     def _end_processes(namespaces):
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             pids = [int(pid) for name in namespaces for pid in run("ip", "netns", "pids", name, check=False).split()]
             if not pids:
@@ -220,11 +222,31 @@ class Topology:
                 self.ip("fabric", [f"link set {port} down"])
 
     def heal(self, link):
-        """Undoes both kinds of cut."""
-        for port in self.ports_of(link):
+        """Undoes both kinds of cut; frames cross the cables again when it returns."""
+        ports = self.ports_of(link)
+        for port in ports:
             run(*in_namespace(self.namespace("fabric"), "nft", "delete", "table", "netdev", f"cut_{port}"),
                 check=False)
             self.ip("fabric", [f"link set {port} up"])
+        self.wait_carrying({port: CABLES[port] for port in ports})
+
+    def wait_carrying(self, cables):
+        """Waits until frames cross these cables: a kernel may take a link into use a second after its carrier has come."""
+        def probe():
+            ends = {place: self._interfaces(place) for place in ("fabric", *(cable[1] for cable in cables.values()))}
+            for port, (bridge, place, interface, _) in cables.items():
+                state = ends["fabric"][port]["linkinfo"]["info_slave_data"]["state"]
+                if state != "forwarding":
+                    raise LabError(f"{port} is {state} at bridge {bridge}")
+                if ends[place][interface]["operstate"] != "UP":
+                    raise LabError(f"{interface} of {place} is {ends[place][interface]['operstate']}")
+            return True
+        wait_until(f"frames cross {', '.join(cables)}", probe, CARRIES_WITHIN_S)
+
+    def _interfaces(self, place):
+        """What the kernel says about each interface of a place."""
+        shown = json.loads(run("ip", "-n", self.namespace(place), "-d", "-j", "link", "show"))
+        return {link["ifname"]: link for link in shown}
 
     def forget_kernel(self, node):
         """What a node's kernel loses with its power: here it goes on, and would answer for what keepalived gave it."""
@@ -243,8 +265,7 @@ class Topology:
 
     def links(self):
         """State of every cable: up, down or silent."""
-        shown = json.loads(run("ip", "-n", self.namespace("fabric"), "-j", "link", "show"))
-        up = {link["ifname"]: "LOWER_UP" in link["flags"] for link in shown}
+        up = {name: "LOWER_UP" in link["flags"] for name, link in self._interfaces("fabric").items()}
         tables = run(*in_namespace(self.namespace("fabric"), "nft", "list", "tables"))
         return {port: "silent" if f"cut_{port}" in tables.split() else ("up" if up.get(port) else "down")
                 for port in CABLES}
