@@ -10,6 +10,9 @@ use twinpath::clock::Clock;
 use twinpath::control::vrf::{KernelMap, Source};
 use twinpath::control::watch::Watch;
 
+/// How long anything may take to come, also on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Two namespaces joined by a veth pair: `lan0` (192.0.2.1/24) here, `far0` (192.0.2.2/24) there.
 pub(crate) struct Lab {
     pub(crate) here: String,
@@ -73,7 +76,7 @@ impl Lab {
 
     /// Turns the watcher until `wanted` holds of what it publishes.
     pub(crate) fn until(&self, watch: &mut Watch, what: &str, wanted: impl Fn(&Forwarding) -> bool) {
-        let give_up = self.clock.now() + Duration::from_secs(20);
+        let give_up = self.clock.now() + PATIENCE;
         loop {
             let now = self.clock.now();
             watch.turn(now);

@@ -10,7 +10,7 @@ use ctl::report::{GroupRow, GroupState, RoleRow, RoleState};
 use dataplane::config::{Forwarding, InterfaceId};
 use twinpath::ipc::{Event, Reply, Request, Server};
 
-use crate::lab::Lab;
+use crate::lab::{Lab, PATIENCE};
 
 /// A control process of a node of its own, in a run directory of its own.
 pub(crate) struct Node {
@@ -53,7 +53,7 @@ impl Node {
     }
 
     pub(crate) fn until<T>(&self, what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-        let give_up = self.lab.clock.now() + Duration::from_secs(20);
+        let give_up = self.lab.clock.now() + PATIENCE;
         loop {
             if let Some(found) = found() {
                 return found;

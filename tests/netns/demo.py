@@ -19,15 +19,19 @@ from twinlab import views  # noqa: E402
 from twinlab.drive import Traffic  # noqa: E402
 from twinlab.node import HA_GROUP, DaemonEnded  # noqa: E402
 from twinlab.nodeconfig import knobs_of_nodes  # noqa: E402
-from twinlab.scenario import (Interrupted, catch_signals, double_owners, running_lab, show_last_words,  # noqa: E402
-                              wait_equal, wait_pair)
+from twinlab.scenario import (RECOVER_S, Interrupted, catch_signals, double_owners, running_lab,  # noqa: E402
+                              show_last_words, wait_equal, wait_pair, wait_role, wait_still)
 from twinlab.shell import LabError, wait_until  # noqa: E402
 
 CLIENTS = 96
 SESSIONS = 2 * CLIENTS
 NEW_SESSIONS = 2 * CLIENTS
 DOWNLOAD_BYTES_PER_S = 8 << 20
-RECOVER_WITHIN_S = 15
+
+
+def exchange(program):
+    """How many flows of a program carry data there and back now."""
+    return program.ask("exchange", within_s=RECOVER_S, patience_s=RECOVER_S + 15)
 
 
 class Story:
@@ -116,13 +120,13 @@ class Story:
         self.udp, self.ping = traffic.udp(interval_ms=250), traffic.ping(interval_ms=10)
         for program in (self.udp, self.ping):
             program.ask("begin")
-        before = self.sessions.ask("exchange", within_s=10)
+        before = exchange(self.sessions)
         self.result["sessions_before"] = before["survived"]
-        udp = self.udp.ask("exchange", within_s=5)
+        udp = exchange(self.udp)
         self.result["udp_flows"] = udp["survived"]
         self.check(before["survived"] == SESSIONS and udp["survived"] == CLIENTS,
                    f"data goes both ways on {before['survived']} connections and {udp['survived']} UDP flows")
-        self.check(self.ping.ask("exchange", within_s=5)["survived"] == 1, "ping is answered")
+        self.check(exchange(self.ping)["survived"] == 1, "ping is answered")
 
     def compare(self, lab):
         """The standby's table is the active's."""
@@ -150,22 +154,22 @@ class Story:
         lab.node("node1").kill(wait=False)
         lab.node("node2").set_state("master")
         self.result["switch_ms"] = round((time.monotonic() - self.died) * 1000, 1)
-        wait_until("node2 is master", lambda: views.role(lab.node("node2")) == "master", 5)
+        wait_role(lab.node("node2"), "master")
         wait_until("the download goes on", lambda: self.download.ask("progress")["bytes"] > bytes_before + (4 << 20),
-                   RECOVER_WITHIN_S, 0.1)
+                   RECOVER_S, 0.1)
         self.tell(f"kill and command took {self.result['switch_ms']} ms")
 
     def survivors(self, lab):
         """Who is still there, and how long it was silent."""
         self.step("The same connections, through node2")
-        alive = self.sessions.ask("exchange", within_s=RECOVER_WITHIN_S, patience_s=RECOVER_WITHIN_S + 10)
-        udp = self.udp.ask("exchange", within_s=RECOVER_WITHIN_S, patience_s=RECOVER_WITHIN_S + 10)
+        alive = exchange(self.sessions)
+        udp = exchange(self.udp)
         self.result.update(sessions_survived=alive["survived"], udp_survived=udp["survived"])
         before, udp_before = self.result["sessions_before"], self.result["udp_flows"]
         self.check(alive["survived"] == before,
                    f"{alive['survived']} of {before} connections exchanged data after the failover")
         self.check(udp["survived"] == udp_before, f"{udp['survived']} of {udp_before} UDP flows too")
-        self.check(self.ping.ask("exchange", within_s=5)["survived"] == 1, "ping is answered")
+        self.check(exchange(self.ping)["survived"] == 1, "ping is answered")
         progress = self.download.ask("progress", since=self.died)
         self.result["gap_ms"] = progress["gap_ms"]
         for name, program in (("gap_udp_ms", self.udp), ("gap_ping_ms", self.ping)):
@@ -210,7 +214,7 @@ class Story:
         entries = wait_equal(lab, at_least=self.result["sessions_before"])
         self.side_by_side(lab)
         self.check(True, f"{entries} entries are equal again")
-        alive = self.sessions.ask("exchange", within_s=5)
+        alive = exchange(self.sessions)
         self.check(alive["survived"] == alive["of"],
                    f"{alive['survived']} of {alive['of']} connections undisturbed by the return")
 
@@ -236,10 +240,13 @@ class Story:
         last.ask("begin")
         for place in ("node2", "node1"):
             lab.node(place).stop("dataplane")
-        before, answered = last.ask("progress")["bytes"], self.ping.ask("report")["received"]
-        went_on = self.ping.ask("exchange", within_s=1.0)["survived"]
-        silent = (went_on == 0 and last.ask("progress")["bytes"] == before
-                  and self.ping.ask("report")["received"] == answered)
+
+        def arrived():
+            return last.ask("progress")["bytes"], self.ping.ask("report")["received"]
+
+        wait_still("what arrives", arrived)
+        before, went_on = arrived(), self.ping.ask("exchange", within_s=1.0)["survived"]
+        silent = went_on == 0 and arrived() == before
         self.result["stops_without_data_processes"] = silent
         self.check(silent, "nothing goes through any more")
 

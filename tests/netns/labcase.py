@@ -10,12 +10,12 @@ from twinlab import views
 from twinlab.drive import Traffic
 from twinlab.node import HA_GROUP, VRF
 from twinlab.nodeconfig import knobs_of_nodes
-from twinlab.scenario import Interrupted, double_owners, other, running_lab, wait_equal, wait_in_sync, wait_pair
+from twinlab.scenario import (RECOVER_S, Interrupted, double_owners, other, running_lab, wait_equal, wait_in_sync,
+                              wait_pair, wait_role, wait_still)
 from twinlab.shell import LabError, wait_until
 from twinlab.topology import SERVER6
 
-LIMIT_S = 150
-RECOVER_S = 15
+LIMIT_S = 240
 
 
 class TimeUp(Exception):
@@ -80,13 +80,25 @@ class LabCase(TimedCase):
         self.assertEqual(answer["survived"], answer["of"], f"{what} that exchange data")
         return answer["of"]
 
+    def assert_none_lost(self, program):
+        """Every question of a program has been answered, the last ones in a while; returns their number."""
+        program.ask("end")
+
+        def probe():
+            report = program.ask("report")
+            if report["lost"]:
+                raise LabError(f"{report['lost']} of {report['sent']} are not")
+            return report["sent"]
+
+        return wait_until("every question is answered", probe, RECOVER_S)
+
     def fail_over(self, dead="node1"):
         """kill -9 of one node, the other made master at once; returns the time of death."""
         died = time.monotonic()
         self.lab.node(dead).kill(wait=False)
         survivor = self.lab.node(other(dead))
         survivor.set_state("master")
-        wait_until(f"{survivor.place} is master", lambda: views.role(survivor) == "master", 10)
+        wait_role(survivor, "master")
         return died
 
     def assert_no_conflicts(self, server, node):
@@ -108,5 +120,5 @@ class LabCase(TimedCase):
         self.assertNotIn(0, queues.values(), f"a receive queue without a packet: {queues}")
 
 
-__all__ = ["HA_GROUP", "LabCase", "LabError", "SERVER6", "TimedCase", "VRF", "double_owners", "other", "views",
-           "wait_equal", "wait_in_sync", "wait_pair", "wait_until"]
+__all__ = ["HA_GROUP", "LabCase", "LabError", "RECOVER_S", "SERVER6", "TimedCase", "VRF", "double_owners", "other",
+           "views", "wait_equal", "wait_in_sync", "wait_pair", "wait_role", "wait_still", "wait_until"]

@@ -4,7 +4,7 @@ nothing but the frames of the scenario is on the wire.
 
 import struct
 
-from labcase import RECOVER_S, LabCase, views, wait_until
+from labcase import RECOVER_S, LabCase, wait_role, wait_until
 from twinlab import packets
 from twinlab.drive import Program
 from twinlab.nodeconfig import knobs_of_nodes, toml
@@ -46,7 +46,7 @@ class PacketCase(LabCase):
                     self.node1.directory / "syslog.sock")
         self.node1.config_file.write_text(self.configuration(text), encoding="ascii")
         self.node1.start()
-        wait_until("node1 is master", lambda: views.role(self.node1) == "master", 20)
+        wait_role(self.node1, "master", 20)
         self.inside = self.frames("client", "lan0")
         self.outside = self.frames("server", "wan0")
 
@@ -58,7 +58,8 @@ class PacketCase(LabCase):
         return program
 
     def cross(self, sender, frame, receiver, matches):
-        """Sends until one frame that `matches` arrives: the first ones may wait for a neighbour to be resolved."""
+        """Sends until one frame that `matches` arrives: the first ones may wait for a neighbour to be resolved. The others
+        may come any time later, so a scenario tells its packets apart by their data."""
         before = len(receiver.ask("heard")["frames"])
 
         def arrived():

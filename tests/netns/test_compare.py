@@ -69,8 +69,7 @@ class TestCompare(LabCase):
         code, report, complaint = ask(self.node1, "compare", "vrf", "nowhere")
         self.assertEqual((code, report), (2, None))
         self.lab.topology.cut("sync")
-        wait_until("the lanes are seen to be down",
-                   lambda: all(c["connection_status"] != "established" for c in views.peer(self.node1)["clients"]), 20)
+        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node1), 20)
         code, report, complaint = ask(self.node1, "compare", "vrf", VRF, "slot", 1)
         self.assertEqual(code, 2, f"{report} {complaint}")
         cause = complaint if report is None else report["parts"][0]["undecided"][0]["cause"]

@@ -16,7 +16,7 @@ class TestContainers(TimedCase):
     """Two appliances, client and server, each with the installed package in a container of its own."""
 
     # The base image is made once, of Debian packages; that is most of it.
-    limit_s = 240
+    limit_s = 600
 
     def setUp(self):
         if subprocess.run([UP, "--ready"], capture_output=True, check=False).returncode:

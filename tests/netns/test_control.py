@@ -5,7 +5,7 @@ import unittest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from labcase import VRF, LabCase, TimedCase, views, wait_equal, wait_until
+from labcase import VRF, LabCase, TimedCase, wait_equal, wait_role
 from twinlab.node import DAEMONS, binaries
 from twinlab.nodeconfig import Knobs, toml
 from twinlab.shell import in_namespace, run
@@ -42,7 +42,7 @@ class TestControlProcess(LabCase):
         self.node1.kill("control")
         self.assert_all_alive(sessions, what="connections without a control process")
         self.open_sessions(50)
-        self.assertLessEqual(ping.ask("report")["lost"], 1, "echo replies lost with the control process")
+        self.assert_none_lost(ping)
 
         for node in self.lab.nodes.values():
             run("ip", "-n", node.namespace, "route", "add", SERVER_FAR_NET, "via", SERVER, "dev", "wan0")
@@ -65,7 +65,7 @@ class TestControlProcess(LabCase):
         wait_equal(self.lab, at_least=100)
         self.node2.kill("control")
         self.node2.start("control")
-        wait_until("node2 is still backup", lambda: views.role(self.node2) == "backup", 10)
+        wait_role(self.node2, "backup", 10)
         self.fail_over()
         self.assert_all_alive(sessions)
 

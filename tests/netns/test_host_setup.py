@@ -70,18 +70,13 @@ class Machine:
 
     def _serve(self, fifo, action):
         os.mkfifo(fifo)
+        # Open for writing, too: it has no end, so no writer comes between two readings.
+        pipe = os.fdopen(os.open(fifo, os.O_RDWR), encoding="ascii")
 
         def listen():
-            while True:
-                try:
-                    # Opening waits for a writer.
-                    pipe = open(fifo, encoding="ascii")  # pylint: disable=consider-using-with
-                except FileNotFoundError:
-                    return  # the test is over
-                with pipe:
-                    for line in pipe:
-                        self.written.append(f"{fifo.name} {line.strip()}")
-                        action(line.strip())
+            for line in pipe:
+                self.written.append(f"{fifo.name} {line.strip()}")
+                action(line.strip())
 
         threading.Thread(target=listen, daemon=True).start()
 

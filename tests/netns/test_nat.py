@@ -3,7 +3,7 @@
 import re
 import unittest
 
-from labcase import VRF, LabCase, double_owners, views, wait_equal, wait_until
+from labcase import RECOVER_S, VRF, LabCase, double_owners, views, wait_equal, wait_until
 
 SMALL_POOL = ("pool=198.51.100.1", "ports=1024-2047", "block_size=64", "blocks_per_subscriber_max=1")
 BLOCKS = 16
@@ -83,12 +83,17 @@ class TestRelease(LabCase):
         for block in granted:
             wait_until(f"a line about the release of grant {block['grant']}",
                        lambda b=block: [line for line in log.read_text(encoding="utf-8").splitlines()
-                                        if f"{b['grant']:016x}" in line and "block-released" in line], 10)
+                                        if f"{b['grant']:016x}" in line and "block-released" in line], RECOVER_S)
+        wait_until("every line that was sent has arrived",
+                   lambda: self.counts()["node-log-lines-sent"] == len(log.read_text(encoding="utf-8").splitlines()),
+                   RECOVER_S)
+        self.assertEqual(self.counts()["node-log-lines-lost"], 0)
         for line in log.read_text(encoding="utf-8").splitlines():
             self.assertRegex(line, SYSLOG)
-        counts = {row["name"]: row["value"] for row in self.node1.ctl("show", "cg-nat", "statistics", "vrf", VRF)}
-        self.assertEqual((counts["node-log-lines-lost"], counts["node-log-lines-sent"]),
-                         (0, len(log.read_text(encoding="utf-8").splitlines())))
+
+    def counts(self):
+        """The node's statistics."""
+        return {row["name"]: row["value"] for row in self.node1.ctl("show", "cg-nat", "statistics", "vrf", VRF)}
 
 
 class TestLog(LabCase):
@@ -101,7 +106,7 @@ class TestLog(LabCase):
         granted = views.blocks(self.node1)
         self.assertGreaterEqual(len(granted), self.clients)
         log = self.node1.directory / "syslog.log"
-        lines = wait_until("a line per block", lambda: self._complete(log, granted), 10)
+        lines = wait_until("a line per block", lambda: self._complete(log, granted), RECOVER_S)
         for line in lines:
             self.assertRegex(line, SYSLOG)
         wait_equal(self.lab, at_least=self.clients)

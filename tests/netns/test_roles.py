@@ -4,7 +4,7 @@ import subprocess
 import time
 import unittest
 
-from labcase import RECOVER_S, LabCase, other, views, wait_equal, wait_in_sync, wait_pair, wait_until
+from labcase import RECOVER_S, LabCase, other, views, wait_equal, wait_in_sync, wait_pair, wait_role, wait_until
 from twinlab import packets
 from twinlab.drive import Program
 from twinlab.packets import UDP, address
@@ -51,6 +51,8 @@ class TestFlip(LabCase):
         inside, outside = self.listen("client", "lan0"), self.listen("server", "wan0")
         self.node2.set_state("master")
         wait_pair(self.lab, active="node2")
+        for program in (inside, outside):
+            self.heard(program)  # and what came before has its time
         demoted = time.monotonic()
         for program, mac, next_hops, more in (
                 (inside, CABLES["lan2"][3], (LAN_GATEWAY, LAN_GATEWAY6), ()),
@@ -90,7 +92,7 @@ class TestFlip(LabCase):
             wait_pair(self.lab, active=active)
             self.assert_all_alive(sessions)
         self.node2.set_state("backup")
-        wait_until("node2 is backup", lambda: views.role(self.node2) == "backup", 10)
+        wait_role(self.node2, "backup")
         self.node1.set_state("master")
         wait_pair(self.lab, active="node1")
         self.assert_all_alive(sessions)
@@ -113,15 +115,21 @@ class TestOrderlyStop(LabCase):
             node, peer = self.lab.node(stopped), self.lab.node(other(stopped))
             self.assertEqual(node.stop("dataplane"), {"dataplane": 0})
             self.assertRegex(node.log_tail("dataplane"), r"every mbuf is back; stopped mbufs=\d+")
-            reasons = [line.split('reason="')[1].split('"')[0] for line in peer.log_tail("dataplane").splitlines()
-                       if "lane down" in line]
-            self.assertTrue(reasons and set(reasons) == {"closed"}, f"lanes went down: {reasons}")
+            wait_until(f"{peer.place} has noticed", lambda p=peer: views.lanes_down(p) and self.ends(p), RECOVER_S)
+            self.assertEqual(set(self.ends(peer)), {"closed"})
             if stopped == "node2":
                 self.assert_all_alive(sessions)
                 node.start("dataplane")
                 wait_pair(self.lab)
                 wait_in_sync(self.lab, "node1")
                 wait_equal(self.lab, at_least=100)
+
+
+    @staticmethod
+    def ends(node):
+        """Why lanes of a node went down, by its last lines."""
+        return [line.split('reason="')[1].split('"')[0] for line in node.log_tail("dataplane").splitlines()
+                if "lane down" in line]
 
 
 class TestDeclaredDead(LabCase):
@@ -149,7 +157,7 @@ class TestDeclaredDead(LabCase):
         wait_until("the doubt is over", lambda: not self.in_doubt(self.node1), 20, 0.1)
         self.node2.start()
         wait_in_sync(self.lab, "node1")
-        self.assertFalse(self.in_doubt(self.node1))
+        wait_until("its return leaves no doubt", lambda: not self.in_doubt(self.node1), 20, 0.1)
         self.node2.kill()
         wait_until("node1 is in doubt again", lambda: self.in_doubt(self.node1), 20, 0.1)
 

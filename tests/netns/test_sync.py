@@ -5,7 +5,7 @@ import struct
 import unittest
 import zlib
 
-from labcase import VRF, LabCase, views, wait_equal, wait_in_sync, wait_until
+from labcase import RECOVER_S, VRF, LabCase, views, wait_equal, wait_in_sync, wait_until
 from twinlab.nodeconfig import SYNC_PORT
 from twinlab.shell import PYTHON, in_namespace, run
 
@@ -47,8 +47,7 @@ class TestLink(LabCase):
         self.traffic.udp(500).ask("begin")
         count = wait_equal(self.lab, at_least=self.clients * 3)
         self.lab.topology.cut("sync")
-        wait_until("the lanes are seen to be down",
-                   lambda: all(c["connection_status"] != "established" for c in views.peer(self.node1)["clients"]), 20)
+        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node1), 20)
         gone = self.traffic.addresses[: self.clients * 3 // 10]
         for address in gone:
             self.node1.ctl("flush", "conntrack", "vrf", VRF, "--src", address)
@@ -87,10 +86,9 @@ class TestLink(LabCase):
         ping.ask("begin")
         self.assert_all_alive(ping)
         self.lab.topology.cut("sync")
-        self.assert_all_alive(sessions, within_s=5)
+        self.assert_all_alive(sessions)
         self.open_sessions(50)
-        report = ping.ask("report")
-        self.assertLessEqual(report["lost"], 1, "echo replies lost while the sync link was down")
+        self.assert_none_lost(ping)
         self.lab.topology.heal("sync")
         wait_in_sync(self.lab, "node1")
         wait_equal(self.lab, at_least=150)
@@ -144,12 +142,13 @@ class TestInsults(LabCase):
         """Sends it, waits until the other side closes, and until it has counted why."""
         target, own = ("10.150.0.1", "10.150.0.2") if victim is self.node1 else ("10.150.0.2", "10.150.0.1")
         code = ("import socket,sys\n"
-                f"s=socket.create_connection(('{target}',{SYNC_PORT}),2,('{source or own}',0))\ns.settimeout(10)\n"
+                f"s=socket.create_connection(('{target}',{SYNC_PORT}),{RECOVER_S},('{source or own}',0))\ns.settimeout({RECOVER_S})\n"
                 "try:\n s.sendall(bytes.fromhex(sys.stdin.read()))\n while s.recv(4096): pass\n"
                 "except ConnectionError: pass\n")
         before = self._counted(victim, cause)
         run(*in_namespace(sender.namespace, PYTHON, "-c", code), stdin=data.hex())
-        wait_until(f"{victim.place} counts {cause} for {name}", lambda: self._counted(victim, cause) > before, 10)
+        wait_until(f"{victim.place} counts {cause} for {name}", lambda: self._counted(victim, cause) > before,
+                   RECOVER_S)
 
     @staticmethod
     def _counted(node, cause):

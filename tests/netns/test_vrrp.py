@@ -8,15 +8,11 @@ import subprocess
 import time
 import unittest
 
-from labcase import HA_GROUP, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_until
+from labcase import HA_GROUP, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_role, wait_until
 from twinlab.nodeconfig import knobs_of_nodes
+from twinlab.scenario import wait_elected
 from twinlab.shell import run
 from twinlab.topology import LAN_GATEWAY, WAN_GATEWAY
-
-
-def group(node, name=HA_GROUP):
-    """The group as its node shows it."""
-    return next(row for row in node.ctl("show", "ha-group") if row["name"] == name)
 
 
 class VrrpCase(LabCase):
@@ -26,18 +22,7 @@ class VrrpCase(LabCase):
 
     def wait_pair(self, active=None):
         """Waits until one node is master and the other a backup that is ready; returns the places, master first."""
-        def probe():
-            roles = {place: views.role(node) for place, node in self.lab.nodes.items()}
-            if sorted(roles.values()) != ["backup", "master"]:
-                raise LabError(f"roles {roles}")
-            master = next(place for place, role in roles.items() if role == "master")
-            if active not in (None, master):
-                raise LabError(f"{master} is master")
-            standby = group(self.lab.node(other(master)))
-            if standby["vrrp"]["blocked"] or group(self.lab.node(master))["vrrp"]["blocked"]:
-                raise LabError(f"blocked: {standby['vrrp']}")
-            return master, other(master)
-        return wait_until(f"a pair, {active or 'either'} active", probe, 30, 0.1)
+        return wait_elected(self.lab, active)
 
     def setUp(self):
         super().setUp()
@@ -52,7 +37,7 @@ class VrrpCase(LabCase):
 
     def assert_taken_over(self, sessions, since):
         """The former standby is master and everybody goes on."""
-        wait_until(f"{self.standby.place} is master", lambda: views.role(self.standby) == "master", RECOVER_S)
+        wait_role(self.standby, "master")
         self.assert_all_alive(sessions, what="connections after the take-over")
         self.say(f"silence {sessions.ask('report', since=since)['gap_ms']} ms")
         self.assert_no_conflicts(self.server, self.standby)
@@ -66,7 +51,16 @@ class VrrpCase(LabCase):
 
     def blocked(self, node):
         """The one thing in the way of a node."""
-        return group(node)["vrrp"]["blocked"]
+        return views.group(node)["vrrp"]["blocked"]
+
+    def wait_blocked(self, node, why):
+        """Waits until the node names this as what is in its way."""
+        def probe():
+            blocked = self.blocked(node) or "nothing"
+            if why not in blocked:
+                raise LabError(f"it names {blocked}")
+            return True
+        wait_until(f"{node.place} names {why} as what blocks it", probe, RECOVER_S)
 
 
 class TestDeaths(VrrpCase):
@@ -77,8 +71,8 @@ class TestDeaths(VrrpCase):
         died = time.monotonic()
         self.active.kill("dataplane")
         self.assert_taken_over(sessions, died)
-        self.assertEqual(group(self.active)["vrrp"]["says"], "fault")
-        self.assertIn("data process", self.blocked(self.active))
+        wait_until("keepalived says so", lambda: views.group(self.active)["vrrp"]["says"] == "fault", RECOVER_S)
+        self.wait_blocked(self.active, "data process")
         self.active.start("dataplane")
         self.assert_whole(sessions, self.standby)
 
@@ -109,9 +103,9 @@ class TestDeaths(VrrpCase):
         died = time.monotonic()
         self.active.kill("keepalived")
         self.assert_taken_over(sessions, died)
-        wait_until(f"{self.active.place} is backup", lambda: views.role(self.active) == "backup", RECOVER_S)
-        self.assertIn("keepalived isn't running", self.blocked(self.active))
-        self.assertFalse(self.virtual_addresses(self.active), "the kernel still answers for them")
+        wait_role(self.active, "backup")
+        self.wait_blocked(self.active, "keepalived isn't running")
+        wait_until("its kernel answers for none of them", lambda: not self.virtual_addresses(self.active), RECOVER_S)
         self.active.start("keepalived")
         self.assert_whole(sessions, self.standby)
 
@@ -126,17 +120,17 @@ class TestDeaths(VrrpCase):
         cable = f"lan{self.active.place[-1]}"
         self.lab.topology.cut(cable)
         self.assert_taken_over(sessions, cut)
-        self.assertIn("fault", self.blocked(self.active))
+        self.wait_blocked(self.active, "fault")
         self.lab.topology.heal(cable)
         self.assert_whole(sessions, self.standby)
 
     def test_a_cut_sync_link_blocks_the_backup_and_never_the_master(self):
         sessions = self.start_traffic()
         self.lab.topology.cut("sync", silent=True)
-        wait_until("the backup has the lowest priority", lambda: group(self.standby)["vrrp"]["track"] == 253, RECOVER_S)
-        self.assertIn("VRF main", self.blocked(self.standby))
-        self.assertEqual(group(self.active)["vrrp"]["track"], 0)
-        self.assertEqual(group(self.active)["vrrp"]["says"], "master")
+        wait_until("the backup has the lowest priority", lambda: views.group(self.standby)["vrrp"]["track"] == 253, RECOVER_S)
+        self.wait_blocked(self.standby, "VRF main")
+        self.assertEqual(views.group(self.active)["vrrp"]["track"], 0)
+        self.assertEqual(views.group(self.active)["vrrp"]["says"], "master")
         self.lab.topology.heal("sync")
         self.assert_whole(sessions, self.active)
 
@@ -178,7 +172,7 @@ class TestStranger(VrrpCase):
         wait_until("the stranger is master", lambda: b"MASTER STATE" in (folder / "log").read_bytes(), RECOVER_S)
         self.assert_all_alive(sessions, what="connections beside a stranger")
         for node, says in ((self.active, "master"), (self.standby, "backup")):
-            self.assertEqual(group(node)["vrrp"]["says"], says)
+            self.assertEqual(views.group(node)["vrrp"]["says"], says)
         self.assert_whole(sessions, self.active)
 
 
@@ -198,8 +192,8 @@ class TestFailback(VrrpCase):
             # Nothing to import from: it must wait, however high its priority.
             self.lab.topology.cut("sync")
             self.active.start()
-            wait_until("it is held back", lambda: group(self.active)["vrrp"]["track"] == 253, RECOVER_S)
-            wait_until("it stands by", lambda: group(self.active)["vrrp"]["says"] == "backup", RECOVER_S)
+            wait_until("it is held back", lambda: views.group(self.active)["vrrp"]["track"] == 253, RECOVER_S)
+            wait_until("it stands by", lambda: views.group(self.active)["vrrp"]["says"] == "backup", RECOVER_S)
             self.assertEqual(views.role(self.standby), "master")
             self.assert_all_alive(sessions, what="connections while the preferred node isn't ready")
             self.lab.topology.heal("sync")
@@ -211,7 +205,7 @@ class TestFailback(VrrpCase):
         with self.assertRaisesRegex(LabError, "hold and release"):
             self.active.set_state("backup")
         self.active.ctl("hold", "ha-group", HA_GROUP)
-        self.assertEqual(group(self.active)["vrrp"]["says"], "master", "a hold demotes nobody")
+        self.assertEqual(views.group(self.active)["vrrp"]["says"], "master", "a hold demotes nobody")
         self.active.kill("dataplane")
         self.assert_taken_over(sessions, time.monotonic())
         self.active.start("dataplane")

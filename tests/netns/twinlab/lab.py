@@ -103,7 +103,7 @@ class Lab:
                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                          start_new_session=True)
         wait_until("the log collector listens",
-                   lambda: all((node.directory / "syslog.sock").exists() for node in self.nodes.values()), 10)
+                   lambda: all((node.directory / "syslog.sock").exists() for node in self.nodes.values()), 30)
 
     def down(self):
         """Removes every process, namespace and file of this lab, and nothing else."""

@@ -205,7 +205,7 @@ class Node:
 
     # -- operator
 
-    def ctl(self, *words, within_s=10):
+    def ctl(self, *words, within_s=20):
         """Runs `twinpathctl --node NAME WORDS --json` and returns what it printed, decoded."""
         text = run(*self.ctl_words(*words, "--json"), within_s=within_s)
         if not text.strip():

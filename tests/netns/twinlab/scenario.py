@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager
 
 from . import views
@@ -11,8 +12,10 @@ from .lab import Lab
 from .nodeconfig import knobs_of_nodes
 from .shell import LabError, wait_until
 
-PAIR_WITHIN_S = 20
-SYNC_WITHIN_S = 20
+PAIR_WITHIN_S = 30
+SYNC_WITHIN_S = 30
+ELECTED_WITHIN_S = 30
+RECOVER_S = 15
 
 
 class Interrupted(Exception):
@@ -67,16 +70,43 @@ def show_last_words(lab):
                 print(f"--- {node.name} {daemon}\n{node.log_tail(daemon)}", file=sys.stderr)
 
 
+def wait_role(node, role, within_s=RECOVER_S, every_s=0.02):
+    """Waits until a node has this role."""
+    def probe():
+        if (found := views.role(node)) != role:
+            raise LabError(f"it is {found}")
+        return True
+    wait_until(f"{node.place} is {role}", probe, within_s, every_s)
+
+
 def wait_pair(lab, settings=(), active="node1"):
     """Waits until one node is master, the other backup, and every lane between them is up and in sync."""
     knobs = knobs_of_nodes(settings)
     standby = other(active)
     for place, role in ((active, "master"), (standby, "backup")):
-        wait_until(f"{place} is {role}", lambda p=place, r=role: views.role(lab.node(p)) == r, PAIR_WITHIN_S, 0.1)
+        wait_role(lab.node(place), role, PAIR_WITHIN_S, 0.1)
     for place in (active, standby):
         wait_until(f"every lane of {place} is established",
                    lambda p=place: views.lanes_up(lab.node(p), knobs[p].event_threads), PAIR_WITHIN_S, 0.1)
     wait_in_sync(lab, active)
+
+
+def wait_elected(lab, active=None):
+    """Waits until keepalived's word has made one node master and the other a backup that is ready; returns the places,
+    master first."""
+    def probe():
+        roles = {place: views.role(node) for place, node in lab.nodes.items()}
+        if sorted(roles.values()) != ["backup", "master"]:
+            raise LabError(f"roles {roles}")
+        master = next(place for place, role in roles.items() if role == "master")
+        if active not in (None, master):
+            raise LabError(f"{master} is master")
+        for place in (other(master), master):
+            vrrp = views.group(lab.node(place))["vrrp"]
+            if vrrp["blocked"]:
+                raise LabError(f"blocked: {vrrp}")
+        return master, other(master)
+    return wait_until(f"a pair, {active or 'either'} active", probe, ELECTED_WITHIN_S, 0.1)
 
 
 def wait_in_sync(lab, active):
@@ -100,6 +130,18 @@ def wait_equal(lab, at_least=1, within_s=SYNC_WITHIN_S):
     return found["entries"]
 
 
+def wait_still(what, count, for_s=1.0, within_s=RECOVER_S):
+    """Waits until a count has not moved for a while: what was under way has arrived, and no more comes."""
+    last = [count(), time.monotonic()]
+
+    def probe():
+        if (found := count()) != last[0]:
+            last[:] = found, time.monotonic()
+        return time.monotonic() - last[1] >= for_s
+
+    wait_until(f"{what} stands still", probe, within_s, 0.1)
+
+
 def other(place):
     """The other node."""
     return "node2" if place == "node1" else "node1"
@@ -110,5 +152,6 @@ def double_owners(node):
     return {public: inside for public, inside in views.public_tuples(node).items() if len(inside) > 1}
 
 
-__all__ = ["DaemonEnded", "Interrupted", "LabError", "catch_signals", "double_owners", "ignore_signals", "other",
-           "running_lab", "show_last_words", "wait_equal", "wait_in_sync", "wait_pair"]
+__all__ = ["RECOVER_S", "DaemonEnded", "Interrupted", "LabError", "catch_signals", "double_owners", "ignore_signals",
+           "other", "running_lab", "show_last_words", "wait_elected", "wait_equal", "wait_in_sync",
+           "wait_pair", "wait_role", "wait_still"]

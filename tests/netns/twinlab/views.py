@@ -29,6 +29,11 @@ def role(node):
     raise LabError(f"{node.name} knows no HA group {HA_GROUP}")
 
 
+def group(node, name=HA_GROUP):
+    """The HA group as its node shows it."""
+    return next(row for row in node.ctl("show", "ha-group") if row["name"] == name)
+
+
 def peer(node):
     """The report about the one peer of the VRF."""
     report = node.ctl("show", "ha-fp-conntrack", "peer", "vrf", VRF)
@@ -41,6 +46,11 @@ def lanes_up(node, event_threads):
     """Whether every event thread's connection is established."""
     clients = peer(node)["clients"]
     return len(clients) == event_threads and all(c["connection_status"] == "established" for c in clients)
+
+
+def lanes_down(node):
+    """Whether no connection to the peer is established."""
+    return all(client["connection_status"] != "established" for client in peer(node)["clients"])
 
 
 def in_sync(node):
@@ -97,7 +107,7 @@ def drops(node):
 
 def conntracks(node):
     """All conntracks of the VRF as rows."""
-    return _rows(node.ctl("show", "conntrack", "vrf", VRF, within_s=20))
+    return _rows(node.ctl("show", "conntrack", "vrf", VRF))
 
 
 def _key(row):

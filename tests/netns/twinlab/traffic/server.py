@@ -59,7 +59,7 @@ class Server:
             udp = socket.socket(family, socket.SOCK_DGRAM)
             if family == socket.AF_INET6:
                 udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            udp.setsockopt(socket.SOL_SOCKET, 33, 4 << 20)  # SO_RCVBUFFORCE: more than the system's most
             udp.setblocking(False)
             udp.bind((address, UDP_PORT))
             loop.add_reader(udp, self._datagram, udp)
