@@ -7,15 +7,18 @@ import time
 from contextlib import contextmanager
 
 from . import views
-from .node import DaemonEnded
+from .node import VRF, DaemonEnded
 from .lab import Lab
 from .nodeconfig import knobs_of_nodes
-from .shell import LabError, wait_until
+from .shell import LabError, run, wait_until
 
 PAIR_WITHIN_S = 30
 SYNC_WITHIN_S = 30
 ELECTED_WITHIN_S = 30
 RECOVER_S = 15
+# What is asked of each node when a scenario has failed.
+LAST_QUESTIONS = (("show", "ha-group"), ("show", "sync"), ("show", "ha-fp-conntrack", "peer", "vrf", VRF),
+                  ("events",))
 
 
 class Interrupted(Exception):
@@ -63,11 +66,21 @@ def running_lab(lab_id, settings=(), clients=96, bare=False):
 
 
 def show_last_words(lab):
-    """The daemons' last lines, for whoever has to find out why."""
+    """What the nodes say of themselves, and the daemons' last lines, for whoever has to find out why."""
     for node in lab.nodes.values():
+        for words in LAST_QUESTIONS:
+            print(f"--- {node.name} {' '.join(words)}\n{_said(node, words)}", file=sys.stderr)
         for daemon in ("dataplane", "control", "keepalived"):
             if (node.directory / f"{daemon}.log").exists():
                 print(f"--- {node.name} {daemon}\n{node.log_tail(daemon)}", file=sys.stderr)
+
+
+def _said(node, words):
+    """An answer, or why there is none."""
+    try:
+        return run(*node.ctl_words(*words), within_s=5).rstrip()
+    except LabError as error:
+        return f"no answer: {error}"
 
 
 def wait_role(node, role, within_s=RECOVER_S, every_s=0.02):
