@@ -29,17 +29,23 @@ pub(crate) fn events(socket: &Path, from: u64, manner: Manner) -> Result<(), Cli
     let mut seen = Seen::default();
     let mut node = Client::connect(socket)?;
     let mut from = from;
+    // Of one loss: a control process without its data process refuses each question at once.
+    let mut told = false;
     loop {
         let page = match node.call(&Command::Journal { from }) {
             Ok(Reply::Journal(page)) => page,
             Ok(_) => return Ok(()),
             Err(error) if !manner.follow => return Err(error),
             Err(error) => {
-                eprintln!("twinpathctl: {error}; trying again");
+                if !told {
+                    eprintln!("twinpathctl: {error}; trying again");
+                }
+                told = true;
                 node = again(socket);
                 continue;
             }
         };
+        told = false;
         let gap = seen.take(&page);
         from = seen.next();
         let mut lines: Vec<String> = gap_line(gap, manner.json).into_iter().collect();
