@@ -26,10 +26,16 @@ struct Args {
     check: bool,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(&Args::parse()).unwrap_or_else(|error| {
+        eprintln!("twinpath-control: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let file = args.config.display().to_string();
-    let text = std::fs::read_to_string(&args.config).with_context(|| format!("{file} can't be read"))?;
+    let text = std::fs::read_to_string(&args.config).with_context(|| format!("reading {file}"))?;
     let config = match config::load(&file, &text, &machine::cores()) {
         Ok(config) => config,
         Err(faults) => {
