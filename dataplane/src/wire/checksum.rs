@@ -10,25 +10,29 @@ impl Sum {
     /// Nothing added yet.
     pub const ZERO: Self = Self(0);
 
-    /// Adds bytes as they are on the wire. Up to 64 KiB cannot overflow.
+    /// Adds bytes as they are on the wire.
     #[inline]
     #[must_use]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         let (blocks, rest) = bytes.as_chunks::<32>();
         if !blocks.is_empty() {
-            self.0 += wide(blocks);
+            self = self.plus(wide(blocks));
+        }
+        let (words, rest) = rest.as_chunks::<8>();
+        for word in words {
+            self = self.plus(u64::from_ne_bytes(*word));
         }
         let (quads, rest) = rest.as_chunks::<4>();
         for quad in quads {
-            self.0 += u64::from(u32::from_ne_bytes(*quad));
+            self = self.plus(u32::from_ne_bytes(*quad).into());
         }
-        self.0 += match *rest {
-            [] => 0,
-            [a] => u64::from(u16::from_ne_bytes([a, 0])),
-            [a, b] => u64::from(u16::from_ne_bytes([a, b])),
-            [a, b, c, ..] => u64::from(u32::from_ne_bytes([a, b, c, 0])),
+        let last = match *rest {
+            [] => return self,
+            [a] => u32::from_ne_bytes([a, 0, 0, 0]),
+            [a, b] => u32::from_ne_bytes([a, b, 0, 0]),
+            [a, b, c, ..] => u32::from_ne_bytes([a, b, c, 0]),
         };
-        self
+        self.plus(last.into())
     }
 
     /// As [`Self::bytes`] for a length known when compiling, a multiple of 4: no loop is left.
@@ -36,17 +40,28 @@ impl Sum {
     #[must_use]
     pub fn fixed<const N: usize>(mut self, bytes: &[u8; N]) -> Self {
         const { assert!(N.is_multiple_of(4)) };
-        for quad in bytes.as_chunks::<4>().0 {
-            self.0 += u64::from(u32::from_ne_bytes(*quad));
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self = self.plus(u64::from_ne_bytes(*word));
+        }
+        for quad in rest.as_chunks::<4>().0 {
+            self = self.plus(u32::from_ne_bytes(*quad).into());
         }
         self
+    }
+
+    /// A carry out of the top comes in at the bottom: all of a sum's bits are worth what they are worth modulo 2^16 - 1.
+    #[inline]
+    const fn plus(self, word: u64) -> Self {
+        let (sum, carry) = self.0.overflowing_add(word);
+        Self(sum + carry as u64)
     }
 
     /// Adds a number of 16 bits.
     #[inline]
     #[must_use]
     pub fn word(self, word: u16) -> Self {
-        Self(self.0 + u64::from(word.to_be()))
+        self.plus(word.to_be().into())
     }
 
     /// Adds the pseudo header of IPv4 (RFC 9293, section 3.1) or IPv6 (RFC 8200, section 8.1): both addresses in a
@@ -55,6 +70,13 @@ impl Sum {
     #[must_use]
     pub fn pseudo<const N: usize>(self, addresses: &[u8; N], len: u16, proto: u8) -> Self {
         self.fixed(addresses).word(len).word(u16::from(proto))
+    }
+
+    /// Whether what was added contains a right checksum.
+    #[inline]
+    #[must_use]
+    pub const fn is_right(self) -> bool {
+        fold(self.0) == 0xffff
     }
 
     /// The checksum field's value: 0 when what was added contains a right checksum.

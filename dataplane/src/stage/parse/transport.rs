@@ -253,7 +253,7 @@ fn options_valid(mut options: &[u8]) -> bool {
 
 #[inline]
 fn verify(sum: Sum) -> Result<(), Drop> {
-    if sum.finish() == 0 {
+    if sum.is_right() {
         Ok(())
     } else {
         Err(Drop::BadL4Checksum)
