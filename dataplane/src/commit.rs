@@ -398,13 +398,13 @@ impl Tables {
             self.tell(id, now);
         }
         if self.conntracks[id].sync.kept == Kept::No {
-            self.conntracks[id].sync.waits = self.commits.enter(id, at, policy, until);
+            self.conntracks[id].waits = self.commits.enter(id, at, policy, until);
         }
     }
 
     /// Whether packets wait for the record of a changed entry.
     pub(crate) fn waits(&self, changed: Changed) -> bool {
-        changed.kind == Kind::Conntrack && self.conntracks[changed.id].sync.waits
+        changed.kind == Kind::Conntrack && self.conntracks[changed.id].waits
     }
 
     /// The record of a waiting conntrack has been emitted; gives the counter to ask the peers for.
@@ -459,11 +459,11 @@ impl Tables {
         if id == NIL {
             return;
         }
-        let vrf = self.conntracks[id].keys[0].vrf;
+        let vrf = self.conntracks[id].vrf();
         if matches!(outcome, Outcome::End(_)) && self.is_active(vrf) {
             self.remove(now, id);
         } else {
-            self.conntracks[id].sync.waits = false;
+            self.conntracks[id].waits = false;
         }
     }
 }

@@ -62,9 +62,16 @@ impl Addr {
         }
     }
 
+    /// From its two halves, as [`Self::halves`] gives them.
+    #[inline]
+    #[must_use]
+    pub const fn of_halves([high, low]: [u64; 2]) -> Self {
+        Self(((high as u128) << 64 | low as u128).to_be_bytes())
+    }
+
     /// The two 64-bit halves, for hashing.
     #[must_use]
-    pub fn halves(&self) -> (u64, u64) {
+    pub const fn halves(&self) -> (u64, u64) {
         let v = u128::from_be_bytes(self.0);
         #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
         let low = v as u64;

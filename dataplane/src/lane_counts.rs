@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Intent, Timeouts};
-    use crate::conntrack::{Conntrack, State, udp};
+    use crate::conntrack::{Conntrack, State, Tuples, udp};
     use crate::delta::{DelRecord, Delta, Handle, LaneTag, Name, SlotRef, Term, ToWorker, Version};
     use crate::flow::{Addr, FlowKey, VrfId, proto};
     use crate::nat::{NatLimits, Pools};
@@ -122,7 +122,13 @@ mod tests {
         };
         let keys = [original, original.reversed()];
         let state = State::Udp(udp::Track::open());
-        let conntrack = Conntrack::new(keys, slot, state, &Timeouts::default(), NOW);
+        let conntrack = Conntrack::new(
+            Tuples::new(&keys).unwrap(),
+            slot,
+            state,
+            &Timeouts::default(),
+            NOW,
+        );
         tables.insert(conntrack).unwrap()
     }
 

@@ -8,7 +8,6 @@
 
 use crate::config::{Care, SyncPolicy};
 use crate::conntrack::Conntrack;
-use crate::delta::SlotRef;
 use crate::drain::Drains;
 use crate::flow::VrfId;
 use crate::role::Role;
@@ -163,8 +162,8 @@ impl Protect {
     }
 
     fn rules(&self, conntrack: &Conntrack) -> SyncPolicy {
-        let vrf = conntrack.keys[0].vrf;
-        match self.vrfs[vrf.index()].policy(conntrack.rule, conntrack.nat_rule) {
+        let vrf = conntrack.vrf();
+        match self.vrfs[vrf.index()].policy(conntrack.rule, conntrack.nat().map_or(0, |nat| nat.rule)) {
             SyncPolicy::After(_) if self.drains.is_open(vrf) => SyncPolicy::Always,
             policy => policy,
         }
@@ -200,10 +199,7 @@ impl Tables {
         if before == kept {
             return;
         }
-        let at = SlotRef {
-            vrf: conntrack.keys[0].vrf,
-            slot: conntrack.slot,
-        };
+        let at = conntrack.at();
         let gauges = &mut self.protect.kept[at.vrf.index()];
         if before != Kept::No {
             gauges[before as usize] -= 1;
@@ -219,7 +215,7 @@ impl Tables {
 
     /// Keeps a conntrack that has just been made back, when its rule or the overload ladder wants so.
     pub(crate) fn keep_back(&mut self, id: u32) -> bool {
-        let vrf = self.conntracks[id].keys[0].vrf;
+        let vrf = self.conntracks[id].vrf();
         let aged = self.protect.overload_age_s > 0 && !self.protect.drains.is_open(vrf);
         let kept = match self.policy(id) {
             SyncPolicy::Never => Kept::NoSync,
@@ -243,7 +239,7 @@ impl Tables {
         self.set_kept(id, Kept::No);
         self.conntracks[id].refreshed_s = now.secs();
         self.counters.conntracks_told_late += 1;
-        self.protect.drains.tell(self.conntracks[id].keys[0].vrf);
+        self.protect.drains.tell(self.conntracks[id].vrf());
         self.touch(id, false);
     }
 
@@ -267,7 +263,7 @@ impl Tables {
     fn judge(&mut self, id: u32, now: Instant) {
         let conntrack = &self.conntracks[id];
         let (kept, created_s) = (conntrack.sync.kept, conntrack.created_s);
-        let vrf = conntrack.keys[0].vrf;
+        let vrf = conntrack.vrf();
         let role = self.roles[vrf.index()];
         if role.role != Role::Master {
             if role.has_word() && matches!(kept, Kept::Delay | Kept::Overload) {
@@ -317,7 +313,7 @@ impl Tables {
         let conntrack = &self.conntracks[id];
         let policy = self.protect.rules(conntrack);
         let needed = |mapping| self.nat.is_open_to_all(mapping);
-        if policy != SyncPolicy::Always && conntrack.nat.is_some_and(|nat| needed(nat.mapping)) {
+        if policy != SyncPolicy::Always && conntrack.nat().is_some_and(|nat| needed(nat.mapping)) {
             return SyncPolicy::Always;
         }
         policy

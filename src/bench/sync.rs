@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, anyhow, ensure};
 use dataplane::config::OutputCommit;
-use dataplane::flow::FlowKey;
+use dataplane::flow::{Direction, FlowKey};
 use dataplane::role::Role;
 use dataplane::time::Instant;
 use twinpath::clock::Clock;
@@ -304,11 +304,11 @@ impl Active {
         );
         let mut compared = 0_usize;
         for (_, conntrack) in ours.conntracks.iter_live() {
-            let key = conntrack.keys[0];
+            let key = conntrack.key(Direction::Original);
             let found = theirs.conntracks.find(theirs.conntracks.hash(&key), &key);
             let same = found.is_some_and(|(id, _)| {
                 let theirs = &theirs.conntracks[id];
-                theirs.keys == conntrack.keys && theirs.class == conntrack.class
+                theirs.keys() == conntrack.keys() && theirs.class == conntrack.class
             });
             ensure!(same, "{key:?} is not what it should be on the standby");
             compared += 1;

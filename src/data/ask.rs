@@ -7,7 +7,7 @@ use ctl::report::{
 };
 use dataplane::conntrack::Conntrack;
 use dataplane::delta::Class;
-use dataplane::flow::{FlowKey, VrfId};
+use dataplane::flow::{Direction, FlowKey, VrfId};
 use dataplane::inbox::{Ask, Visited, Visitor};
 use dataplane::nat::{self, Nat};
 use dataplane::tables::Tables;
@@ -166,7 +166,7 @@ pub(crate) fn conntracks(
             };
             place = id + 1;
             let conntrack = &tables.conntracks[id];
-            if conntrack.keys[0].vrf == vrf && wanted(conntrack, &filter, &names) {
+            if conntrack.vrf() == vrf && wanted(conntrack, &filter, &names) {
                 rows.push(conntrack_row(conntrack, at.worker, now, &names));
             }
         }
@@ -201,7 +201,7 @@ pub(crate) fn count(
                 };
                 place = id + 1;
                 let conntrack = &tables.conntracks[id];
-                let inside = conntrack.keys[0].vrf;
+                let inside = conntrack.vrf();
                 if vrf.is_none_or(|v| v == inside) && wanted(conntrack, &filter, &names) {
                     // Only the active node ends conntracks; a standby's would come back with the next record.
                     match flush {
@@ -297,8 +297,8 @@ where
 fn wanted(conntrack: &Conntrack, filter: &ConntrackFilter, names: &Names) -> bool {
     let owner = names.owner(conntrack.sync.version.term);
     filter.matches(
-        conntrack.keys[0].proto,
-        &tuple(&conntrack.keys[0]),
+        conntrack.proto(),
+        &tuple(&conntrack.key(Direction::Original)),
         flow_state(conntrack.class),
         owner,
     )
@@ -306,14 +306,15 @@ fn wanted(conntrack: &Conntrack, filter: &ConntrackFilter, names: &Names) -> boo
 
 fn conntrack_row(conntrack: &Conntrack, worker: usize, now: Instant, names: &Names) -> ConntrackRow {
     let version = conntrack.sync.version;
+    let [original, reply] = &conntrack.keys();
     ConntrackRow {
-        protocol: conntrack.keys[0].proto,
+        protocol: conntrack.proto(),
         state: flow_state(conntrack.class),
-        vrf: names.vrf(conntrack.keys[0].vrf),
-        reply_vrf: names.vrf(conntrack.keys[1].vrf),
-        original: tuple(&conntrack.keys[0]),
-        reply: tuple(&conntrack.keys[1]),
-        nat: conntrack.nat.map(|n| NatReport {
+        vrf: names.vrf(original.vrf),
+        reply_vrf: names.vrf(reply.vrf),
+        original: tuple(original),
+        reply: tuple(reply),
+        nat: conntrack.nat().map(|n| NatReport {
             grant: n.part.grant,
             mapping: n.part.mapping,
         }),

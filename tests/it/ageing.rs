@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, HashMap};
 
 use dataplane::config::Timeouts;
-use dataplane::flow::FlowKey;
+use dataplane::flow::{Direction, FlowKey};
 use state_sync::role::Desire;
 use testkit::checker::view;
 use testkit::cluster::{Cluster, Death};
@@ -33,7 +33,8 @@ pub(crate) fn short_lived() -> Setup {
 fn deadlines(cluster: &mut Cluster, node: usize) -> HashMap<FlowKey, u32> {
     let tables = cluster.node(node).tables();
     let live = tables.flat_map(|t| t.conntracks.iter_live());
-    live.map(|(_, c)| (c.keys[0], c.expires_s)).collect()
+    live.map(|(_, c)| (c.key(Direction::Original), c.expires_s))
+        .collect()
 }
 
 /// Makes every entry of the standby end when `deadline` says: as if no refresh had come since.
@@ -43,7 +44,7 @@ fn unrefresh(cluster: &mut Cluster, deadline: impl Fn(&FlowKey) -> u32) {
         let tables = node.tables_mut(worker);
         let ids: Vec<u32> = tables.conntracks.iter_live().map(|(id, _)| id).collect();
         for id in ids {
-            let key = tables.conntracks[id].keys[0];
+            let key = tables.conntracks[id].key(Direction::Original);
             tables.conntracks[id].expires_s = deadline(&key);
         }
     }

@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use dataplane::config::{Care, CommitIntent, OutputCommit, SyncPolicy};
-use dataplane::flow::FlowKey;
+use dataplane::flow::{Direction, FlowKey};
 use dataplane::verdict::Drop;
 use dataplane::wire::build::Link;
 use state_sync::role::Desire;
@@ -254,7 +254,7 @@ fn inside_port(cluster: &mut Cluster, outside: &FlowKey) -> Option<u16> {
     let reply = outside.reversed();
     cluster.node(0).tables().find_map(|tables| {
         let (id, _) = tables.conntracks.find(tables.conntracks.hash(&reply), &reply)?;
-        Some(tables.conntracks[id].keys[0].src_port)
+        Some(tables.conntracks[id].key(Direction::Original).src_port)
     })
 }
 

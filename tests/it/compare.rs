@@ -4,7 +4,7 @@
 use core::time::Duration;
 
 use dataplane::delta::{Class, Delta};
-use dataplane::flow::FlowKey;
+use dataplane::flow::{Direction, FlowKey};
 use state_sync::compare::{Comparison, Unlike, Wanted};
 use testkit::checker::blocks;
 use testkit::cluster::Cluster;
@@ -50,7 +50,7 @@ fn live(cluster: &mut Cluster, node: usize) -> Vec<(usize, u32, FlowKey)> {
         .flat_map(|(worker, t)| {
             t.conntracks
                 .iter_live()
-                .map(move |(id, c)| (worker, id, c.keys[0]))
+                .map(move |(id, c)| (worker, id, c.key(Direction::Original)))
         })
         .collect()
 }

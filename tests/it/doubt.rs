@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::HashSet;
 
 use dataplane::config::InDoubt;
-use dataplane::flow::{Addr, FlowKey};
+use dataplane::flow::{Addr, Direction, FlowKey};
 use dataplane::nat::{PoolRef, PoolUsage};
 use dataplane::share::{Half, Share};
 use state_sync::role::{DeclareError, Desire};
@@ -113,10 +113,10 @@ fn two_nodes_that_are_both_active_never_give_out_the_same_port() {
                 .flat_map(|tables| tables.conntracks.iter_live())
                 .map(|(_, c)| {
                     (
-                        c.keys[0].src,
-                        c.keys[0].src_port,
-                        c.keys[1].dst,
-                        c.keys[1].dst_port,
+                        c.key(Direction::Original).src,
+                        c.key(Direction::Original).src_port,
+                        c.key(Direction::Reply).dst,
+                        c.key(Direction::Reply).dst_port,
                     )
                 })
                 .collect()

@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, HashSet};
 
-use dataplane::flow::{FlowKey, proto};
+use dataplane::flow::{Direction, FlowKey, proto};
 use dataplane::nat::UserRow;
 use dataplane::wire::build::Segment;
 use dataplane::wire::tcp::{ACK, SYN};
@@ -190,7 +190,12 @@ fn lifetimes(cluster: &mut Cluster, node: usize) -> BTreeMap<String, u32> {
     let now = node.time(now);
     node.tables()
         .flat_map(|tables| tables.conntracks.iter_live())
-        .map(|(_, conntrack)| (format!("{:?}", conntrack.keys[0]), conntrack.lifetime_s(now)))
+        .map(|(_, conntrack)| {
+            (
+                format!("{:?}", conntrack.key(Direction::Original)),
+                conntrack.lifetime_s(now),
+            )
+        })
         .collect()
 }
 

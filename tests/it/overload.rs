@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::HashSet;
 
 use dataplane::counters::Counters;
-use dataplane::flow::FlowKey;
+use dataplane::flow::{Direction, FlowKey};
 use dataplane::overload::Step;
 use testkit::checker::{tuple, view};
 use testkit::cluster::Cluster;
@@ -89,7 +89,7 @@ fn owe_refreshes(cluster: &mut Cluster, flows: &[(FlowKey, FlowKey)]) -> u64 {
         let tables = cluster.node(0).tables_mut(worker);
         let live = tables.conntracks.iter_live();
         let ids: Vec<u32> = live
-            .filter(|(_, c)| wanted.contains(&tuple(&c.keys[0])))
+            .filter(|(_, c)| wanted.contains(&tuple(&c.key(Direction::Original))))
             .map(|(id, _)| id)
             .collect();
         owed += ids.len() as u64;

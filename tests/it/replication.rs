@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::HashSet;
 
-use dataplane::flow::FlowKey;
+use dataplane::flow::{Direction, FlowKey};
 use dataplane::io::PortId;
 use dataplane::role::Role;
 use state_sync::port::PumpCommand;
@@ -42,7 +42,7 @@ pub(crate) fn open_flows(
 /// Ends flows on a node, as their timeout would.
 pub(crate) fn remove<T>(cluster: &mut Cluster, node: usize, flows: &[(FlowKey, T)]) {
     let gone: HashSet<_> = flows.iter().map(|(inside, _)| tuple(inside)).collect();
-    cluster.flush(node, |c| gone.contains(&tuple(&c.keys[0])));
+    cluster.flush(node, |c| gone.contains(&tuple(&c.key(Direction::Original))));
 }
 
 /// Both directions of every flow pass a node unchanged.

@@ -48,13 +48,13 @@ fn by_name(cluster: &mut Cluster, node: usize) -> BTreeMap<String, (Class, Versi
     };
     let bare = |key: &FlowKey| FlowKey { vrf: MAIN, ..*key };
     let row = |c: &dataplane::conntrack::Conntrack| {
-        let [original, reply] = &c.keys;
+        let [original, reply] = &c.keys();
         let name = format!(
             "{} {:?} {:?} {:?}",
             names(original.vrf),
             bare(original),
             bare(reply),
-            c.nat.map(|n| n.part)
+            c.nat().map(|n| n.part)
         );
         assert_eq!(original.vrf, reply.vrf);
         (name, (c.class, c.sync.version, c.slot))

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use dataplane::conntrack::Conntrack;
 use dataplane::delta::{Class, Term, Version};
-use dataplane::flow::{FlowKey, VrfId};
+use dataplane::flow::{Direction, FlowKey, VrfId};
 use dataplane::lane_counts::LaneCounts;
 use dataplane::nat::{Block, BlockRow, Protocol, UserRow};
 use dataplane::protection::{Kept, Protection};
@@ -73,9 +73,9 @@ pub const fn tuple(key: &FlowKey) -> Tuple {
 
 fn row(conntrack: &Conntrack) -> Row {
     Row {
-        original: conntrack.keys[0],
-        reply: conntrack.keys[1],
-        grant: conntrack.nat.map(|nat| nat.part.grant),
+        original: conntrack.key(Direction::Original),
+        reply: conntrack.key(Direction::Reply),
+        grant: conntrack.nat().map(|nat| nat.part.grant),
         class: conntrack.class,
         version: conntrack.sync.version,
         slot: conntrack.slot,
@@ -119,7 +119,8 @@ pub fn view(node: &Node) -> View {
     for tables in node.tables() {
         let told = |c: &&Conntrack| c.sync.kept == Kept::No;
         for (_, conntrack) in tables.conntracks.iter_live().filter(|(_, c)| told(c)) {
-            view.conntracks.insert(tuple(&conntrack.keys[0]), row(conntrack));
+            view.conntracks
+                .insert(tuple(&conntrack.key(Direction::Original)), row(conntrack));
             mark_port(&mut ports, conntrack);
         }
         for vrf in 0..node.setup.vrfs() {
@@ -323,11 +324,11 @@ pub fn contradictions(node: &Node) -> Vec<String> {
         let mut users: HashMap<u32, u32> = HashMap::new();
         for (_, conntrack) in tables.conntracks.iter_live() {
             mark_port(&mut ports, conntrack);
-            if let Some(nat) = conntrack.nat {
+            if let Some(nat) = conntrack.nat() {
                 *users.entry(nat.mapping).or_default() += 1;
             }
             if conntrack.sync.emitted() {
-                let sum = sums.entry((conntrack.keys[0].vrf.0, conntrack.slot)).or_default();
+                let sum = sums.entry((conntrack.vrf().0, conntrack.slot)).or_default();
                 sum.0 = sum.0.wrapping_add(conntrack_digest(
                     &conntrack.to_put(dataplane::time::Instant::default()),
                 ));
@@ -400,8 +401,8 @@ pub fn contradictions(node: &Node) -> Vec<String> {
 type UsedPorts = HashMap<u64, HashSet<(u8, u16)>>;
 
 fn mark_port(ports: &mut UsedPorts, conntrack: &Conntrack) {
-    if let Some(nat) = conntrack.nat {
-        let class = Protocol::of(conntrack.keys[0].proto).map_or(9, |p| p as u8);
+    if let Some(nat) = conntrack.nat() {
+        let class = Protocol::of(conntrack.proto()).map_or(9, |p| p as u8);
         let port = (class, public_port(conntrack));
         ports.entry(nat.part.grant).or_default().insert(port);
     }
@@ -410,11 +411,7 @@ fn mark_port(ports: &mut UsedPorts, conntrack: &Conntrack) {
 /// Gauges of protection against what the tables hold.
 fn exposed(tables: &Tables, vrf: VrfId) -> Vec<String> {
     let mut counted = Protection::default();
-    for (_, conntrack) in tables
-        .conntracks
-        .iter_live()
-        .filter(|(_, c)| c.keys[0].vrf == vrf)
-    {
+    for (_, conntrack) in tables.conntracks.iter_live().filter(|(_, c)| c.vrf() == vrf) {
         counted.conntracks += 1;
         match conntrack.sync.kept {
             Kept::No => {}
@@ -440,7 +437,7 @@ fn exposed(tables: &Tables, vrf: VrfId) -> Vec<String> {
 }
 
 fn public_port(conntrack: &Conntrack) -> u16 {
-    public_end(&conntrack.keys).dst_port
+    public_end(&conntrack.keys()).dst_port
 }
 
 /// Of a translated conntrack the tuple whose destination is public: from inside the reply goes there, from outside the

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use dataplane::config::OutputCommit;
-use dataplane::flow::FlowKey;
+use dataplane::flow::{Direction, FlowKey};
 use dataplane::protection::Kept;
 
 use crate::config::MAIN;
@@ -28,7 +28,10 @@ impl Committed {
             return;
         }
         for tables in node.tables() {
-            let held = tables.conntracks.iter_live().map(|(_, c)| c.keys[0]);
+            let held = tables
+                .conntracks
+                .iter_live()
+                .map(|(_, c)| c.key(Direction::Original));
             self.held[index].extend(held);
         }
     }
@@ -54,11 +57,12 @@ impl Committed {
                 continue;
             };
             // One that policy keeps from the peers doesn't wait, also when they are told later.
-            if self.left[index].insert(conntrack.keys[0]) && conntrack.sync.kept == Kept::No {
+            if self.left[index].insert(conntrack.key(Direction::Original)) && conntrack.sync.kept == Kept::No
+            {
                 assert!(
-                    self.held[1 - index].contains(&conntrack.keys[0]),
+                    self.held[1 - index].contains(&conntrack.key(Direction::Original)),
                     "node {index} has sent a packet of {:?}, which the other node never had",
-                    conntrack.keys[0]
+                    conntrack.key(Direction::Original)
                 );
             }
         }

@@ -296,10 +296,10 @@ fn entries_grow(
         left.extend(places[next..id].iter_mut().filter_map(Option::take));
         next = id + 1;
         let now = Held {
-            keys: conntrack.keys,
+            keys: conntrack.keys(),
             slot: conntrack.slot,
             version: conntrack.sync.version,
-            mapping: conntrack.nat.map(|nat| nat.mapping),
+            mapping: conntrack.nat().map(|nat| nat.mapping),
         };
         if places[id] != Some(now) {
             left.extend(places[id].replace(now));

@@ -123,7 +123,7 @@ fn told_some_day(node: &Node) -> impl Iterator<Item = Held> {
     let live = node.tables().flat_map(|tables| tables.conntracks.iter_live());
     live.filter(|(_, c)| c.sync.kept != Kept::NoSync)
         .map(|(_, c)| Held {
-            keys: c.keys,
+            keys: c.keys(),
             slot: c.slot,
         })
 }

@@ -3,48 +3,67 @@
 //! Made by the admit stage from a first packet, or by absorb from a PUT of the peer; read and changed by track and
 //! rewrite for each packet; its `sync` part belongs to [`crate::slot`], its NAT part is an index into the NAT
 //! module's books, which must be told when the conntrack goes.
+//!
+//! It is three cache lines long, and its fields are in the order of who needs them. The first line is what every packet
+//! reads and writes, and what a record tells; the second has the counters; the TCP windows reach into the third, the rest of
+//! which only replication touches.
 
-use super::{icmp, tcp, udp};
-use crate::config::Timeouts;
-use crate::delta::{Class, Handle, NatPart, PutRecord, Scales, Term, Version};
-use crate::flow::{Direction, FlowKey, proto};
+use core::mem::offset_of;
+
+use super::{Tuples, icmp, tcp, udp};
+use crate::config::{InterfaceId, Timeouts};
+use crate::delta::{Class, Handle, NatPart, PutRecord, Scales, SlotRef, Term, Version};
+use crate::flow::{Direction, FlowKey, VrfId, proto};
 use crate::slot::{SyncState, tuples_digest};
 use crate::time::Instant;
 
 /// One tracked connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Conntrack {
-    /// Original and reply tuple, each as its packets arrive; index with [`Direction::index`].
-    pub keys: [FlowKey; 2],
-    /// Protocol state.
-    pub state: State,
-    /// Replicated class: that of `state` at the last packet, kept to see it change.
-    pub class: Class,
-    /// Replicated window scales: those of `state` at the last change of class.
-    pub scales: Scales,
+    /// Original and reply tuple, and source NAT.
+    pub tuples: Tuples,
     /// Slot of the inside VRF that owns it.
     pub slot: u16,
     /// Coarse deadline on the scale of [`Instant::secs`].
     pub expires_s: u32,
     /// When the peer was last told a lifetime, on the same scale.
     pub refreshed_s: u32,
-    /// Source NAT, if any.
-    pub nat: Option<NatBinding>,
-    /// Replication.
-    pub sync: SyncState,
-    /// Term of this node's reign in which `state` was last kept up; none when it never was.
-    pub reign: Term,
-    /// Firewall rule that let it in; 0 for the default, and when another node made it.
-    pub rule: u32,
-    /// NAT rule that chose its pool; 0 for none, and when another node made it.
-    pub nat_rule: u32,
-    /// When it was created or learnt, on the scale of [`Instant::secs`].
-    pub created_s: u32,
+    /// Reign of this node in which `state` was last kept up; 0 when it never was.
+    reign: u16,
+    /// Interface its first packet came in by; [`NO_INTERFACE`] when another node made it.
+    inbound: u16,
+    /// Replicated class: that of `state` at the last packet, kept to see it change.
+    pub class: Class,
+    /// Replicated window scales: those of `state` at the last change of class.
+    pub scales: Scales,
+    /// Lookup finds it: the table's own.
+    pub(super) live: bool,
+    /// Its packets wait until the peers know it.
+    pub waits: bool,
     /// Packets per direction.
     pub packets: [u64; 2],
     /// Bytes of IP packets per direction.
     pub bytes: [u64; 2],
+    /// Firewall rule that let it in; 0 for the default, and when another node made it.
+    pub rule: u32,
+    /// When it was created or learnt, on the scale of [`Instant::secs`].
+    pub created_s: u32,
+    /// Protocol state.
+    pub state: State,
+    /// Replication.
+    pub sync: SyncState,
 }
+
+/// As `inbound`: none. No interface has this number.
+const NO_INTERFACE: u16 = u16::MAX;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+const _: () = assert!(offset_of!(Conntrack, packets) == LINE, "a packet reads one line");
+const _: () = assert!(offset_of!(Conntrack, state) < 2 * LINE, "and writes one more");
+const _: () = assert!(size_of::<Conntrack>() == 3 * LINE);
 
 /// A conntrack's share in the NAT module's books.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +72,8 @@ pub struct NatBinding {
     pub part: NatPart,
     /// The NAT module's own index; nobody else reads a meaning into it.
     pub mapping: u32,
+    /// NAT rule that chose the pool; 0 when another node made it, and when somebody outside did.
+    pub rule: u32,
 }
 
 /// Protocol state.
@@ -72,24 +93,88 @@ impl Conntrack {
     /// A conntrack of `now` with nothing counted, no NAT, no rule and nobody told. `expires_s` is set from the
     /// state's lifetime.
     #[must_use]
-    pub fn new(keys: [FlowKey; 2], slot: u16, state: State, timeouts: &Timeouts, now: Instant) -> Self {
+    pub fn new(tuples: Tuples, slot: u16, state: State, timeouts: &Timeouts, now: Instant) -> Self {
         Self {
-            keys,
-            state,
-            class: state.class(),
-            scales: state.scales(),
+            tuples,
             slot,
             expires_s: now.secs().saturating_add(state.timeout_s(timeouts)),
             refreshed_s: now.secs(),
-            nat: None,
-            sync: SyncState::default(),
-            reign: Term::NONE,
-            rule: 0,
-            nat_rule: 0,
-            created_s: now.secs(),
+            reign: 0,
+            inbound: NO_INTERFACE,
+            class: state.class(),
+            scales: state.scales(),
+            live: false,
+            waits: false,
             packets: [0; 2],
             bytes: [0; 2],
+            rule: 0,
+            created_s: now.secs(),
+            state,
+            sync: SyncState::default(),
         }
+    }
+
+    /// How many cache lines of an entry a packet touches: only TCP has a state that doesn't fit into two.
+    #[inline]
+    #[must_use]
+    pub(super) const fn lines_of_packet(proto: u8) -> usize {
+        if proto == proto::TCP { 3 } else { 2 }
+    }
+
+    /// The tuple of a direction, as its packets arrive.
+    #[inline]
+    #[must_use]
+    pub const fn key(&self, direction: Direction) -> FlowKey {
+        self.tuples.key(direction)
+    }
+
+    /// Original and reply tuple; index with [`Direction::index`].
+    #[inline]
+    #[must_use]
+    pub fn keys(&self) -> [FlowKey; 2] {
+        self.tuples.keys()
+    }
+
+    /// VRF in which the original direction arrives: the inside VRF.
+    #[inline]
+    #[must_use]
+    pub const fn vrf(&self) -> VrfId {
+        self.tuples.vrf(Direction::Original)
+    }
+
+    /// The slot that owns it.
+    #[inline]
+    #[must_use]
+    pub const fn at(&self) -> SlotRef {
+        SlotRef {
+            vrf: self.vrf(),
+            slot: self.slot,
+        }
+    }
+
+    /// Interface its first packet came in by; none when another node made it.
+    #[must_use]
+    pub fn inbound(&self) -> Option<InterfaceId> {
+        (self.inbound != NO_INTERFACE).then_some(InterfaceId(self.inbound))
+    }
+
+    /// Its first packet came in by `interface`.
+    pub const fn arrived_by(&mut self, interface: InterfaceId) {
+        self.inbound = interface.0;
+    }
+
+    /// IANA protocol number.
+    #[inline]
+    #[must_use]
+    pub const fn proto(&self) -> u8 {
+        self.tuples.proto()
+    }
+
+    /// Source NAT, if any.
+    #[inline]
+    #[must_use]
+    pub const fn nat(&self) -> Option<NatBinding> {
+        self.tuples.nat()
     }
 
     /// The packet that was just judged has changed the class: the peer is to be told, with what else is settled by now.
@@ -102,28 +187,44 @@ impl Conntrack {
     /// node: what this one remembers of windows may be long past, so the state is as good as learnt from a record.
     #[inline]
     pub fn observe_reign(&mut self, term: Term) {
-        if self.reign != term {
-            self.reign = term;
-            self.state = State::inherited(self.keys[0].proto, self.class, self.scales);
+        let reign = own_reign(term);
+        if self.reign != reign {
+            self.reign = reign;
+            self.state = State::inherited(self.proto(), self.class, self.scales);
         }
+    }
+
+    /// A packet has made it in the reign of `term`, from which on its state is kept up.
+    pub const fn begin_reign(&mut self, term: Term) {
+        self.reign = own_reign(term);
     }
 
     /// Tuple with which a packet of `dir` leaves; its VRF is the one it leaves into.
     #[inline]
     #[must_use]
     pub const fn translation(&self, dir: Direction) -> FlowKey {
-        self.keys[dir.reversed().index()].reversed()
+        self.key(dir.reversed()).reversed()
     }
 
     /// Whether packets leave with another address or port than they came with. (A change of VRF alone isn't one.)
     #[must_use]
     pub fn is_translated(&self) -> bool {
-        let out = self.translation(Direction::Original);
-        self.keys[0]
-            != FlowKey {
-                vrf: self.keys[0].vrf,
-                ..out
-            }
+        let (key, out) = (
+            self.key(Direction::Original),
+            self.translation(Direction::Original),
+        );
+        key != FlowKey { vrf: key.vrf, ..out }
+    }
+
+    /// The original tuple as the inside knows it, which is what rules are about: from inside as it comes, from outside as it
+    /// leaves.
+    #[must_use]
+    pub fn inside(&self) -> FlowKey {
+        let (key, out) = (
+            self.key(Direction::Original),
+            self.translation(Direction::Original),
+        );
+        if out.src == key.src { out } else { key }
     }
 
     /// Remaining lifetime in seconds.
@@ -135,18 +236,19 @@ impl Conntrack {
     /// Its digest as of `version`: that of the record that tells it.
     #[must_use]
     pub fn digest(&self, version: Version) -> u64 {
-        let [original, reply] = &self.keys;
-        let nat = self.nat.map(|nat| nat.part);
-        tuples_digest([original, reply], nat, (self.class, self.scales), version)
+        let nat = self.nat().map(|nat| nat.part);
+        tuples_digest(self.tuples.words(), nat, (self.class, self.scales), version)
     }
 
     /// The record that tells the peer everything, under the version in `sync`. It names no handle.
+    #[inline]
     #[must_use]
     pub fn to_put(&self, now: Instant) -> PutRecord {
+        let [original, reply] = self.keys();
         PutRecord {
-            original: self.keys[0],
-            reply: self.keys[1],
-            nat: self.nat.map(|nat| nat.part),
+            original,
+            reply,
+            nat: self.nat().map(|nat| nat.part),
             class: self.class,
             scales: self.scales,
             lifetime_s: self.lifetime_s(now),
@@ -154,6 +256,16 @@ impl Conntrack {
             handle: Handle::NONE,
         }
     }
+}
+
+/// What tells the reigns of one process apart: of its terms nothing but the count of reigns differs.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "folded: the same again after 65,536 reigns"
+)]
+const fn own_reign(term: Term) -> u16 {
+    let Term(word) = term;
+    (word ^ word >> 16 ^ word >> 32 ^ word >> 48) as u16
 }
 
 impl State {
@@ -202,7 +314,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Addr, VrfId};
+    use crate::flow::Addr;
+    use crate::slot::conntrack_digest;
     use crate::stage::meta::TcpSegment;
     use crate::verdict::Drop;
     use crate::wire::tcp::{ACK, SYN};
@@ -226,7 +339,7 @@ mod tests {
         };
         let state = State::inherited(proto::TCP, Class::Opening, Scales::NONE);
         Conntrack::new(
-            [original, reply],
+            Tuples::new(&[original, reply]).unwrap(),
             3,
             state,
             &Timeouts::default(),
@@ -252,13 +365,29 @@ mod tests {
     }
 
     #[test]
+    fn the_inside_knows_a_flow_by_what_is_not_public() {
+        let from_inside = translated();
+        let [original, reply] = from_inside.keys();
+        assert_eq!(from_inside.inside(), original);
+        // From outside to the public endpoint: the other way round.
+        let mut from_outside = translated();
+        from_outside.tuples = Tuples::new(&[reply, original]).unwrap();
+        assert_eq!(from_outside.inside(), original.reversed());
+        let mut plain = translated();
+        plain.tuples = Tuples::new(&[original, original.reversed()]).unwrap();
+        assert_eq!(plain.inside(), original);
+    }
+
+    #[test]
     fn a_change_of_vrf_alone_is_no_translation() {
         let mut conntrack = translated();
         assert!(conntrack.is_translated());
-        conntrack.keys[1] = FlowKey {
+        let original = conntrack.key(Direction::Original);
+        let reply = FlowKey {
             vrf: VrfId(2),
-            ..conntrack.keys[0].reversed()
+            ..original.reversed()
         };
+        conntrack.tuples = Tuples::new(&[original, reply]).unwrap();
         assert!(!conntrack.is_translated());
     }
 
@@ -267,6 +396,36 @@ mod tests {
         let conntrack = translated();
         assert_eq!(conntrack.to_put(Instant::from_secs(150)).lifetime_s, 190);
         assert_eq!(conntrack.to_put(Instant::from_secs(9999)).lifetime_s, 0);
+    }
+
+    #[test]
+    fn an_entry_has_the_digest_of_its_record() {
+        let plain = translated();
+        let mut bound = translated();
+        bound.tuples.bind(NatBinding {
+            part: NatPart {
+                grant: 77,
+                mapping: true,
+            },
+            mapping: 3,
+            rule: 1,
+        });
+        let mut wide = translated();
+        let original = FlowKey {
+            src: Addr::v6([0x20; 16]),
+            dst: Addr::v6([0x2a; 16]),
+            ..plain.key(Direction::Original)
+        };
+        wide.tuples = Tuples::new(&[original, original.reversed()]).unwrap();
+        let version = Version {
+            term: Term(0x101),
+            counter: 9,
+        };
+        for mut conntrack in [plain, bound, wide] {
+            conntrack.sync.version = version;
+            let put = conntrack.to_put(Instant::from_secs(100));
+            assert_eq!(conntrack.digest(version), conntrack_digest(&put), "{put:?}");
+        }
     }
 
     #[test]
@@ -281,7 +440,7 @@ mod tests {
         };
         let mut conntrack = translated();
         conntrack.state = State::Tcp(tcp::Track::open(&segment(SYN, 100, 0)).unwrap());
-        conntrack.reign = own;
+        conntrack.begin_reign(own);
         let observe = |conntrack: &mut Conntrack, direction, segment: TcpSegment| {
             let State::Tcp(track) = &mut conntrack.state else {
                 panic!("not TCP any more");

@@ -1,16 +1,15 @@
 //! The conntracks of one worker: an arena of fixed size and an index over both tuples of each.
 //!
-//! Made once, at start, with all of its memory. An id is a place in the arena and stays valid until `free`; the
-//! place's generation tells a later tenant from an earlier one. An entry is *live* while the index knows it, and
-//! *dead* between `unindex` and `free`. Lookups go in two passes over a burst: `prefetch` for every hash, then
-//! `prefetch_entry`, then `find_at`.
+//! Made once, at start, with all of its memory. An id is a place in the arena and stays valid until `free`. An entry is
+//! *live* while the index knows it, and *dead* between `unindex` and `free`. Lookups go in two passes over a burst: `prefetch`
+//! for every hash, then `prefetch_entry`, then `find_at`.
 
 use core::ops;
 
 use super::entry::Conntrack;
 use super::index::{Index, hash_key};
 use crate::flow::{Direction, FlowKey};
-use crate::prefetch::prefetch_all;
+use crate::prefetch::{prefetch_all, prefetch_lines};
 use crate::slot::NIL;
 
 /// Why a conntrack was not inserted. The table is unchanged.
@@ -27,14 +26,17 @@ pub enum InsertError {
     ReplyTaken(u32),
 }
 
-/// One place of the arena.
+/// One place of the arena: whole cache lines, and no more than the entry has.
 #[derive(Debug)]
-struct Place {
-    entry: Option<Conntrack>,
-    /// Grows with each tenant.
-    generation: u32,
-    /// Whether the index knows the entry.
-    live: bool,
+#[repr(align(64))]
+struct Place(Option<Conntrack>);
+
+const _: () = assert!(size_of::<Place>() == size_of::<Conntrack>());
+
+impl Place {
+    fn is_live(&self) -> bool {
+        self.0.as_ref().is_some_and(|entry| entry.live)
+    }
 }
 
 /// All conntracks of one worker.
@@ -45,6 +47,8 @@ pub struct Table {
     seed: u64,
     /// Vacant places; the last is taken next. Not a list through the places: what will be taken can be asked for.
     vacant: Vec<u32>,
+    /// Places below this one have had a tenant, those behind have not: the lowest are taken first.
+    reach: u32,
     live: usize,
 }
 
@@ -53,18 +57,13 @@ impl Table {
     #[must_use]
     pub fn new(capacity: usize, seed: u64) -> Self {
         let capacity = u32::try_from(capacity).unwrap_or(NIL).min(NIL - 1);
-        let places = (0..capacity)
-            .map(|_| Place {
-                entry: None,
-                generation: 0,
-                live: false,
-            })
-            .collect();
+        let places = (0..capacity).map(|_| Place(None)).collect();
         Self {
             index: Index::new(2 * capacity as usize),
             places,
             seed,
             vacant: (0..capacity).rev().collect(),
+            reach: 0,
             live: 0,
         }
     }
@@ -104,14 +103,22 @@ impl Table {
         place.and_then(|at| self.vacant.get(at)).copied().unwrap_or(NIL)
     }
 
-    /// Second pass: asks for the entry that `hash` probably stands for, and says which it is; [`NIL`] for none.
+    /// Second pass: asks for what a packet of `proto` needs of the entry that `hash` probably stands for, and says which it is;
+    /// [`NIL`] for none.
     #[inline]
     #[must_use]
-    pub fn prefetch_entry(&self, hash: u64) -> u32 {
+    pub fn prefetch_entry(&self, hash: u64, proto: u8) -> u32 {
         let id = self.index.candidate(hash).unwrap_or(NIL);
-        // A packet compares keys, advances the state and counts: that is nearly all of it.
-        self.expect_entry(id);
+        if let Some(place) = self.places.get(id as usize) {
+            prefetch_lines(place, Conntrack::lines_of_packet(proto));
+        }
         id
+    }
+
+    /// As [`Self::prefetch_entry`], for a record of a peer, which needs all of it.
+    #[inline]
+    pub(crate) fn expect_candidate(&self, hash: u64) {
+        self.expect_entry(self.index.candidate(hash).unwrap_or(NIL));
     }
 
     /// Third pass: as [`Self::find`], looking at the `candidate` of the second one first.
@@ -119,8 +126,9 @@ impl Table {
     #[must_use]
     pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction)> {
         // It may have been removed since.
-        if self.is_live(candidate)
-            && let Some(direction) = self.direction(candidate, key)
+        if let Some(entry) = self.get(candidate)
+            && entry.live
+            && let Some(direction) = entry.tuples.direction_of(key)
         {
             return Some((candidate, direction));
         }
@@ -147,7 +155,7 @@ impl Table {
     /// # Errors
     /// A tuple belongs to another live conntrack, or the arena is full. Nothing changes then.
     pub fn insert(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
-        let hashes = self.hashes(&conntrack.keys);
+        let hashes = self.hashes(&conntrack.keys());
         self.insert_hashed(conntrack, hashes)
     }
 
@@ -158,10 +166,10 @@ impl Table {
     #[inline]
     pub(crate) fn insert_hashed(
         &mut self,
-        conntrack: Conntrack,
+        mut conntrack: Conntrack,
         [original_hash, reply_hash]: [u64; 2],
     ) -> Result<u32, InsertError> {
-        let [original, reply] = conntrack.keys;
+        let [original, reply] = conntrack.keys();
         if let Some((id, _)) = self.find(original_hash, &original) {
             return Err(InsertError::OriginalTaken(id));
         }
@@ -177,17 +185,15 @@ impl Table {
             self.index.insert(reply_hash, id).map_err(|_| InsertError::Full)?;
         }
         self.vacant.pop();
-        let place = &mut self.places[id as usize];
-        place.entry = Some(conntrack);
-        place.generation = place.generation.wrapping_add(1);
-        place.live = true;
+        self.reach = self.reach.max(id + 1);
+        conntrack.live = true;
+        self.places[id as usize].0 = Some(conntrack);
         self.live += 1;
         Ok(id)
     }
 
     fn live_keys(&self, id: u32) -> Option<[FlowKey; 2]> {
-        let place = self.places.get(id as usize).filter(|place| place.live)?;
-        keys_of(place)
+        self.get(id).filter(|entry| entry.live).map(Conntrack::keys)
     }
 
     /// Takes a live conntrack out of lookup; its tuples can be used again at once. False when it isn't live.
@@ -200,7 +206,7 @@ impl Table {
         if keys[0] != keys[1] {
             self.index.remove(reply_hash, id);
         }
-        self.places[id as usize].live = false;
+        self[id].live = false;
         self.live -= 1;
         true
     }
@@ -237,15 +243,14 @@ impl Table {
 
     /// Makes lookup lose a conntrack's original tuple: damage, for tests of what finds it.
     pub fn lose_key(&mut self, id: u32) {
-        let hash = self.hash(&self[id].keys[0]);
+        let hash = self.hash(&self[id].key(Direction::Original));
         self.index.remove(hash, id);
     }
 
     /// Gives the place back, after taking the conntrack out of lookup if it was still there.
     pub fn free(&mut self, id: u32) -> Option<Conntrack> {
         self.unindex(id);
-        let place = self.places.get_mut(id as usize)?;
-        let entry = place.entry.take()?;
+        let entry = self.places.get_mut(id as usize)?.0.take()?;
         self.vacant.push(id);
         Some(entry)
     }
@@ -254,34 +259,34 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn get(&self, id: u32) -> Option<&Conntrack> {
-        self.places.get(id as usize)?.entry.as_ref()
+        self.places.get(id as usize)?.0.as_ref()
     }
 
-    /// The conntrack in a place, live or dead. Its `keys` must stay as they are while it is live.
+    /// The conntrack in a place, live or dead. Its tuples must stay as they are while it is live.
     #[inline]
     pub fn get_mut(&mut self, id: u32) -> Option<&mut Conntrack> {
-        self.places.get_mut(id as usize)?.entry.as_mut()
+        self.places.get_mut(id as usize)?.0.as_mut()
     }
 
     /// Whether the place holds a conntrack that lookup finds.
     #[inline]
     #[must_use]
     pub fn is_live(&self, id: u32) -> bool {
-        self.places.get(id as usize).is_some_and(|place| place.live)
+        self.get(id).is_some_and(|entry| entry.live)
     }
 
-    /// How many tenants the place has had, the present one included.
+    /// Where a walk over all entries may end: no place from here on was ever used.
     #[must_use]
-    pub fn generation(&self, id: u32) -> Option<u32> {
-        self.places.get(id as usize).map(|place| place.generation)
+    pub const fn reach(&self) -> u32 {
+        self.reach
     }
 
     /// The first live id from `cursor` on. Go on with the id after it: a walk in slices sees every entry that
     /// is live throughout.
     #[must_use]
     pub fn next_live(&self, cursor: u32) -> Option<u32> {
-        let rest = self.places.get(cursor as usize..)?;
-        let ahead = rest.iter().position(|place| place.live)?;
+        let rest = self.places.get(cursor as usize..self.reach as usize)?;
+        let ahead = rest.iter().position(Place::is_live)?;
         cursor.checked_add(u32::try_from(ahead).ok()?)
     }
 
@@ -289,10 +294,10 @@ impl Table {
     pub fn iter_live(&self) -> impl Iterator<Item = (u32, &Conntrack)> + '_ {
         (0..)
             .zip(self.places.iter())
-            .filter(|(_, place)| place.live)
+            .filter(|(_, place)| place.is_live())
             // Places behind the last one may be most of the arena.
             .take(self.live)
-            .filter_map(|(id, place)| Some((id, place.entry.as_ref()?)))
+            .filter_map(|(id, place)| Some((id, place.0.as_ref()?)))
     }
 
     /// Conntracks in the arena, dead ones included.
@@ -335,14 +340,7 @@ impl Table {
     /// Which tuple of entry `id` the key is.
     #[inline]
     fn direction(&self, id: u32, key: &FlowKey) -> Option<Direction> {
-        let entry = self.places[id as usize].entry.as_ref()?;
-        if entry.keys[0] == *key {
-            Some(Direction::Original)
-        } else if entry.keys[1] == *key {
-            Some(Direction::Reply)
-        } else {
-            None
-        }
+        self.get(id)?.tuples.direction_of(key)
     }
 }
 
@@ -367,10 +365,6 @@ impl ops::IndexMut<u32> for Table {
     }
 }
 
-fn keys_of(place: &Place) -> Option<[FlowKey; 2]> {
-    place.entry.as_ref().map(|entry| entry.keys)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -379,7 +373,7 @@ mod tests {
 
     use super::*;
     use crate::config::Timeouts;
-    use crate::conntrack::{State, udp};
+    use crate::conntrack::{State, Tuples, udp};
     use crate::flow::{Addr, VrfId, proto};
     use crate::time::Instant;
 
@@ -397,7 +391,7 @@ mod tests {
     fn conntrack(original: FlowKey, reply: FlowKey) -> Conntrack {
         let state = State::Udp(udp::Track::open());
         Conntrack::new(
-            [original, reply],
+            Tuples::new(&[original, reply]).unwrap(),
             0,
             state,
             &Timeouts::default(),
@@ -408,7 +402,7 @@ mod tests {
     fn find(table: &Table, key: &FlowKey) -> Option<(u32, Direction)> {
         let hash = table.hash(key);
         let found = table.find(hash, key);
-        let candidate = table.prefetch_entry(hash);
+        let candidate = table.prefetch_entry(hash, key.proto);
         assert_eq!(table.find_at(candidate, hash, key), found);
         found
     }
@@ -419,7 +413,7 @@ mod tests {
         let original = key(1, 1, proto::UDP);
         let id = table.insert(conntrack(original, original.reversed())).unwrap();
         let hash = table.hash(&original);
-        let candidate = table.prefetch_entry(hash);
+        let candidate = table.prefetch_entry(hash, original.proto);
         assert_eq!(candidate, id);
         table.unindex(id);
         assert_eq!(table.find_at(candidate, hash, &original), None);
@@ -481,9 +475,7 @@ mod tests {
             Err(InsertError::Full)
         );
         assert!(table.free(dead).is_some() && table.free(dead).is_none());
-        let generation = table.generation(dead).unwrap();
         assert_eq!(table.insert(conntrack(other, other.reversed())), Ok(dead));
-        assert_eq!(table.generation(dead), Some(generation + 1));
     }
 
     #[test]
@@ -510,7 +502,7 @@ mod tests {
     fn an_id_that_never_was_is_nothing() {
         let mut table = Table::new(0, 1);
         assert!(table.get(0).is_none() && table.get_mut(NIL).is_none());
-        assert!(!table.unindex(7) && table.free(7).is_none() && table.generation(7).is_none());
+        assert!(!table.unindex(7) && table.free(7).is_none());
         let original = key(1, 1, proto::UDP);
         assert_eq!(
             table.insert(conntrack(original, original)),
@@ -551,7 +543,7 @@ mod tests {
                         tuples.retain(|_, &mut (other, _)| other != id);
                     }
                     3 => {
-                        prop_assert_eq!(table.free(id).map(|old| old.keys), held.remove(&id));
+                        prop_assert_eq!(table.free(id).map(|old| old.keys()), held.remove(&id));
                         tuples.retain(|_, &mut (other, _)| other != id);
                     }
                     _ => prop_assert_eq!(find(&table, &original), tuples.get(&original).copied()),

@@ -30,14 +30,15 @@ use crate::wire::tcp::{ACK, FIN, RST, SYN};
 
 /// What a middlebox knows of one TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub struct Track {
-    /// The originator and the other end.
-    ends: [End; 2],
     phase: Phase,
     /// Learnt from the peer, or tracked for a while without window check: some of it went unseen.
     inherited: bool,
     /// The peer said that it was closing; which end had sent what is not known.
     inherited_closing: bool,
+    /// The originator and the other end.
+    ends: [End; 2],
 }
 
 /// Where the connection is. How far it has closed is in its ends.

@@ -39,8 +39,10 @@ enum Trust {
     Proven,
 }
 
-/// What is known of one end as a sender.
+/// What is known of one end as a sender. Both ends of a connection fit into what a conntrack has for its state, which they
+/// would not with room lost to alignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, packed(2))]
 pub(super) struct End {
     /// After the last sequence number sent; SYN and FIN count.
     end: u32,
@@ -50,17 +52,66 @@ pub(super) struct End {
     limit: u32,
     /// Largest window this end has announced, in bytes.
     window_max: u32,
-    /// Shift of its announcements; [`Scales::UNSEEN`] means the largest.
-    scale: u8,
-    /// What the record said about it, believed again when a run that a SYN began turns out not to be its own.
-    scale_told: u8,
+    shifts: Shifts,
+    facts: Facts,
+}
+
+/// Shifts of an end's announcements, a nibble each; [`Scales::UNSEEN`] means the largest. High: the one that counts. Low: what
+/// the record said, believed again when a run that a SYN began turns out not to be the end's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shifts(u8);
+
+impl Shifts {
+    const fn new(scale: u8, told: u8) -> Self {
+        Self(scale << 4 | told)
+    }
+
+    const fn scale(self) -> u8 {
+        self.0 >> 4
+    }
+
+    const fn told(self) -> u8 {
+        self.0 & 15
+    }
+}
+
+/// How sure we are of an end, and what was seen of it: a bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Facts(u8);
+
+impl Facts {
+    const NONE: Self = Self(0);
+    const RUN: u8 = 1;
+    const PROVEN: u8 = 2;
     /// Its SYN was seen and asked for scaling.
-    offers_scale: bool,
-    trust: Trust,
+    const OFFERS_SCALE: u8 = 4;
     /// Something it sent (its SYN, if we saw that) was acknowledged.
-    heard: bool,
+    const HEARD: u8 = 8;
     /// Its FIN was seen; `end` is after it.
-    fin: bool,
+    const FIN: u8 = 16;
+
+    const fn has(self, fact: u8) -> bool {
+        self.0 & fact != 0
+    }
+
+    const fn with(self, fact: u8, holds: bool) -> Self {
+        Self(if holds { self.0 | fact } else { self.0 & !fact })
+    }
+
+    const fn trust(self) -> Trust {
+        if self.has(Self::PROVEN) {
+            Trust::Proven
+        } else if self.has(Self::RUN) {
+            Trust::Run
+        } else {
+            Trust::Unseen
+        }
+    }
+
+    const fn trusted(self, trust: Trust) -> Self {
+        self.with(Self::RUN, matches!(trust, Trust::Run))
+            .with(Self::PROVEN, matches!(trust, Trust::Proven))
+    }
 }
 
 /// `a` comes before `b` in sequence space (RFC 9293 section 3.4).
@@ -89,19 +140,14 @@ impl End {
         acked: 0,
         limit: 0,
         window_max: 0,
-        scale: Scales::UNSEEN,
-        scale_told: Scales::UNSEEN,
-        offers_scale: false,
-        trust: Trust::Unseen,
-        heard: false,
-        fin: false,
+        shifts: Shifts::new(Scales::UNSEEN, Scales::UNSEEN),
+        facts: Facts::NONE,
     };
 
     /// Nothing known but the shift of its announcements, if that.
     pub(super) const fn inherited(scale: u8) -> Self {
         Self {
-            scale,
-            scale_told: scale,
+            shifts: Shifts::new(scale, scale),
             ..Self::UNSEEN
         }
     }
@@ -114,34 +160,35 @@ impl End {
             acked: segment.seq,
             limit: end,
             window_max: segment.window as u32,
-            scale: scale_of_syn(segment),
-            offers_scale: segment.window_scale.is_some(),
-            trust: Trust::Proven,
-            ..Self::UNSEEN
+            shifts: Shifts::new(scale_of_syn(segment), Scales::UNSEEN),
+            facts: Facts::NONE
+                .trusted(Trust::Proven)
+                .with(Facts::OFFERS_SCALE, segment.window_scale.is_some()),
         }
     }
 
     /// The sender of a SYN that nobody has acknowledged yet.
     pub(super) const fn of_unproven_syn(segment: &TcpSegment) -> Self {
+        let proven = Self::of_syn(segment);
         Self {
-            trust: Trust::Run,
-            ..Self::of_syn(segment)
+            facts: proven.facts.trusted(Trust::Run),
+            ..proven
         }
     }
 
     /// Whether an ACK of the other end has proven this end's sequence numbers.
     pub(super) const fn is_proven(&self) -> bool {
-        matches!(self.trust, Trust::Proven)
+        self.facts.has(Facts::PROVEN)
     }
 
     /// Whether the other end has acknowledged anything.
     pub(super) const fn is_heard(&self) -> bool {
-        self.heard
+        self.facts.has(Facts::HEARD)
     }
 
     /// Whether a FIN was seen that can be believed.
     pub(super) const fn has_closed(&self) -> bool {
-        self.fin && self.is_proven()
+        self.facts.has(Facts::FIN) && self.is_proven()
     }
 
     /// Whether its FIN was acknowledged.
@@ -151,7 +198,7 @@ impl End {
 
     /// Whether the segment is this end's SYN once more.
     pub(super) const fn is_own_syn(&self, segment: &TcpSegment) -> bool {
-        segment_end(segment) == self.end && !matches!(self.trust, Trust::Unseen)
+        segment_end(segment) == self.end && !matches!(self.facts.trust(), Trust::Unseen)
     }
 
     /// Whether `ack` acknowledges something new of what this end has sent.
@@ -162,7 +209,7 @@ impl End {
     /// The number this end would send next, if it was seen at all.
     #[cfg(test)]
     pub(super) fn next_seq(&self) -> Option<u32> {
-        (self.trust != Trust::Unseen).then_some(self.end)
+        (self.facts.trust() != Trust::Unseen).then_some(self.end)
     }
 
     /// Makes room: the other end has announced `window` bytes from `from` on.
@@ -177,23 +224,23 @@ impl End {
 
     /// Shift of its announcements, [`Scales::UNSEEN`] when not known.
     pub(super) const fn scale(&self) -> u8 {
-        self.scale
+        self.shifts.scale()
     }
 
     /// Whether its SYN asked for scaling.
     pub(super) const fn offers_scale(&self) -> bool {
-        self.offers_scale
+        self.facts.has(Facts::OFFERS_SCALE)
     }
 
     /// Scaling was not negotiated by both ends (RFC 7323 section 2.2): windows mean what they say.
     pub(super) const fn unscale(&mut self) {
-        self.scale = 0;
+        self.shifts = Shifts::new(0, self.shifts.told());
     }
 
     /// Forgets everything but that it was heard: the next segment starts a run.
     pub(super) const fn doubt(&mut self) {
         *self = Self {
-            heard: self.heard,
+            facts: Facts::NONE.with(Facts::HEARD, self.is_heard()),
             ..Self::UNSEEN
         };
     }
@@ -241,26 +288,26 @@ impl End {
             let scale = if is_syn {
                 self.scale_of_unproven_syn(segment)
             } else {
-                self.scale_told
+                self.shifts.told()
             };
             *self = Self {
                 end,
                 acked: segment.seq,
                 limit: end,
                 window_max: 0,
-                scale,
-                scale_told: self.scale_told,
-                offers_scale: is_syn && segment.window_scale.is_some(),
-                trust: Trust::Run,
-                heard: self.heard,
-                fin,
+                shifts: Shifts::new(scale, self.shifts.told()),
+                facts: Facts::NONE
+                    .trusted(Trust::Run)
+                    .with(Facts::OFFERS_SCALE, is_syn && segment.window_scale.is_some())
+                    .with(Facts::HEARD, self.is_heard())
+                    .with(Facts::FIN, fin),
             };
         } else if before(self.end, end) {
             // Data after a FIN: that FIN was not the end, or was never sent by this end.
-            self.fin = fin;
+            self.facts = self.facts.with(Facts::FIN, fin);
             self.end = end;
         } else if fin && end == self.end {
-            self.fin = true;
+            self.facts = self.facts.with(Facts::FIN, true);
         }
         if !self.is_proven() {
             self.acked = if before(segment.seq, self.acked) {
@@ -281,22 +328,21 @@ impl End {
     /// Takes note of an ACK for what this end has sent, which the bounds have let through. `window` is what the other
     /// end announces with it.
     pub(super) const fn acknowledged(&mut self, ack: u32, window: u32) {
-        match self.trust {
+        match self.facts.trust() {
             Trust::Unseen => {}
             Trust::Run => {
                 // The first number alone proves nothing when more was sent: it may be an ACK from before the run.
                 let proven = self.would_advance(ack) || (self.acked == self.end && ack == self.end);
                 if proven {
-                    self.trust = Trust::Proven;
+                    self.facts = self.facts.trusted(Trust::Proven).with(Facts::HEARD, true);
                     self.acked = ack;
                     self.limit = max(self.end, ack.wrapping_add(window));
-                    self.heard = true;
                 }
             }
             Trust::Proven => {
                 if self.would_advance(ack) {
                     self.acked = ack;
-                    self.heard = true;
+                    self.facts = self.facts.with(Facts::HEARD, true);
                 }
                 // An ACK of what went another way passes (slack), but moves nothing.
                 if !before(self.end, ack) {
@@ -312,10 +358,10 @@ impl End {
             segment.window as u32
         } else {
             (segment.window as u32)
-                << if self.scale > SCALE_MAX {
+                << if self.scale() > SCALE_MAX {
                     SCALE_MAX
                 } else {
-                    self.scale
+                    self.scale()
                 }
         }
     }
@@ -323,15 +369,16 @@ impl End {
     /// A SYN that anybody may have sent doesn't make windows smaller than the record said.
     const fn scale_of_unproven_syn(&self, segment: &TcpSegment) -> u8 {
         let scale = scale_of_syn(segment);
-        if self.scale_told <= SCALE_MAX && scale < self.scale_told {
-            self.scale_told
+        let told = self.shifts.told();
+        if told <= SCALE_MAX && scale < told {
+            told
         } else {
             scale
         }
     }
 
     const fn adjoins(&self, segment: &TcpSegment) -> bool {
-        matches!(self.trust, Trust::Run)
+        matches!(self.facts.trust(), Trust::Run)
             && !before(segment_end(segment), self.acked.wrapping_sub(RUN_GAP))
             && !before(self.end.wrapping_add(RUN_GAP), segment.seq)
     }
@@ -406,7 +453,7 @@ mod tests {
         end.sent(&data(1000, 100));
         end.sent(&data(1200, 100));
         end.sent(&data(900, 100));
-        assert_eq!((end.acked, end.end, end.trust), (900, 1300, Trust::Run));
+        assert_eq!((end.acked, end.end, end.facts.trust()), (900, 1300, Trust::Run));
     }
 
     #[test]

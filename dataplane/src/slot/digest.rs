@@ -9,22 +9,23 @@ use crate::shard::{fold, mix64};
 /// Digest of a conntrack as the peer holds it: all replicated fields but lifetimes and counters.
 #[must_use]
 pub fn conntrack_digest(put: &PutRecord) -> u64 {
-    let keys = [&put.original, &put.reply];
-    tuples_digest(keys, put.nat, (put.class, put.scales), put.version)
+    let [a, b, c, d, ports] = key_words(&put.original);
+    let [e, f, g, h, reply_ports] = key_words(&put.reply);
+    let tuples = [a, b, c, d, e, f, g, h, ports, reply_ports];
+    tuples_digest(tuples, put.nat, (put.class, put.scales), put.version)
 }
 
-/// As [`conntrack_digest`], of the fields one by one.
+/// As [`conntrack_digest`], of the fields one by one. The tuples come as the halves of all four addresses, then
+/// [`ports_word`] of either.
 #[inline]
 pub(crate) fn tuples_digest(
-    [original, reply]: [&FlowKey; 2],
+    [a, b, c, d, e, f, g, h, ports, reply_ports]: [u64; 10],
     nat: Option<NatPart>,
     (class, scales): (Class, Scales),
     version: Version,
 ) -> u64 {
     let (grant, mapping) = nat.map_or((0, 0), |n| (n.grant, 1 + u64::from(n.mapping)));
     let rest = class as u64 | mapping << 8 | u64::from(scales.0) << 16;
-    let [a, b, c, d, ports] = key_words(original);
-    let [e, f, g, h, reply_ports] = key_words(reply);
     let Version { term, counter } = version;
     digest_of([
         a,
@@ -78,8 +79,13 @@ pub const fn block_key_digest(grant: u64) -> u64 {
 fn key_words(key: &FlowKey) -> [u64; 5] {
     let (a, b) = key.src.halves();
     let (c, d) = key.dst.halves();
-    let ports = u64::from(key.src_port) << 32 | u64::from(key.dst_port) << 16 | u64::from(key.proto);
-    [a, b, c, d, ports]
+    [a, b, c, d, ports_word([key.src_port, key.dst_port], key.proto)]
+}
+
+/// Source and destination port and protocol of a tuple.
+#[inline]
+pub(crate) fn ports_word([src, dst]: [u16; 2], proto: u8) -> u64 {
+    u64::from(src) << 32 | u64::from(dst) << 16 | u64::from(proto)
 }
 
 /// Keys of the words of a digest, by place.

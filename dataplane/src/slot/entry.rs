@@ -20,7 +20,7 @@ pub struct SyncState {
     pub named: u32,
     /// Next entry of the same kind in the slot's list.
     pub next: u32,
-    /// Previous entry of the same kind in the slot's list.
+    /// Previous entry of the same kind in the slot's list; see [`Self::linked`].
     pub prev: u32,
     /// Next on the worker's dirty list.
     pub dirty_next: u32,
@@ -30,13 +30,12 @@ pub struct SyncState {
     pub dead: bool,
     /// Only its lifetime has to be told: a refresh will do.
     pub refresh_only: bool,
-    /// In its slot's list.
-    pub linked: bool,
     /// Why no peer is told of it, if so: it has no version then, and no share in the digest.
     pub kept: Kept,
-    /// Its packets wait until the peers know it.
-    pub waits: bool,
 }
+
+/// As `prev`: in no slot's list.
+const UNLINKED: u32 = NIL - 1;
 
 impl Default for SyncState {
     fn default() -> Self {
@@ -46,14 +45,12 @@ impl Default for SyncState {
             stamp: 0,
             named: 0,
             next: NIL,
-            prev: NIL,
+            prev: UNLINKED,
             dirty_next: NIL,
             dirty: false,
             dead: false,
             refresh_only: false,
-            linked: false,
             kept: Kept::No,
-            waits: false,
         }
     }
 }
@@ -63,6 +60,19 @@ impl SyncState {
     #[must_use]
     pub const fn emitted(&self) -> bool {
         self.version.counter != 0
+    }
+
+    /// In its slot's list.
+    #[must_use]
+    pub const fn linked(&self) -> bool {
+        self.prev != UNLINKED
+    }
+
+    /// Is in no list any more; answers its neighbours.
+    pub(super) const fn unlink(&mut self) -> (u32, u32) {
+        let links = (self.next, self.prev);
+        (self.next, self.prev) = (NIL, UNLINKED);
+        links
     }
 }
 

@@ -40,7 +40,7 @@ impl Slot {
 
     /// Puts an entry at the head of its kind's list, unless it is in it. Walks in progress don't meet it: its change is sent live.
     pub fn link(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
-        if entries.sync(id).linked {
+        if entries.sync(id).linked() {
             return;
         }
         let head = &mut self.heads[kind as usize].0;
@@ -51,7 +51,6 @@ impl Slot {
         let sync = entries.sync_mut(id);
         sync.next = next;
         sync.prev = NIL;
-        sync.linked = true;
         *head = id;
         self.conntracks += u32::from(kind == Kind::Conntrack);
         if sync.emitted() {
@@ -61,21 +60,17 @@ impl Slot {
 
     /// Takes an entry off its list; a walk standing on it steps on.
     pub fn unlink(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
-        if !entries.sync(id).linked {
+        if !entries.sync(id).linked() {
             return;
         }
         self.unlinked = self.unlinked.wrapping_add(1);
         self.conntracks -= u32::from(kind == Kind::Conntrack);
         let (next, prev) = {
             let sync = entries.sync_mut(id);
-            sync.linked = false;
             if sync.emitted() {
                 self.loose.add(sync.digest);
             }
-            let links = (sync.next, sync.prev);
-            sync.next = NIL;
-            sync.prev = NIL;
-            links
+            sync.unlink()
         };
         if prev == NIL {
             self.heads[kind as usize].0 = next;

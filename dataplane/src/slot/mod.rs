@@ -15,8 +15,8 @@ use core::mem::offset_of;
 
 use arrayvec::ArrayVec;
 
-pub(crate) use self::digest::tuples_digest;
 pub use self::digest::{block_digest, block_key_digest, conntrack_digest, key_digest};
+pub(crate) use self::digest::{ports_word, tuples_digest};
 pub use self::entry::{Entries, Kind, SyncState};
 use self::list::Head;
 pub use self::list::Listing;
@@ -113,7 +113,7 @@ impl Slot {
         sync.digest = digest;
         self.digest = self.digest.wrapping_add(digest);
         self.count += 1;
-        if !sync.linked {
+        if !sync.linked() {
             self.loose.add(digest);
         }
     }
@@ -123,7 +123,7 @@ impl Slot {
         if sync.emitted() {
             self.digest = self.digest.wrapping_sub(sync.digest);
             self.count -= 1;
-            if !sync.linked {
+            if !sync.linked() {
                 self.loose.remove(sync.digest);
             }
             sync.version = Version::default();

@@ -105,7 +105,7 @@ fn look_ahead<'a, I: Iterator<Item = &'a ToWorker>>(
     for (n, at, delta) in records() {
         match delta {
             Delta::Put(put) => {
-                _ = tables.conntracks.prefetch_entry(hashes[n][0]);
+                tables.conntracks.expect_candidate(hashes[n][0]);
                 tables.names.expect_link(at, put.handle);
             }
             Delta::State(StateRecord { handle, .. })
@@ -117,7 +117,7 @@ fn look_ahead<'a, I: Iterator<Item = &'a ToWorker>>(
                 let id = tables.names.expect_link(at, *handle);
                 tables.conntracks.expect_entry(id);
             }
-            Delta::Del(_) => _ = tables.conntracks.prefetch_entry(hashes[n][0]),
+            Delta::Del(_) => tables.conntracks.expect_candidate(hashes[n][0]),
             Delta::Block(_) => {}
         }
     }

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::{Batch, Context, Exit, Work};
 use crate::config::{Action, Care, Filtering, InterfaceId, OutputCommit};
-use crate::conntrack::{Conntrack, InsertError, NatBinding, State, icmp, tcp, udp};
+use crate::conntrack::{Conntrack, InsertError, NatBinding, State, Tuples, icmp, tcp, udp};
 use crate::flow::{Direction, FlowKey, proto};
 use crate::io::Packet;
 use crate::nat::Reign;
@@ -108,7 +108,7 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
     let vrf = cx.snapshot.vrf(key.vrf);
     let Some(choice) = vrf.nat.choose(key, out) else {
         let commit = commitment(work, care, cx)?;
-        return track(meta, work, state, (key.reversed(), None), ([rule, 0], commit), cx);
+        return track(meta, work, state, (key.reversed(), None), (rule, commit), cx);
     };
     let commit = commitment(work, care.or(choice.care), cx)?;
     let pool = choice.pool;
@@ -132,15 +132,9 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
     let nat = NatBinding {
         part: bound.part,
         mapping: bound.mapping,
+        rule: choice.rule_id,
     };
-    track(
-        meta,
-        work,
-        state,
-        (reply, Some(nat)),
-        ([rule, choice.rule_id], commit),
-        cx,
-    )
+    track(meta, work, state, (reply, Some(nat)), (rule, commit), cx)
 }
 
 /// From outside to a pool address: only a mapping that filters by nothing but its own existence lets it in
@@ -174,8 +168,9 @@ fn inbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Resu
     let nat = NatBinding {
         part: mapped.part,
         mapping: mapped.mapping,
+        rule: 0,
     };
-    track(meta, work, state, (reply, Some(nat)), ([rule, 0], commit), cx)
+    track(meta, work, state, (reply, Some(nat)), (rule, commit), cx)
 }
 
 fn route(key: &FlowKey, hash: u64, cx: &Context<'_>) -> Result<InterfaceId, Drop> {
@@ -240,14 +235,19 @@ fn track(
     work: &Work,
     state: State,
     (reply, nat): (FlowKey, Option<NatBinding>),
-    (rules, commit): ([u32; 2], OutputCommit),
+    (rule, commit): (u32, OutputCommit),
     cx: &mut Context<'_>,
 ) -> Result<Outcome, Drop> {
     let timeouts = &cx.snapshot.vrf(meta.key.vrf).timeouts;
-    let mut conntrack = Conntrack::new([meta.key, reply], work.at.slot, state, timeouts, cx.now);
-    conntrack.nat = nat;
-    [conntrack.rule, conntrack.nat_rule] = rules;
-    conntrack.reign = cx.tables.roles[work.at.vrf.index()].term;
+    // Translated, if at all, from IPv4 to IPv4.
+    let mut tuples = Tuples::new(&[meta.key, reply]).ok_or(Drop::UnsupportedProtocol)?;
+    if let Some(nat) = nat {
+        tuples.bind(nat);
+    }
+    let mut conntrack = Conntrack::new(tuples, work.at.slot, state, timeouts, cx.now);
+    conntrack.arrived_by(work.interface);
+    conntrack.rule = rule;
+    conntrack.begin_reign(cx.tables.roles[work.at.vrf.index()].term);
     match cx.tables.create(conntrack) {
         Ok(id) => {
             if commit != OutputCommit::Off {

@@ -3,7 +3,7 @@
 //! Called by `absorb`, which knows that the record comes from the slot's present source and has asked for its memory.
 
 use crate::config::Timeouts;
-use crate::conntrack::{Conntrack, NatBinding, State};
+use crate::conntrack::{Conntrack, NatBinding, State, Tuples};
 use crate::delta::{
     BlockRecord, Class, DelRecord, Delta, Handle, Name, PutRecord, RefreshRecord, Scales, SlotRef,
     StateRecord, Version,
@@ -143,7 +143,10 @@ fn put_conntrack(
             return Ok(Applied::Confirmed);
         }
         if ours == put.version || target.newer(ours, put.version) {
-            if direction == Direction::Original && held.keys[1] == put.reply && same_nat(held, put) {
+            if direction == Direction::Original
+                && held.key(Direction::Reply) == put.reply
+                && same_nat(held, put)
+            {
                 update(tables, target, id, put, digest, now);
                 tables.bind(at, put.handle, id);
                 return Ok(Applied::Changed);
@@ -168,7 +171,7 @@ fn put_conntrack(
 }
 
 fn same_nat(held: &Conntrack, put: &PutRecord) -> bool {
-    held.nat.map(|n| n.part) == put.nat
+    held.nat().map(|n| n.part) == put.nat
 }
 
 fn confirm(tables: &mut Tables, target: Target, id: u32, put: &PutRecord, now: Instant) {
@@ -205,21 +208,24 @@ fn create(
     now: Instant,
 ) -> Result<u32, Refused> {
     let at = target.at;
+    // What no node of this version makes is refused like a translation that this one has no pool for.
+    let mut conntrack = inherited(put, at.slot, now).ok_or(Refused::NoPool)?;
     let learned = match put.nat {
         None => None,
-        Some(_) => {
+        Some(part) => {
             let learned = evicting(tables, now, |nat| nat.learn(now, put, at.slot))?;
             if let Some(slot) = tables.slots.get_mut(at) {
                 slot.link(Kind::Block, &mut tables.nat, learned.block);
             }
+            conntrack.tuples.bind(NatBinding {
+                part,
+                mapping: learned.mapping,
+                rule: 0,
+            });
             Some(learned)
         }
     };
-    let nat = put.nat.zip(learned).map(|(part, learned)| NatBinding {
-        part,
-        mapping: learned.mapping,
-    });
-    let inserted = insert_evicting(tables, at, (put, nat), hashes, now);
+    let inserted = insert_evicting(tables, conntrack, put.version, hashes, now);
     if inserted.is_err()
         && let Some(learned) = learned
         && !mutant::on(Mutant::PartialRefusal)
@@ -229,20 +235,21 @@ fn create(
     inserted
 }
 
-/// A conntrack as its record tells it: TCP tracking starts lenient.
-pub(crate) fn inherited(put: &PutRecord, slot: u16, nat: Option<NatBinding>, now: Instant) -> Conntrack {
+/// A conntrack as its record tells it, but for its NAT binding: TCP tracking starts lenient. None when its tuples make no
+/// sense here.
+pub(crate) fn inherited(put: &PutRecord, slot: u16, now: Instant) -> Option<Conntrack> {
+    let tuples = Tuples::new(&[put.original, put.reply])?;
     let state = State::inherited(put.original.proto, put.class, put.scales);
-    let mut conntrack = Conntrack::new([put.original, put.reply], slot, state, &Timeouts::default(), now);
+    let mut conntrack = Conntrack::new(tuples, slot, state, &Timeouts::default(), now);
     conntrack.class = put.class;
     conntrack.scales = put.scales;
-    conntrack.nat = nat;
     conntrack.expires_s = now.secs().saturating_add(put.lifetime_s);
-    conntrack
+    Some(conntrack)
 }
 
 fn inherit(conntrack: &mut Conntrack, class: Class, scales: Scales) {
     if (conntrack.class, conntrack.scales) != (class, scales) {
-        conntrack.state = State::inherited(conntrack.keys[0].proto, class, scales);
+        conntrack.state = State::inherited(conntrack.proto(), class, scales);
         (conntrack.class, conntrack.scales) = (class, scales);
     }
 }

@@ -11,6 +11,7 @@ use crate::delta::{
     BlockRecord, DelRecord, Delta, Handle, Name, PutRecord, RefreshRecord, SlotRef, StateRecord, Term,
     ToEvent,
 };
+use crate::flow::Direction;
 use crate::history::Change;
 use crate::mutant::{self, Mutant};
 use crate::overload::Step;
@@ -306,7 +307,7 @@ fn withdrawn(tables: &mut Tables, at: SlotRef, id: u32, term: Term) -> Option<De
 /// these.
 fn removal(slot: &mut Slot, conntrack: &Conntrack, handle: Handle, term: Term) -> (DelRecord, DelRecord) {
     let lasting = DelRecord {
-        name: Name::Key(conntrack.keys[0]),
+        name: Name::Key(conntrack.key(Direction::Original)),
         version: slot.next_version(term),
     };
     let record = if slot.is_named(&conntrack.sync) {

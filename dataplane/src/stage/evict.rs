@@ -1,11 +1,12 @@
 //! What gives way to a record: on a standby the newest grant wins (I7), and the holder of a higher term overrules what
 //! nobody was told. Whatever goes is counted, and missing to its own slot's sender until its removal comes.
 
-use crate::conntrack::{InsertError, NatBinding};
-use crate::delta::{Handle, PutRecord, SlotRef, Version};
+use crate::conntrack::{Conntrack, InsertError};
+use crate::delta::{Handle, SlotRef, Version};
+use crate::flow::Direction;
 use crate::nat::{LearnError, Nat};
 use crate::slot::{Kind, NIL, block_key_digest, key_digest};
-use crate::stage::apply::{Refused, inherited};
+use crate::stage::apply::Refused;
 use crate::stage::slots::{first, lacks};
 use crate::stage::tail::note_collision;
 use crate::tables::Tables;
@@ -73,7 +74,7 @@ fn evict_in(tables: &mut Tables, block: u32, mapping: Option<u32>, now: Instant)
     while id != NIL {
         let conntrack = &tables.conntracks[id];
         let next = conntrack.sync.next;
-        let stands_on = conntrack.nat.is_some_and(|nat| match mapping {
+        let stands_on = conntrack.nat().is_some_and(|nat| match mapping {
             Some(mapping) => nat.mapping == mapping,
             None => tables.nat.block_of(nat.mapping) == block,
         });
@@ -89,11 +90,7 @@ fn evict_in(tables: &mut Tables, block: u32, mapping: Option<u32>, now: Instant)
 pub(crate) fn evict(tables: &mut Tables, id: u32, now: Instant) {
     tables.counters.absorb_evicted += 1;
     let held = &tables.conntracks[id];
-    let (key, sync) = (held.keys[0], held.sync);
-    let at = SlotRef {
-        vrf: key.vrf,
-        slot: held.slot,
-    };
+    let (key, sync, at) = (held.key(Direction::Original), held.sync, held.at());
     let handle = tables.names.handle(id);
     note_collision(tables, at, id);
     lacks(tables, at, key_digest(&key), handle, &sync, now);
@@ -119,21 +116,20 @@ fn evict_block(tables: &mut Tables, id: u32, now: Instant) -> bool {
 /// Inserts the conntrack of a record; an older holder of one of its tuples gives way.
 pub(crate) fn insert_evicting(
     tables: &mut Tables,
-    at: SlotRef,
-    (put, nat): (&PutRecord, Option<NatBinding>),
+    conntrack: Conntrack,
+    version: Version,
     hashes: [u64; 2],
     now: Instant,
 ) -> Result<u32, Refused> {
-    let made = || inherited(put, at.slot, nat, now);
-    match tables.insert_hashed(made(), hashes) {
+    match tables.insert_hashed(conntrack, hashes) {
         Ok(id) => Ok(id),
         Err(InsertError::Full) => Err(Refused::Full),
         Err(InsertError::OriginalTaken(holder) | InsertError::ReplyTaken(holder)) => {
-            if !gives_way(tables, holder, at.slot, put.version) {
+            if !gives_way(tables, holder, conntrack.slot, version) {
                 return Err(Refused::Conflict);
             }
             evict(tables, holder, now);
-            tables.insert_hashed(made(), hashes).map_err(|e| match e {
+            tables.insert_hashed(conntrack, hashes).map_err(|e| match e {
                 InsertError::Full => Refused::Full,
                 _ => Refused::Conflict,
             })
@@ -144,10 +140,7 @@ pub(crate) fn insert_evicting(
 /// Whether the holder of a tuple has to go for a record of `version` in `slot`.
 fn gives_way(tables: &Tables, holder: u32, slot: u16, version: Version) -> bool {
     let held = &tables.conntracks[holder];
-    let at = SlotRef {
-        vrf: held.keys[0].vrf,
-        slot: held.slot,
-    };
+    let at = held.at();
     let source = tables.slots.get(at).and_then(|slot| slot.source.as_ref());
     // One that the holder of a higher term has not named so far is from a tail nobody was told of.
     let overruled = source.is_some_and(|s| s.authoritative && s.generation != held.sync.stamp);

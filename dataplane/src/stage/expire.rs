@@ -34,7 +34,7 @@ pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
     let (conntracks, roles, protect) = (&tables.conntracks, &tables.roles, &tables.protect);
     tables.wheel.advance(now_s, VISITS, |id| {
         let conntrack = &conntracks[id];
-        let seen = roles[conntrack.keys[0].vrf.index()];
+        let seen = roles[conntrack.vrf().index()];
         if !seen.role.is_active() {
             if conntrack.expires_s > now_s || !seen.is_orphaned(now_s) {
                 return Visit::Keep(conntrack.expires_s.max(now_s + STANDBY_REVISIT_S));

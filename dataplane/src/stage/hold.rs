@@ -51,7 +51,7 @@ pub(crate) enum Next<P> {
 pub(crate) fn hold<P>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
     for i in batch.open() {
         let work = &mut batch.work[i];
-        if work.entry != NIL && !work.released && cx.tables.conntracks[work.entry].sync.waits {
+        if work.entry != NIL && !work.released && cx.tables.conntracks[work.entry].waits {
             work.verdict = Verdict::Wait;
         }
     }

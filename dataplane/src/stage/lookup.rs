@@ -23,7 +23,10 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
     for i in batch.open() {
         if flows(&batch.meta[i]) {
             let work = &mut batch.work[i];
-            work.entry = cx.tables.conntracks.prefetch_entry(work.hash);
+            work.entry = cx
+                .tables
+                .conntracks
+                .prefetch_entry(work.hash, batch.meta[i].key.proto);
         }
     }
     let mut unmatched = 0;
@@ -66,7 +69,7 @@ fn reopens(cx: &Context<'_>, meta: &Meta, id: u32, direction: Direction) -> bool
     let State::Tcp(track) = &conntrack.state else {
         return false;
     };
-    let check = cx.snapshot.vrf(conntrack.keys[0].vrf).tcp_window_check;
+    let check = cx.snapshot.vrf(conntrack.vrf()).tcp_window_check;
     conntrack.class == Class::Closing
         && track
             .clone()

@@ -110,7 +110,7 @@ pub(crate) fn give(
         Kind::Block => sync_of(tables, kind, id),
         Kind::Conntrack => &tables.conntracks.get(id)?.sync,
     };
-    let same = sync.linked && sync.version.counter == wanted.counter;
+    let same = sync.linked() && sync.version.counter == wanted.counter;
     let here = same && tables.slot_of(Changed { kind, id }) == at;
     let delta = here.then(|| visit(tables, at, kind, id, now).1)??;
     tables.counters.walk_records += 1;

@@ -102,7 +102,9 @@ fn take_over(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) ->
     if taken {
         return Outcome::Colliding;
     }
-    let mut nat = None;
+    let Some(mut conntrack) = inherited(put, at.slot, now) else {
+        return Outcome::Colliding;
+    };
     if let Some(part) = put.nat {
         let Ok(learned) = tables.nat.learn(now, put, at.slot) else {
             return Outcome::Colliding;
@@ -111,15 +113,16 @@ fn take_over(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) ->
             tables.nat.take_over(now, learned.block);
             tables.list_blocks();
         }
-        nat = Some(NatBinding {
+        conntrack.tuples.bind(NatBinding {
             part,
             mapping: learned.mapping,
+            rule: 0,
         });
     }
-    match tables.create(inherited(put, at.slot, nat, now)) {
+    match tables.create(conntrack) {
         Ok(_) => Outcome::Adopted,
         Err(_) => {
-            if let Some(nat) = nat {
+            if let Some(nat) = conntrack.nat() {
                 tables.nat.cancel(now, nat.mapping);
             }
             Outcome::Colliding

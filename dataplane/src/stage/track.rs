@@ -25,7 +25,7 @@ pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
         // An error says nothing about the life of the flow it quotes (RFC 5508 section 4).
         if meta.kind == Kind::Flow {
             if !work.first {
-                let vrf = cx.snapshot.vrf(conntrack.keys[0].vrf);
+                let vrf = cx.snapshot.vrf(conntrack.vrf());
                 let advanced = advance(
                     conntrack,
                     work.direction,

@@ -379,6 +379,6 @@ fn written(
         Kind::Block => tables.nat.block(id).sync,
         Kind::Conntrack => tables.conntracks.get(id)?.sync,
     };
-    let same = sync.version == version && sync.linked && tables.slot_of(Changed { kind, id }) == at;
+    let same = sync.version == version && sync.linked() && tables.slot_of(Changed { kind, id }) == at;
     same.then(|| visit(tables, at, kind, id, now).1)?
 }

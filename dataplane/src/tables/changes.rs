@@ -228,13 +228,7 @@ impl Tables {
                     slot: block.slot,
                 }
             }
-            Kind::Conntrack => {
-                let conntrack = &self.conntracks[changed.id];
-                SlotRef {
-                    vrf: conntrack.keys[0].vrf,
-                    slot: conntrack.slot,
-                }
-            }
+            Kind::Conntrack => self.conntracks[changed.id].at(),
         }
     }
 }

@@ -33,7 +33,7 @@ impl Tables {
 
     /// Inserts a conntrack: table, timer and slot list.
     pub(crate) fn insert(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
-        let hashes = self.conntracks.hashes(&conntrack.keys);
+        let hashes = self.conntracks.hashes(&conntrack.keys());
         self.insert_hashed(conntrack, hashes)
     }
 
@@ -43,10 +43,7 @@ impl Tables {
         conntrack: Conntrack,
         hashes: [u64; 2],
     ) -> Result<u32, InsertError> {
-        let at = SlotRef {
-            vrf: conntrack.keys[0].vrf,
-            slot: conntrack.slot,
-        };
+        let at = conntrack.at();
         let expires_s = conntrack.expires_s;
         let id = self.conntracks.insert_hashed(conntrack, hashes)?;
         self.wheel.schedule(id, expires_s);
@@ -119,17 +116,14 @@ impl Tables {
         self.conntracks.unindex(id);
         self.wheel.cancel(id);
         let conntrack = &self.conntracks[id];
-        let at = SlotRef {
-            vrf: conntrack.keys[0].vrf,
-            slot: conntrack.slot,
-        };
+        let at = conntrack.at();
         // Only what a peer has told has a name.
         if conntrack.sync.stamp != 0 {
             self.names.unbind(at, id);
         }
-        let (nat, waits) = (conntrack.nat, conntrack.sync.waits);
+        let (nat, waits) = (conntrack.nat(), conntrack.waits);
         if waits {
-            self.conntracks[id].sync.waits = false;
+            self.conntracks[id].waits = false;
             self.settle_entry(id, Reason::Removed);
         }
         match nat {

@@ -224,17 +224,13 @@ impl Tables {
         let generation = self.slots.get(at)?.source.as_ref()?.generation;
         self.names.find(at, handle, |id| {
             let conntrack = &self.conntracks[id];
-            let here = conntrack.slot == at.slot && conntrack.keys[0].vrf == at.vrf;
-            here && conntrack.sync.stamp == generation
+            conntrack.at() == at && conntrack.sync.stamp == generation
         })
     }
 
     /// The sender of a slot calls a conntrack by `handle` from now on.
     pub(crate) fn bind(&mut self, at: SlotRef, handle: Handle, id: u32) {
         let conntracks = &self.conntracks;
-        self.names.bind(at, handle, id, |id| {
-            let conntrack = &conntracks[id];
-            conntrack.slot == at.slot && conntrack.keys[0].vrf == at.vrf
-        });
+        self.names.bind(at, handle, id, |id| conntracks[id].at() == at);
     }
 }

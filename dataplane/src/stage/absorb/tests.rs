@@ -313,7 +313,7 @@ fn replaces(tables: &Tables, delta: &Delta) -> bool {
     let Delta::Put(put) = delta else { return false };
     find_original(tables, &put.original).is_some_and(|id| {
         let held = &tables.conntracks[id];
-        held.keys[1] != put.reply || held.nat.map(|nat| nat.part) != put.nat
+        held.key(Direction::Reply) != put.reply || held.nat().map(|nat| nat.part) != put.nat
     })
 }
 

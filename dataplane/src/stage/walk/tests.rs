@@ -7,7 +7,7 @@ use rtrb::{Consumer, RingBuffer};
 
 use super::*;
 use crate::config::{Intent, Timeouts};
-use crate::conntrack::{Conntrack, State, udp};
+use crate::conntrack::{Conntrack, State, Tuples, udp};
 use crate::delta::{LaneTag, SlotOffer, Term, Version};
 use crate::flow::{Addr, FlowKey, VrfId, proto};
 use crate::nat::{NatLimits, Pools};
@@ -57,9 +57,9 @@ fn conntrack(slot: u16, port: u16) -> Conntrack {
         vrf: VrfId(0),
         proto: proto::UDP,
     };
-    let keys = [original, original.reversed()];
+    let tuples = Tuples::new(&[original, original.reversed()]).unwrap();
     Conntrack::new(
-        keys,
+        tuples,
         slot,
         State::Udp(udp::Track::open()),
         &Timeouts::default(),
