@@ -41,15 +41,23 @@ impl Addr {
     }
 
     /// Whether this is an IPv4 address.
+    #[inline]
     #[must_use]
     pub fn is_v4(&self) -> bool {
-        self.0.starts_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff])
+        let ([a, b, c, _], _) = self.0.as_chunks::<4>() else {
+            return false;
+        };
+        *a == [0; 4] && *b == [0; 4] && *c == [0, 0, 0xff, 0xff]
     }
 
     /// The four IPv4 bytes (the last four of an IPv6 address).
+    #[inline]
     #[must_use]
     pub const fn v4_octets(&self) -> [u8; 4] {
-        [self.0[12], self.0[13], self.0[14], self.0[15]]
+        match self.0.last_chunk() {
+            Some(octets) => *octets,
+            None => [0; 4],
+        }
     }
 
     /// As the standard library's type.
@@ -70,6 +78,7 @@ impl Addr {
     }
 
     /// The two 64-bit halves, for hashing.
+    #[inline]
     #[must_use]
     pub const fn halves(&self) -> (u64, u64) {
         let v = u128::from_be_bytes(self.0);

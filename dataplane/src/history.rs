@@ -243,6 +243,7 @@ impl Journal {
     }
 
     /// Writes a change of a slot. The record it overwrites must have been forgotten by its slot.
+    #[inline]
     pub fn push(&mut self, history: &mut History, at: SlotRef, change: Change) {
         self.written += 1;
         if history.first == 0 {

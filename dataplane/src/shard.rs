@@ -7,6 +7,7 @@
 use crate::flow::Addr;
 
 /// Finalizer of the splitmix64 generator: every input bit changes every output bit with probability one half.
+#[inline]
 #[must_use]
 pub const fn mix64(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,6 +24,7 @@ pub(crate) const fn fold(a: u64, b: u64) -> u64 {
 }
 
 /// Hash of an address that both nodes share (sync/PROTOCOL.md, section "Slots").
+#[inline]
 #[must_use]
 pub fn address_hash(address: &Addr) -> u64 {
     let (high, low) = address.halves();
@@ -30,6 +32,7 @@ pub fn address_hash(address: &Addr) -> u64 {
 }
 
 /// Slot of a flow whose subscriber is known.
+#[inline]
 #[must_use]
 pub fn slot_of_address(address: &Addr, slots: u16) -> u16 {
     reduce(address_hash(address), slots)
@@ -42,6 +45,7 @@ pub fn slot_of_pair(a: &Addr, b: &Addr, slots: u16) -> u16 {
 }
 
 /// Slot of a flow, given which of its ends are inside.
+#[inline]
 #[must_use]
 pub fn slot_of(src: &Addr, src_inside: bool, dst: &Addr, dst_inside: bool, slots: u16) -> u16 {
     match (src_inside, dst_inside) {

@@ -34,7 +34,7 @@ use crate::stage::emit::emit;
 use crate::stage::expire::expire;
 use crate::stage::forward::forward;
 use crate::stage::hold::{Holds, Next, Waiting, hold};
-use crate::stage::lookup::lookup;
+use crate::stage::lookup::{Found, lookup};
 use crate::stage::meta::Piece;
 use crate::stage::missing::ask_for_missing;
 use crate::stage::parse::parse;
@@ -326,9 +326,9 @@ impl<I: Io> Worker<I> {
             return 0;
         }
         self.tables.counters.rx_packets += self.batch.packets.len() as u64;
-        for i in 0..self.batch.packets.len() {
-            self.tables.counters.rx_bytes += self.batch.packets[i].data().len() as u64;
-            self.batch.work[i] = Work::arrived(queue.port, 0);
+        for (packet, work) in self.batch.packets.iter().zip(&mut self.batch.work) {
+            self.tables.counters.rx_bytes += packet.data().len() as u64;
+            *work = Work::arrived(queue.port, 0);
         }
         self.process(now, snapshot, io)
     }
@@ -348,9 +348,10 @@ impl<I: Io> Worker<I> {
             workers: self.workers,
         };
         let mut fragments = false;
-        for i in 0..packets {
-            batch.work[i].verdict = parse(batch.packets[i].data(), &mut batch.meta[i]);
-            fragments |= batch.meta[i].piece != Piece::Whole;
+        let places = batch.meta.iter_mut().zip(&mut batch.work);
+        for (packet, (meta, work)) in batch.packets.iter().zip(places) {
+            work.verdict = parse(packet.data(), meta);
+            fragments |= meta.piece != Piece::Whole;
         }
         if fragments {
             remark(batch);
@@ -359,8 +360,9 @@ impl<I: Io> Worker<I> {
         if fragments {
             reassemble(batch, &mut self.fragments, &mut cx);
         }
-        lookup(batch, &mut cx);
-        admit(batch, &mut cx);
+        if lookup(batch, &mut cx) == Found::NotAll {
+            admit(batch, &mut cx);
+        }
         if !cx.tables.commits.is_empty() {
             hold(batch, &mut cx);
         }

@@ -237,12 +237,21 @@ const fn tag(hash: u64) -> u16 {
 #[inline]
 #[must_use]
 pub fn hash_key(key: &FlowKey, seed: u64) -> u64 {
-    let (src_high, src_low) = key.src.halves();
-    let (dst_high, dst_low) = key.dst.halves();
     let rest = u64::from(key.src_port) << 48
         | u64::from(key.dst_port) << 32
         | u64::from(key.vrf.0) << 16
         | u64::from(key.proto);
+    if key.src.is_v4() && key.dst.is_v4() {
+        let [src, dst] = [key.src, key.dst].map(|a| u64::from(u32::from_ne_bytes(a.v4_octets())));
+        return hash_words([src << 32 | dst, rest], seed);
+    }
+    hash_v6(key, rest, seed)
+}
+
+#[inline(never)]
+fn hash_v6(key: &FlowKey, rest: u64, seed: u64) -> u64 {
+    let (src_high, src_low) = key.src.halves();
+    let (dst_high, dst_low) = key.dst.halves();
     hash_words([src_high, src_low, dst_high, dst_low, rest, 0], seed)
 }
 

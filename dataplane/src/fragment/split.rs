@@ -5,19 +5,11 @@
 use crate::io::{Burst, Io, Packet};
 use crate::stage::meta::Meta;
 use crate::wire::checksum::Sum;
-use crate::wire::ipv4::{DONT_FRAGMENT, FRAGMENT_OFFSET, Ipv4, MORE_FRAGMENTS, option};
+use crate::wire::ipv4::{FRAGMENT_OFFSET, Ipv4, MORE_FRAGMENTS, option};
 
 /// Whether the packet may be cut into pieces of at most `mtu` bytes.
-#[cold]
-pub(crate) fn can_split(frame: &[u8], meta: &Meta, mtu: u16) -> bool {
-    if meta.is_v6 {
-        return false;
-    }
-    let may = frame
-        .get(usize::from(meta.l2_len)..)
-        .and_then(Ipv4::at)
-        .is_some_and(|header| header.fragment() & DONT_FRAGMENT == 0);
-    may && usize::from(mtu) >= usize::from(meta.l3_len) + 8
+pub(crate) fn can_split(meta: &Meta, mtu: u16) -> bool {
+    meta.may_split && usize::from(mtu) >= usize::from(meta.l3_len) + 8
 }
 
 /// Cuts the IPv4 packet behind the first `l2_len` bytes of `packet`'s frame; later pieces go into the empty `into`, in

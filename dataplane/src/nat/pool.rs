@@ -101,12 +101,14 @@ impl Pools {
     }
 
     /// Whether `addr` belongs to a pool.
+    #[inline]
     #[must_use]
     pub fn is_pool_address(&self, vrf: VrfId, addr: &Addr) -> bool {
         self.run(vrf, addr).is_some()
     }
 
     /// Inside VRF and slot of the subscriber that holds the block of a public port or ICMP identifier.
+    #[inline]
     #[must_use]
     pub fn owner(&self, vrf: VrfId, addr: &Addr, port: u16) -> Option<(VrfId, u16)> {
         let place = self.place(vrf, addr, port)?;
@@ -147,9 +149,10 @@ impl Pools {
     }
 
     /// The chunk of a public port.
+    #[inline]
     pub(super) fn place(&self, vrf: VrfId, addr: &Addr, port: u16) -> Option<Place> {
         let (run, address) = self.run(vrf, addr)?;
-        let pool = self.index(PoolRef { vrf, pool: run.pool })?;
+        let pool = self.vrfs[vrf.index()].0 + usize::from(run.pool);
         let chunk = self.pools[pool].chunk_of(port)?;
         Some(Place { pool, address, chunk })
     }
@@ -159,12 +162,17 @@ impl Pools {
         grant_id(term, self.grants.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    #[inline]
     fn run(&self, vrf: VrfId, addr: &Addr) -> Option<(Run, u32)> {
         if !addr.is_v4() {
             return None;
         }
         let addr = u32::from_be_bytes(addr.v4_octets());
         let (_, runs) = self.vrfs.get(vrf.index())?;
+        // Most packets: beyond all pools, or in the only run of addresses there is.
+        if addr < runs.first()?.first || addr > runs.last()?.last {
+            return None;
+        }
         let after = runs.partition_point(|run| run.first <= addr);
         let run = *runs.get(after.checked_sub(1)?)?;
         (addr <= run.last).then(|| (run, run.address + (addr - run.first)))

@@ -17,20 +17,18 @@ use crate::verdict::{Drop, Verdict};
 use crate::vrf::Local;
 
 pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
-    for i in batch.open() {
-        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+    batch.each(|meta, work| {
         if work.entry != NIL || !matches!(meta.kind, Kind::Flow | Kind::IcmpError) {
-            continue;
+            return;
         }
         // An earlier packet of this very burst may have opened the flow.
         if let Some((id, direction)) = cx.tables.conntracks.find(work.hash, &meta.key) {
             work.entry = id;
             work.direction = direction;
-            continue;
+            return;
         }
         if meta.piece == Piece::Later {
-            work.drop(Drop::FragmentRefused);
-            continue;
+            return work.drop(Drop::FragmentRefused);
         }
         match first_packet(meta, work, cx) {
             Ok(Outcome::Tracked(id)) => {
@@ -42,7 +40,7 @@ pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
             Ok(Outcome::Answer) => work.exit = Exit::Back,
             Err(reason) => work.drop(reason),
         }
-    }
+    });
 }
 
 enum Outcome {

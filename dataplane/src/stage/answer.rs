@@ -18,8 +18,12 @@ pub(crate) fn answer<I: Io>(
     io: &mut I,
     cx: &mut Context<'_>,
 ) {
-    for i in 0..batch.packets.len() {
-        let (packet, meta, work) = (&mut batch.packets[i], &batch.meta[i], &mut batch.work[i]);
+    let places = batch.meta.iter().zip(&mut batch.work);
+    for (packet, (meta, work)) in batch.packets.iter_mut().zip(places) {
+        // Most packets: on their way.
+        if matches!(work.exit, Exit::Neighbor { .. }) {
+            continue;
+        }
         match work.verdict {
             Verdict::Forward => match meta.kind {
                 Kind::Arp | Kind::NeighborDiscovery => answer_neighbor(packet, meta, work, cx),

@@ -9,19 +9,19 @@ use crate::stage::meta::Meta;
 use crate::verdict::Drop;
 
 pub(crate) fn forward<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
-    for i in batch.open() {
-        let (packet, meta, work) = (&batch.packets[i], &batch.meta[i], &mut batch.work[i]);
+    batch.each(|meta, work| {
         if work.entry == NIL {
-            continue;
+            return;
         }
-        match way_out(packet, meta, work, cx) {
+        match way_out(meta, work, cx) {
             Ok(exit) => work.exit = exit,
             Err(reason) => work.drop(reason),
         }
-    }
+    });
 }
 
-fn way_out<P: Packet>(packet: &P, meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Exit, Drop> {
+#[inline]
+fn way_out(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Exit, Drop> {
     if meta.ttl <= 1 {
         return Err(Drop::TtlExceeded);
     }
@@ -40,7 +40,7 @@ fn way_out<P: Packet>(packet: &P, meta: &Meta, work: &Work, cx: &mut Context<'_>
         return Err(Drop::LinkDown);
     }
     let too_big = meta.ip_len > interface.mtu;
-    if too_big && !can_split(packet.data(), meta, interface.mtu) {
+    if too_big && !can_split(meta, interface.mtu) {
         return Err(Drop::TooBig);
     }
     let Some(mac) = cx.snapshot.next_mac(way, &work.to.dst) else {

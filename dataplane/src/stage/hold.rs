@@ -49,12 +49,11 @@ pub(crate) enum Next<P> {
 /// Marks packets whose flow waits.
 #[cold]
 pub(crate) fn hold<P>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
-    for i in batch.open() {
-        let work = &mut batch.work[i];
+    batch.each(|_, work| {
         if work.entry != NIL && !work.released && cx.tables.conntracks[work.entry].waits {
             work.verdict = Verdict::Wait;
         }
-    }
+    });
 }
 
 impl<P> Holds<P> {

@@ -8,44 +8,52 @@ use crate::flow::{Direction, proto};
 use crate::io::Packet;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta};
+use crate::tables::VrfRole;
 use crate::verdict::Drop;
 use crate::wire::tcp;
 
-pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+/// Whether there are first packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Every packet of the burst has its conntrack, or needs none.
+    All,
+    /// Some have none.
+    NotAll,
+}
+
+pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> Found {
     let flows = |meta: &Meta| matches!(meta.kind, Kind::Flow | Kind::IcmpError);
-    for i in batch.open() {
-        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+    let conntracks = &cx.tables.conntracks;
+    batch.each(|meta, work| {
         if flows(meta) {
-            work.hash = cx.tables.conntracks.hash(&meta.key);
-            cx.tables.conntracks.prefetch(work.hash);
+            work.hash = conntracks.hash(&meta.key);
+            conntracks.prefetch(work.hash);
         }
-    }
-    for i in batch.open() {
-        if flows(&batch.meta[i]) {
-            let work = &mut batch.work[i];
-            work.entry = cx
-                .tables
-                .conntracks
-                .prefetch_entry(work.hash, batch.meta[i].key.proto);
+    });
+    batch.each(|meta, work| {
+        if flows(meta) {
+            work.entry = conntracks.prefetch_entry(work.hash, meta.key.proto);
         }
-    }
+    });
+    let mut result = Found::All;
     let mut unmatched = 0;
-    for i in batch.open() {
-        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+    batch.each(|meta, work| {
         if !flows(meta) {
-            continue;
+            return;
         }
         let found = cx.tables.conntracks.find_at(work.entry, work.hash, &meta.key);
         (work.entry, work.direction) = found.unwrap_or((NIL, Direction::Original));
-        if !cx.tables.is_active(work.at.vrf) {
+        let VrfRole { role, term, .. } = cx.tables.roles[work.at.vrf.index()];
+        if !role.is_active() {
             // Addresses of the node itself stay the kernel's on a standby too; admit tells them apart.
-            if work.entry != NIL {
+            if work.entry == NIL {
+                result = Found::NotAll;
+            } else {
                 work.drop(Drop::StandbyMatched);
             }
-            continue;
+            return;
         }
         if work.entry != NIL {
-            let term = cx.tables.roles[work.at.vrf.index()].term;
             cx.tables.conntracks[work.entry].observe_reign(term);
             if reopens(cx, meta, work.entry, work.direction) {
                 cx.tables.remove(cx.now, work.entry);
@@ -55,16 +63,23 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
         if work.entry == NIL {
             cx.tables.expect_new(work.at, unmatched);
             unmatched += 1;
+            result = Found::NotAll;
         }
-    }
+    });
+    result
 }
 
 /// A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
+#[inline]
 fn reopens(cx: &Context<'_>, meta: &Meta, id: u32, direction: Direction) -> bool {
-    let syn = meta.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    if meta.kind != Kind::Flow || meta.key.proto != proto::TCP || !syn {
-        return false;
-    }
+    meta.key.proto == proto::TCP
+        && meta.kind == Kind::Flow
+        && meta.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+        && syn_reopens(cx, meta, id, direction)
+}
+
+#[cold]
+fn syn_reopens(cx: &Context<'_>, meta: &Meta, id: u32, direction: Direction) -> bool {
     let conntrack = &cx.tables.conntracks[id];
     let State::Tcp(track) = &conntrack.state else {
         return false;

@@ -102,6 +102,8 @@ pub struct Meta {
     pub to_itself: bool,
     /// ARP request, neighbour solicitation, or request of an ICMP query.
     pub is_request: bool,
+    /// IPv4 without "don't fragment".
+    pub may_split: bool,
     /// IPv4 options or IPv6 extension headers are present.
     pub has_options: bool,
     /// TTL or hop limit on arrival.

@@ -166,19 +166,15 @@ impl<P> Batch<P> {
         }
     }
 
-    /// Places of packets that are still going forward.
-    pub(crate) fn open(&self) -> impl Iterator<Item = usize> + use<P> {
-        let mut bits = 0_u32;
-        for (i, work) in self.work.iter().take(self.packets.len()).enumerate() {
-            bits |= u32::from(work.is_open()) << i;
+    /// Takes every packet that is still going forward through `stage`.
+    #[inline(always)]
+    pub(crate) fn each(&mut self, mut stage: impl FnMut(&mut Meta, &mut Work)) {
+        let count = self.packets.len();
+        for (meta, work) in self.meta[..count].iter_mut().zip(&mut self.work[..count]) {
+            if work.is_open() {
+                stage(meta, work);
+            }
         }
-        core::iter::from_fn(move || {
-            (bits != 0).then(|| {
-                let i = bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                i
-            })
-        })
     }
 }
 

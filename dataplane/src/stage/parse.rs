@@ -30,7 +30,7 @@ use crate::verdict::{Drop, Verdict};
 use crate::wire::arp::{self, Arp};
 use crate::wire::ethernet::{self, Ethernet, ethertype};
 use crate::wire::ext::{self, Fault};
-use crate::wire::ipv4::{self, FRAGMENT_OFFSET, Ipv4, MORE_FRAGMENTS, option};
+use crate::wire::ipv4::{self, DONT_FRAGMENT, FRAGMENT_OFFSET, Ipv4, MORE_FRAGMENTS, option};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::vlan::{TAG_LEN, Tag, VlanTags, is_tpid};
 
@@ -153,22 +153,26 @@ fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     }
     let packet = payload.get(..usize::from(total_len)).ok_or(Drop::Truncated)?;
     let (whole_header, l4) = packet.split_at_checked(header_len).ok_or(Drop::BadIpHeader)?;
-    let options = whole_header.get(20..).unwrap_or_default();
-    if header.sum().bytes(options).finish() != 0 {
+    let mut sum = header.sum();
+    meta.has_options = header_len > 20;
+    if meta.has_options {
+        sum = sum.bytes(whole_header.get(20..).unwrap_or_default());
+    }
+    if !sum.is_right() {
         return Err(Drop::BadIpChecksum);
+    }
+    if meta.has_options {
+        ipv4_options(whole_header.get(20..).unwrap_or_default())?;
     }
     let (src, dst) = (header.src(), header.dst());
     meta.key = key(Addr::v4(src), Addr::v4(dst), header.proto());
     meta.is_v6 = false;
     meta.to_itself = src == dst;
-    meta.has_options = header_len > 20;
+    meta.may_split = header.fragment() & DONT_FRAGMENT == 0;
     meta.ttl = header.ttl();
     meta.dscp = header.tos() >> 2;
     meta.l3_len = low_word(header_len);
     meta.ip_len = total_len;
-    if meta.has_options {
-        ipv4_options(options)?;
-    }
     if let Some(outcome) = ipv4_addresses(&src, &dst) {
         return outcome;
     }
@@ -195,6 +199,10 @@ fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
 /// None when both addresses are those of a packet that may be forwarded.
 #[inline]
 fn ipv4_addresses(src: &[u8; 4], dst: &[u8; 4]) -> Option<Result<Kind, Drop>> {
+    // Most packets: nothing below is about them.
+    if is_ordinary(src) && is_ordinary(dst) {
+        return None;
+    }
     // A host without an address asks by broadcast (DHCP, RFC 2131 section 4.1): for the kernel, if for anyone.
     let group = ipv4::is_group(dst);
     if ipv4::is_bad_source(src) && !(group && ipv4::is_unspecified(src)) {
@@ -211,6 +219,12 @@ fn ipv4_addresses(src: &[u8; 4], dst: &[u8; 4]) -> Option<Result<Kind, Drop>> {
         return Some(Ok(Kind::Other));
     }
     None
+}
+
+/// Neither in network 0, loopback, link-local, multicast nor beyond.
+#[inline]
+const fn is_ordinary(a: &[u8; 4]) -> bool {
+    matches!(a[0], 1..=126 | 128..=168 | 170..=223)
 }
 
 #[cold]
@@ -247,6 +261,7 @@ fn ipv6(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     meta.key = key(Addr::v6(src), Addr::v6(dst), protocol);
     meta.is_v6 = true;
     meta.to_itself = false;
+    meta.may_split = false;
     meta.has_options = offset > 0;
     meta.ttl = header.hop_limit();
     meta.dscp = low_byte(first_word >> 22 & 0x3f);

@@ -31,8 +31,9 @@ impl PieceWork {
 /// Pieces that met their packet before, here or at another worker, are part of their flow again.
 #[cold]
 pub(crate) fn remark<P: Packet>(batch: &mut Batch<P>) {
-    for i in batch.open() {
+    for i in 0..batch.packets.len() {
         if batch.work[i].passed
+            && batch.work[i].is_open()
             && let Some(mark) = batch.pieces[i].mark
         {
             mark.apply(&mut batch.meta[i]);
@@ -46,9 +47,9 @@ pub(crate) fn reassemble<P: Packet>(
     fragments: &mut Fragments<P>,
     cx: &mut Context<'_>,
 ) {
-    for i in batch.open() {
+    for i in 0..batch.packets.len() {
         let (meta, work) = (&mut batch.meta[i], &mut batch.work[i]);
-        if meta.piece == Piece::Whole || work.passed {
+        if !work.is_open() || meta.piece == Piece::Whole || work.passed {
             continue;
         }
         if cx.snapshot.is_local(meta.key.vrf, &meta.key.dst).is_some() {

@@ -20,9 +20,10 @@ use crate::wire::udp::Udp;
 use crate::wire::vlan::{TAG_LEN, VlanTags};
 
 /// Gives a packet of kind Flow the tuple `to` (its VRF is not looked at) and takes one from its TTL or hop limit.
+/// Whether the tuple is another than before.
 #[inline]
-pub fn rewrite_flow(frame: &mut [u8], meta: &Meta, to: &FlowKey) {
-    retuple(frame, meta, to, meta.ttl.saturating_sub(1));
+pub fn rewrite_flow(frame: &mut [u8], meta: &Meta, to: &FlowKey) -> bool {
+    retuple(frame, meta, to, meta.ttl.saturating_sub(1))
 }
 
 /// Takes [`rewrite_flow`] back: the packet has the tuple and the TTL it arrived with. For an ICMP error or a reset
@@ -31,18 +32,18 @@ pub fn restore_flow(frame: &mut [u8], meta: &Meta) {
     retuple(frame, meta, &meta.key, meta.ttl);
 }
 
-/// Tuple and TTL as given, from whatever the packet has now.
+/// Tuple and TTL as given, from whatever the packet has now. Whether the tuple is another than before.
 #[inline]
-pub(super) fn retuple(frame: &mut [u8], meta: &Meta, to: &FlowKey, ttl: u8) {
+pub(super) fn retuple(frame: &mut [u8], meta: &Meta, to: &FlowKey, ttl: u8) -> bool {
     let Some((ip, l4)) = split(frame, meta) else {
-        return;
+        return false;
     };
     let addresses = if meta.is_v6 {
         ipv6(ip, to, ttl)
     } else {
         ipv4(ip, to, ttl)
     };
-    transport(l4, to, meta.is_request, addresses);
+    transport(l4, to, meta.is_request, addresses) || addresses.is_some()
 }
 
 /// As [`rewrite_flow`] for a piece of a fragmented packet. Only the first one has a transport header, and the checksum
@@ -133,31 +134,33 @@ fn ipv6(ip: &mut [u8], to: &FlowKey, hop_limit: u8) -> Option<Change> {
 }
 
 /// Sets ports or identifier and adjusts the transport checksum, as far as `l4` reaches (a quote may be cut off).
-/// Nothing is written when nothing changes: an unchanged checksum keeps its spelling.
+/// Nothing is written, and the answer is no, when nothing changes: an unchanged checksum keeps its spelling.
 #[inline]
-fn transport(l4: &mut [u8], to: &FlowKey, is_request: bool, addresses: Option<Change>) {
+fn transport(l4: &mut [u8], to: &FlowKey, is_request: bool, addresses: Option<Change>) -> bool {
     match to.proto {
         proto::TCP => {
             let Some((change, l4)) = ports(l4, to, addresses) else {
-                return;
+                return false;
             };
             if let Some(mut header) = Tcp::at_mut(l4) {
                 header.set_checksum(change.apply(header.checksum()));
             } else if let Some([a, b]) = l4.get_mut(16..18) {
                 [*a, *b] = change.apply(u16::from_be_bytes([*a, *b])).to_be_bytes();
             }
+            true
         }
         proto::UDP => {
             let Some((change, l4)) = ports(l4, to, addresses) else {
-                return;
+                return false;
             };
             if let Some(mut header) = Udp::at_mut(l4) {
                 header.set_checksum(change.apply_udp(header.checksum()));
             }
+            true
         }
         proto::ICMP => identifier(l4, to, is_request, None),
         proto::ICMP6 => identifier(l4, to, is_request, addresses),
-        _ => {}
+        _ => false,
     }
 }
 
@@ -183,12 +186,13 @@ fn ports<'a>(l4: &'a mut [u8], to: &FlowKey, addresses: Option<Change>) -> Optio
 
 /// Sets a query's identifier. Only `ICMPv6` has a pseudo header.
 #[inline]
-fn identifier(l4: &mut [u8], to: &FlowKey, is_request: bool, addresses: Option<Change>) {
+fn identifier(l4: &mut [u8], to: &FlowKey, is_request: bool, addresses: Option<Change>) -> bool {
     let Some(mut header) = Icmp::at_mut(l4) else {
-        return;
+        return false;
     };
     let (old, id) = (header.id(), if is_request { to.src_port } else { to.dst_port });
-    if old != id || addresses.is_some() {
+    let changes = old != id || addresses.is_some();
+    if changes {
         header.set_id(id);
         header.set_checksum(
             addresses
@@ -197,6 +201,7 @@ fn identifier(l4: &mut [u8], to: &FlowKey, is_request: bool, addresses: Option<C
                 .apply(header.checksum()),
         );
     }
+    changes
 }
 
 /// Translates an ICMP error that travels in `direction` of its flow, whose packets leave with tuple `to` in that

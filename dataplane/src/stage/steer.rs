@@ -18,31 +18,27 @@ use crate::vrf::Interface;
 const HANDOFFS_MAX: u8 = 3;
 
 pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
-    for i in batch.open() {
-        let (meta, work) = (&mut batch.meta[i], &mut batch.work[i]);
-        let Some(interface) = cx.snapshot.interface_of(work.port, meta.vlans.ids()) else {
-            work.drop(Drop::UnknownVlan);
-            continue;
+    batch.each(|meta, work| {
+        let Some(id) = cx.snapshot.interface_of(work.port, meta.vlans.ids()) else {
+            return work.drop(Drop::UnknownVlan);
         };
-        work.interface = interface;
-        let interface = cx.snapshot.interface(interface);
+        work.interface = id;
+        let interface = cx.snapshot.interface(id);
         if let Some(reason) = wrong_station(meta, interface) {
-            work.drop(reason);
-            continue;
+            return work.drop(reason);
         }
         meta.key.vrf = interface.vrf;
         match meta.kind {
-            Kind::Flow | Kind::IcmpError | Kind::Fragment if meta.to_itself && work.handoffs == 0 => {
-                // From a wire, not from this node's own translation (RFC 4787 REQ-9).
-                work.drop(Drop::BadAddress);
-                continue;
-            }
             Kind::Flow | Kind::IcmpError | Kind::Fragment => {}
-            Kind::Arp | Kind::NeighborDiscovery => continue,
+            Kind::Arp | Kind::NeighborDiscovery => return,
             Kind::Other => {
                 work.verdict = Verdict::Punt;
-                continue;
+                return;
             }
+        }
+        // From a wire, not from this node's own translation (RFC 4787 REQ-9).
+        if meta.to_itself && work.handoffs == 0 {
+            return work.drop(Drop::BadAddress);
         }
         work.at = owner_slot(meta, cx);
         let owner = if meta.piece == Piece::Whole || work.passed {
@@ -51,7 +47,7 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
             meeting_worker(meta, work.at, cx)
         };
         hand_to(owner, work, cx);
-    }
+    });
 }
 
 /// Leaves the packet to its owner, when that is another worker.
@@ -68,6 +64,7 @@ pub(crate) fn hand_to(owner: u16, work: &mut Work, cx: &Context<'_>) {
 
 /// Frames from ourselves (the kernel's own, seen by a packet socket) and for others (promiscuous mode). A virtual
 /// router's frames come from this node's kernel or the peer's, which answer for it themselves.
+#[inline]
 fn wrong_station(meta: &Meta, interface: &Interface) -> Option<Drop> {
     if interface.is_station(&meta.src_mac) {
         return Some(Drop::BadMac);
@@ -82,6 +79,7 @@ fn wrong_station(meta: &Meta, interface: &Interface) -> Option<Drop> {
     None
 }
 
+#[inline]
 pub(crate) fn owner_slot(meta: &Meta, cx: &Context<'_>) -> SlotRef {
     let key = &meta.key;
     let vrf = cx.snapshot.vrf(key.vrf);

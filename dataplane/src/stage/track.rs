@@ -2,81 +2,50 @@
 //! listed at once; a lifetime only when a third of it has passed since the peer last heard.
 
 use super::{Batch, Context};
-use crate::config::Timeouts;
-use crate::conntrack::{Conntrack, State};
+use crate::conntrack::{Conntrack, State, Wheel};
 use crate::delta::Class;
 use crate::flow::Direction;
 use crate::io::Packet;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta};
+use crate::time::Instant;
 use crate::verdict::Drop;
+use crate::vrf::Vrf;
 
 /// Part of the timeout after which the peer is told that the conntrack is alive.
 const REFRESH_SHARE: u32 = 3;
 
 pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
-    for i in batch.open() {
-        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+    batch.each(|meta, work| {
         if work.entry == NIL {
-            continue;
+            return;
         }
-        let id = work.entry;
-        let conntrack = &mut cx.tables.conntracks[id];
+        let conntrack = &mut cx.tables.conntracks[work.entry];
+        work.to = conntrack.translation(work.direction);
         // An error says nothing about the life of the flow it quotes (RFC 5508 section 4).
-        if meta.kind == Kind::Flow {
-            if !work.first {
-                let vrf = cx.snapshot.vrf(conntrack.vrf());
-                let advanced = advance(
-                    conntrack,
-                    work.direction,
-                    meta,
-                    &vrf.timeouts,
-                    vrf.tcp_window_check,
-                );
-                match advanced {
-                    Ok(Advance {
-                        class,
-                        lifetime_s: Some(lifetime_s),
-                    }) => {
-                        let now_s = cx.now.secs();
-                        let expires_s = now_s + lifetime_s;
-                        // A later deadline is found at the next visit; an earlier one must move the visit, or a
-                        // closed connection would keep its port for an established one's lifetime.
-                        if expires_s < conntrack.expires_s {
-                            cx.tables.wheel.sooner(id, expires_s);
-                        }
-                        conntrack.expires_s = expires_s;
-                        let told = now_s.saturating_sub(conntrack.refreshed_s) < lifetime_s / REFRESH_SHARE;
-                        if class != conntrack.class || !told {
-                            let refresh = class == conntrack.class;
-                            if !refresh {
-                                conntrack.enter_class(class);
-                            }
-                            conntrack.refreshed_s = now_s;
-                            cx.tables.touch(id, refresh);
-                        }
-                    }
-                    Ok(Advance {
-                        class,
-                        lifetime_s: None,
-                    }) => {
-                        if class != conntrack.class {
-                            conntrack.enter_class(class);
-                            cx.tables.touch(id, false);
-                        }
-                    }
-                    Err(reason) => {
-                        work.drop(reason);
-                        continue;
-                    }
-                }
-            }
-            let conntrack = &mut cx.tables.conntracks[id];
-            conntrack.packets[work.direction.index()] += 1;
-            conntrack.bytes[work.direction.index()] += u64::from(meta.ip_len);
+        if meta.kind != Kind::Flow {
+            return;
         }
-        work.to = cx.tables.conntracks[id].translation(work.direction);
-    }
+        let mut change = None;
+        if !work.first {
+            let vrf = cx.snapshot.vrf(conntrack.vrf());
+            match advance(conntrack, work.direction, meta, vrf) {
+                Ok(advance) => change = live_on(conntrack, advance, work.entry, cx.now, &mut cx.tables.wheel),
+                Err(reason) => return work.drop(reason),
+            }
+        }
+        conntrack.packets[work.direction.index()] += 1;
+        conntrack.bytes[work.direction.index()] += u64::from(meta.ip_len);
+        if let Some(Change { refresh }) = change {
+            cx.tables.touch(work.entry, refresh);
+        }
+    });
+}
+
+/// What the peer is to be told.
+struct Change {
+    /// Only that the conntrack is alive.
+    refresh: bool,
 }
 
 struct Advance {
@@ -85,29 +54,55 @@ struct Advance {
     lifetime_s: Option<u32>,
 }
 
-fn advance(
-    conntrack: &mut Conntrack,
-    direction: Direction,
-    meta: &Meta,
-    timeouts: &Timeouts,
-    check_window: bool,
-) -> Result<Advance, Drop> {
+#[inline]
+fn advance(conntrack: &mut Conntrack, direction: Direction, meta: &Meta, vrf: &Vrf) -> Result<Advance, Drop> {
     if let State::Tcp(track) = &mut conntrack.state {
-        let outcome = track.observe(direction, &meta.tcp, check_window)?;
-        let lifetime_s = outcome.refresh.then(|| outcome.timeout.timeout_s(timeouts));
+        let outcome = track.observe(direction, &meta.tcp, vrf.tcp_window_check)?;
         return Ok(Advance {
             class: outcome.class,
-            lifetime_s,
+            lifetime_s: outcome.refresh.then(|| outcome.timeout.timeout_s(&vrf.timeouts)),
         });
     }
     match &mut conntrack.state {
-        State::Udp(track) => track.observe(direction),
+        State::Udp(track) | State::Other(track) => track.observe(direction),
         State::Icmp(track) => track.observe(direction),
-        State::Other(track) => track.observe(direction),
         State::Tcp(_) => false,
     };
     Ok(Advance {
         class: conntrack.state.class(),
-        lifetime_s: Some(conntrack.state.timeout_s(timeouts)),
+        lifetime_s: Some(conntrack.state.timeout_s(&vrf.timeouts)),
     })
+}
+
+/// Writes down what has changed. The peer is told a new class at once, and a lifetime when it was long ago.
+#[inline]
+fn live_on(
+    conntrack: &mut Conntrack,
+    advance: Advance,
+    id: u32,
+    now: Instant,
+    wheel: &mut Wheel,
+) -> Option<Change> {
+    let mut told = true;
+    if let Some(lifetime_s) = advance.lifetime_s {
+        let expires_s = now.secs() + lifetime_s;
+        // A later deadline is found at the next visit; an earlier one must move the visit, or a
+        // closed connection would keep its port for an established one's lifetime.
+        if expires_s < conntrack.expires_s {
+            wheel.sooner(id, expires_s);
+        }
+        conntrack.expires_s = expires_s;
+        told = now.secs().saturating_sub(conntrack.refreshed_s) < lifetime_s / REFRESH_SHARE;
+    }
+    let refresh = advance.class == conntrack.class;
+    if refresh && told {
+        return None;
+    }
+    if !refresh {
+        conntrack.enter_class(advance.class);
+    }
+    if advance.lifetime_s.is_some() {
+        conntrack.refreshed_s = now.secs();
+    }
+    Some(Change { refresh })
 }

@@ -16,6 +16,8 @@ use crate::stage::reassemble::PieceWork;
 use crate::stage::respond::TokenBucket;
 use crate::stage::rewrite::{rewrite_flow, rewrite_icmp_error, rewrite_piece, set_id, set_l2};
 use crate::verdict::{Drop, Verdict};
+use crate::vrf::Interface;
+use crate::wire::ethernet::Mac;
 
 /// ICMP errors and resets of our own: average per second and worker, and burst.
 const ERRORS_PER_S: u32 = 1_000;
@@ -49,6 +51,7 @@ impl<P: Packet> Outgoing<P> {
     }
 
     /// Adds a complete frame; a full burst leaves at once.
+    #[inline]
     pub(crate) fn push<I: Io<Packet = P>>(
         &mut self,
         port: PortId,
@@ -118,22 +121,21 @@ pub(crate) fn transmit<I: Io>(
     io: &mut I,
     cx: &mut Context<'_>,
 ) {
-    let mut pieces: Burst<I::Packet> = Burst::new();
     let mut packets: Burst<I::Packet> = core::mem::take(&mut batch.packets);
-    for (i, mut packet) in packets.drain(..).enumerate() {
-        let (meta, work) = (&batch.meta[i], &mut batch.work[i]);
+    let places = batch.meta.iter().zip(&batch.work).zip(&batch.pieces);
+    for (mut packet, ((meta, work), piece)) in packets.drain(..).zip(places) {
         let counters = &mut cx.tables.counters;
         match work.verdict {
             Verdict::HandOver(owner) => {
                 counters.handoff_out += 1;
-                let handoff = handoff(packet, work, mark_of(work, &batch.pieces[i]));
+                let handoff = handoff(packet, work, mark_of(work, piece));
                 hand_over(owner, handoff, handoffs, counters);
                 continue;
             }
             Verdict::Drop(reason) => {
                 counters.drop(reason);
                 if work.passed && meta.piece == Piece::First {
-                    fragments.refuse(batch.pieces[i].ticket);
+                    fragments.refuse(piece.ticket);
                 }
                 out.discard(packet, io);
                 continue;
@@ -145,7 +147,7 @@ pub(crate) fn transmit<I: Io>(
                 continue;
             }
             Verdict::Hold => {
-                let PieceWork { ticket, mark } = batch.pieces[i];
+                let PieceWork { ticket, mark } = *piece;
                 let held = Held {
                     packet,
                     port: work.port,
@@ -160,7 +162,7 @@ pub(crate) fn transmit<I: Io>(
                 continue;
             }
             Verdict::Wait => {
-                let mark = mark_of(work, &batch.pieces[i]);
+                let mark = mark_of(work, piece);
                 if let Err((packet, reason)) = holds.keep(packet, work, mark, cx.tables) {
                     cx.tables.counters.drop(reason);
                     out.discard(packet, io);
@@ -170,21 +172,12 @@ pub(crate) fn transmit<I: Io>(
             Verdict::Forward => {}
         }
         if work.exit != Exit::Back {
-            let translated = work.to
-                != FlowKey {
-                    vrf: work.to.vrf,
-                    ..meta.key
-                };
-            counters.translated += u64::from(translated);
-            if meta.kind == Kind::IcmpError {
-                counters.icmp_errors_translated += u64::from(translated);
-                rewrite_icmp_error(packet.data_mut(), meta, &work.to, work.direction);
-            } else if meta.piece == Piece::Whole {
-                rewrite_flow(packet.data_mut(), meta, &work.to);
+            let translated = if meta.kind == Kind::Flow && meta.piece == Piece::Whole {
+                rewrite_flow(packet.data_mut(), meta, &work.to)
             } else {
-                rewrite_piece(packet.data_mut(), meta, &work.to);
-                identify(&mut packet, meta, work, batch.pieces[i].mark.map(|mark| mark.id));
-            }
+                rewrite_rare(&mut packet, meta, work, piece, counters)
+            };
+            counters.translated += u64::from(translated);
         }
         match work.exit {
             Exit::Neighbor { interface, mac } => {
@@ -201,30 +194,12 @@ pub(crate) fn transmit<I: Io>(
                 if meta.piece == Piece::Whole {
                     identify(&mut packet, meta, work, Some(fragments.next_id()));
                 }
-                if !set_l2(&mut packet, meta, mac, interface.mac, &interface.tags) {
-                    counters.drop(Drop::NoHeadroom);
-                    out.discard(packet, io);
-                } else if split(
-                    &mut packet,
-                    interface.tags.l2_len(),
-                    interface.mtu,
-                    io,
-                    &mut pieces,
-                ) {
-                    counters.fragments_made += 1 + pieces.len() as u64;
-                    out.push(interface.port, packet, io, counters);
-                    for piece in pieces.drain(..) {
-                        out.push(interface.port, piece, io, counters);
-                    }
-                } else {
-                    counters.drop(Drop::FragmentOverflow);
-                    out.discard(packet, io);
-                }
+                in_pieces(packet, meta, mac, interface, out, io, counters);
             }
             Exit::Back => out.push(work.port, packet, io, counters),
             Exit::Hairpin => {
                 let owner = hairpin_owner(work.to.vrf, &work.to, cx);
-                let mark = mark_of(work, &batch.pieces[i]).map(|mark| mark.with_ports_of(&work.to));
+                let mark = mark_of(work, piece).map(|mark| mark.with_ports_of(&work.to));
                 let handoff = handoff(packet, work, mark);
                 hand_over(owner, handoff, handoffs, &mut cx.tables.counters);
             }
@@ -236,6 +211,57 @@ pub(crate) fn transmit<I: Io>(
     }
     batch.packets = packets;
     out.free(io);
+}
+
+/// Sends a packet that is too large for its link.
+#[cold]
+fn in_pieces<I: Io>(
+    mut packet: I::Packet,
+    meta: &Meta,
+    mac: Mac,
+    link: &Interface,
+    out: &mut Outgoing<I::Packet>,
+    io: &mut I,
+    counters: &mut Counters,
+) {
+    let mut pieces: Burst<I::Packet> = Burst::new();
+    if !set_l2(&mut packet, meta, mac, link.mac, &link.tags) {
+        counters.drop(Drop::NoHeadroom);
+        out.discard(packet, io);
+    } else if split(&mut packet, link.tags.l2_len(), link.mtu, io, &mut pieces) {
+        counters.fragments_made += 1 + pieces.len() as u64;
+        out.push(link.port, packet, io, counters);
+        for piece in pieces {
+            out.push(link.port, piece, io, counters);
+        }
+    } else {
+        counters.drop(Drop::FragmentOverflow);
+        out.discard(packet, io);
+    }
+}
+
+/// An ICMP error, or a piece of a fragmented packet. Whether its flow's tuple is another than before.
+#[cold]
+fn rewrite_rare<P: Packet>(
+    packet: &mut P,
+    meta: &Meta,
+    work: &Work,
+    piece: &PieceWork,
+    counters: &mut Counters,
+) -> bool {
+    let translated = work.to
+        != FlowKey {
+            vrf: work.to.vrf,
+            ..meta.key
+        };
+    if meta.kind == Kind::IcmpError {
+        counters.icmp_errors_translated += u64::from(translated);
+        rewrite_icmp_error(packet.data_mut(), meta, &work.to, work.direction);
+    } else {
+        rewrite_piece(packet.data_mut(), meta, &work.to);
+        identify(packet, meta, work, piece.mark.map(|mark| mark.id));
+    }
+    translated
 }
 
 fn hairpin_owner(vrf: VrfId, to: &FlowKey, cx: &Context<'_>) -> u16 {

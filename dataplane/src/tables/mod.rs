@@ -204,6 +204,7 @@ impl Tables {
     }
 
     /// What the journal overwrites next is forgotten by its slot.
+    #[inline]
     pub(crate) fn forget_oldest(&mut self) {
         if let Some((sequence, oldest)) = self.journal.oldest()
             && let Some(slot) = self.slots.get_mut(oldest.at)

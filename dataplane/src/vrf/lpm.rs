@@ -81,25 +81,34 @@ impl Lpm {
     #[must_use]
     #[inline]
     pub fn get(&self, key: u128) -> Option<u32> {
-        let mut rest = key;
+        self.find(key)
+    }
+
+    /// As [`Self::get`], for a table of IPv4 prefixes: half as many words to shift.
+    #[must_use]
+    #[inline]
+    pub fn get_v4(&self, address: u32) -> Option<u32> {
+        self.find(u64::from(address) << 32)
+    }
+
+    #[inline]
+    fn find<K: Key>(&self, mut rest: K) -> Option<u32> {
         let mut at = 0;
         if !self.direct.is_empty() {
-            let cell = self.direct[chunk(rest, DIRECT_BITS)];
+            let cell = self.direct[rest.take(DIRECT_BITS)];
             if cell & RESULT != 0 {
                 return number(cell & !RESULT);
             }
             at = cell as usize;
-            rest <<= DIRECT_BITS;
         }
         loop {
             let node = &self.nodes[at];
-            let way = chunk(rest, STRIDE);
+            let way = rest.take(STRIDE);
             if node.children >> way & 1 == 0 {
                 let run = (node.runs & up_to(way)).count_ones();
                 return number(self.results[(node.first_result + run - 1) as usize]);
             }
             at = (node.first_child + (node.children & up_to(way)).count_ones() - 1) as usize;
-            rest <<= STRIDE;
         }
     }
 
@@ -168,6 +177,31 @@ fn spread(inside: &[Prefix], depth: u32, bits: u32, inherited: u32) -> (Vec<u32>
         rest = after;
     }
     (results, below)
+}
+
+/// An address on its way down, aligned to the left.
+trait Key {
+    /// Takes the top `bits` bits off; at most 16 are asked for.
+    fn take(&mut self, bits: u32) -> usize;
+}
+
+impl Key for u128 {
+    #[inline]
+    fn take(&mut self, bits: u32) -> usize {
+        let top = chunk(*self, bits);
+        *self <<= bits;
+        top
+    }
+}
+
+impl Key for u64 {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "at most 16 bits are left")]
+    fn take(&mut self, bits: u32) -> usize {
+        let top = (*self >> (64 - bits)) as usize;
+        *self <<= bits;
+        top
+    }
 }
 
 /// The top `bits` bits; at most 16 are asked for.

@@ -80,6 +80,9 @@ impl PrefixSet {
     }
 }
 
+/// So many ranges are looked through one by one.
+const FEW: usize = 3;
+
 /// Sorts ranges and joins those that overlap or touch.
 fn merge<T: Ord + Copy + Successor>(mut ranges: Vec<(T, T)>) -> Vec<(T, T)> {
     ranges.sort_unstable();
@@ -96,6 +99,9 @@ fn merge<T: Ord + Copy + Successor>(mut ranges: Vec<(T, T)>) -> Vec<(T, T)> {
 
 #[inline]
 fn within<T: Ord + Copy>(ranges: &[(T, T)], value: T) -> bool {
+    if ranges.len() <= FEW {
+        return ranges.iter().any(|range| range.0 <= value && value <= range.1);
+    }
     let after = ranges.partition_point(|range| range.0 <= value);
     after > 0 && value <= ranges[after - 1].1
 }

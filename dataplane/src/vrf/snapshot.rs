@@ -206,7 +206,7 @@ impl Snapshot {
             if b[0] == 127 || b[0] & 0xf0 == 224 || b == [255; 4] {
                 return None;
             }
-            vrf.v4.get(u128::from(u32::from_be_bytes(b)) << 96)?
+            vrf.v4.get_v4(u32::from_be_bytes(b))?
         } else {
             let b = dst.octets();
             if b[0] == 0xff || (b[0] == 0xfe && b[1] & 0xc0 == 0x80) || u128::from_be_bytes(*b) == 1 {
