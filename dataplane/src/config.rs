@@ -141,6 +141,29 @@ pub struct RuleIntent {
     pub care: Care,
 }
 
+impl RuleIntent {
+    /// A rule that matches everything and says no more than what to do.
+    #[must_use]
+    pub const fn any(id: u32, action: Action) -> Self {
+        Self {
+            id,
+            inbound: None,
+            outbound: None,
+            source: Vec::new(),
+            destination: Vec::new(),
+            protocol: None,
+            source_ports: Vec::new(),
+            destination_ports: Vec::new(),
+            action,
+            log: false,
+            care: Care {
+                sync: None,
+                output_commit: None,
+            },
+        }
+    }
+}
+
 /// What a rule says about the protection of its flows; what it leaves open, the NAT rule says, and then the VRF.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Care {

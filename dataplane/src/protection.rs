@@ -6,7 +6,9 @@
 //!
 //! Conntracks of a mapping that anybody may send to are never kept back: the mapping travels in them.
 
-use crate::config::{Care, SyncPolicy};
+use std::sync::Arc;
+
+use crate::config::SyncPolicy;
 use crate::conntrack::Conntrack;
 use crate::drain::Drains;
 use crate::flow::VrfId;
@@ -69,7 +71,8 @@ impl Protection {
 /// What a worker knows of the rules' policies, and how far its review is.
 #[derive(Debug)]
 pub(crate) struct Protect {
-    vrfs: Vec<Rules>,
+    /// The rules as they are.
+    snapshot: Option<Arc<Snapshot>>,
     /// Conntracks kept back, by VRF and reason.
     kept: Vec<[u64; 4]>,
     /// VRFs that this node is about to give up: nothing of them waits for its age any more.
@@ -79,26 +82,10 @@ pub(crate) struct Protect {
     review: Option<u32>,
 }
 
-/// Policies of one VRF, of those rules that have one.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Rules {
-    firewall: Vec<(u32, SyncPolicy)>,
-    nat: Vec<(u32, SyncPolicy)>,
-}
-
-impl Rules {
-    fn policy(&self, rule: u32, nat_rule: u32) -> SyncPolicy {
-        let find = |rules: &[(u32, SyncPolicy)], id| rules.iter().find(|r| r.0 == id).map(|r| r.1);
-        find(&self.firewall, rule)
-            .or_else(|| find(&self.nat, nat_rule))
-            .unwrap_or_default()
-    }
-}
-
 impl Protect {
     pub(crate) fn new(vrfs: usize, lanes: usize) -> Self {
         Self {
-            vrfs: (0..vrfs).map(|_| Rules::default()).collect(),
+            snapshot: None,
             kept: vec![[0; 4]; vrfs],
             drains: Drains::new(vrfs, lanes),
             overload_age_s: 0,
@@ -106,23 +93,36 @@ impl Protect {
         }
     }
 
-    /// Takes over the policies of a snapshot. When one has changed, what exists is reviewed.
-    pub(crate) fn observe(&mut self, snapshot: &Snapshot) {
-        let explicit = |rules: &mut dyn Iterator<Item = (u32, Care)>| -> Vec<(u32, SyncPolicy)> {
-            rules.filter_map(|(id, care)| Some((id, care.sync?))).collect()
-        };
+    /// Takes over the rules of a snapshot; false if they are those of before. When one says something else about
+    /// protection, what exists is reviewed.
+    pub(crate) fn observe(&mut self, snapshot: &Arc<Snapshot>) -> bool {
+        if self
+            .snapshot
+            .as_ref()
+            .is_some_and(|seen| Arc::ptr_eq(seen, snapshot))
+        {
+            return false;
+        }
+        let before = self.snapshot.replace(Arc::clone(snapshot));
+        let before = before.iter().flat_map(|before| before.vrfs());
         let mut changed = false;
-        for (known, vrf) in self.vrfs.iter_mut().zip(snapshot.vrfs()) {
-            let rules = Rules {
-                firewall: explicit(&mut vrf.firewall.rules.iter().map(|r| (r.id, r.care))),
-                nat: explicit(&mut vrf.nat.cares()),
-            };
-            changed |= *known != rules;
-            *known = rules;
+        for (old, new) in before.zip(snapshot.vrfs()) {
+            let (firewall, nat) = (
+                !Arc::ptr_eq(&old.policy, &new.policy),
+                !Arc::ptr_eq(&old.nat, &new.nat),
+            );
+            changed |= firewall && old.policy.syncs() != new.policy.syncs();
+            changed |= nat && old.nat.syncs() != new.nat.syncs();
         }
         if changed {
             self.review = Some(0);
         }
+        true
+    }
+
+    /// What was taken over last.
+    pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_deref()
     }
 
     /// The role of a VRF has changed. Where nothing is kept back nothing has to be looked at.
@@ -162,9 +162,14 @@ impl Protect {
     }
 
     fn rules(&self, conntrack: &Conntrack) -> SyncPolicy {
-        let vrf = conntrack.vrf();
-        match self.vrfs[vrf.index()].policy(conntrack.rule, conntrack.nat().map_or(0, |nat| nat.rule)) {
-            SyncPolicy::After(_) if self.drains.is_open(vrf) => SyncPolicy::Always,
+        let at = conntrack.vrf();
+        let vrf = self.snapshot().and_then(|s| s.vrfs().get(at.index()));
+        let said = vrf.and_then(|vrf| {
+            let by_nat = || vrf.nat.syncs().get(conntrack.nat()?.rule);
+            vrf.policy.syncs().get(conntrack.rule).or_else(by_nat)
+        });
+        match said.unwrap_or_default() {
+            SyncPolicy::After(_) if self.drains.is_open(at) => SyncPolicy::Always,
             policy => policy,
         }
     }

@@ -114,7 +114,6 @@ pub struct Worker<I: Io> {
     holds: Holds<I::Packet>,
     announcing: Announcing,
     visiting: Option<Visitor>,
-    snapshot_seen: usize,
 }
 
 impl<I: Io> Worker<I> {
@@ -146,7 +145,6 @@ impl<I: Io> Worker<I> {
             holds,
             announcing: Announcing::default(),
             visiting: None,
-            snapshot_seen: 0,
         }
     }
 
@@ -155,11 +153,7 @@ impl<I: Io> Worker<I> {
         let shared = Arc::clone(&self.shared);
         let snapshot = shared.snapshot.load();
         self.tables.observe_roles(&shared.roles, now);
-        let seen = Arc::as_ptr(&snapshot).addr();
-        if seen != self.snapshot_seen {
-            self.snapshot_seen = seen;
-            self.tables.observe_rules(&snapshot);
-        }
+        self.tables.observe_rules(&snapshot);
         if mutant::on(Mutant::WorkerWaits) && self.outputs.iter().any(Producer::is_full) {
             return emit(&mut self.tables, &mut self.outputs, WALK_BUDGET, now);
         }

@@ -14,6 +14,7 @@ mod path;
 mod random;
 mod report;
 mod rig;
+mod rules;
 mod scene;
 mod stats;
 mod sync;

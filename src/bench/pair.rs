@@ -58,7 +58,7 @@ impl Side {
         boot_id: u64,
         now: Instant,
     ) -> anyhow::Result<Self> {
-        let (node, ends) = Node::new(scene, queue, boot_id.rotate_left(17));
+        let (node, ends) = Node::new(scene, queue, boot_id.rotate_left(17))?;
         let config = Arc::new(config(id, scene, boot_id));
         let board = Arc::new(Board::new(1, 1, 1));
         let (events_in, events) = bounded(1_024);

@@ -261,7 +261,7 @@ pub(crate) fn run(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow:
             commit: OutputCommit::Off,
         };
         let before = memory_touched();
-        let (node, _events) = Node::new(scene, WORKER_QUEUE, 11);
+        let (node, _events) = Node::new(scene, WORKER_QUEUE, 11)?;
         let loaded = load(rig, node, scene, profile, 1 + flows as u64)?;
         let frames = 2 * flows * size_of::<Frame>();
         let bytes = as_f64(memory_touched().saturating_sub(before + frames as u64)) / as_f64(flows as u64);
@@ -485,7 +485,7 @@ fn new_flows(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow::Resu
             replicated: false,
             commit: OutputCommit::Off,
         };
-        let (mut node, _events) = Node::new(scene, WORKER_QUEUE, 21);
+        let (mut node, _events) = Node::new(scene, WORKER_QUEUE, 21)?;
         let keys = flows::draw(profile, scene.flows, scene.subscribers(), 77);
         let mut back = vec![FlowKey::default(); keys.len()];
         let slice = scene.flows / extent.new_slices;

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use super::machine::{Machine, Ticks};
 use super::report::Report;
 use super::rig::Rig;
-use super::{failover, path, sync, tls};
+use super::{failover, path, rules, sync, tls};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -78,6 +78,7 @@ pub(crate) fn run(wish: &Wish) -> anyhow::Result<()> {
     let mut report = Report::new(machine, wish.commit.clone());
     if wish.path {
         path::run(&mut rig, extent, &mut report).context("packet path")?;
+        rules::run(&mut rig, extent, &mut report).context("rules")?;
     }
     let mut pair = None;
     if wish.sync {

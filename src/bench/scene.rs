@@ -18,6 +18,7 @@ use dataplane::inbox::Ask;
 use dataplane::io::{PortId, RxQueue};
 use dataplane::nat::{NatLimits, Pools};
 use dataplane::notice::Notice;
+use dataplane::policy::{Policies, PolicyError};
 use dataplane::role::{Role, Roles};
 use dataplane::tables::{Limits, Tables};
 use dataplane::vrf::{PortInfo, Snapshot};
@@ -80,17 +81,10 @@ impl Scene {
             in_doubt: InDoubt::Borrow,
         };
         let rule = RuleIntent {
-            id: 10,
             inbound: Some(InterfaceId(0)),
             outbound: Some(InterfaceId(1)),
             source: vec![inside()],
-            destination: vec![],
-            protocol: None,
-            source_ports: vec![],
-            destination_ports: vec![],
-            action: Action::Accept,
-            log: false,
-            care: Care::default(),
+            ..RuleIntent::any(10, Action::Accept)
         };
         let nat_rule = NatRuleIntent {
             id: 1,
@@ -221,13 +215,23 @@ pub(crate) struct Node {
 impl Node {
     /// The node and the event thread's ends of its rings. It polls queue `queue` of both ports. Without an HA group
     /// it is active at once.
-    pub(crate) fn new(scene: Scene, queue: u16, seed: u64) -> (Self, EventEnds) {
-        let intent = scene.intent();
+    pub(crate) fn new(scene: Scene, queue: u16, seed: u64) -> Result<(Self, EventEnds), PolicyError> {
+        Self::with(&scene.intent(), scene, queue, seed)
+    }
+
+    /// As [`Self::new`], with an intent of the scene that was changed.
+    pub(crate) fn with(
+        intent: &Intent,
+        scene: Scene,
+        queue: u16,
+        seed: u64,
+    ) -> Result<(Self, EventEnds), PolicyError> {
         let ports = [LAN_MAC, WAN_MAC].map(|mac| PortInfo { mac, mtu: 1_500 });
+        let policies = Policies::compile(intent, &Policies::default())?;
         let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(Snapshot::build(&intent, &forwarding(), &ports)),
+            snapshot: ArcSwap::from_pointee(Snapshot::build(intent, &policies, &forwarding(), &ports)),
             roles: Arc::new(Roles::new(1)),
-            pools: Arc::new(Pools::new(&intent)),
+            pools: Arc::new(Pools::new(intent)),
             applied: Arc::new(AppliedCounters::new(1, 1)),
         });
         if !scene.replicated {
@@ -255,7 +259,7 @@ impl Node {
             asks: wiring.main.asks,
             notices: wiring.main.notices,
         };
-        (node, wiring.events.remove(0))
+        Ok((node, wiring.events.remove(0)))
     }
 
     /// Throws away what the worker had to say.

@@ -416,7 +416,7 @@ fn connections(
         replicated: false,
         commit: OutputCommit::Off,
     };
-    let (mut off, _events) = Node::new(scene, WORKER_QUEUE, 31);
+    let (mut off, _events) = Node::new(scene, WORKER_QUEUE, 31)?;
     let mut off_back = vec![FlowKey::default(); scene.flows];
     let mut active = Active::boot(rig, scene.flows, profile)?;
     let standby = active.standby(rig)?;

@@ -8,6 +8,7 @@ use dataplane::config::{
     RuleIntent, SyncPolicy,
 };
 use dataplane::flow::{VrfId, proto};
+use dataplane::policy::{NatPolicy, Policy, TooLarge};
 use ipnet::IpNet;
 
 use super::care::{Around, read_care};
@@ -51,8 +52,23 @@ pub(super) fn read_firewall(
         .into_iter()
         .map(|rule| read_rule(rule, vrf, topology, around, &mut ids))
         .collect();
+    let firewall = FirewallIntent { rules, default };
+    fit(&section, Policy::compile(&firewall, None).err());
     section.finish();
-    FirewallIntent { rules, default }
+    firewall
+}
+
+/// Refuses rules that the packet path could not compile.
+fn fit(section: &Section<'_>, error: Option<TooLarge>) {
+    if let Some(error) = error {
+        let advice = match error {
+            TooLarge::Rules(_) | TooLarge::Conditions(_) => "use fewer, wider rules",
+            TooLarge::Bytes { .. } => {
+                "use fewer port ranges and prefixes that overlap, or spread the rules over VRFs"
+            }
+        };
+        section.report().add(section.place, error.to_string(), advice);
+    }
 }
 
 fn read_rule(
@@ -176,7 +192,7 @@ pub(super) fn read_nat(
         .map(|(n, s)| read_pool(s, names.get(n).value.clone()))
         .unzip();
     let mut ids = Ids::default();
-    let rules = section
+    let rules: Vec<_> = section
         .sections("rule", "[[vrf.cg_nat.rule]]")
         .into_iter()
         .map(|rule| {
@@ -192,6 +208,7 @@ pub(super) fn read_nat(
             read
         })
         .collect();
+    fit(&section, NatPolicy::compile(vrf, &rules).err());
     section.finish();
     (pools, places, rules)
 }

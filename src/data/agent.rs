@@ -3,24 +3,23 @@
 //! that it polls.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use ctl::protocol::{Refusal, RefusalKind};
-use dataplane::config::{Forwarding, Intent};
+use dataplane::config::Intent;
 use dataplane::drain::GivenUp;
 use dataplane::flow::{Addr, VrfId};
 use dataplane::inbox::Ask;
 use dataplane::notice::Notice;
 use dataplane::time::Instant;
-use dataplane::vrf::{PortInfo, Snapshot};
 use state_sync::port::PumpEvent;
 use state_sync::role::DeclareError;
 
 use super::answer::{self, Pending, Served, Sources};
 use super::ask::tuple;
 use super::jobs::Jobs;
+use super::publisher::Publisher;
 use super::roles::Change;
 use super::syslog::Syslog;
 use crate::ipc::{Event, Incoming, Reply, Request, Server, Ticket};
@@ -42,8 +41,7 @@ pub(crate) struct Agent {
     pub(crate) syslog: Syslog,
     pub(crate) notices: Receiver<Notice>,
     pub(crate) pump_events: Receiver<PumpEvent>,
-    pub(crate) forwarding: Forwarding,
-    pub(crate) ports: Vec<PortInfo>,
+    pub(crate) publisher: Publisher,
     pub(crate) pending: Vec<Waiting>,
     pub(crate) announcing: Vec<(VrfId, Instant)>,
     pub(crate) jobs: Jobs,
@@ -72,6 +70,7 @@ impl Agent {
         self.sources.log_lines = self.syslog.lines();
         work += self.pump_events();
         work += self.jobs(now);
+        self.publisher.free();
         let Sources {
             rates,
             journal,
@@ -352,8 +351,7 @@ impl Agent {
             })),
             Request::SetIntent(intent) => self.set_intent(*intent).map(Served::Now),
             Request::SetForwarding(forwarding) => {
-                if self.forwarding != *forwarding {
-                    self.forwarding = *forwarding;
+                if self.publisher.set_forwarding(*forwarding) {
                     self.publish();
                 }
                 Ok(Served::Now(Reply::Done))
@@ -390,17 +388,20 @@ impl Agent {
             return Err(Refusal::new(RefusalKind::Refused, message));
         }
         if self.sources.intent != intent {
+            let compiled = self
+                .publisher
+                .compile(&intent)
+                .map_err(|error| Refusal::new(RefusalKind::Refused, error.to_string()))?;
             self.sources.intent = intent;
-            let text = "the data process has taken over a changed configuration".to_owned();
+            let text = format!("the data process has taken over a changed configuration: {compiled}");
             self.sources.journal.note("configuration", None, None, text);
             self.publish();
         }
         Ok(Reply::Done)
     }
 
-    fn publish(&self) {
-        let snapshot = Snapshot::build(&self.sources.intent, &self.forwarding, &self.ports);
-        self.sources.shared.snapshot.store(Arc::new(snapshot));
+    fn publish(&mut self) {
+        self.publisher.publish(&self.sources.intent, &self.sources.shared);
     }
 
     fn answers(&mut self, now: Instant) -> usize {

@@ -1,6 +1,7 @@
 //! What each question of the control process is answered with: values the agent has, or answers collected from
 //! workers and event threads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -13,6 +14,8 @@ use dataplane::flow::VrfId;
 use dataplane::inbox::Ask;
 use dataplane::io::PortId;
 use dataplane::nat::{PoolRef, PoolUsage};
+use dataplane::policy::BYTES_MAX;
+use dataplane::tables::RuleCount;
 use dataplane::time::Instant;
 use dataplane::worker::Shared;
 use state_sync::port::{Heard, PumpCommand};
@@ -323,6 +326,22 @@ fn drops(sources: &Sources) -> Served {
     )
 }
 
+/// What the compiled rules of each VRF take of what they may.
+fn rule_memory(sources: &Sources) -> Vec<MemoryRow> {
+    let mut rows = Vec::new();
+    for vrf in sources.shared.snapshot.load().vrfs() {
+        for (kind, bytes) in [("firewall", vrf.policy.bytes()), ("cg-nat", vrf.nat.bytes())] {
+            rows.push(MemoryRow {
+                name: format!("{} {kind} rules", vrf.name),
+                unit: "bytes".to_owned(),
+                used: bytes as u64,
+                total: BYTES_MAX as u64,
+            });
+        }
+    }
+    rows
+}
+
 fn memory(sources: &Sources, ports: &PortSet) -> Served {
     let mbufs = MemoryRow {
         name: "mbufs".to_owned(),
@@ -330,6 +349,7 @@ fn memory(sources: &Sources, ports: &PortSet) -> Served {
         used: u64::from(ports.mbufs_in_use()),
         total: u64::from(sources.facts.mbufs),
     };
+    let rules = rule_memory(sources);
     let gather = Gather::once(&sources.workers, |tables, _| {
         let table = &tables.conntracks;
         let bytes = table.memory_bytes() + tables.slots.memory_bytes();
@@ -337,6 +357,7 @@ fn memory(sources: &Sources, ports: &PortSet) -> Served {
     });
     all(gather, move |answers| {
         let mut rows = vec![mbufs.clone()];
+        rows.extend(rules.clone());
         for (worker, (used, total, bytes)) in answers.into_iter().enumerate() {
             let row = |what: &str, unit: &str, used, total| MemoryRow {
                 name: format!("worker{worker} {what}"),
@@ -439,16 +460,15 @@ fn pool_rows(sources: &Sources, vrf: VrfId) -> Served {
 
 fn rule_hits(sources: &Sources, vrf: VrfId) -> Served {
     all(
-        Gather::once(&sources.workers, move |tables, _| tables.rule_hits(vrf).to_vec()),
+        Gather::once(&sources.workers, move |tables, _| tables.rule_hits(vrf)),
         |answers| {
-            let mut total: Vec<RuleHits> = Vec::new();
-            for (id, hits) in answers.into_iter().flatten() {
-                match total.iter_mut().find(|t| t.id == id) {
-                    Some(rule) => rule.hits += hits,
-                    None => total.push(RuleHits { id, hits }),
-                }
+            let mut total: BTreeMap<Option<u32>, RuleHits> = BTreeMap::new();
+            for RuleCount { id, hits } in answers.into_iter().flatten() {
+                let none = RuleHits { id, hits: 0 };
+                let total = total.entry(id).or_insert(none);
+                total.hits += hits;
             }
-            Reply::RuleHits(total)
+            Reply::RuleHits(total.into_values().collect())
         },
     )
 }

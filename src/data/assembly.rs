@@ -9,9 +9,9 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dataplane::applied::AppliedCounters;
 use dataplane::nat::Pools;
+use dataplane::policy::PolicyError;
 use dataplane::role::Roles;
 use dataplane::tables::Tables;
-use dataplane::vrf::Snapshot;
 use dataplane::wiring::{Counts, EventEnds, Wiring};
 use dataplane::worker::{Links, Shared, Worker};
 use state_sync::board::Board;
@@ -24,6 +24,7 @@ use super::answer::Sources;
 use super::facts::Facts;
 use super::jobs::Jobs;
 use super::journal::Journal;
+use super::publisher::Publisher;
 use super::rates::Rates;
 use super::roles::RoleKeeper;
 use super::settings;
@@ -64,6 +65,9 @@ pub enum StartError {
     /// Cores, queues or memory don't fit.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Rules that can't be compiled.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// DPDK.
     #[error(transparent)]
     Eal(#[from] EalError),
@@ -150,6 +154,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     let mut ports = PortSet::open(&eal, &pool, &configured, sync.workers)?;
     let queues = ports.split(&plan.assignment())?;
     let infos = settings::port_infos(config, &ports);
+    let publisher = Publisher::new(&config.intent, config.forwarding.clone(), infos, clock)?;
 
     let board = Arc::new(Board::new(
         usize::from(sync.events),
@@ -158,7 +163,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     ));
     let roles = Arc::new(Roles::new(sync.vrfs.len()));
     let shared = Arc::new(Shared {
-        snapshot: ArcSwap::from_pointee(Snapshot::build(&config.intent, &config.forwarding, &infos)),
+        snapshot: ArcSwap::from_pointee(publisher.snapshot(&config.intent)),
         roles: Arc::clone(&roles),
         pools: Arc::new(Pools::new(&config.intent)),
         applied: Arc::new(AppliedCounters::new(
@@ -207,8 +212,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         syslog: Syslog::new(config.log.syslog.clone(), config.node.name.clone()),
         notices: wiring.main.notices,
         pump_events: pumps.events,
-        forwarding: config.forwarding.clone(),
-        ports: infos,
+        publisher,
         pending: Vec::new(),
         announcing: Vec::new(),
         jobs: Jobs::default(),

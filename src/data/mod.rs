@@ -14,6 +14,7 @@ mod facts;
 mod jobs;
 mod journal;
 mod peers;
+mod publisher;
 mod rates;
 mod roles;
 mod settings;

@@ -159,25 +159,13 @@ impl Default for Setup {
     }
 }
 
-/// A rule that matches everything and accepts it.
+/// A rule that accepts everything between two interfaces.
 #[must_use]
 pub const fn accept(id: u32, inbound: Option<InterfaceId>, outbound: Option<InterfaceId>) -> RuleIntent {
-    RuleIntent {
-        id,
-        inbound,
-        outbound,
-        source: vec![],
-        destination: vec![],
-        protocol: None,
-        source_ports: vec![],
-        destination_ports: vec![],
-        action: Action::Accept,
-        log: false,
-        care: Care {
-            sync: None,
-            output_commit: None,
-        },
-    }
+    let mut rule = RuleIntent::any(id, Action::Accept);
+    rule.inbound = inbound;
+    rule.outbound = outbound;
+    rule
 }
 
 /// IPv4 prefix.

@@ -18,6 +18,7 @@ use dataplane::inbox::Ask;
 use dataplane::io::{PortId, RxQueue};
 use dataplane::nat::Pools;
 use dataplane::notice::Notice;
+use dataplane::policy::Policies;
 use dataplane::role::{Role, Roles};
 use dataplane::tables::Tables;
 use dataplane::time::Instant;
@@ -55,6 +56,7 @@ pub struct Node {
     /// What its event threads had to say.
     pub pump_events: Receiver<PumpEvent>,
     intent: Intent,
+    policies: Policies,
     forwarding: Forwarding,
     sync: Arc<SyncConfig>,
     workers: Vec<Worker<MemIo>>,
@@ -80,12 +82,18 @@ impl Node {
     pub fn boot(id: u8, setup: &Setup, desire: Desire, net: &MemNet, boot_id: u64, now: Instant) -> Self {
         let intent = setup.intent();
         let forwarding = setup.forwarding();
+        let policies = compile(&intent, &Policies::default());
         let sync = Arc::new(setup.sync(id, boot_id));
         let (workers, events) = (usize::from(setup.workers), usize::from(setup.events));
         let roles = Arc::new(Roles::new(intent.vrfs.len()));
         let board = Arc::new(Board::new(events, sync.peers.len(), sync.vrfs.len()));
         let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(Snapshot::build(&intent, &forwarding, &setup.ports(id))),
+            snapshot: ArcSwap::from_pointee(Snapshot::build(
+                &intent,
+                &policies,
+                &forwarding,
+                &setup.ports(id),
+            )),
             roles: Arc::clone(&roles),
             pools: Arc::new(Pools::new(&intent)),
             applied: Arc::new(AppliedCounters::new(workers, events)),
@@ -164,6 +172,7 @@ impl Node {
             notices: wiring.main.notices,
             pump_events,
             intent,
+            policies,
             forwarding,
             sync,
             workers: threads,
@@ -367,7 +376,9 @@ impl Node {
     /// Changes intent or forwarding, as the agent does: the snapshot is swapped whole.
     pub fn publish(&mut self, change: impl FnOnce(&mut Intent, &mut Forwarding)) {
         change(&mut self.intent, &mut self.forwarding);
-        let snapshot = Snapshot::build(&self.intent, &self.forwarding, &self.setup.ports(self.id));
+        self.policies = compile(&self.intent, &self.policies);
+        let ports = self.setup.ports(self.id);
+        let snapshot = Snapshot::build(&self.intent, &self.policies, &self.forwarding, &ports);
         self.shared.snapshot.store(Arc::new(snapshot));
     }
 
@@ -388,4 +399,9 @@ impl Node {
         }
         Arc::clone(&self.packets)
     }
+}
+
+#[expect(clippy::expect_used, reason = "a test's rules are few")]
+fn compile(intent: &Intent, before: &Policies) -> Policies {
+    Policies::compile(intent, before).expect("rules compile")
 }

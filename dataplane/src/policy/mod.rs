@@ -1,13 +1,16 @@
 //! Firewall and NAT rules: what happens to the first packet of a flow.
 //!
-//! Compiled from checked intent into the immutable snapshot of a VRF, read by every worker, replaced whole when the
-//! configuration changes. Only packets that match no conntrack are judged. Rules are tried in order and the first
-//! match decides; the scan is linear over flat memory, one line per rule and one per prefix.
+//! Compiled from checked intent by the agent ([`Policies`]), published with the immutable snapshot of a VRF, read by every
+//! worker, replaced whole when the configuration changes. Only packets that match no conntrack are judged.
+//! Rules have an order and the first match decides; `classifier` finds it without trying them.
 
-mod matcher;
+mod classifier;
+mod compiled;
 mod rule;
 
-pub use self::rule::{NatChoice, NatPolicy, Policy};
+pub use self::classifier::{BYTES_MAX, CONDITIONS_MAX, RULES_MAX, TooLarge};
+pub use self::compiled::{Policies, PolicyError, VrfPolicies};
+pub use self::rule::{NatChoice, NatPolicy, Policy, Syncs};
 use crate::config::{Action, Care, InterfaceId};
 use crate::flow::FlowKey;
 
@@ -28,8 +31,7 @@ pub struct Query<'a> {
 pub struct Decision {
     /// Accept, drop or reject.
     pub action: Action,
-    /// Index of the matching rule in [`crate::config::FirewallIntent::rules`]; none for the default action. It is
-    /// also the place of the rule's hit counter, which each worker keeps for itself ([`Policy::rules`] of them).
+    /// Index of the matching rule in [`crate::config::FirewallIntent::rules`]; none for the default action.
     pub rule: Option<u32>,
     /// The rule's number, 0 for the default action.
     pub rule_id: u32,
@@ -37,6 +39,8 @@ pub struct Decision {
     pub log: bool,
     /// What the rule says about the protection of the flow.
     pub care: Care,
+    /// Place of the hit counter, which each worker keeps for itself.
+    pub counter: u32,
 }
 
 #[cfg(test)]

@@ -1,139 +1,162 @@
 //! Compiled rules: the firewall's and those that choose a NAT pool.
 
-use super::matcher::{Lists, Span, ports};
-use super::{Decision, Query};
-use crate::config::{Action, Care, FirewallIntent, InterfaceId, NatRuleIntent, RuleIntent};
+use std::collections::{HashMap, HashSet};
+
+use super::classifier::{Classifier, Conditions};
+use super::{Decision, Query, TooLarge};
+use crate::config::{Care, FirewallIntent, InterfaceId, NatRuleIntent, RuleIntent, SyncPolicy};
 use crate::flow::{FlowKey, VrfId};
 use crate::nat::PoolRef;
 
-/// A VRF's firewall.
-#[derive(Debug, Clone)]
-pub struct Policy {
-    rules: Vec<Rule>,
-    lists: Lists,
-    default: Action,
-}
+/// Place of the hit counter of the default action.
+const DEFAULT_COUNTER: u32 = 0;
 
-#[derive(Debug, Clone, Copy)]
-struct Rule {
-    inbound: Option<InterfaceId>,
-    outbound: Option<InterfaceId>,
-    protocol: Option<u8>,
-    log: bool,
-    action: Action,
-    source: Span,
-    destination: Span,
-    source_ports: Span,
-    destination_ports: Span,
-    id: u32,
-    care: Care,
+/// A VRF's firewall.
+#[derive(Debug)]
+pub struct Policy {
+    intent: FirewallIntent,
+    classifier: Classifier,
+    /// Of each rule, and of the default behind them.
+    decisions: Vec<Decision>,
+    counters: usize,
+    syncs: Syncs,
 }
 
 impl Policy {
-    /// From checked intent.
-    #[must_use]
-    pub fn compile(intent: &FirewallIntent) -> Self {
-        let mut lists = Lists::default();
-        let rules = intent
-            .rules
-            .iter()
-            .map(|rule| Rule::compile(rule, &mut lists))
-            .collect();
-        Self {
-            rules,
-            lists,
-            default: intent.default,
-        }
+    /// From checked intent. A rule that was there `before` keeps the place of its hit counter.
+    ///
+    /// # Errors
+    /// When the rules go beyond the limits of the classifier.
+    pub fn compile(intent: &FirewallIntent, before: Option<&Self>) -> Result<Self, TooLarge> {
+        let conditions: Vec<_> = intent.rules.iter().map(Conditions::from).collect();
+        let counters = counters(&intent.rules, before);
+        let highest = counters.iter().copied().max().unwrap_or(DEFAULT_COUNTER);
+        let of_rules = (0..).zip(&intent.rules).zip(counters);
+        let of_rules = of_rules.map(|((index, rule), counter)| Decision {
+            action: rule.action,
+            rule: Some(index),
+            rule_id: rule.id,
+            log: rule.log,
+            care: rule.care,
+            counter,
+        });
+        let default = Decision {
+            action: intent.default,
+            rule: None,
+            rule_id: 0,
+            log: false,
+            care: Care::default(),
+            counter: DEFAULT_COUNTER,
+        };
+        Ok(Self {
+            classifier: Classifier::compile(&conditions)?,
+            decisions: of_rules.chain([default]).collect(),
+            counters: highest as usize + 1,
+            syncs: Syncs::of(intent.rules.iter().map(|rule| (rule.id, rule.care))),
+            intent: intent.clone(),
+        })
     }
 
     /// First match in order, else the default.
     #[must_use]
     pub fn evaluate(&self, query: &Query<'_>) -> Decision {
-        let ports = ports(query.key);
-        for (index, rule) in (0..).zip(&self.rules) {
-            if rule.matches(query, ports, &self.lists) {
-                let Rule {
-                    action,
-                    id,
-                    log,
-                    care,
-                    ..
-                } = *rule;
-                return Decision {
-                    action,
-                    rule: Some(index),
-                    rule_id: id,
-                    log,
-                    care,
-                };
-            }
-        }
-        Decision {
-            action: self.default,
-            rule: None,
-            rule_id: 0,
-            log: false,
-            care: Care::default(),
-        }
+        let rule = self.classifier.first(query);
+        self.decisions[rule.map_or(self.rules(), |rule| rule as usize)]
     }
 
     /// Number of rules, the default apart.
     #[must_use]
-    pub fn rules(&self) -> usize {
-        self.rules.len()
+    pub const fn rules(&self) -> usize {
+        self.intent.rules.len()
+    }
+
+    /// What each rule decides, in order, and the default behind them.
+    #[must_use]
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
+    }
+
+    /// Places of hit counters that there have to be.
+    #[must_use]
+    pub const fn counters(&self) -> usize {
+        self.counters
+    }
+
+    /// What it was compiled from.
+    #[must_use]
+    pub const fn intent(&self) -> &FirewallIntent {
+        &self.intent
+    }
+
+    /// When peers are told of flows, of rules that say so.
+    #[must_use]
+    pub const fn syncs(&self) -> &Syncs {
+        &self.syncs
+    }
+
+    /// Heap bytes of the compiled form.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.classifier.bytes() + size_of_val(&*self.decisions) + size_of_val(&*self.syncs.0)
     }
 }
 
-impl Rule {
-    fn compile(intent: &RuleIntent, lists: &mut Lists) -> Self {
+/// Places of the rules' hit counters. New rules take the lowest that are free: so there are never more places than the
+/// most rules there have been.
+fn counters(rules: &[RuleIntent], before: Option<&Policy>) -> Vec<u32> {
+    let known = before.map_or(&[][..], |policy| &policy.decisions[..policy.rules()]);
+    let known: HashMap<u32, u32> = known.iter().map(|d| (d.rule_id, d.counter)).collect();
+    let kept: HashSet<u32> = rules
+        .iter()
+        .filter_map(|rule| known.get(&rule.id).copied())
+        .collect();
+    let mut free = (DEFAULT_COUNTER + 1..).filter(|counter| !kept.contains(counter));
+    rules
+        .iter()
+        .filter_map(|rule| known.get(&rule.id).copied().or_else(|| free.next()))
+        .collect()
+}
+
+impl<'a> From<&'a RuleIntent> for Conditions<'a> {
+    fn from(rule: &'a RuleIntent) -> Self {
         Self {
-            inbound: intent.inbound,
-            outbound: intent.outbound,
-            protocol: intent.protocol,
-            log: intent.log,
-            action: intent.action,
-            source: lists.add_prefixes(&intent.source),
-            destination: lists.add_prefixes(&intent.destination),
-            source_ports: lists.add_ports(&intent.source_ports),
-            destination_ports: lists.add_ports(&intent.destination_ports),
-            id: intent.id,
-            care: intent.care,
+            inbound: rule.inbound,
+            outbound: rule.outbound,
+            protocol: rule.protocol,
+            source: &rule.source,
+            destination: &rule.destination,
+            source_ports: &rule.source_ports,
+            destination_ports: &rule.destination_ports,
         }
     }
-
-    /// The cheap conditions first.
-    fn matches(&self, query: &Query<'_>, ports: Option<(u16, u16)>, lists: &Lists) -> bool {
-        let key = query.key;
-        self.protocol.is_none_or(|protocol| protocol == key.proto)
-            && self.inbound.is_none_or(|inbound| inbound == query.inbound)
-            && leaves_by(self.outbound, query.outbound)
-            && lists.ports_match(self.destination_ports, ports.map(|(_, destination)| destination))
-            && lists.ports_match(self.source_ports, ports.map(|(source, _)| source))
-            && lists.prefixes_match(self.source, &key.src)
-            && lists.prefixes_match(self.destination, &key.dst)
-    }
 }
 
-/// A rule that names an outgoing interface matches no packet without a way out.
-fn leaves_by(wanted: Option<InterfaceId>, outbound: Option<InterfaceId>) -> bool {
-    wanted.is_none() || wanted == outbound
+/// When peers are told of flows, by rule number, of those rules that say so.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Syncs(Vec<(u32, SyncPolicy)>);
+
+impl Syncs {
+    fn of(rules: impl Iterator<Item = (u32, Care)>) -> Self {
+        let mut syncs: Vec<_> = rules.filter_map(|(id, care)| Some((id, care.sync?))).collect();
+        syncs.sort_unstable_by_key(|sync| sync.0);
+        Self(syncs)
+    }
+
+    /// What the rule says, if there is one and it says something.
+    #[must_use]
+    pub fn get(&self, rule_id: u32) -> Option<SyncPolicy> {
+        let at = self.0.binary_search_by_key(&rule_id, |sync| sync.0).ok()?;
+        Some(self.0[at].1)
+    }
 }
 
 /// A VRF's source NAT rules.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct NatPolicy {
-    vrf: VrfId,
-    rules: Vec<NatRule>,
-    lists: Lists,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct NatRule {
-    outbound: Option<InterfaceId>,
-    source: Span,
-    pool: u16,
-    id: u32,
-    care: Care,
+    rules: Vec<NatRuleIntent>,
+    classifier: Classifier,
+    choices: Vec<NatChoice>,
+    syncs: Syncs,
 }
 
 /// What a NAT rule decides for a flow.
@@ -149,44 +172,62 @@ pub struct NatChoice {
 
 impl NatPolicy {
     /// From checked intent of the VRF `vrf`.
-    #[must_use]
-    pub fn compile(vrf: VrfId, rules: &[NatRuleIntent]) -> Self {
-        let mut lists = Lists::default();
-        let compile = |rule: &NatRuleIntent| NatRule {
-            outbound: rule.outbound,
-            source: lists.add_prefixes(&rule.source),
-            pool: rule.pool,
-            id: rule.id,
+    ///
+    /// # Errors
+    /// When the rules go beyond the limits of the classifier.
+    pub fn compile(vrf: VrfId, rules: &[NatRuleIntent]) -> Result<Self, TooLarge> {
+        let conditions: Vec<_> = rules
+            .iter()
+            .map(|rule| Conditions {
+                outbound: rule.outbound,
+                source: &rule.source,
+                ..Conditions::default()
+            })
+            .collect();
+        let choice = |rule: &NatRuleIntent| NatChoice {
+            pool: PoolRef { vrf, pool: rule.pool },
+            rule_id: rule.id,
             care: rule.care,
         };
-        Self {
-            vrf,
-            rules: rules.iter().map(compile).collect(),
-            lists,
-        }
+        Ok(Self {
+            classifier: Classifier::compile(&conditions)?,
+            choices: rules.iter().map(choice).collect(),
+            syncs: Syncs::of(rules.iter().map(|rule| (rule.id, rule.care))),
+            rules: rules.to_vec(),
+        })
     }
 
-    /// Number of each rule and what it says about protection.
-    pub fn cares(&self) -> impl Iterator<Item = (u32, Care)> + '_ {
-        self.rules.iter().map(|rule| (rule.id, rule.care))
+    /// What it was compiled from.
+    #[must_use]
+    pub fn rules(&self) -> &[NatRuleIntent] {
+        &self.rules
     }
 
-    /// What the first matching rule decides for a flow from inside. None when no rule matches or the flow is not IPv4.
+    /// When peers are told of flows, of rules that say so.
+    #[must_use]
+    pub const fn syncs(&self) -> &Syncs {
+        &self.syncs
+    }
+
+    /// What the first matching rule decides for a flow from inside. None when no rule matches or
+    /// the flow is not IPv4.
     #[must_use]
     pub fn choose(&self, key: &FlowKey, outbound: InterfaceId) -> Option<NatChoice> {
         if !key.src.is_v4() {
             return None;
         }
-        let matches = |rule: &&NatRule| {
-            leaves_by(rule.outbound, Some(outbound)) && self.lists.prefixes_match(rule.source, &key.src)
-        };
-        self.rules.iter().find(matches).map(|rule| NatChoice {
-            pool: PoolRef {
-                vrf: self.vrf,
-                pool: rule.pool,
-            },
-            rule_id: rule.id,
-            care: rule.care,
-        })
+        let rule = self.classifier.first(&Query {
+            key,
+            // NAT rules don't ask where a flow came in.
+            inbound: InterfaceId::default(),
+            outbound: Some(outbound),
+        })?;
+        Some(self.choices[rule as usize])
+    }
+
+    /// Heap bytes of the compiled form.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.classifier.bytes() + size_of_val(&*self.choices) + size_of_val(&*self.syncs.0)
     }
 }

@@ -1,33 +1,20 @@
 //! Literal rules, then random ones against a reference that reads the intent as it is written.
 
 use core::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Care, FirewallIntent, NatRuleIntent, PortRange, RuleIntent};
+use crate::config::{
+    Care, CommitIntent, FirewallIntent, Intent, NatRuleIntent, PortRange, RuleIntent, Timeouts, VrfIntent,
+};
 use crate::flow::{Addr, VrfId, proto};
 use crate::nat::PoolRef;
 
 const LAN: InterfaceId = InterfaceId(0);
 const WAN: InterfaceId = InterfaceId(1);
-
-fn any_rule(id: u32, action: Action) -> RuleIntent {
-    RuleIntent {
-        id,
-        inbound: None,
-        outbound: None,
-        source: Vec::new(),
-        destination: Vec::new(),
-        protocol: None,
-        source_ports: Vec::new(),
-        destination_ports: Vec::new(),
-        action,
-        log: false,
-        care: Care::default(),
-    }
-}
 
 fn nets(text: &[&str]) -> Vec<IpNet> {
     text.iter().map(|net| net.parse().unwrap()).collect()
@@ -49,12 +36,13 @@ fn web() -> FlowKey {
     key("100.64.0.7", "203.0.113.9", proto::TCP, 40_000, 443)
 }
 
+fn compile(rules: Vec<RuleIntent>, default: Action) -> Policy {
+    Policy::compile(&FirewallIntent { rules, default }, None).unwrap()
+}
+
 /// The number of the deciding rule, 0 for the default.
 fn decides(rules: Vec<RuleIntent>, key: &FlowKey) -> u32 {
-    let policy = Policy::compile(&FirewallIntent {
-        rules,
-        default: Action::Drop,
-    });
+    let policy = compile(rules, Action::Drop);
     policy
         .evaluate(&Query {
             key,
@@ -69,18 +57,15 @@ fn the_first_matching_rule_decides() {
     let rules = vec![
         RuleIntent {
             protocol: Some(proto::UDP),
-            ..any_rule(10, Action::Accept)
+            ..RuleIntent::any(10, Action::Accept)
         },
         RuleIntent {
             log: true,
-            ..any_rule(20, Action::Reject)
+            ..RuleIntent::any(20, Action::Reject)
         },
-        any_rule(30, Action::Accept),
+        RuleIntent::any(30, Action::Accept),
     ];
-    let policy = Policy::compile(&FirewallIntent {
-        rules,
-        default: Action::Drop,
-    });
+    let policy = compile(rules, Action::Drop);
     assert_eq!(
         policy.evaluate(&Query {
             key: &web(),
@@ -92,7 +77,8 @@ fn the_first_matching_rule_decides() {
             rule: Some(1),
             rule_id: 20,
             log: true,
-            care: Care::default()
+            care: Care::default(),
+            counter: 2
         }
     );
     assert_eq!(policy.rules(), 3);
@@ -103,9 +89,9 @@ fn without_a_match_the_default_decides() {
     for default in [Action::Accept, Action::Drop, Action::Reject] {
         let rules = vec![RuleIntent {
             protocol: Some(proto::UDP),
-            ..any_rule(10, Action::Accept)
+            ..RuleIntent::any(10, Action::Accept)
         }];
-        let policy = Policy::compile(&FirewallIntent { rules, default });
+        let policy = compile(rules, default);
         assert_eq!(
             policy.evaluate(&Query {
                 key: &web(),
@@ -117,7 +103,8 @@ fn without_a_match_the_default_decides() {
                 rule: None,
                 rule_id: 0,
                 log: false,
-                care: Care::default()
+                care: Care::default(),
+                counter: 0
             }
         );
     }
@@ -125,7 +112,7 @@ fn without_a_match_the_default_decides() {
 
 #[test]
 fn every_condition_alone_can_keep_a_rule_from_matching() {
-    let rule = || any_rule(1, Action::Accept);
+    let rule = || RuleIntent::any(1, Action::Accept);
     let range = |first, last| vec![PortRange { first, last }];
     let cases = [
         (rule(), true),
@@ -248,12 +235,9 @@ fn every_condition_alone_can_keep_a_rule_from_matching() {
 fn a_rule_for_an_outgoing_interface_needs_a_way_out() {
     let rules = vec![RuleIntent {
         outbound: Some(WAN),
-        ..any_rule(1, Action::Accept)
+        ..RuleIntent::any(1, Action::Accept)
     }];
-    let policy = Policy::compile(&FirewallIntent {
-        rules,
-        default: Action::Drop,
-    });
+    let policy = compile(rules, Action::Drop);
     assert_eq!(
         policy
             .evaluate(&Query {
@@ -272,7 +256,7 @@ fn a_prefix_matches_its_own_family_only() {
     let from = |net| {
         vec![RuleIntent {
             source: nets(&[net]),
-            ..any_rule(1, Action::Accept)
+            ..RuleIntent::any(1, Action::Accept)
         }]
     };
     assert_eq!(
@@ -303,7 +287,7 @@ fn only_tcp_and_udp_have_ports() {
     }];
     let rules = vec![RuleIntent {
         source_ports: all,
-        ..any_rule(1, Action::Accept)
+        ..RuleIntent::any(1, Action::Accept)
     }];
     for (proto, rule) in [
         (proto::TCP, 1),
@@ -334,7 +318,7 @@ fn the_first_matching_nat_rule_names_the_pool() {
         rule(2, Some(WAN), &["100.64.1.0/24", "100.64.2.0/24"], 1),
         rule(3, None, &["100.64.0.0/10"], 2),
     ];
-    let policy = NatPolicy::compile(VrfId(3), &rules);
+    let policy = NatPolicy::compile(VrfId(3), &rules).unwrap();
     let pool = |src| {
         policy
             .choose(&key(src, "203.0.113.9", proto::TCP, 1, 2), WAN)
@@ -343,7 +327,7 @@ fn the_first_matching_nat_rule_names_the_pool() {
     assert_eq!(pool("100.64.2.9"), Some((VrfId(3), 1, 2)));
     assert_eq!(pool("100.64.3.9"), Some((VrfId(3), 2, 3)));
     assert_eq!(pool("10.0.0.1"), None);
-    let everything = NatPolicy::compile(VrfId(0), &[rule(1, None, &[], 0)]);
+    let everything = NatPolicy::compile(VrfId(0), &[rule(1, None, &[], 0)]).unwrap();
     assert_eq!(
         everything.choose(&key("2001:db8::1", "::2", proto::TCP, 1, 2), WAN),
         None,
@@ -386,6 +370,7 @@ fn slowly(intent: &FirewallIntent, query: &Query<'_>) -> Decision {
             rule_id: intent.rules[at].id,
             log: intent.rules[at].log,
             care: intent.rules[at].care,
+            counter: u32::try_from(at + 1).unwrap(),
         },
         None => Decision {
             action: intent.default,
@@ -393,17 +378,20 @@ fn slowly(intent: &FirewallIntent, query: &Query<'_>) -> Decision {
             rule_id: 0,
             log: false,
             care: Care::default(),
+            counter: 0,
         },
     }
 }
 
-/// Few distinct bits, so that rules do match.
+/// Few distinct bits, so that rules do match; some addresses are the other family's in disguise.
 fn addresses() -> impl Strategy<Value = IpAddr> {
     let v4 = (0u8..2, 0u8..4).prop_map(|(b, d)| IpAddr::from([10, b << 7, 0, d << 6]));
     let v6 = (0u16..2, 0u16..4).prop_map(|(b, d)| IpAddr::from([0x2001, b << 15, 0, 0, 0, 0, 0, d << 14]));
-    prop_oneof![v4, v6]
+    let low = (0u16..2, 0u16..4).prop_map(|(b, d)| IpAddr::from([0, 0, 0, 0, 0, 0, 0xa00 | b << 7, d << 6]));
+    prop_oneof![3 => v4, 2 => v6, 1 => low]
 }
 
+/// Mostly nested: few networks, every length.
 fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
     let prefix = (addresses(), 0u8..=128).prop_map(|(addr, len)| {
         let len = if addr.is_ipv4() { len % 33 } else { len };
@@ -412,33 +400,48 @@ fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
     prop::collection::vec(prefix, 0..3)
 }
 
+/// At both ends of the ports, overlapping, touching, and of every length.
 fn port_ranges() -> impl Strategy<Value = Vec<PortRange>> {
-    let range = (0u16..8, 0u16..8).prop_map(|(a, b)| PortRange {
+    let port = || prop_oneof![4 => 0u16..8, 1 => u16::MAX - 3..=u16::MAX];
+    let range = (port(), port()).prop_map(|(a, b)| PortRange {
         first: a.min(b),
         last: a.max(b),
     });
-    prop::collection::vec(range, 0..3)
+    prop::collection::vec(range, 0..4)
 }
 
 fn interface() -> impl Strategy<Value = Option<InterfaceId>> {
-    prop::option::of((0u16..2).prop_map(InterfaceId))
+    prop::option::of((0u16..3).prop_map(InterfaceId))
 }
 
 fn protocol() -> impl Strategy<Value = u8> {
-    prop::sample::select(vec![proto::ICMP, proto::TCP, proto::UDP])
+    prop::sample::select(vec![proto::ICMP, proto::ICMP6, proto::TCP, proto::UDP, 47])
 }
 
 prop_compose! {
+    /// Half of a rule's conditions are open, or hardly one would match.
     fn rules()(
         id: u32,
-        (inbound, outbound, protocol) in (interface(), interface(), prop::option::of(protocol())),
+        (inbound, outbound) in (interface(), interface()),
+        protocol in prop::option::weighted(0.7, protocol()),
         (source, destination) in (prefixes(), prefixes()),
         (source_ports, destination_ports) in (port_ranges(), port_ranges()),
+        open in 0u8..128,
         action in prop::sample::select(vec![Action::Accept, Action::Drop, Action::Reject]),
         log: bool,
     ) -> RuleIntent {
+        let names = |bit: u8| open >> bit & 1 == 0;
         RuleIntent {
-            id, inbound, outbound, source, destination, protocol, source_ports, destination_ports, action, log,
+            id,
+            inbound: inbound.filter(|_| names(0)),
+            outbound: outbound.filter(|_| names(1)),
+            protocol: protocol.filter(|_| names(2)),
+            source: if names(3) { source } else { Vec::new() },
+            destination: if names(4) { destination } else { Vec::new() },
+            source_ports: if names(5) { source_ports } else { Vec::new() },
+            destination_ports: if names(6) { destination_ports } else { Vec::new() },
+            action,
+            log,
             care: Care::default(),
         }
     }
@@ -447,11 +450,24 @@ prop_compose! {
 prop_compose! {
     fn keys()(
         (src, dst) in (addresses(), addresses()),
-        (src_port, dst_port) in (0u16..8, 0u16..8),
+        (src_port, dst_port) in (prop_oneof![0u16..9, u16::MAX - 4..=u16::MAX], prop_oneof![0u16..9, u16::MAX - 4..=u16::MAX]),
         proto in protocol(),
     ) -> FlowKey {
         FlowKey { src: src.into(), dst: dst.into(), src_port, dst_port, vrf: VrfId(0), proto }
     }
+}
+
+/// The reference for NAT rules.
+fn slowly_chosen(rules: &[NatRuleIntent], key: &FlowKey, outbound: InterfaceId) -> Option<u32> {
+    let names = |rule: &&NatRuleIntent| {
+        rule.outbound.is_none_or(|wanted| wanted == outbound)
+            && (rule.source.is_empty() || rule.source.iter().any(|net| net.contains(&key.src.ip())))
+    };
+    rules
+        .iter()
+        .filter(|_| key.src.is_v4())
+        .find(names)
+        .map(|rule| rule.id)
 }
 
 proptest! {
@@ -459,14 +475,112 @@ proptest! {
 
     #[test]
     fn the_compiled_policy_decides_as_the_intent_reads(
-        rules in prop::collection::vec(rules(), 0..12),
-        queries in prop::collection::vec((keys(), 0u16..2, interface()), 1..24),
+        rules in prop_oneof![prop::collection::vec(rules(), 0..12), prop::collection::vec(rules(), 60..200)],
+        queries in prop::collection::vec((keys(), 0u16..3, interface()), 1..24),
     ) {
+        // A number that is used twice would share a counter.
+        let rules: Vec<_> = (1..).zip(rules).map(|(id, rule)| RuleIntent { id, ..rule }).collect();
         let intent = FirewallIntent { rules, default: Action::Drop };
-        let policy = Policy::compile(&intent);
+        let policy = Policy::compile(&intent, None).unwrap();
         for (key, inbound, outbound) in queries {
             let query = Query { key: &key, inbound: InterfaceId(inbound), outbound };
             prop_assert_eq!(policy.evaluate(&query), slowly(&intent, &query), "{:?}", query);
         }
+    }
+
+    #[test]
+    fn the_compiled_nat_rules_choose_as_the_intent_reads(
+        rules in prop::collection::vec((interface(), prefixes()), 0..80),
+        queries in prop::collection::vec((keys(), 0u16..3), 1..24),
+    ) {
+        let rules: Vec<_> = (1..)
+            .zip(rules)
+            .map(|(id, (outbound, source))| NatRuleIntent { id, outbound, source, pool: 0, care: Care::default() })
+            .collect();
+        let policy = NatPolicy::compile(VrfId(0), &rules).unwrap();
+        for (key, outbound) in queries {
+            let outbound = InterfaceId(outbound);
+            let chosen = policy.choose(&key, outbound).map(|choice| choice.rule_id);
+            prop_assert_eq!(chosen, slowly_chosen(&rules, &key, outbound), "{:?} {:?}", key, outbound);
+        }
+    }
+}
+
+#[test]
+fn a_rule_keeps_the_place_of_its_hit_counter_and_a_new_one_takes_the_lowest_free() {
+    let firewall = |ids: &[u32]| FirewallIntent {
+        rules: ids
+            .iter()
+            .map(|&id| RuleIntent::any(id, Action::Accept))
+            .collect(),
+        default: Action::Drop,
+    };
+    let places = |policy: &Policy| {
+        let all = policy.decisions().iter().map(|d| (d.rule_id, d.counter));
+        (all.collect::<Vec<_>>(), policy.counters())
+    };
+    let first = Policy::compile(&firewall(&[10, 20, 30]), None).unwrap();
+    assert_eq!(places(&first), (vec![(10, 1), (20, 2), (30, 3), (0, 0)], 4));
+    let second = Policy::compile(&firewall(&[30, 25, 10, 40]), Some(&first)).unwrap();
+    assert_eq!(
+        places(&second),
+        (vec![(30, 3), (25, 2), (10, 1), (40, 4), (0, 0)], 5)
+    );
+    let third = Policy::compile(&firewall(&[40]), Some(&second)).unwrap();
+    assert_eq!(places(&third), (vec![(40, 4), (0, 0)], 5));
+}
+
+#[test]
+fn what_a_change_leaves_as_it_was_is_not_compiled_again() {
+    let mut intent = Intent {
+        vrfs: vec![
+            vrf("a", vec![RuleIntent::any(1, Action::Accept)]),
+            vrf("b", vec![]),
+        ],
+        ..Intent::default()
+    };
+    let before = Policies::compile(&intent, &Policies::default()).unwrap();
+    intent.vrfs[1].firewall.default = Action::Accept;
+    let after = Policies::compile(&intent, &before).unwrap();
+    let same = |at| {
+        let (before, after) = (before.vrf(VrfId(at)), after.vrf(VrfId(at)));
+        (
+            Arc::ptr_eq(&before.firewall, &after.firewall),
+            Arc::ptr_eq(&before.nat, &after.nat),
+        )
+    };
+    assert_eq!([same(0), same(1)], [(true, true), (false, true)]);
+    assert_eq!(after.vrf(VrfId(1)).firewall.intent().default, Action::Accept);
+}
+
+#[test]
+fn rules_that_do_not_fit_are_refused_by_vrf_and_kind() {
+    let rules = (0..=u32::try_from(RULES_MAX).unwrap()).map(|id| RuleIntent::any(id, Action::Accept));
+    let intent = Intent {
+        vrfs: vec![vrf("a", vec![]), vrf("b", rules.collect())],
+        ..Intent::default()
+    };
+    let refused = Policies::compile(&intent, &Policies::default()).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "firewall rules of VRF b: 65537 rules are more than 65536"
+    );
+}
+
+fn vrf(name: &str, rules: Vec<RuleIntent>) -> VrfIntent {
+    VrfIntent {
+        name: name.to_owned(),
+        slots: 4,
+        inside: vec![],
+        ha_group: None,
+        firewall: FirewallIntent {
+            rules,
+            default: Action::Drop,
+        },
+        pools: vec![],
+        nat_rules: vec![],
+        timeouts: Timeouts::default(),
+        tcp_window_check: true,
+        output_commit: CommitIntent::default(),
     }
 }

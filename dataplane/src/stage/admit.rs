@@ -194,7 +194,7 @@ fn permit(
         inbound: work.interface,
         outbound: Some(out),
     });
-    cx.tables.hit(key.vrf, decision.rule);
+    cx.tables.hit(key.vrf, &decision);
     if decision.rule.is_some() && decision.log {
         cx.notices
             .rule_hit(key.vrf, decision.rule_id, *arrived, decision.action, cx.now);

@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub(crate) use self::changes::Changed;
 use self::changes::DirtyList;
 pub use self::role::VrfRole;
+use self::rules::Hits;
+pub use self::rules::RuleCount;
 use crate::commit::Commits;
 use crate::conntrack::{Table, Wheel};
 use crate::counters::Counters;
@@ -87,8 +89,8 @@ pub struct Tables {
     pub(crate) commits: Commits,
     /// Who is told of what.
     pub(crate) protect: Protect,
-    /// First packets decided per VRF and rule, in the rules' order.
-    rule_hits: Vec<Vec<(Option<u32>, u64)>>,
+    /// First packets decided per VRF and rule, where the rules say.
+    rule_hits: Vec<Vec<Hits>>,
     /// Changed entries, per lane.
     dirty: Vec<DirtyList>,
     /// Versioned changes, to be told again.

@@ -1,48 +1,91 @@
-//! The rules as a worker has seen them last, and how often each has decided.
+//! The rules as a worker has seen them last and how often each has decided.
 //!
-//! Taken over when the snapshot changes; hits live as long as their rule's id stays in it.
+//! Taken over when the snapshot changes, at no cost that grows with it: each rule brings the place of its hit counter, which
+//! it keeps as long as it is configured. A counter is labelled with its rule's number, so that one that has found a
+//! place anew begins at zero without a visit.
+
+use std::sync::Arc;
 
 use super::Tables;
 use crate::flow::VrfId;
+use crate::policy::Decision;
 use crate::vrf::Snapshot;
 
+/// How often a rule has decided.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Hits {
+    /// The rule's number, 0 for the default.
+    rule_id: u32,
+    count: u64,
+}
+
+impl Hits {
+    /// What is counted of this rule so far.
+    fn of(self, rule_id: u32) -> Self {
+        if self.rule_id == rule_id {
+            return self;
+        }
+        Self {
+            rule_id,
+            ..Self::default()
+        }
+    }
+}
+
+/// What a worker has counted of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleCount {
+    /// Number; none of the default.
+    pub id: Option<u32>,
+    /// First packets that it has decided about.
+    pub hits: u64,
+}
+
 impl Tables {
-    /// Takes over a new set of rules; a rule that stays keeps its hits.
-    pub fn observe_rules(&mut self, snapshot: &Snapshot) {
-        self.protect.observe(snapshot);
+    /// Takes over a snapshot that this worker has not seen yet.
+    pub fn observe_rules(&mut self, snapshot: &Arc<Snapshot>) {
+        if !self.protect.observe(snapshot) {
+            return;
+        }
         for (seen, vrf) in self.roles.iter_mut().zip(snapshot.vrfs()) {
             seen.timeout_max_s = vrf.timeouts.longest_s();
         }
         for (hits, vrf) in self.rule_hits.iter_mut().zip(snapshot.vrfs()) {
-            *hits = vrf
-                .firewall
-                .rules
-                .iter()
-                .map(|rule| Some(rule.id))
-                .chain([None])
-                .map(|id| {
-                    let kept = hits.iter().find(|(known, _)| *known == id);
-                    (id, kept.map_or(0, |(_, count)| *count))
-                })
-                .collect();
+            // Grows with the most rules there have been, and never otherwise.
+            let places = vrf.policy.counters();
+            if hits.len() < places {
+                hits.resize(places, Hits::default());
+            }
         }
     }
 
-    /// A rule, by its place, or else the default decided about a first packet.
-    pub(crate) fn hit(&mut self, vrf: VrfId, rule: Option<u32>) {
-        let hits = &mut self.rule_hits[vrf.index()];
-        let hit = match rule {
-            Some(place) => hits.get_mut(place as usize),
-            None => hits.last_mut(),
-        };
-        if let Some((_, count)) = hit {
-            *count += 1;
+    /// A rule, or the default, has decided about a first packet.
+    #[inline]
+    pub(crate) fn hit(&mut self, vrf: VrfId, decision: &Decision) {
+        if let Some(hits) = self.rule_hits[vrf.index()].get_mut(decision.counter as usize) {
+            *hits = hits.of(decision.rule_id);
+            hits.count += 1;
         }
     }
 
-    /// Rule ids with their hits, in order; the default, which has no id, comes last.
+    /// Rules with what is counted of them, in order; the default, which has no id, comes last.
     #[must_use]
-    pub fn rule_hits(&self, vrf: VrfId) -> &[(Option<u32>, u64)] {
-        self.rule_hits.get(vrf.index()).map_or(&[], Vec::as_slice)
+    pub fn rule_hits(&self, vrf: VrfId) -> Vec<RuleCount> {
+        let snapshot = self.protect.snapshot();
+        let (Some(vrf), Some(hits)) = (
+            snapshot.and_then(|s| s.vrfs().get(vrf.index())),
+            self.rule_hits.get(vrf.index()),
+        ) else {
+            return Vec::new();
+        };
+        let of = |decision: &Decision| {
+            let hits = hits.get(decision.counter as usize).copied().unwrap_or_default();
+            let hits = hits.of(decision.rule_id);
+            RuleCount {
+                id: decision.rule.map(|_| decision.rule_id),
+                hits: hits.count,
+            }
+        };
+        vrf.policy.decisions().iter().map(of).collect()
     }
 }

@@ -1,17 +1,17 @@
 //! The immutable view of one moment: interfaces, VRFs, routes, neighbours, addresses.
 
 use core::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::{AddressSet, Lpm, Neighbors, PrefixSet};
 use crate::config::{
-    CommitIntent, FirewallIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent,
-    Route, Timeouts,
+    CommitIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent, Route, Timeouts,
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
-use crate::policy::{NatPolicy, Policy};
+use crate::policy::{NatPolicy, Policies, Policy};
 use crate::wire::ethernet::Mac;
 use crate::wire::vlan::VlanTags;
 
@@ -85,14 +85,12 @@ pub struct Vrf {
     pub tcp_window_check: bool,
     /// Output commit, for rules that say nothing about it.
     pub output_commit: CommitIntent,
-    /// Firewall as configured.
-    pub firewall: FirewallIntent,
     /// Pools as configured.
     pub pools: Vec<PoolIntent>,
     /// The firewall, compiled.
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// Which first packets are translated, and from which pool.
-    pub nat: NatPolicy,
+    pub nat: Arc<NatPolicy>,
     v4: Lpm,
     v6: Lpm,
     hops: Hops,
@@ -132,10 +130,10 @@ pub enum Local {
 }
 
 impl Snapshot {
-    /// Builds everything. `ports` is indexed by [`PortId`]; entries of `forwarding` that name an interface or a
-    /// VRF which doesn't exist (the kernel is ahead of the configuration) are left out.
+    /// Builds everything. `policies` are those of `intent`; `ports` is indexed by [`PortId`]; entries of `forwarding` that
+    /// name an interface or a VRF which doesn't exist (the kernel is ahead of the configuration) are left out.
     #[must_use]
-    pub fn build(intent: &Intent, forwarding: &Forwarding, ports: &[PortInfo]) -> Self {
+    pub fn build(intent: &Intent, policies: &Policies, forwarding: &Forwarding, ports: &[PortInfo]) -> Self {
         let mut interfaces: Vec<Interface> = (0..)
             .zip(&intent.interfaces)
             .map(|(n, i)| build_interface(InterfaceId(n), i, intent, forwarding, ports))
@@ -150,7 +148,7 @@ impl Snapshot {
         let vrfs: Vec<Vrf> = (0..)
             .map(VrfId)
             .take(intent.vrfs.len())
-            .map(|id| build_vrf(id, intent, forwarding, &interfaces, &neighbors))
+            .map(|id| build_vrf(id, (intent, policies), forwarding, &interfaces, &neighbors))
             .collect();
         set_answered(&mut interfaces, &vrfs);
         Self {
@@ -447,7 +445,7 @@ fn build_interface(
 
 fn build_vrf(
     id: VrfId,
-    intent: &Intent,
+    (intent, policies): (&Intent, &Policies),
     forwarding: &Forwarding,
     interfaces: &[Interface],
     neighbors: &Neighbors,
@@ -476,10 +474,9 @@ fn build_vrf(
         timeouts: configured.timeouts,
         tcp_window_check: configured.tcp_window_check,
         output_commit: configured.output_commit,
-        firewall: configured.firewall.clone(),
         pools: configured.pools.clone(),
-        policy: Policy::compile(&configured.firewall),
-        nat: NatPolicy::compile(id, &configured.nat_rules),
+        policy: Arc::clone(&policies.vrf(id).firewall),
+        nat: Arc::clone(&policies.vrf(id).nat),
         locals: locals(id, intent, forwarding, interfaces),
         announcements: announcements(id, intent, forwarding, interfaces, &inside),
         inside,

@@ -12,6 +12,7 @@ use crate::config::{
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
+use crate::policy::Policies;
 
 const LAN: InterfaceId = InterfaceId(0);
 const WAN: InterfaceId = InterfaceId(1);
@@ -168,7 +169,8 @@ fn snapshot_of(intent: &Intent, forwarding: &Forwarding) -> Snapshot {
             mtu: 9000,
         },
     ];
-    Snapshot::build(intent, forwarding, &ports)
+    let policies = Policies::compile(intent, &Policies::default()).unwrap();
+    Snapshot::build(intent, &policies, forwarding, &ports)
 }
 
 fn snapshot() -> Snapshot {
@@ -423,7 +425,7 @@ fn an_interface_is_every_station_it_is_given_and_no_other_interface_is() {
     let mut intent = intent();
     let mac = [0, 0, 0x5e, 0, 1, 51];
     intent.ha_groups[0].virtual_macs = vec![VirtualMac { interface: LAN, mac }];
-    let snapshot = Snapshot::build(&intent, &forwarding(), &[]);
+    let snapshot = snapshot_of(&intent, &forwarding());
     let (lan, wan) = (snapshot.interface(LAN), snapshot.interface(WAN));
     assert!(lan.is_station(&mac) && lan.is_station(&lan.mac));
     assert!(!wan.is_station(&mac) && !lan.is_station(&[0, 0, 0x5e, 0, 1, 52]));

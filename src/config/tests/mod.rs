@@ -186,6 +186,19 @@ them; use a kernel interface that no port owns";
 }
 
 #[test]
+fn rules_that_could_not_be_compiled_are_a_fault() {
+    let ports = vec!["\"80\""; dataplane::policy::CONDITIONS_MAX + 1].join(",");
+    let found = faults(
+        "destination_ports = [\"80\"]",
+        &format!("destination_ports = [{ports}]"),
+    );
+    assert_eq!(
+        found,
+        ["40:7: 262145 prefixes and port ranges are more than 262144; use fewer, wider rules"]
+    );
+}
+
+#[test]
 fn the_example_is_read_as_its_comments_say() {
     let config = load("example.toml", EXAMPLE, &[0, 1]).unwrap_or_else(|f| panic!("{f}"));
     assert_eq!((config.node.name.as_str(), config.node.id), ("node1", 1));
