@@ -420,6 +420,9 @@ fn rules(rows: &[RuleRow]) -> String {
             "ACTION",
             "LOG",
             "HITS",
+            "LIMIT/S",
+            "PER SOURCE",
+            "LIMITED",
         ],
         rows.iter().map(|row| {
             [
@@ -431,10 +434,17 @@ fn rules(rows: &[RuleRow]) -> String {
                 end(&row.destination, &row.destination_ports),
                 row.action.clone(),
                 yes_no(row.log).to_owned(),
-                row.hits.map_or("-".to_owned(), |hits| hits.to_string()),
+                or_dash(row.hits),
+                or_dash(row.new_flows_per_s),
+                or_dash(row.new_flows_per_source_per_s),
+                or_dash(row.limited),
             ]
         }),
     )
+}
+
+fn or_dash(number: Option<impl Display>) -> String {
+    number.map_or("-".to_owned(), |number| number.to_string())
 }
 
 fn end(networks: &[impl Display], ports: &[String]) -> String {

@@ -379,6 +379,8 @@ pub struct RuleHits {
     pub id: Option<u32>,
     /// First packets decided.
     pub hits: u64,
+    /// Of those, dropped because of a limit.
+    pub limited: u64,
 }
 
 /// A firewall rule as configured, with its hits.
@@ -406,6 +408,12 @@ pub struct RuleRow {
     pub log: bool,
     /// First packets decided; none while the data process isn't reachable.
     pub hits: Option<u64>,
+    /// New flows per second that it lets in, if limited.
+    pub new_flows_per_s: Option<u32>,
+    /// The same of one source.
+    pub new_flows_per_source_per_s: Option<u32>,
+    /// First packets dropped because of a limit; none while the data process isn't reachable.
+    pub limited: Option<u64>,
 }
 
 /// A worker.

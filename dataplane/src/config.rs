@@ -3,6 +3,7 @@
 //! immutable [`crate::vrf::Snapshot`] there. Names identify things across nodes, indexes only inside one.
 
 use core::net::{IpAddr, Ipv4Addr};
+use core::num::NonZeroU32;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -137,6 +138,8 @@ pub struct RuleIntent {
     pub action: Action,
     /// Log the first packet of each flow (rate-limited).
     pub log: bool,
+    /// How many new flows it lets in.
+    pub limit: FlowLimit,
     /// How its flows are protected.
     pub care: Care,
 }
@@ -156,12 +159,28 @@ impl RuleIntent {
             destination_ports: Vec::new(),
             action,
             log: false,
+            limit: FlowLimit {
+                per_s: None,
+                per_source_per_s: None,
+            },
             care: Care {
                 sync: None,
                 output_commit: None,
             },
         }
     }
+}
+
+/// Most new flows per second that a limit can be set to.
+pub const FLOWS_PER_S_MAX: u32 = 10_000_000;
+
+/// How many new flows per second a rule lets in; as many as a second's may come at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowLimit {
+    /// Of all sources together.
+    pub per_s: Option<NonZeroU32>,
+    /// Of one source: an IPv4 address, or an IPv6 /64.
+    pub per_source_per_s: Option<NonZeroU32>,
 }
 
 /// What a rule says about the protection of its flows; what it leaves open, the NAT rule says, and then the VRF.

@@ -9,10 +9,14 @@
 //! the last bytes over the whole word. Port ids, VLAN ids, worker counts and kernel bindings are left out: nodes
 //! may differ in them.
 
+use core::num::NonZeroU32;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Care, Intent, InterfaceId, PoolIntent, PortRange, RuleIntent, SyncPolicy, VrfIntent};
+use crate::config::{
+    Care, FlowLimit, Intent, InterfaceId, PoolIntent, PortRange, RuleIntent, SyncPolicy, VrfIntent,
+};
 use crate::flow::{Addr, VrfId};
 use crate::shard::mix64;
 
@@ -132,6 +136,11 @@ fn firewall_rule(c: &mut Canon, intent: &Intent, rule: &RuleIntent) {
     c.number(rule.action as u8);
     c.number(u8::from(rule.log));
     c.care(rule.care);
+    // Silent without a limit, so that versions that know of none say the same.
+    if rule.limit != FlowLimit::default() {
+        c.number(rule.limit.per_s.map_or(0, NonZeroU32::get));
+        c.number(rule.limit.per_source_per_s.map_or(0, NonZeroU32::get));
+    }
 }
 
 fn timeouts(c: &mut Canon, vrf: &VrfIntent) {
@@ -294,6 +303,7 @@ mod tests {
             destination_ports: vec![PortRange { first: 80, last: 80 }],
             action: Action::Accept,
             log: false,
+            limit: FlowLimit::default(),
             care: Care::default(),
         }
     }
@@ -348,7 +358,7 @@ mod tests {
 
     #[test]
     fn one_changed_field_names_exactly_its_section() {
-        let edits: [(&str, Edit); 39] = [
+        let edits: [(&str, Edit); 41] = [
             ("slots", |v| v.slots = 512),
             ("inside", |v| v.inside[0] = net("100.64.0.0/11")),
             ("inside", |v| v.inside.truncate(1)),
@@ -392,6 +402,12 @@ mod tests {
             }),
             ("firewall rules", |v| v.firewall.rules[0].action = Action::Reject),
             ("firewall rules", |v| v.firewall.rules[0].log = true),
+            ("firewall rules", |v| {
+                v.firewall.rules[0].limit.per_s = NonZeroU32::new(9)
+            }),
+            ("firewall rules", |v| {
+                v.firewall.rules[0].limit.per_source_per_s = NonZeroU32::new(9)
+            }),
             ("firewall rules", |v| v.firewall.rules.swap(0, 1)),
             ("firewall default", |v| v.firewall.default = Action::Accept),
             ("timeouts", |v| v.timeouts.tcp_established_s = 9_000),

@@ -104,6 +104,7 @@ mod tests {
                 events: 1,
             },
             held_packets: 0,
+            limited_sources: 1,
         };
         let pools = Arc::new(Pools::new(&Intent::default()));
         let mut tables = Tables::new((0, 1), 2, &[16], limits, pools, 7);

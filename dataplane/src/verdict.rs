@@ -82,6 +82,11 @@ reasons! {
     RuleDrop = "rule-drop",
     /// A firewall rule says reject; the answer is counted apart.
     RuleReject = "rule-reject",
+    /// The firewall rule that would let the flow in has let in as many as it may (`new_flows_per_s`).
+    RuleLimit = "rule-limit",
+    /// The firewall rule that would let the flow in has let in as many of this source as it may
+    /// (`new_flows_per_source_per_s`).
+    SourceLimit = "source-limit",
     /// No rule matched and the default policy is drop.
     DefaultDrop = "default-drop",
     /// TCP packet of no known connection that may not open one.

@@ -136,6 +136,7 @@ impl Scene {
                 events: 65_536,
             },
             held_packets: 512,
+            limited_sources: 64,
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use dataplane::config::{InterfaceId, PoolIntent, PortRange, RuleIntent, VrfIntent};
+use dataplane::config::{FlowLimit, InterfaceId, PoolIntent, PortRange, RuleIntent, VrfIntent};
 use ipnet::IpNet;
 
 use super::care::{commit_word, describe};
@@ -254,6 +254,7 @@ fn flatten_dataplane(s: &mut Settings, config: &Config) {
     put(s, "dataplane.conntracks_max".into(), d.conntracks_max);
     put(s, "dataplane.delta_ring_entries".into(), d.delta_ring_entries);
     put(s, "dataplane.held_packets".into(), d.held_packets);
+    put(s, "dataplane.limited_sources".into(), d.limited_sources);
     put(s, "dataplane.eal_args".into(), d.eal_args.join(" "));
 }
 
@@ -376,7 +377,13 @@ fn describe_rule(config: &Config, rule: &RuleIntent) -> String {
         prefixes(&rule.destination),
         ports(&rule.destination_ports),
         if rule.log { " log" } else { "" },
-    ) + &describe(rule.care)
+    ) + &describe_limit(rule.limit)
+        + &describe(rule.care)
+}
+
+fn describe_limit(limit: FlowLimit) -> String {
+    let of = |name, limit: Option<_>| limit.map_or(String::new(), |n| format!(" {name} {n}"));
+    of("new_flows_per_s", limit.per_s) + &of("new_flows_per_source_per_s", limit.per_source_per_s)
 }
 
 fn describe_pool(pool: &PoolIntent) -> String {

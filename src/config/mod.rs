@@ -106,6 +106,8 @@ pub struct DataplaneConfig {
     pub delta_ring_entries: u32,
     /// Packets of each worker that may wait until the peer knows their flow.
     pub held_packets: u32,
+    /// Sources of each worker whose new flows are counted where a rule limits them.
+    pub limited_sources: u32,
     /// Further arguments for EAL.
     pub eal_args: Vec<String>,
 }

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 use dataplane::config::{
-    Action, Filtering, FirewallIntent, InDoubt, InterfaceId, NatRuleIntent, PoolIntent, PortRange,
-    RuleIntent, SyncPolicy,
+    Action, FLOWS_PER_S_MAX, Filtering, FirewallIntent, FlowLimit, InDoubt, InterfaceId, NatRuleIntent,
+    PoolIntent, PortRange, RuleIntent, SyncPolicy,
 };
 use dataplane::flow::{VrfId, proto};
 use dataplane::policy::{NatPolicy, Policy, TooLarge};
@@ -125,10 +126,32 @@ fn read_rule(
             .parsed("action", |t| word(t, &ACTIONS))
             .map_or(Action::default(), |a| a.value),
         log: section.flag("log", false),
+        limit: read_limit(&section),
         care: read_care(&section, around),
     };
     section.finish();
     rule
+}
+
+/// How many new flows a rule lets in, if it lets any in.
+fn read_limit(section: &Section<'_>) -> FlowLimit {
+    let accepts = section
+        .text("action")
+        .is_some_and(|action| action.value == "accept");
+    let per_s = |key| {
+        let At { value, place } = section.number_at(key, 1..=FLOWS_PER_S_MAX)?;
+        section.report().check(
+            accepts,
+            place,
+            || "a rule limits new flows, but lets none in".to_owned(),
+            "use action = \"accept\", or remove the limit",
+        );
+        NonZeroU32::new(value)
+    };
+    FlowLimit {
+        per_s: per_s("new_flows_per_s"),
+        per_source_per_s: per_s("new_flows_per_source_per_s"),
+    }
 }
 
 fn interface(

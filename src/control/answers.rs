@@ -1,5 +1,7 @@
 //! Each operator's command: answered from the configuration, from the groups, or by the data process.
 
+use std::num::NonZeroU32;
+
 use ctl::job_report::CompareWanted;
 use ctl::protocol::{Command, PAGE_ROWS_MAX, Refusal, RefusalKind, Reply};
 use ctl::report::{
@@ -245,12 +247,16 @@ impl Answers<'_> {
             destination_ports: Vec::new(),
             action: action_name(intent.firewall.default).to_owned(),
             log: false,
-            hits: hits_of(hits.as_deref(), None),
+            hits: hits.as_deref().map(|hits| hits_of(hits, None).hits),
+            new_flows_per_s: None,
+            new_flows_per_source_per_s: None,
+            limited: hits.as_deref().map(|hits| hits_of(hits, None).limited),
         });
         Ok(Reply::FirewallRules(rows))
     }
 
     fn rule_row(&self, rule: &RuleIntent, hits: Option<&[RuleHits]>) -> RuleRow {
+        let counted = hits.map(|hits| hits_of(hits, Some(rule.id)));
         RuleRow {
             id: Some(rule.id),
             inbound: rule.inbound.map(|id| self.interface_name(id)),
@@ -262,7 +268,10 @@ impl Answers<'_> {
             destination_ports: rule.destination_ports.iter().map(ports_text).collect(),
             action: action_name(rule.action).to_owned(),
             log: rule.log,
-            hits: hits_of(hits, Some(rule.id)),
+            hits: counted.map(|counted| counted.hits),
+            new_flows_per_s: rule.limit.per_s.map(NonZeroU32::get),
+            new_flows_per_source_per_s: rule.limit.per_source_per_s.map(NonZeroU32::get),
+            limited: counted.map(|counted| counted.limited),
         }
     }
 
@@ -358,6 +367,13 @@ fn ports_text(range: &PortRange) -> String {
     }
 }
 
-fn hits_of(hits: Option<&[RuleHits]>, id: Option<u32>) -> Option<u64> {
-    hits.map(|hits| hits.iter().find(|h| h.id == id).map_or(0, |h| h.hits))
+fn hits_of(hits: &[RuleHits], id: Option<u32>) -> RuleHits {
+    let none = RuleHits {
+        id,
+        hits: 0,
+        limited: 0,
+    };
+    // By id, as the data process says them.
+    hits.binary_search_by_key(&id, |h| h.id)
+        .map_or(none, |at| hits[at])
 }

@@ -463,10 +463,15 @@ fn rule_hits(sources: &Sources, vrf: VrfId) -> Served {
         Gather::once(&sources.workers, move |tables, _| tables.rule_hits(vrf)),
         |answers| {
             let mut total: BTreeMap<Option<u32>, RuleHits> = BTreeMap::new();
-            for RuleCount { id, hits } in answers.into_iter().flatten() {
-                let none = RuleHits { id, hits: 0 };
+            for RuleCount { id, hits, limited } in answers.into_iter().flatten() {
+                let none = RuleHits {
+                    id,
+                    hits: 0,
+                    limited: 0,
+                };
                 let total = total.entry(id).or_insert(none);
                 total.hits += hits;
+                total.limited += limited;
             }
             Reply::RuleHits(total.into_values().collect())
         },

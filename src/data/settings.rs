@@ -135,6 +135,7 @@ pub(super) fn limits(config: &Config) -> Limits {
         conntracks: conntracks as usize,
         nat,
         held_packets: config.dataplane.held_packets as usize,
+        limited_sources: config.dataplane.limited_sources as usize,
     }
 }
 

@@ -35,6 +35,8 @@ mod missing;
 #[cfg(test)]
 mod names;
 #[cfg(test)]
+mod new_flows;
+#[cfg(test)]
 mod orphans;
 #[cfg(test)]
 mod overload;

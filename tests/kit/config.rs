@@ -395,6 +395,7 @@ impl Setup {
                 events: 4_096,
             },
             held_packets: self.held_packets,
+            limited_sources: 64,
         }
     }
 

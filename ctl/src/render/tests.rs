@@ -281,6 +281,9 @@ fn rules_read_as_they_decide_and_end_with_the_default() {
         action: "accept".into(),
         log: true,
         hits: Some(12),
+        new_flows_per_s: Some(20_000),
+        new_flows_per_source_per_s: None,
+        limited: Some(3),
     };
     let default = RuleRow {
         id: None,
@@ -291,12 +294,14 @@ fn rules_read_as_they_decide_and_end_with_the_default() {
         action: "drop".into(),
         log: false,
         hits: None,
+        new_flows_per_s: None,
+        limited: None,
         ..rule.clone()
     };
     let wanted = "\
-RULE     IN   OUT  PROTO  SOURCE         DESTINATION            ACTION  LOG  HITS
-10       lan  any  tcp    100.64.0.0/10  any port 80,1000-2000  accept  yes  12
-default  any  any  any    any            any                    drop    no   -
+RULE     IN   OUT  PROTO  SOURCE         DESTINATION            ACTION  LOG  HITS  LIMIT/S  PER SOURCE  LIMITED
+10       lan  any  tcp    100.64.0.0/10  any port 80,1000-2000  accept  yes  12    20000    -           3
+default  any  any  any    any            any                    drop    no   -     -        -           -
 ";
     assert_eq!(text(&Reply::FirewallRules(vec![rule, default])), wanted);
 }

@@ -6,11 +6,13 @@
 
 mod classifier;
 mod compiled;
+mod limit;
 mod rule;
 
 pub use self::classifier::{BYTES_MAX, CONDITIONS_MAX, RULES_MAX, TooLarge};
 pub use self::compiled::{Policies, PolicyError, VrfPolicies};
-pub use self::rule::{NatChoice, NatPolicy, Policy, Syncs};
+pub use self::limit::{Spacing, Taken};
+pub use self::rule::{Limit, NatChoice, NatPolicy, Policy, Syncs};
 use crate::config::{Action, Care, InterfaceId};
 use crate::flow::FlowKey;
 
@@ -39,6 +41,8 @@ pub struct Decision {
     pub log: bool,
     /// What the rule says about the protection of the flow.
     pub care: Care,
+    /// Whether the rule limits new flows ([`Policy::limit`]).
+    pub limited: bool,
     /// Place of the hit counter, which each worker keeps for itself.
     pub counter: u32,
 }

@@ -1,15 +1,26 @@
 //! Compiled rules: the firewall's and those that choose a NAT pool.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::classifier::{Classifier, Conditions};
+use super::limit::{Spacing, Taken};
 use super::{Decision, Query, TooLarge};
-use crate::config::{Care, FirewallIntent, InterfaceId, NatRuleIntent, RuleIntent, SyncPolicy};
+use crate::config::{Care, FirewallIntent, FlowLimit, InterfaceId, NatRuleIntent, RuleIntent, SyncPolicy};
 use crate::flow::{FlowKey, VrfId};
 use crate::nat::PoolRef;
 
 /// Place of the hit counter of the default action.
 const DEFAULT_COUNTER: u32 = 0;
+
+/// What a rule lets in.
+#[derive(Debug, Clone)]
+pub struct Limit {
+    /// Of all sources, counted by all workers together.
+    pub all: Option<(Spacing, Arc<Taken>)>,
+    /// Of each source.
+    pub source: Option<Spacing>,
+}
 
 /// A VRF's firewall.
 #[derive(Debug)]
@@ -18,12 +29,14 @@ pub struct Policy {
     classifier: Classifier,
     /// Of each rule, and of the default behind them.
     decisions: Vec<Decision>,
+    /// By rule, of those that have one.
+    limits: Vec<(u32, Limit)>,
     counters: usize,
     syncs: Syncs,
 }
 
 impl Policy {
-    /// From checked intent. A rule that was there `before` keeps the place of its hit counter.
+    /// From checked intent. A rule that was there `before` keeps the place of its hit counter and what its limit has let in.
     ///
     /// # Errors
     /// When the rules go beyond the limits of the classifier.
@@ -38,6 +51,7 @@ impl Policy {
             rule_id: rule.id,
             log: rule.log,
             care: rule.care,
+            limited: rule.limit != FlowLimit::default(),
             counter,
         });
         let default = Decision {
@@ -46,11 +60,13 @@ impl Policy {
             rule_id: 0,
             log: false,
             care: Care::default(),
+            limited: false,
             counter: DEFAULT_COUNTER,
         };
         Ok(Self {
             classifier: Classifier::compile(&conditions)?,
             decisions: of_rules.chain([default]).collect(),
+            limits: limits(&intent.rules, before),
             counters: highest as usize + 1,
             syncs: Syncs::of(intent.rules.iter().map(|rule| (rule.id, rule.care))),
             intent: intent.clone(),
@@ -62,6 +78,18 @@ impl Policy {
     pub fn evaluate(&self, query: &Query<'_>) -> Decision {
         let rule = self.classifier.first(query);
         self.decisions[rule.map_or(self.rules(), |rule| rule as usize)]
+    }
+
+    /// What the rule of a decision lets in, if that has a limit.
+    #[must_use]
+    pub fn limit(&self, decision: &Decision) -> Option<&Limit> {
+        if !decision.limited {
+            return None;
+        }
+        let at = self
+            .limits
+            .binary_search_by_key(&decision.rule_id, |limit| limit.0);
+        at.ok().map(|at| &self.limits[at].1)
     }
 
     /// Number of rules, the default apart.
@@ -97,7 +125,10 @@ impl Policy {
     /// Heap bytes of the compiled form.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.classifier.bytes() + size_of_val(&*self.decisions) + size_of_val(&*self.syncs.0)
+        self.classifier.bytes()
+            + size_of_val(&*self.decisions)
+            + size_of_val(&*self.limits)
+            + size_of_val(&*self.syncs.0)
     }
 }
 
@@ -115,6 +146,28 @@ fn counters(rules: &[RuleIntent], before: Option<&Policy>) -> Vec<u32> {
         .iter()
         .filter_map(|rule| known.get(&rule.id).copied().or_else(|| free.next()))
         .collect()
+}
+
+/// Limits by rule number. What a rule has let in stays when rules change.
+fn limits(rules: &[RuleIntent], before: Option<&Policy>) -> Vec<(u32, Limit)> {
+    let known = before.map_or(&[][..], |policy| &policy.limits);
+    let shared = |id| {
+        let at = known.binary_search_by_key(&id, |limit| limit.0).ok()?;
+        known[at].1.all.as_ref().map(|(_, shared)| Arc::clone(shared))
+    };
+    let limited = rules.iter().filter(|rule| rule.limit != FlowLimit::default());
+    let mut limits: Vec<_> = limited
+        .map(|rule| {
+            let all = rule.limit.per_s.map(Spacing::new);
+            let limit = Limit {
+                all: all.map(|spacing| (spacing, shared(rule.id).unwrap_or_default())),
+                source: rule.limit.per_source_per_s.map(Spacing::new),
+            };
+            (rule.id, limit)
+        })
+        .collect();
+    limits.sort_unstable_by_key(|limit| limit.0);
+    limits
 }
 
 impl<'a> From<&'a RuleIntent> for Conditions<'a> {

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Care, CommitIntent, FirewallIntent, Intent, NatRuleIntent, PortRange, RuleIntent, Timeouts, VrfIntent,
+    Care, CommitIntent, FirewallIntent, FlowLimit, Intent, NatRuleIntent, PortRange, RuleIntent, Timeouts,
+    VrfIntent,
 };
 use crate::flow::{Addr, VrfId, proto};
 use crate::nat::PoolRef;
@@ -77,6 +78,7 @@ fn the_first_matching_rule_decides() {
             rule: Some(1),
             rule_id: 20,
             log: true,
+            limited: false,
             care: Care::default(),
             counter: 2
         }
@@ -103,6 +105,7 @@ fn without_a_match_the_default_decides() {
                 rule: None,
                 rule_id: 0,
                 log: false,
+                limited: false,
                 care: Care::default(),
                 counter: 0
             }
@@ -369,6 +372,7 @@ fn slowly(intent: &FirewallIntent, query: &Query<'_>) -> Decision {
             rule: u32::try_from(at).ok(),
             rule_id: intent.rules[at].id,
             log: intent.rules[at].log,
+            limited: intent.rules[at].limit != FlowLimit::default(),
             care: intent.rules[at].care,
             counter: u32::try_from(at + 1).unwrap(),
         },
@@ -377,6 +381,7 @@ fn slowly(intent: &FirewallIntent, query: &Query<'_>) -> Decision {
             rule: None,
             rule_id: 0,
             log: false,
+            limited: false,
             care: Care::default(),
             counter: 0,
         },
@@ -442,6 +447,7 @@ prop_compose! {
             destination_ports: if names(6) { destination_ports } else { Vec::new() },
             action,
             log,
+            limit: FlowLimit::default(),
             care: Care::default(),
         }
     }

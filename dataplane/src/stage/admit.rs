@@ -200,7 +200,13 @@ fn permit(
             .rule_hit(key.vrf, decision.rule_id, *arrived, decision.action, cx.now);
     }
     match (decision.action, decision.rule) {
-        (Action::Accept, _) => Ok((decision.rule_id, decision.care)),
+        (Action::Accept, _) => {
+            if let Some(limit) = vrf.policy.limit(&decision) {
+                cx.tables
+                    .within_limit((key.vrf, &key.src), &decision, limit, cx.now)?;
+            }
+            Ok((decision.rule_id, decision.care))
+        }
         (Action::Reject, _) => Err(Drop::RuleReject),
         (Action::Drop, Some(_)) => Err(Drop::RuleDrop),
         (Action::Drop, None) => Err(Drop::DefaultDrop),

@@ -10,6 +10,7 @@ mod changes;
 mod entries;
 mod role;
 mod rules;
+mod sources;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use self::changes::DirtyList;
 pub use self::role::VrfRole;
 use self::rules::Hits;
 pub use self::rules::RuleCount;
+use self::sources::Sources;
 use crate::commit::Commits;
 use crate::conntrack::{Table, Wheel};
 use crate::counters::Counters;
@@ -52,6 +54,8 @@ pub struct Limits {
     pub nat: NatLimits,
     /// Packets that may wait until the peers know their flow.
     pub held_packets: usize,
+    /// Sources whose new flows are counted where a rule limits them.
+    pub limited_sources: usize,
 }
 
 /// Parts of the worker that tests switch off, to see that their proofs notice. All off in production: nothing sets
@@ -91,6 +95,8 @@ pub struct Tables {
     pub(crate) protect: Protect,
     /// First packets decided per VRF and rule, where the rules say.
     rule_hits: Vec<Vec<Hits>>,
+    /// What sources have used up of the limits of rules.
+    sources: Sources,
     /// Changed entries, per lane.
     dirty: Vec<DirtyList>,
     /// Versioned changes, to be told again.
@@ -145,6 +151,7 @@ impl Tables {
             faults: Faults::default(),
             commits: Commits::new(limits.held_packets, slots_per_vrf.len()),
             protect: Protect::new(slots_per_vrf.len(), lanes.max(1)),
+            sources: Sources::new(limits.limited_sources, seed.rotate_left(42)),
             rule_hits: vec![Vec::new(); slots_per_vrf.len()],
             journal: Journal::new((limits.conntracks / JOURNAL_SHARE).max(JOURNAL_MIN)),
             dirty: vec![DirtyList::EMPTY; lanes.max(1)],

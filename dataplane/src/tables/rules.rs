@@ -1,4 +1,4 @@
-//! The rules as a worker has seen them last and how often each has decided.
+//! The rules as a worker has seen them last, and how often each has decided, and refused.
 //!
 //! Taken over when the snapshot changes, at no cost that grows with it: each rule brings the place of its hit counter, which
 //! it keeps as long as it is configured. A counter is labelled with its rule's number, so that one that has found a
@@ -7,8 +7,10 @@
 use std::sync::Arc;
 
 use super::Tables;
-use crate::flow::VrfId;
-use crate::policy::Decision;
+use crate::flow::{Addr, VrfId};
+use crate::policy::{Decision, Limit};
+use crate::time::Instant;
+use crate::verdict::Drop;
 use crate::vrf::Snapshot;
 
 /// How often a rule has decided.
@@ -17,6 +19,7 @@ pub(super) struct Hits {
     /// The rule's number, 0 for the default.
     rule_id: u32,
     count: u64,
+    limited: u64,
 }
 
 impl Hits {
@@ -39,6 +42,8 @@ pub struct RuleCount {
     pub id: Option<u32>,
     /// First packets that it has decided about.
     pub hits: u64,
+    /// Of those, what it would have let in but for its limits.
+    pub limited: u64,
 }
 
 impl Tables {
@@ -68,6 +73,39 @@ impl Tables {
         }
     }
 
+    /// Whether the limits of the rule that has decided let a flow of this source in.
+    ///
+    /// # Errors
+    /// Which of them doesn't; what it refuses is counted with the rule.
+    pub(crate) fn within_limit(
+        &mut self,
+        (vrf, source): (VrfId, &Addr),
+        decision: &Decision,
+        limit: &Limit,
+        now: Instant,
+    ) -> Result<(), Drop> {
+        // A source that is refused takes nothing from the others.
+        let of_source = limit.source.is_none_or(|spacing| {
+            let rule = (vrf, decision.rule_id);
+            self.sources.take(rule, source, spacing, now)
+        });
+        let in_all = || {
+            limit
+                .all
+                .as_ref()
+                .is_none_or(|(spacing, shared)| shared.take(*spacing, now))
+        };
+        let refused = match of_source {
+            false => Drop::SourceLimit,
+            true if !in_all() => Drop::RuleLimit,
+            true => return Ok(()),
+        };
+        if let Some(hits) = self.rule_hits[vrf.index()].get_mut(decision.counter as usize) {
+            hits.limited += 1;
+        }
+        Err(refused)
+    }
+
     /// Rules with what is counted of them, in order; the default, which has no id, comes last.
     #[must_use]
     pub fn rule_hits(&self, vrf: VrfId) -> Vec<RuleCount> {
@@ -84,6 +122,7 @@ impl Tables {
             RuleCount {
                 id: decision.rule.map(|_| decision.rule_id),
                 hits: hits.count,
+                limited: hits.limited,
             }
         };
         vrf.policy.decisions().iter().map(of).collect()

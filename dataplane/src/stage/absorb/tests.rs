@@ -40,6 +40,7 @@ const ROOMY: Limits = Limits {
         events: 64,
     },
     held_packets: 0,
+    limited_sources: 1,
 };
 
 fn lane(incarnation: u32) -> LaneTag {

@@ -30,6 +30,7 @@ const LIMITS: Limits = Limits {
         events: 1,
     },
     held_packets: 0,
+    limited_sources: 1,
 };
 /// More than any walk here has to do.
 const AMPLE: usize = 100_000;
