@@ -83,6 +83,19 @@ pub struct FirewallIntent {
     pub rules: Vec<RuleIntent>,
     /// When no rule matches.
     pub default: Action,
+    /// What a change of any of this does to the flows that there are.
+    pub on_change: OnChange,
+}
+
+/// What becomes of live flows when the firewall's rules change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnChange {
+    /// They go on: rules judge first packets alone.
+    #[default]
+    Keep,
+    /// They are judged again, and end if the rules wouldn't let them in any more.
+    Recheck,
 }
 
 /// What a rule does with the first packet of a flow.

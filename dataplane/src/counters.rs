@@ -96,6 +96,12 @@ counters! {
     commit_released_unknown,
     /// Conntracks removed by an operator.
     conntracks_flushed,
+    /// Conntracks that were judged again because rules had changed, and go on.
+    rechecked_kept,
+    /// Conntracks that were judged again because rules had changed, and were ended.
+    rechecked_ended,
+    /// Conntracks that could not be judged again for want of a route: it is tried with the next routes.
+    rechecked_unrouted,
     /// Port blocks granted.
     blocks_granted,
     /// Port blocks released.

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    Care, FlowLimit, Intent, InterfaceId, PoolIntent, PortRange, RuleIntent, SyncPolicy, VrfIntent,
+    Care, FlowLimit, Intent, InterfaceId, OnChange, PoolIntent, PortRange, RuleIntent, SyncPolicy, VrfIntent,
 };
 use crate::flow::{Addr, VrfId};
 use crate::shard::mix64;
@@ -60,7 +60,11 @@ const SECTIONS: [(&str, Strength, Canonize); 10] = [
             .for_each(|r| firewall_rule(c, intent, r));
     }),
     ("firewall default", Strength::Warn, |c, _, _, vrf| {
-        c.number(vrf.firewall.default as u8)
+        c.number(vrf.firewall.default as u8);
+        // Silent by default, so that versions that know of nothing else say the same.
+        if vrf.firewall.on_change != OnChange::Keep {
+            c.number(vrf.firewall.on_change as u8);
+        }
     }),
     ("timeouts", Strength::Warn, |c, _, _, vrf| timeouts(c, vrf)),
     ("tcp", Strength::Warn, |c, _, _, vrf| {
@@ -319,6 +323,7 @@ mod tests {
                 firewall: FirewallIntent {
                     rules: vec![rule(10), rule(20)],
                     default: Action::Drop,
+                    on_change: OnChange::Keep,
                 },
                 pools: vec![pool("one", 1), pool("two", 2)],
                 nat_rules: vec![NatRuleIntent {
@@ -358,7 +363,7 @@ mod tests {
 
     #[test]
     fn one_changed_field_names_exactly_its_section() {
-        let edits: [(&str, Edit); 41] = [
+        let edits: [(&str, Edit); 42] = [
             ("slots", |v| v.slots = 512),
             ("inside", |v| v.inside[0] = net("100.64.0.0/11")),
             ("inside", |v| v.inside.truncate(1)),
@@ -410,6 +415,7 @@ mod tests {
             }),
             ("firewall rules", |v| v.firewall.rules.swap(0, 1)),
             ("firewall default", |v| v.firewall.default = Action::Accept),
+            ("firewall default", |v| v.firewall.on_change = OnChange::Recheck),
             ("timeouts", |v| v.timeouts.tcp_established_s = 9_000),
             ("timeouts", |v| v.timeouts.other_s = 1),
             // Swapped values are a difference, too.

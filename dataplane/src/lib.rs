@@ -22,6 +22,7 @@ pub mod nat;
 pub mod overload;
 pub mod policy;
 pub mod protection;
+mod recheck;
 pub mod resync;
 pub mod slot;
 pub mod vrf;

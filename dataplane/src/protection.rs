@@ -1,7 +1,8 @@
 //! Which flows a failover would lose: those that policy keeps from the peers, and those that no peer is there for.
 //!
 //! A conntrack made here is kept back when its rule says so. One that waits for its age is told when the timer wheel
-//! comes by; one whose rule changes is told, or withdrawn from the peers, by a review that runs a slice per turn. On
+//! comes by; one whose rule changes is told, or withdrawn from the peers, by a review that runs a slice per turn. The same
+//! review ends what new rules don't let in ([`crate::recheck`]). On
 //! the way into standby ([`crate::drain`]) the review tells whoever waits. A conntrack that is kept back has no version and no share in its slot's digest: to the peers it doesn't exist. Its port block travels.
 //!
 //! Conntracks of a mapping that anybody may send to are never kept back: the mapping travels in them.
@@ -12,6 +13,7 @@ use crate::config::SyncPolicy;
 use crate::conntrack::Conntrack;
 use crate::drain::Drains;
 use crate::flow::VrfId;
+use crate::recheck::{RECHECK_COST, Recheck};
 use crate::role::Role;
 use crate::slot::Kind;
 use crate::tables::{Changed, Tables};
@@ -20,6 +22,8 @@ use crate::vrf::Snapshot;
 
 /// Entries looked at by a review in one turn.
 const REVIEW_BUDGET: usize = 128;
+/// Places that it goes over to find them: where few are live, most are empty.
+const REVIEW_PLACES: u32 = 1_024;
 
 /// Why no peer is told of a conntrack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -73,6 +77,8 @@ impl Protection {
 pub(crate) struct Protect {
     /// The rules as they are.
     snapshot: Option<Arc<Snapshot>>,
+    /// What the rules have still to say about flows there are, by VRF.
+    pub(crate) rechecks: Vec<Recheck>,
     /// Conntracks kept back, by VRF and reason.
     kept: Vec<[u64; 4]>,
     /// VRFs that this node is about to give up: nothing of them waits for its age any more.
@@ -86,6 +92,7 @@ impl Protect {
     pub(crate) fn new(vrfs: usize, lanes: usize) -> Self {
         Self {
             snapshot: None,
+            rechecks: vec![Recheck::default(); vrfs],
             kept: vec![[0; 4]; vrfs],
             drains: Drains::new(vrfs, lanes),
             overload_age_s: 0,
@@ -106,16 +113,17 @@ impl Protect {
         let before = self.snapshot.replace(Arc::clone(snapshot));
         let before = before.iter().flat_map(|before| before.vrfs());
         let mut changed = false;
-        for (old, new) in before.zip(snapshot.vrfs()) {
+        for ((old, new), recheck) in before.zip(snapshot.vrfs()).zip(&mut self.rechecks) {
             let (firewall, nat) = (
                 !Arc::ptr_eq(&old.policy, &new.policy),
                 !Arc::ptr_eq(&old.nat, &new.nat),
             );
             changed |= firewall && old.policy.syncs() != new.policy.syncs();
             changed |= nat && old.nat.syncs() != new.nat.syncs();
+            changed |= recheck.observe(firewall.then_some(new.policy.on_change()));
         }
         if changed {
-            self.review = Some(0);
+            self.review_all();
         }
         true
     }
@@ -127,14 +135,15 @@ impl Protect {
 
     /// The role of a VRF has changed. Where nothing is kept back nothing has to be looked at.
     pub(crate) fn review_vrf(&mut self, vrf: VrfId) {
-        if self.kept[vrf.index()].iter().any(|&count| count > 0) {
-            self.review = Some(0);
+        if self.kept[vrf.index()].iter().any(|&count| count > 0) || self.rechecks[vrf.index()].is_owed() {
+            self.review_all();
         }
     }
 
     /// Everything has to be looked at.
-    pub(crate) const fn review_all(&mut self) {
+    pub(crate) fn review_all(&mut self) {
         self.review = Some(0);
+        self.rechecks.iter_mut().for_each(Recheck::begin);
     }
 
     /// Whether something has still to be looked at.
@@ -248,21 +257,36 @@ impl Tables {
         self.touch(id, false);
     }
 
-    /// A slice of the review, when one is due: every conntrack is kept back, told or withdrawn as policy has it now.
+    /// A slice of the review, when one is due: every conntrack is judged again, kept back, told or withdrawn as policy has
+    /// it now.
     pub(crate) fn review(&mut self, now: Instant) -> usize {
         let Some(mut cursor) = self.protect.review else {
             return 0;
         };
-        for looked in 0..REVIEW_BUDGET {
-            let Some(id) = self.conntracks.next_live(cursor) else {
+        let end = cursor.saturating_add(REVIEW_PLACES);
+        let mut looked = 0;
+        while looked < REVIEW_BUDGET && cursor < end {
+            if cursor >= self.conntracks.reach() {
                 self.protect.review = None;
-                return looked;
-            };
-            self.judge(id, now);
-            cursor = id + 1;
+                self.rechecked();
+                return looked + 1;
+            }
+            let id = cursor;
+            cursor += 1;
+            if !self.conntracks.is_live(id) {
+                continue;
+            }
+            looked += 1;
+            let judged = self.recheck(id, now);
+            if judged.is_some() {
+                looked += RECHECK_COST;
+            }
+            if judged != Some(false) {
+                self.judge(id, now);
+            }
         }
         self.protect.review = Some(cursor);
-        REVIEW_BUDGET
+        looked + 1
     }
 
     fn judge(&mut self, id: u32, now: Instant) {

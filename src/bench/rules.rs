@@ -6,7 +6,7 @@
 //! compared with a scan of the rules as they are written.
 
 use anyhow::ensure;
-use dataplane::config::{Action, FirewallIntent, InterfaceId, OutputCommit, PortRange, RuleIntent};
+use dataplane::config::{Action, FirewallIntent, InterfaceId, OnChange, OutputCommit, PortRange, RuleIntent};
 use dataplane::flow::{Addr, FlowKey, proto};
 use dataplane::policy::{Policy, Query};
 use ipnet::IpNet;
@@ -67,6 +67,7 @@ fn draw(count: usize, keys: &[FlowKey]) -> FirewallIntent {
     FirewallIntent {
         rules: drawn.chain([last]).collect(),
         default: Action::Drop,
+        on_change: OnChange::Keep,
     }
 }
 

@@ -9,8 +9,8 @@ use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
 use dataplane::config::{
     Action, Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent,
-    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OutputCommit, PoolIntent, PortRange,
-    Route, RuleIntent, Timeouts, VirtualAddress, VrfIntent,
+    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, OutputCommit, PoolIntent,
+    PortRange, Route, RuleIntent, Timeouts, VirtualAddress, VrfIntent,
 };
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
@@ -103,6 +103,7 @@ impl Scene {
                 firewall: FirewallIntent {
                     rules: vec![rule],
                     default: Action::Drop,
+                    on_change: OnChange::Keep,
                 },
                 pools: vec![pool],
                 nat_rules: vec![nat_rule],

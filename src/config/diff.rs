@@ -294,6 +294,11 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
     );
     put(
         s,
+        format!("{path}.firewall.on_change"),
+        lower(&vrf.firewall.on_change),
+    );
+    put(
+        s,
         format!("{path}.firewall.order"),
         join(&vrf.firewall.rules.iter().map(|r| r.id).collect::<Vec<_>>()),
     );

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use dataplane::config::{
     Action, FLOWS_PER_S_MAX, Filtering, FirewallIntent, FlowLimit, InDoubt, InterfaceId, NatRuleIntent,
-    PoolIntent, PortRange, RuleIntent, SyncPolicy,
+    OnChange, PoolIntent, PortRange, RuleIntent, SyncPolicy,
 };
 use dataplane::flow::{VrfId, proto};
 use dataplane::policy::{NatPolicy, Policy, TooLarge};
@@ -23,6 +23,7 @@ const ACTIONS: [(&str, Action); 3] = [
     ("drop", Action::Drop),
     ("reject", Action::Reject),
 ];
+const ON_CHANGE: [(&str, OnChange); 2] = [("keep", OnChange::Keep), ("recheck", OnChange::Recheck)];
 const FILTERINGS: [(&str, Filtering); 2] = [
     ("endpoint-independent", Filtering::EndpointIndependent),
     ("endpoint-dependent", Filtering::EndpointDependent),
@@ -53,7 +54,14 @@ pub(super) fn read_firewall(
         .into_iter()
         .map(|rule| read_rule(rule, vrf, topology, around, &mut ids))
         .collect();
-    let firewall = FirewallIntent { rules, default };
+    let on_change = section
+        .parsed("on_change", |t| word(t, &ON_CHANGE))
+        .map_or(OnChange::default(), |o| o.value);
+    let firewall = FirewallIntent {
+        rules,
+        default,
+        on_change,
+    };
     fit(&section, Policy::compile(&firewall, None).err());
     section.finish();
     firewall

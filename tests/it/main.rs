@@ -46,6 +46,7 @@ mod packet_path;
 mod policy;
 #[cfg(test)]
 mod protection;
+mod recheck;
 #[cfg(test)]
 mod replication;
 #[cfg(test)]

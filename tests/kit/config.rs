@@ -7,8 +7,8 @@ use core::time::Duration;
 
 use dataplane::config::{
     Action, Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent,
-    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, RuleIntent,
-    Timeouts, VirtualAddress, VrfIntent,
+    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, PoolIntent, PortRange, Route,
+    RuleIntent, Timeouts, VirtualAddress, VrfIntent,
 };
 use dataplane::flow::{Addr, VrfId};
 use dataplane::io::PortId;
@@ -87,6 +87,8 @@ pub struct Setup {
     pub rules: Vec<RuleIntent>,
     /// When no rule matches.
     pub default: Action,
+    /// What a change of rules does to the flows that there are.
+    pub on_change: OnChange,
     /// A second VRF with the same addresses, on VLAN 200 of both ports and with a pool at 203.0.113.1 on.
     pub second_vrf: bool,
     /// The second VRF is configured before the first, so that each has the other's number.
@@ -142,6 +144,7 @@ impl Default for Setup {
             timeouts: Timeouts::default(),
             rules: vec![accept(10, Some(LAN_IF), Some(WAN_IF))],
             default: Action::Drop,
+            on_change: OnChange::Keep,
             second_vrf: false,
             vrfs_swapped: false,
             lan_vlans: vec![],
@@ -316,6 +319,7 @@ impl Setup {
             firewall: FirewallIntent {
                 rules: self.rules.clone(),
                 default: self.default,
+                on_change: self.on_change,
             },
             pools: if translated { vec![pool] } else { vec![] },
             nat_rules: if translated { vec![rule] } else { vec![] },

@@ -1,8 +1,9 @@
 //! Firewall and NAT rules: what happens to the first packet of a flow.
 //!
 //! Compiled from checked intent by the agent ([`Policies`]), published with the immutable snapshot of a VRF, read by every
-//! worker, replaced whole when the configuration changes. Only packets that match no conntrack are judged.
-//! Rules have an order and the first match decides; `classifier` finds it without trying them.
+//! worker, replaced whole when the configuration changes. Only packets that match no conntrack are judged, and
+//! when rules change, the flows there are, if the VRF wants so (`crate::recheck`). Rules have an order and the first match
+//! decides; `classifier` finds it without trying them.
 
 mod classifier;
 mod compiled;

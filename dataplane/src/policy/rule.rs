@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::classifier::{Classifier, Conditions};
 use super::limit::{Spacing, Taken};
 use super::{Decision, Query, TooLarge};
-use crate::config::{Care, FirewallIntent, FlowLimit, InterfaceId, NatRuleIntent, RuleIntent, SyncPolicy};
+use crate::config::{
+    Care, FirewallIntent, FlowLimit, InterfaceId, NatRuleIntent, OnChange, RuleIntent, SyncPolicy,
+};
 use crate::flow::{FlowKey, VrfId};
 use crate::nat::PoolRef;
 
@@ -108,6 +110,12 @@ impl Policy {
     #[must_use]
     pub const fn counters(&self) -> usize {
         self.counters
+    }
+
+    /// What a change does to the flows that there are.
+    #[must_use]
+    pub const fn on_change(&self) -> OnChange {
+        self.intent.on_change
     }
 
     /// What it was compiled from.

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Care, CommitIntent, FirewallIntent, FlowLimit, Intent, NatRuleIntent, PortRange, RuleIntent, Timeouts,
-    VrfIntent,
+    Care, CommitIntent, FirewallIntent, FlowLimit, Intent, NatRuleIntent, OnChange, PortRange, RuleIntent,
+    Timeouts, VrfIntent,
 };
 use crate::flow::{Addr, VrfId, proto};
 use crate::nat::PoolRef;
@@ -38,7 +38,15 @@ fn web() -> FlowKey {
 }
 
 fn compile(rules: Vec<RuleIntent>, default: Action) -> Policy {
-    Policy::compile(&FirewallIntent { rules, default }, None).unwrap()
+    Policy::compile(
+        &FirewallIntent {
+            rules,
+            default,
+            on_change: OnChange::Keep,
+        },
+        None,
+    )
+    .unwrap()
 }
 
 /// The number of the deciding rule, 0 for the default.
@@ -486,7 +494,7 @@ proptest! {
     ) {
         // A number that is used twice would share a counter.
         let rules: Vec<_> = (1..).zip(rules).map(|(id, rule)| RuleIntent { id, ..rule }).collect();
-        let intent = FirewallIntent { rules, default: Action::Drop };
+        let intent = FirewallIntent { rules, default: Action::Drop, on_change: OnChange::Keep };
         let policy = Policy::compile(&intent, None).unwrap();
         for (key, inbound, outbound) in queries {
             let query = Query { key: &key, inbound: InterfaceId(inbound), outbound };
@@ -520,6 +528,7 @@ fn a_rule_keeps_the_place_of_its_hit_counter_and_a_new_one_takes_the_lowest_free
             .map(|&id| RuleIntent::any(id, Action::Accept))
             .collect(),
         default: Action::Drop,
+        on_change: OnChange::Keep,
     };
     let places = |policy: &Policy| {
         let all = policy.decisions().iter().map(|d| (d.rule_id, d.counter));
@@ -582,6 +591,7 @@ fn vrf(name: &str, rules: Vec<RuleIntent>) -> VrfIntent {
         firewall: FirewallIntent {
             rules,
             default: Action::Drop,
+            on_change: OnChange::Keep,
         },
         pools: vec![],
         nat_rules: vec![],

@@ -254,6 +254,7 @@ fn defaults_are_those_of_the_example() {
         "icmp_s",
         "other_s",
         "default",
+        "on_change",
         "destination = ",
         "source_ports",
         "ports = ",
