@@ -30,7 +30,7 @@ impl Frame {
 }
 
 /// UDP or TCP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Profile {
     Udp,
     Tcp,

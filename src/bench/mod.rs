@@ -5,7 +5,6 @@ mod commit;
 mod during;
 mod failover;
 mod flap;
-mod flows;
 mod lag;
 mod lane;
 mod machine;
@@ -22,4 +21,6 @@ mod tcp_info;
 mod tls;
 mod yardstick;
 
+pub(crate) mod flows;
+pub(crate) mod instructions;
 pub(crate) mod run;

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+use bench::flows::Profile;
+use bench::instructions;
 use bench::run::{Wish, run};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,6 +29,9 @@ struct Arguments {
     /// Fewer rows and shorter slices.
     #[arg(long)]
     quick: bool,
+    /// Nothing but established packets of this profile, for callgrind to count.
+    #[arg(long)]
+    instructions: Option<Profile>,
     /// Commit that the report names.
     #[arg(long, default_value = "unknown")]
     commit: String,
@@ -40,6 +45,9 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(profile) = arguments.instructions {
+        return instructions::run(profile);
+    }
     let wants = |part| arguments.part.is_empty() || arguments.part.contains(&part);
     run(&Wish {
         path: wants(Part::Path),
