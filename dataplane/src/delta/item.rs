@@ -159,6 +159,15 @@ pub enum ToEvent {
     },
 }
 
+/// What a place of a ring holds until it is written.
+impl Default for ToEvent {
+    fn default() -> Self {
+        Self::SlotDirty {
+            at: SlotRef::default(),
+        }
+    }
+}
+
 /// From an event thread to a worker. One FIFO per event thread and worker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ToWorker {

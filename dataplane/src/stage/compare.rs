@@ -19,6 +19,7 @@ use rtrb::Producer;
 use crate::delta::{Delta, LaneTag, Listed, Mark, Marked, SlotRef, ToEvent, Version};
 use crate::slot::{Kind, NIL};
 use crate::stage::emit::block_record;
+use crate::stage::ring::is_light;
 use crate::stage::slots::{first, sync_of};
 use crate::tables::Tables;
 use crate::time::Instant;
@@ -108,8 +109,7 @@ fn set_marks(tables: &mut Tables, rings: &mut [Producer<ToEvent>]) -> usize {
             count: slot.count,
             digest: slot.digest,
         };
-        let room = ring.slots() > ring.buffer().capacity() / 2;
-        if nothing_pending && room && ring.push(ToEvent::SlotMark { at, lane, mark }).is_ok() {
+        if nothing_pending && is_light(ring, 2) && ring.push(ToEvent::SlotMark { at, lane, mark }).is_ok() {
             tables.counters.marks_emitted += 1;
             set += 1;
         } else {
@@ -164,7 +164,7 @@ fn list_for_peers(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now: Ins
             tables.comparing.lists.pop_front();
             continue;
         };
-        if ring.slots() <= ring.buffer().capacity() / 2 {
+        if !is_light(ring, 2) {
             break;
         }
         budget -= 1;

@@ -10,6 +10,7 @@ use crate::flow::VrfId;
 use crate::mutant::told;
 use crate::resync::Sum;
 use crate::slot::Slots;
+use crate::stage::ring::is_light;
 use crate::tables::Tables;
 use crate::time::Instant;
 
@@ -80,10 +81,7 @@ pub(crate) fn digests(tables: &mut Tables, rings: &mut [Producer<ToEvent>], now:
 /// credit, and changes would wait behind them.
 fn has_room(tables: &Tables, rings: &[Producer<ToEvent>], at: SlotRef, share: usize) -> bool {
     let ring = rings.get(tables.lane_of(at.slot));
-    ring.is_some_and(|ring| {
-        let capacity = ring.buffer().capacity();
-        (capacity - ring.slots()) * share < capacity
-    })
+    ring.is_some_and(|ring| is_light(ring, share))
 }
 
 /// Emits a slot's digest, unless nobody listens or a walk is still to say it.

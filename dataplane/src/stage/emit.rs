@@ -1,8 +1,8 @@
 //! Deltas of this turn: changed entries become records.
 //!
 //! The owner encodes the *current* state of each listed entry, gives it the slot's next version, updates the
-//! slot's digest, and pushes the record into the ring of the slot's event thread. A full ring delays: entries stay
-//! listed in order and the worker goes on. Every version that is given stands in the worker's journal.
+//! slot's digest, and writes the record into its place in the ring of the slot's event thread. A full ring delays: entries
+//! stay listed in order and the worker goes on. Every version that is given stands in the worker's journal.
 
 use rtrb::Producer;
 
@@ -19,7 +19,7 @@ use crate::protection::Kept;
 use crate::slot::{Kind, Slot, SyncState, block_digest};
 use crate::stage::compare::comparisons;
 use crate::stage::digest::digests;
-use crate::stage::ring::{fill, room};
+use crate::stage::ring::{room, write};
 use crate::stage::tail::offer_tails;
 use crate::stage::walk::walk;
 use crate::tables::{Changed, Tables};
@@ -27,8 +27,6 @@ use crate::time::Instant;
 
 /// Entries taken off one dirty list in one turn.
 const EMIT_BUDGET: usize = 256;
-/// What they become at most: a record and a question each.
-const ITEMS_MAX: usize = 2 * EMIT_BUDGET;
 
 /// One turn's share of emission. `rings` is indexed by event thread. Returns the number of records pushed.
 pub(crate) fn emit(
@@ -93,8 +91,11 @@ fn mark_drained(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>) 
 /// From the head of a lane's list into its ring.
 fn drain(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>, now: Instant) -> usize {
     let mut pushed = 0;
-    if tables.first_changed(lane).is_some() {
-        let room = room(ring, 0, ITEMS_MAX);
+    let changes = tables.waiting_for(lane).min(EMIT_BUDGET);
+    if changes > 0 {
+        // A record, and a question behind it where packets wait for it.
+        let each = if tables.commits.is_empty() { 1 } else { 2 };
+        let room = room(ring, 0, each * changes);
         let mut outgoing = Outgoing {
             room,
             budget: EMIT_BUDGET,
@@ -103,7 +104,7 @@ fn drain(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>, now: In
             lane,
             now,
         };
-        pushed = fill(ring, room, &mut outgoing);
+        pushed = write(ring, room, |place| outgoing.write(place));
         let stopped = outgoing.budget > 0 && tables.first_changed(lane).is_some();
         tables.counters.ring_full += u64::from(stopped);
     }
@@ -120,70 +121,79 @@ struct Outgoing<'a> {
     room: usize,
     /// Changes that are still looked at.
     budget: usize,
-    /// To be put behind the record it is about.
-    question: Option<ToEvent>,
-}
-
-impl Iterator for Outgoing<'_> {
-    type Item = ToEvent;
-
-    fn next(&mut self) -> Option<ToEvent> {
-        let item = self.question.take().or_else(|| self.record());
-        self.room -= usize::from(item.is_some());
-        item
-    }
+    /// Counter to be asked for behind the record it is about.
+    question: Option<(SlotRef, u64)>,
 }
 
 impl Outgoing<'_> {
+    /// Writes the next item into its place. False when there is none, or not enough room for it.
+    #[inline]
+    fn write(&mut self, place: &mut ToEvent) -> bool {
+        let written = match self.question.take() {
+            Some((at, counter)) => {
+                *place = ToEvent::Commit { at, counter };
+                true
+            }
+            None => self.write_record(place),
+        };
+        self.room -= usize::from(written);
+        written
+    }
+
     /// The next change that has something to tell.
-    fn record(&mut self) -> Option<ToEvent> {
+    #[inline]
+    fn write_record(&mut self, place: &mut ToEvent) -> bool {
         let tables = &mut *self.tables;
-        while self.budget > 0 {
-            let waits = tables.waits(tables.first_changed(self.lane)?);
+        while self.budget > 0
+            && let Some(changed) = tables.first_changed(self.lane)
+        {
+            let waits = tables.waits(changed);
             // Whatever it becomes is at most one record, and a question behind it when a packet waits for it; room is
             // checked first because encoding takes a version.
             if self.room < 1 + usize::from(waits) {
-                return None;
+                return false;
             }
             self.budget -= 1;
             tables.slots.expect(tables.journal.expect());
-            let changed = tables.unlist(self.lane)?;
+            tables.unlist(self.lane);
             let at = tables.slot_of(changed);
-            let delta = encode(tables, at, changed, self.now);
+            let told = encode(tables, at, changed, self.now, place);
             let streamed = tables.slots.get(at).is_some_and(|slot| !slot.streams.is_empty());
-            match delta {
-                Some(delta) if streamed => {
-                    tables.counters.deltas_emitted += 1;
-                    if waits && let Some(counter) = tables.ask_commit(at, changed.id) {
-                        self.question = Some(ToEvent::Commit { at, counter });
-                    }
-                    return Some(ToEvent::Record {
-                        at,
-                        only: None,
-                        delta,
-                    });
+            if told && streamed {
+                tables.counters.deltas_emitted += 1;
+                if waits {
+                    let counter = tables.ask_commit(at, changed.id);
+                    self.question = counter.map(|counter| (at, counter));
                 }
-                delta => {
-                    tables.counters.deltas_unsent += u64::from(delta.is_some());
-                    if waits {
-                        tables.uncommitted(changed.id);
-                    }
-                }
+                return true;
+            }
+            tables.counters.deltas_unsent += u64::from(told);
+            if waits {
+                tables.uncommitted(changed.id);
             }
         }
-        None
+        false
     }
 }
 
-/// The record of a change, with the entry's new version; none when there is nothing to tell.
-fn encode(tables: &mut Tables, at: SlotRef, changed: Changed, now: Instant) -> Option<Delta> {
+/// Writes the record of a change into its place, with the entry's new version. False when there is nothing to tell.
+#[inline]
+fn encode(tables: &mut Tables, at: SlotRef, changed: Changed, now: Instant, place: &mut ToEvent) -> bool {
     match changed.kind {
-        Kind::Block => encode_block(tables, at, changed.id),
-        Kind::Conntrack => encode_conntrack(tables, at, changed.id, now),
+        Kind::Block => encode_block(tables, at, changed.id, place),
+        Kind::Conntrack => encode_conntrack(tables, at, changed.id, now, place),
     }
 }
 
-fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> Option<Delta> {
+/// A live record, which goes to all streams of its slot.
+#[inline]
+const fn live(at: SlotRef, delta: Delta) -> ToEvent {
+    let only = None;
+    ToEvent::Record { at, only, delta }
+}
+
+#[inline]
+fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant, place: &mut ToEvent) -> bool {
     let role = &tables.roles[at.vrf.index()];
     let (has_word, term) = (role.has_word(), role.term);
     let sync = &tables.conntracks[id].sync;
@@ -192,27 +202,29 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
     tables.dead -= usize::from(dead);
     if !has_word || (dead && !known) {
         untold(tables, at, id);
-        return None;
+        return false;
     }
     if dead {
-        return removed(tables, at, id, term);
+        return removed(tables, at, id, term, place);
     }
     if kept {
         if known {
-            return withdrawn(tables, at, id, term);
+            return withdrawn(tables, at, id, term, place);
         }
         tables.counters.deltas_suppressed += 1;
-        return None;
+        return false;
     }
     if refresh && tables.overload(tables.lane_of(at.slot)) >= Step::Stretch {
         tables.counters.deltas_suppressed += 1;
         tables.counters.refreshes_stretched += 1;
-        return None;
+        return false;
     }
     if !refresh {
         tables.forget_oldest();
     }
-    let slot = tables.slots.get_mut(at)?;
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return false;
+    };
     let conntrack = &mut tables.conntracks[id];
     if !refresh {
         let version = slot.next_version(term);
@@ -225,32 +237,46 @@ fn encode_conntrack(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) -> 
     } else if mutant::on(Mutant::RefreshBumpsVersion) {
         slot.next_version(term);
     }
-    Some(news(slot, conntrack, Handle::of(id), refresh, now))
+    news(slot, conntrack, at, Handle::of(id), refresh, now, place);
+    true
 }
 
 /// The record of a conntrack that is here. It is sent whole, also when only its lifetime has to be told, unless every
 /// stream knows its handle.
-fn news(slot: &Slot, conntrack: &mut Conntrack, handle: Handle, refresh: bool, now: Instant) -> Delta {
+#[inline]
+fn news(
+    slot: &Slot,
+    conntrack: &mut Conntrack,
+    at: SlotRef,
+    handle: Handle,
+    refresh: bool,
+    now: Instant,
+    place: &mut ToEvent,
+) {
     if !slot.is_named(&conntrack.sync) {
         let mut put = conntrack.to_put(now);
         name(slot, &mut conntrack.sync, &mut put, handle);
-        return Delta::Put(put);
+        *place = live(at, Delta::Put(put));
+        return;
     }
     let lifetime_s = conntrack.lifetime_s(now);
     if refresh {
-        return Delta::Refresh(RefreshRecord { handle, lifetime_s });
+        *place = live(at, Delta::Refresh(RefreshRecord { handle, lifetime_s }));
+        return;
     }
-    Delta::State(StateRecord {
+    let state = StateRecord {
         handle,
         class: conntrack.class,
         scales: conntrack.scales,
         lifetime_s,
         version: conntrack.sync.version,
-    })
+    };
+    *place = live(at, Delta::State(state));
 }
 
 /// A change that is not told: of an entry made and ended since the last turn, or a demoted node's unsent tail. There
 /// the new active decides; nothing here may look like its word.
+#[inline(never)]
 fn untold(tables: &mut Tables, at: SlotRef, id: u32) {
     let sync = &tables.conntracks[id].sync;
     let (dead, known) = (sync.dead, sync.emitted());
@@ -270,55 +296,68 @@ fn untold(tables: &mut Tables, at: SlotRef, id: u32) {
 }
 
 /// The removal of an entry that peers know; its place is freed.
-fn removed(tables: &mut Tables, at: SlotRef, id: u32, term: Term) -> Option<Delta> {
+#[inline(never)]
+fn removed(tables: &mut Tables, at: SlotRef, id: u32, term: Term, place: &mut ToEvent) -> bool {
     tables.forget_oldest();
-    let slot = tables.slots.get_mut(at)?;
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return false;
+    };
     if mutant::on(Mutant::RemovalForgotten) && !slot.walks.is_empty() {
         tables.forget(at, id);
         tables.counters.deltas_cancelled += 1;
-        return None;
+        return false;
     }
     let conntrack = &mut tables.conntracks[id];
-    let (record, lasting) = removal(slot, conntrack, Handle::of(id), term);
+    let lasting = removal(slot, conntrack, at, Handle::of(id), term, place);
     slot.unaccount(&mut conntrack.sync);
     tables
         .journal
         .push(&mut slot.history, at, Change::Removed(lasting));
     tables.conntracks.free(id);
-    Some(Delta::Del(record))
+    true
 }
 
 /// Policy has changed: the peer forgets an entry, and this node no longer counts on the peer.
-fn withdrawn(tables: &mut Tables, at: SlotRef, id: u32, term: Term) -> Option<Delta> {
+#[cold]
+fn withdrawn(tables: &mut Tables, at: SlotRef, id: u32, term: Term, place: &mut ToEvent) -> bool {
     tables.forget_oldest();
-    let slot = tables.slots.get_mut(at)?;
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return false;
+    };
     let conntrack = &mut tables.conntracks[id];
-    let (record, lasting) = removal(slot, conntrack, Handle::of(id), term);
+    let lasting = removal(slot, conntrack, at, Handle::of(id), term, place);
     slot.unaccount(&mut conntrack.sync);
     conntrack.sync.named = 0;
     tables
         .journal
         .push(&mut slot.history, at, Change::Removed(lasting));
     tables.counters.conntracks_withdrawn += 1;
-    Some(Delta::Del(record))
+    true
 }
 
-/// The record that tells the present streams of a removal, and the one for streams of later, which understand no name of
-/// these.
-fn removal(slot: &mut Slot, conntrack: &Conntrack, handle: Handle, term: Term) -> (DelRecord, DelRecord) {
+/// Writes the record that tells the present streams of a removal, and gives the one for streams of later, which understand
+/// no name of these.
+#[inline]
+fn removal(
+    slot: &mut Slot,
+    conntrack: &Conntrack,
+    at: SlotRef,
+    handle: Handle,
+    term: Term,
+    place: &mut ToEvent,
+) -> DelRecord {
+    let version = slot.next_version(term);
     let lasting = DelRecord {
         name: Name::Key(conntrack.key(Direction::Original)),
-        version: slot.next_version(term),
+        version,
     };
-    let record = if slot.is_named(&conntrack.sync) {
-        DelRecord {
-            name: Name::Handle(handle),
-            ..lasting
-        }
+    if slot.is_named(&conntrack.sync) {
+        let name = Name::Handle(handle);
+        *place = live(at, Delta::Del(DelRecord { name, version }));
     } else {
-        lasting
-    };
-    (record, lasting)
+        *place = live(at, Delta::Del(lasting));
+    }
+    lasting
 }
 
 /// The record, which goes to all streams, tells the entry's handle.
@@ -329,7 +368,9 @@ pub(crate) const fn name(slot: &Slot, sync: &mut SyncState, put: &mut PutRecord,
     }
 }
 
-fn encode_block(tables: &mut Tables, at: SlotRef, id: u32) -> Option<Delta> {
+/// Blocks change a hundred times less often than conntracks.
+#[cold]
+fn encode_block(tables: &mut Tables, at: SlotRef, id: u32, place: &mut ToEvent) -> bool {
     let role = &tables.roles[at.vrf.index()];
     let (has_word, term) = (role.has_word(), role.term);
     let (dead, known) = {
@@ -349,9 +390,11 @@ fn encode_block(tables: &mut Tables, at: SlotRef, id: u32) -> Option<Delta> {
             }
             tables.counters.deltas_unsent += 1;
         }
-        return None;
+        return false;
     }
-    let slot = tables.slots.get_mut(at)?;
+    let Some(slot) = tables.slots.get_mut(at) else {
+        return false;
+    };
     let mut record = block_record(tables.nat.block(id));
     record.version = slot.next_version(term);
     record.held = !dead;
@@ -368,7 +411,8 @@ fn encode_block(tables: &mut Tables, at: SlotRef, id: u32) -> Option<Delta> {
         Change::Written { kind, id, version }
     };
     tables.note(at, change);
-    Some(Delta::Block(record))
+    *place = live(at, Delta::Block(record));
+    true
 }
 
 /// Record of a held block at its last version.

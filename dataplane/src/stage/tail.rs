@@ -11,6 +11,7 @@ use crate::conntrack::NatBinding;
 use crate::delta::{LaneTag, PutRecord, SlotRef, Term, ToEvent};
 use crate::protection::Kept;
 use crate::stage::apply::inherited;
+use crate::stage::ring::is_light;
 use crate::tables::{TAILS_MAX, Tables};
 use crate::time::Instant;
 
@@ -60,7 +61,7 @@ pub(crate) fn note_collision(tables: &mut Tables, at: SlotRef, id: u32) {
 
 /// Sends what was kept, while the ring has more than half its room left for what can't wait.
 pub(crate) fn offer_tails(tables: &mut Tables, event: usize, ring: &mut Producer<ToEvent>) {
-    while ring.slots() > ring.buffer().capacity() / 2
+    while is_light(ring, 2)
         && let Some(tail) = tables.tails[event].pop_front()
     {
         // There is room.

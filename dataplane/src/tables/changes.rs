@@ -101,13 +101,20 @@ impl Tables {
         }
     }
 
+    /// Changed entries on a lane's list.
+    pub(crate) fn waiting_for(&self, lane: usize) -> usize {
+        self.dirty[lane].length
+    }
+
     /// The oldest changed entry of a lane, still listed.
+    #[inline]
     pub(crate) fn first_changed(&self, lane: usize) -> Option<Changed> {
         let head = self.dirty[lane].head;
         (head != NIL).then(|| Changed::untagged(head))
     }
 
     /// Takes the oldest changed entry of a lane off its list.
+    #[inline]
     pub(crate) fn unlist(&mut self, lane: usize) -> Option<Changed> {
         let changed = self.first_changed(lane)?;
         self.listed -= 1;
@@ -212,6 +219,7 @@ impl Tables {
         waiting
     }
 
+    #[inline]
     pub(crate) fn sync_mut(&mut self, changed: Changed) -> &mut SyncState {
         match changed.kind {
             Kind::Block => self.nat.sync_mut(changed.id),
@@ -219,6 +227,7 @@ impl Tables {
         }
     }
 
+    #[inline]
     pub(crate) fn slot_of(&self, changed: Changed) -> SlotRef {
         match changed.kind {
             Kind::Block => {
