@@ -15,6 +15,7 @@ mod report;
 mod rig;
 mod rules;
 mod scene;
+mod spent;
 mod stats;
 mod sync;
 mod tcp_info;

@@ -25,6 +25,7 @@ use super::report::Report;
 use super::rig::{Rig, STANDBY_QUEUE, WORKER_QUEUE};
 use super::run::Extent;
 use super::scene::{MAIN, Node, SLOTS, Scene};
+use super::spent::{FRAME_HEADER, REMOVAL, spent};
 use super::stats::as_f64;
 use super::{commit, during, lag, lane, tcp_info};
 
@@ -34,8 +35,6 @@ pub(crate) const ROLE_EVERY: usize = 64;
 const BEHIND_MAX: u64 = 2_048;
 /// From which flows are drawn.
 const SEED: u64 = 5;
-/// Bytes in front of a frame's records (sync/PROTOCOL.md section 4).
-const FRAME_HEADER: f64 = 16.0;
 /// Nothing here takes longer, in seconds.
 const PATIENCE_S: u64 = 120;
 
@@ -485,6 +484,7 @@ fn connections(
         );
     }
     let framing = FRAME_HEADER * as_f64(wire.frames_sent) / as_f64(wire.records_sent.max(1));
+    let spent = spent(&said.operations, &wire, made);
     let active = Active {
         side: Side { node, sync },
         keys,
@@ -544,18 +544,20 @@ fn connections(
             );
             report.add_with_goal(
                 "sync.conn_bytes",
-                &[as_f64(wire.bytes_sent) / as_f64(made.max(1))],
+                &[as_f64(wire.bytes_sent) / as_f64(made.max(1)) + REMOVAL],
                 "B",
                 Some(56.0),
-                "all bytes that the lane took in the run, handshake, slot marks, digests, port blocks and framing included, \
-                 per whole TCP connection",
+                &format!(
+                    "a whole TCP connection: all bytes that the lane took in the run per connection from SYN to last ACK, and \
+                     the {REMOVAL} B of its removal: {spent}"
+                ),
             );
             if let Some(kernel) = kernel {
                 report.add(
                     "sync.conn_bytes_tcp_info",
                     &[as_f64(kernel) / as_f64(made.max(1))],
                     "B",
-                    "the same from tcp_info of the lane's socket: bytes sent, less those sent again",
+                    "the same without removal from tcp_info of the lane's socket: bytes sent, less those sent again",
                 );
             }
             let extra = with.iter().zip(&without).map(|(w, o)| 100.0 * (w - o) / hz);

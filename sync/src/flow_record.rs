@@ -83,16 +83,16 @@ pub(crate) fn put_delta(out: &mut Vec<u8>, stream: &mut Stream, delta: &Delta, w
         Delta::Put(put) => put_put(out, stream, put, live),
         Delta::State(state) => {
             let rest = [state.scales.0, lifetime::to_byte(state.lifetime_s)];
-            put_short(out, stream, kind::STATE + state.class as u8, state.handle, rest);
+            put_short(out, stream, kind::STATE + state.class as u8, state.handle, &rest);
         }
         Delta::Refresh(refresh) => {
             let rest = [0, lifetime::to_byte(refresh.lifetime_s)];
-            put_short(out, stream, kind::REFRESH, refresh.handle, rest);
+            put_short(out, stream, kind::REFRESH, refresh.handle, &rest);
         }
         Delta::Del(DelRecord {
             name: Name::Handle(handle),
             ..
-        }) => put_short(out, stream, kind::REMOVE, *handle, [0, 0]),
+        }) => put_short(out, stream, kind::REMOVE, *handle, &[]),
         Delta::Del(DelRecord {
             name: Name::Key(key),
             version,
@@ -140,12 +140,12 @@ fn put_handle(out: &mut Vec<u8>, handle: Handle) {
     out.put_slice(&[(n >> 16) as u8, (n >> 8) as u8, n as u8]);
 }
 
-/// Appends a short record: exactly [`crate::record::SHORT`] bytes.
-fn put_short(out: &mut Vec<u8>, stream: &Stream, kind: u8, handle: Handle, rest: [u8; 2]) {
+/// Appends a short record: as many bytes as [`crate::record::short_len`] says.
+fn put_short(out: &mut Vec<u8>, stream: &Stream, kind: u8, handle: Handle, rest: &[u8]) {
     out.put_u8(kind);
     out.put_u16(stream.number);
     put_handle(out, handle);
-    out.put_slice(&rest);
+    out.put_slice(rest);
 }
 
 #[inline]
@@ -302,18 +302,18 @@ const fn is_live(kind: u8, flags: u8) -> bool {
 
 #[inline]
 fn get_short(kind: u8, from: &mut &[u8], stream: &Stream) -> Result<Delta, RecordError> {
-    let handle = get_handle(from)?;
-    let (scales, lifetime_s) = (from.try_get_u8()?, lifetime::from_byte(from.try_get_u8()?));
-    if handle.is_none() || (kind >= kind::REFRESH && scales != 0) {
+    let (handle, version) = (get_handle(from)?, stream.next());
+    if handle.is_none() {
         return Err(RecordError::Malformed(None));
     }
-    let version = stream.next();
+    if kind == kind::REMOVE {
+        let name = Name::Handle(handle);
+        return Ok(Delta::Del(DelRecord { name, version }));
+    }
+    let (scales, lifetime_s) = (from.try_get_u8()?, lifetime::from_byte(from.try_get_u8()?));
     Ok(match kind {
+        kind::REFRESH if scales != 0 => return Err(RecordError::Malformed(None)),
         kind::REFRESH => Delta::Refresh(RefreshRecord { handle, lifetime_s }),
-        kind::REMOVE => Delta::Del(DelRecord {
-            name: Name::Handle(handle),
-            version,
-        }),
         state => Delta::State(StateRecord {
             handle,
             class: Class::from_u8(state - kind::STATE).ok_or(RecordError::UnknownType)?,

@@ -4,7 +4,7 @@ use dataplane::flow::Addr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{SHORT, decode, measure};
+use crate::record::{decode, measure, short_len};
 
 const AT: SlotRef = SlotRef {
     vrf: VrfId(1),
@@ -118,7 +118,7 @@ fn r25_a_record_of_a_walk_spells_its_version_out_in_terms_of_the_streams() {
 }
 
 #[test]
-fn r26_changes_of_a_named_connection_have_these_8_bytes() {
+fn r26_changes_of_a_named_connection_have_these_bytes() {
     let (handle, version) = (HANDLE, STREAM.next());
     let state = |class| {
         Delta::State(StateRecord {
@@ -129,20 +129,20 @@ fn r26_changes_of_a_named_connection_have_these_8_bytes() {
             version,
         })
     };
-    let cases = [
-        (state(Class::Opening), [0x80, 4, 5, 1, 2, 3, 0x72, 126]),
-        (state(Class::Established), [0x81, 4, 5, 1, 2, 3, 0x72, 126]),
-        (state(Class::Closing), [0x82, 4, 5, 1, 2, 3, 0x72, 126]),
+    let cases: [(_, &[u8]); 4] = [
+        (state(Class::Opening), &[0x80, 4, 5, 1, 2, 3, 0x72, 126]),
+        (state(Class::Established), &[0x81, 4, 5, 1, 2, 3, 0x72, 126]),
+        (state(Class::Closing), &[0x82, 4, 5, 1, 2, 3, 0x72, 126]),
         (
             Delta::Del(DelRecord {
                 name: Name::Handle(handle),
                 version,
             }),
-            [0x84, 4, 5, 1, 2, 3, 0, 0],
+            &[0xc0, 4, 5, 1, 2, 3],
         ),
     ];
     for (delta, bytes) in cases {
-        has_bytes(delta, true, &bytes);
+        has_bytes(delta, true, bytes);
     }
     let refresh = Delta::Refresh(RefreshRecord {
         handle,
@@ -181,7 +181,7 @@ fn a_removal_by_tuples_and_a_block_have_these_bytes() {
 }
 
 #[test]
-fn a_short_tcp_connection_with_its_mapping_is_56_bytes() {
+fn a_short_tcp_connection_with_its_mapping_is_54_bytes() {
     let mut stream = STREAM;
     let mut out = Vec::new();
     let state = |class, version| {
@@ -203,7 +203,7 @@ fn a_short_tcp_connection_with_its_mapping_is_56_bytes() {
         version: stream.next(),
     });
     assert_eq!(put_delta(&mut out, &mut stream, &del, false), Continuity::Kept);
-    assert_eq!((out.len(), stream.last.counter), (56, 8));
+    assert_eq!((out.len(), stream.last.counter), (54, 8));
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn r23_every_truncation_of_a_record_is_malformed_and_names_its_slot_when_it_can(
 fn r24_bits_without_a_meaning_are_malformed() {
     let cases: [&[u8]; 5] = [
         &[0x83, 4, 5, 1, 2, 3, 1, 30],
-        &[0x84, 4, 5, 1, 2, 3, 1, 0],
+        &[0xc0, 4, 5, 255, 255, 255],
         &[0x80, 4, 5, 255, 255, 255, 0, 30],
         &[
             0x28, 15, 4, 5, 2, 0xac, 2, 100, 64, 0, 1, 198, 51, 100, 7, 0xc0, 0,
@@ -488,10 +488,14 @@ proptest! {
 }
 
 #[test]
-fn r19_short_records_have_one_length() {
-    let mut bytes = vec![0xfe; SHORT];
-    assert_eq!(measure(&bytes), Some((1, SHORT)));
-    assert_eq!(decoded(&bytes), Err(RecordError::UnknownType));
-    bytes.pop();
-    assert_eq!(measure(&bytes), None);
+fn r19_the_range_of_types_tells_how_long_a_short_record_is() {
+    for (kind, len) in [(0x85, 8), (0xbf, 8), (0xc1, 6), (0xff, 6)] {
+        let mut bytes = vec![kind; len];
+        assert_eq!(short_len(kind), Some(len));
+        assert_eq!(measure(&bytes), Some((1, len)));
+        assert_eq!(decoded(&bytes), Err(RecordError::UnknownType));
+        bytes.pop();
+        assert_eq!(measure(&bytes), None);
+    }
+    assert_eq!(short_len(0x7f), None);
 }

@@ -464,7 +464,7 @@ fn r4_a_peer_of_version_2_is_spoken_to_in_version_1() {
     crate::slot_record::put_slot_query(&mut query, stream_at(4), 8);
     let records = [
         put(1),
-        [0xfe; 8].to_vec(),
+        [[0xbf; 8].as_slice(), &[0xfe; 6]].concat(),
         longer(&put(2)),
         [vec![0x7f, 0x88, 0x01], vec![7; 136]].concat(),
         longer(&query),
@@ -483,7 +483,7 @@ fn r4_a_peer_of_version_2_is_spoken_to_in_version_1() {
         [0, 1, 0, 0, 0, 0],
         "accepted, version 1, no features"
     );
-    assert_eq!(cluster.nodes[0].cause("record-unknown-type"), 2);
+    assert_eq!(cluster.nodes[0].cause("record-unknown-type"), 3);
     assert!(!is_closed(&mut plug));
     let counters: Vec<_> = seen(&cluster)
         .iter()

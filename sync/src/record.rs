@@ -2,7 +2,7 @@
 //! [`crate::flow_record`], those of slots in [`crate::slot_record`].
 //!
 //! A record names a VRF by a handle that its sender has bound to a name on the same connection. How long it is can be told
-//! without knowing its type: short ones have one length, all others say theirs.
+//! without knowing its type: that of short ones follows from the range of types, all others say theirs.
 
 use bytes::{Buf, BufMut};
 use dataplane::delta::{Delta, PutRecord, SlotEnd, SlotOffer, SlotRef, Term, Version, Wanted};
@@ -16,10 +16,6 @@ use crate::flow_record::{Stream, get_delta};
 use crate::handover::Handover;
 use crate::slot_record::{get_commit_record, get_slot_record, get_slot_version};
 
-/// Length of every record whose type is [`SHORT_FIRST`] or above, its type included.
-pub(crate) const SHORT: usize = 8;
-/// First type of short records.
-pub(crate) const SHORT_FIRST: u8 = 0x80;
 /// Longest name of a VRF or node.
 pub(crate) const NAME_MAX: usize = 64;
 /// Longest name of a fingerprint section, and their greatest number.
@@ -58,7 +54,7 @@ pub(crate) mod kind {
     /// Of class opening; the two other classes follow.
     pub(crate) const STATE: u8 = 0x80;
     pub(crate) const REFRESH: u8 = 0x83;
-    pub(crate) const REMOVE: u8 = 0x84;
+    pub(crate) const REMOVE: u8 = 0xc0;
 
     /// A type as `PROTOCOL.md` calls it, whatever its address family.
     pub(crate) const fn name(kind: u8) -> &'static str {
@@ -280,11 +276,21 @@ pub(crate) fn record(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>
     }
 }
 
+/// Length of a short record, its type included; none of a type that says its length.
+#[inline]
+pub(crate) const fn short_len(kind: u8) -> Option<usize> {
+    match kind {
+        ..0x80 => None,
+        0x80..0xc0 => Some(8),
+        0xc0.. => Some(6),
+    }
+}
+
 /// Where the body of the record at the front starts and where it ends; none when the bytes end before it does.
 #[inline]
 pub(crate) fn measure(bytes: &[u8]) -> Option<(usize, usize)> {
-    if *bytes.first()? >= SHORT_FIRST {
-        return (bytes.len() >= SHORT).then_some((1, SHORT));
+    if let Some(len) = short_len(*bytes.first()?) {
+        return (bytes.len() >= len).then_some((1, len));
     }
     let mut rest = &bytes[1..];
     let len = usize::try_from(get_number(&mut rest).ok()?).ok()?;
@@ -392,7 +398,7 @@ pub(crate) fn decode(
         kind::SLOT_MARK..=kind::SLOT_TAIL | kind::SLOT_COMMIT | kind::SLOT_COMMITTED => {
             get_slotted(kind, from, resolve)
         }
-        kind::PUT..=0x21 | kind::DEL..=0x29 | kind::STATE..=kind::REMOVE => {
+        kind::PUT..=0x21 | kind::DEL..=0x29 | kind::STATE..=kind::REFRESH | kind::REMOVE => {
             get_delta(kind, from, &resolve, &stream)
         }
         _ => Err(RecordError::UnknownType),

@@ -17,12 +17,15 @@ const PAYLOAD_MAX: usize = 65_536;
 
 const MAGIC_HELLO: [u8; 4] = *b"TWPS";
 const VRF_OPEN: u8 = 0x01;
-/// Types from here on are short, and so long in all.
-const SHORT_FIRST: u8 = 0x80;
-const SHORT: usize = 8;
 
 /// Types that version 1 leaves free, from and to. Not those of EXPECT: nobody sends them unasked.
-const FREE: [(u8, u8); 4] = [(0x16, 0x1f), (0x2c, 0x3f), (0x46, 0x7f), (0x85, 0xff)];
+const FREE: [(u8, u8); 5] = [
+    (0x16, 0x1f),
+    (0x2c, 0x3f),
+    (0x46, 0x7f),
+    (0x84, 0xbf),
+    (0xc1, 0xff),
+];
 
 /// A section that version 1 doesn't know: a warning, without a say in who is ready.
 const SECTION: &[u8] = b"\x01\x0clater-policy\x01\x02\x03\x04\x05\x06\x07\x08";
@@ -152,7 +155,7 @@ impl Tongue {
 
     /// A known record with what the later version has added to it.
     fn record(&mut self, record: Record<'_>, out: &mut Vec<u8>) {
-        if record.kind >= SHORT_FIRST {
+        if short_len(record.kind).is_some() {
             out.push(record.kind);
             out.extend_from_slice(record.body);
             return;
@@ -171,8 +174,8 @@ impl Tongue {
         let (first, last) = FREE[self.random.index(FREE.len())];
         let kind = first + u8::try_from(self.random.below(u64::from(last - first) + 1)).unwrap_or(0);
         let mut body = Vec::new();
-        if kind >= SHORT_FIRST {
-            self.noise(SHORT - 1, &mut body);
+        if let Some(len) = short_len(kind) {
+            self.noise(len - 1, &mut body);
             out.push(kind);
             out.extend_from_slice(&body);
         } else {
@@ -207,11 +210,20 @@ struct Record<'a> {
     body: &'a [u8],
 }
 
+/// How long a short record is, its type included; none of a type that says its length.
+const fn short_len(kind: u8) -> Option<usize> {
+    match kind {
+        ..0x80 => None,
+        0x80..0xc0 => Some(8),
+        0xc0.. => Some(6),
+    }
+}
+
 /// The record at the front and what is behind it; none when nothing whole is there.
 fn split(bytes: &[u8]) -> Option<(Record<'_>, &[u8])> {
     let (&kind, rest) = bytes.split_first()?;
-    let (start, len) = if kind >= SHORT_FIRST {
-        (0, SHORT - 1)
+    let (start, len) = if let Some(len) = short_len(kind) {
+        (0, len - 1)
     } else {
         let digits = 1 + rest.iter().position(|byte| byte & 0x80 == 0)?;
         let low_first = rest[..digits].iter().rev();
@@ -267,7 +279,7 @@ mod tests {
         let mut records = Vec::new();
         put_long(&mut records, VRF_OPEN, &open);
         put_long(&mut records, 0x20, &[5; 120]);
-        records.extend([0x81; SHORT]);
+        records.extend([0x81; 8]);
         put_long(&mut records, 0x03, &[]);
         records
     }
@@ -329,7 +341,7 @@ mod tests {
                 assert_eq!(open.body[22..28], *b"\x04main\x02");
                 assert_eq!(open.body[39..39 + SECTION.len()], *SECTION);
                 assert_eq!(put.body[..120], [5; 120]);
-                assert_eq!((state.kind, state.body), (0x81, &[0x81; SHORT - 1][..]));
+                assert_eq!((state.kind, state.body), (0x81, &[0x81; 7][..]));
                 assert!(put.body.len() > 120 && !beat.body.is_empty());
                 long += usize::from(put.body.len() > 132);
                 rest = behind;
