@@ -182,18 +182,10 @@ pub struct IncomingRow {
     pub event: u16,
     /// Lanes of peers that are connected to it now, without control lanes.
     pub lanes: Vec<IncomingLane>,
-    /// Version not newer.
-    pub stale: u64,
-    /// From a term, lane or generation that is over.
-    pub fenced: u64,
-    /// Table full.
-    pub full: u64,
-    /// Tuple or port belongs to somebody else.
-    pub conflict: u64,
-    /// No such pool or block here.
-    pub no_pool: u64,
-    /// Names an entry that is not here.
-    pub unknown: u64,
+    /// By cause: `stale` (version not newer), `fenced` (from a term, lane or generation that is over), `full` (table full),
+    /// `conflict` (tuple or port belongs to somebody else), `no-pool` (no such pool or block here), `unknown` (names an entry
+    /// that is not here).
+    pub refused: Vec<Count>,
 }
 
 /// A peer's lane, as its receiver names it.

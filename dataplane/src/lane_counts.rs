@@ -26,7 +26,7 @@ impl LaneCounts {
         mine.unknown += theirs.unknown;
     }
 
-    /// What those of all event threads add up to, by the worker's own counters: for tests and diagnosis.
+    /// What those of all event threads add up to, by the worker's own counters.
     #[must_use]
     pub const fn whole(c: &Counters) -> Self {
         Self {
@@ -61,6 +61,19 @@ pub struct Refusals {
 }
 
 impl Refusals {
+    /// By the name of the cause that operators see.
+    #[must_use]
+    pub const fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("stale", self.stale),
+            ("fenced", self.fenced),
+            ("full", self.full),
+            ("conflict", self.conflict),
+            ("no-pool", self.no_pool),
+            ("unknown", self.unknown),
+        ]
+    }
+
     /// The place where a cause is counted.
     pub(crate) const fn of(&mut self, cause: Refused) -> &mut u64 {
         match cause {

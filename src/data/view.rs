@@ -245,12 +245,7 @@ fn incoming_row(report: &PumpReport, peers: &[String], counted: &Counted) -> Inc
     IncomingRow {
         event: report.event,
         lanes: report.local_nodes.iter().flat_map(of_peer).collect(),
-        stale: refused.stale,
-        fenced: refused.fenced,
-        full: refused.full,
-        conflict: refused.conflict,
-        no_pool: refused.no_pool,
-        unknown: refused.unknown,
+        refused: refused.named().map(|(cause, n)| Count::new(cause, n)).into(),
     }
 }
 
@@ -260,18 +255,11 @@ fn peer_name(peers: &[String], peer: u8) -> String {
 
 /// Records that workers refused, then what event threads refused or closed.
 fn refused(reports: &[PumpReport], c: &Counters) -> Vec<Count> {
-    let by_workers = [
-        ("record-stale", c.absorb_stale),
-        ("record-fenced", c.absorb_fenced),
-        ("record-table-full", c.absorb_full),
-        ("record-conflict", c.absorb_conflict),
-        ("record-no-pool", c.absorb_no_pool),
-        ("record-entry-unknown", c.absorb_unknown),
-    ];
+    let by_workers = LaneCounts::whole(c).refused.named();
     let mut rows: Vec<Count> = by_workers
         .iter()
         .filter(|(_, n)| *n > 0)
-        .map(|(name, n)| Count::new(*name, *n))
+        .map(|(cause, n)| Count::new(format!("record-{cause}"), *n))
         .collect();
     for (name, n) in reports.iter().flat_map(|r| &r.causes) {
         match rows.iter_mut().find(|row| row.name == *name) {
@@ -506,21 +494,17 @@ mod tests {
             peer: "peer1".to_owned(),
             lane: 2,
         };
-        let wanted = [
-            IncomingRow {
-                event: 0,
-                lanes: vec![connected],
-                full: 7,
-                ..IncomingRow::default()
-            },
-            IncomingRow {
-                event: 1,
-                stale: 9,
-                full: 5,
-                no_pool: 1,
-                ..IncomingRow::default()
-            },
-        ];
-        assert_eq!(shown.incoming, wanted);
+        let incoming: Vec<_> = shown
+            .incoming
+            .iter()
+            .map(|row| (row.event, &row.lanes[..]))
+            .collect();
+        assert_eq!(incoming, [(0, &[connected][..]), (1, &[])]);
+        let refused = |event: usize| {
+            let causes = shown.incoming[event].refused.iter().filter(|c| c.value > 0);
+            causes.map(|c| (c.name.as_str(), c.value)).collect::<Vec<_>>()
+        };
+        assert_eq!(refused(0), [("full", 7)]);
+        assert_eq!(refused(1), [("stale", 9), ("full", 5), ("no-pool", 1)]);
     }
 }

@@ -8,6 +8,7 @@ use core::fmt;
 
 use arrayvec::ArrayVec;
 use dataplane::counters::Counters;
+use dataplane::lane_counts::LaneCounts;
 
 use crate::report::PumpReport;
 
@@ -83,16 +84,11 @@ pub fn of_worker(c: &Counters, listed: u64) -> [Equation; 2] {
         },
         Equation {
             whole: ("received", c.absorb_received),
-            parts: parts(&[
-                ("applied", c.absorb_applied),
-                ("confirmed", c.absorb_confirmed),
-                ("stale", c.absorb_stale),
-                ("fenced", c.absorb_fenced),
-                ("full", c.absorb_full),
-                ("conflict", c.absorb_conflict),
-                ("no-pool", c.absorb_no_pool),
-                ("unknown", c.absorb_unknown),
-            ]),
+            parts: [("applied", c.absorb_applied), ("confirmed", c.absorb_confirmed)]
+                .into_iter()
+                .chain(LaneCounts::whole(c).refused.named())
+                .take(PARTS)
+                .collect(),
             exact: true,
         },
     ]

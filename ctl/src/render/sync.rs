@@ -142,35 +142,26 @@ fn lanes(rows: &[LaneRow]) -> String {
 
 /// Refusals by cause, with the peers' lanes by which the records came.
 fn incoming(rows: &[IncomingRow]) -> String {
-    let header = [
-        "REFUSED-HERE",
-        "FROM",
-        "STALE",
-        "FENCED",
-        "FULL",
-        "CONFLICT",
-        "NO-POOL",
-        "UNKNOWN",
-    ];
-    let row = |row: &IncomingRow| {
-        let lane = |lane: &IncomingLane| format!("{}/event{}", lane.peer, lane.lane);
-        let from: Vec<String> = row.lanes.iter().map(lane).collect();
-        [
-            format!("event{}", row.event),
-            if from.is_empty() {
-                "-".to_owned()
-            } else {
-                from.join(",")
-            },
-            row.stale.to_string(),
-            row.fenced.to_string(),
-            row.full.to_string(),
-            row.conflict.to_string(),
-            row.no_pool.to_string(),
-            row.unknown.to_string(),
-        ]
+    let lane = |lane: &IncomingLane| format!("{}/event{}", lane.peer, lane.lane);
+    let from = |row: &IncomingRow| {
+        let lanes: Vec<String> = row.lanes.iter().map(lane).collect();
+        if lanes.is_empty() {
+            "-".to_owned()
+        } else {
+            lanes.join(",")
+        }
     };
-    table(header, rows.iter().map(row))
+    let causes = |row: &IncomingRow| {
+        let happened = row.refused.iter().filter(|count| count.value > 0);
+        let causes: Vec<String> = happened.map(|c| format!("{} {}", c.name, c.value)).collect();
+        if causes.is_empty() {
+            "-".to_owned()
+        } else {
+            causes.join(", ")
+        }
+    };
+    let row = |row: &IncomingRow| [format!("event{}", row.event), from(row), causes(row)];
+    table(["INCOMING", "FROM", "REFUSED"], rows.iter().map(row))
 }
 
 /// `show sync operations`.

@@ -262,12 +262,9 @@ fn the_overview_has_a_tree_of_vrfs_a_table_of_lanes_and_one_of_refusals() {
             IncomingRow {
                 event: 0,
                 lanes: [("peer1", 0), ("peer2", 2)].map(incoming_lane).to_vec(),
-                stale: 1,
-                fenced: 2,
-                full: 3,
-                conflict: 4,
-                no_pool: 5,
-                unknown: 6,
+                refused: [("stale", 1), ("fenced", 0), ("no-pool", 5)]
+                    .map(|(n, v)| Count::new(n, v))
+                    .into(),
             },
             IncomingRow {
                 event: 1,
@@ -297,9 +294,9 @@ show-sync
     ..
 LANE    PEER   STATUS  SECURITY  SENT  APPLIED  LAG  LAG-MS  CREDIT  ABANDONED  REFUSED  COALESCED  BYTES  UNSENT  RECONNECTS  LAST-DOWN
 event0  peer1  down    none      10    8        0    0       90      2          3        6          400    0       1           silent
-REFUSED-HERE  FROM                       STALE  FENCED  FULL  CONFLICT  NO-POOL  UNKNOWN
-event0        peer1/event0,peer2/event2  1      2       3     4         5        6
-event1        -                          0      0       0     0         0        0
+INCOMING  FROM                       REFUSED
+event0    peer1/event0,peer2/event2  stale 1, no-pool 5
+event1    -                          -
 ";
     assert_eq!(text(&Reply::Sync(overview)), wanted);
 }
