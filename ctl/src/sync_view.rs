@@ -88,8 +88,10 @@ pub struct SyncPeer {
     pub slots_verified: u32,
     /// Slots that are to be sent again.
     pub slots_dirty: u32,
-    /// The last resync of this node as sender.
+    /// The last resync that this node has sent.
     pub resync: SyncResync,
+    /// The last one that it has received: its own count, not the peer's.
+    pub resync_received: SyncResync,
     /// Digests of verified slots that were compared in the stream.
     pub digests: u64,
     /// Of those, how many differed.
@@ -105,16 +107,18 @@ pub struct SectionRow {
     pub equal: Option<bool>,
 }
 
-/// A resync as its sender sees it.
+/// The last resync as one end of its lanes has counted it, and what became of the slots of all there were.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncResync {
-    /// Whether it is under way.
-    pub running: bool,
+    /// How it stands; none when there was none.
+    pub state: Option<ResyncState>,
     /// Why it was begun; empty when there was none.
     pub reason: String,
-    /// Slots that it has had verified so far.
+    /// Slots of it that the receiver has verified so far.
     pub slots: u64,
-    /// Records sent.
+    /// Records of them that the receiver refused.
+    pub refused: u64,
+    /// Records sent meanwhile.
     pub records: u64,
     /// Bytes of those records.
     pub bytes: u64,
@@ -122,14 +126,38 @@ pub struct SyncResync {
     pub elapsed_ms: u64,
     /// Resyncs completed since start, over all lanes.
     pub completed: u64,
-    /// Slots ever verified without sending anything: the peer held the same.
+    /// Slots ever verified without sending anything: the receiver held the same.
     pub slots_equal: u64,
     /// Slots ever verified by sending what was newer.
     pub slots_caught_up: u64,
     /// Slots ever verified by sending them whole.
     pub slots_whole: u64,
-    /// Slots that the peer could not verify.
+    /// Slots that the receiver could not verify.
     pub slots_failed: u64,
+}
+
+/// How a resync stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResyncState {
+    /// Slots of it are not verified yet.
+    Running,
+    /// All were verified.
+    Complete,
+    /// A connection was lost, or the direction turned, before all were.
+    Interrupted,
+}
+
+impl ResyncState {
+    /// The word in text and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Complete => "complete",
+            Self::Interrupted => "interrupted",
+        }
+    }
 }
 
 /// A lane in one row.

@@ -52,14 +52,14 @@ pub(crate) fn flap(
         "bytes after a cut of 2 s in which {replaced} of {} conntracks ended and came back, against a complete resync of \
          {complete} B; {} records, slots equal {}, caught up {}, whole {}; then every conntrack compared equal",
         active.keys.len(),
-        after.resync_records,
-        after.slots_equal - before.slots_equal,
-        after.slots_caught_up - before.slots_caught_up,
-        after.slots_whole - before.slots_whole,
+        after.resync.records,
+        after.generations.equal - before.generations.equal,
+        after.generations.caught_up - before.generations.caught_up,
+        after.generations.whole - before.generations.whole,
     );
     Ok((
         stopped,
-        as_f64(after.resync_bytes) / as_f64(complete.max(1)),
+        as_f64(after.resync.bytes) / as_f64(complete.max(1)),
         note,
     ))
 }

@@ -351,10 +351,10 @@ pub(crate) fn run(
             .clients
             .iter()
             .flat_map(|c| &c.vrfs)
-            .max_by_key(|v| v.resync_records);
+            .max_by_key(|v| v.resync.records);
         let vrf = vrf.context("no lane has reported")?;
-        bytes.push(as_f64(vrf.resync_bytes) / as_f64(vrf.resync_records.max(1)));
-        complete = vrf.resync_bytes;
+        bytes.push(as_f64(vrf.resync.bytes) / as_f64(vrf.resync.records.max(1)));
+        complete = vrf.resync.bytes;
         last = Some(stopped);
     }
     report.add_with_goal(

@@ -430,8 +430,8 @@ impl ResyncJob {
             for vrf in lanes.filter(|v| v.streaming && wanted(v.vrf)) {
                 open += vrf.slots_total - vrf.slots_verified;
                 if self.senders.contains(&report.event) {
-                    records += vrf.resync_records;
-                    bytes += vrf.resync_bytes;
+                    records += vrf.resync.records;
+                    bytes += vrf.resync.bytes;
                 }
             }
         }

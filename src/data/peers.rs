@@ -6,12 +6,14 @@ use ctl::sync_report::{
     ClientReport, ConnectionStatus, LagReport, LaneSecurity, LocalNodeReport, PeerAddress, PeerReport,
     ResyncReport, SlotsReport, SyncReport,
 };
+use ctl::sync_view::ResyncState;
 use dataplane::flow::VrfId;
 use state_sync::config::CONTROL_LANE;
 use state_sync::port::PumpCommand;
-use state_sync::report::{self, PumpReport};
+use state_sync::report::{self, ClientVrfReport, LocalVrfReport, PumpReport};
 
 use super::facts::Facts;
+use super::view::last_resync;
 
 /// Answers of all event threads, collected as they come.
 #[derive(Debug)]
@@ -178,21 +180,45 @@ pub(crate) fn fill(skeleton: Skeleton, vrf: VrfId, reports: &[PumpReport], swept
         security,
     } = skeleton;
     for (tree, index) in report.peers.iter_mut().zip(peers) {
-        for pump in reports {
-            for lane in pump
-                .clients
-                .iter()
-                .filter(|c| c.peer == index && c.lane != CONTROL_LANE)
-            {
-                add_client(tree, pump.event, lane, vrf, security);
-            }
-            for local in pump.local_nodes.iter().filter(|l| l.peer == index) {
-                add_local(tree, local, vrf);
-            }
+        let lanes = Lanes::of(reports, index, vrf);
+        for (event, lane) in &lanes.clients {
+            add_client(tree, *event, lane, vrf, security);
+        }
+        for local in &lanes.received {
+            tree.local_node.receive += local.receive;
+            tree.local_node.receive_error += local.receive_error;
         }
         tree.resync.swept = swept;
+        add_progress(tree, &lanes);
     }
     report
+}
+
+/// What goes to a peer of a VRF and what comes from it.
+struct Lanes<'a> {
+    /// By event thread; without control lanes.
+    clients: Vec<(u16, &'a report::ClientReport)>,
+    sent: Vec<&'a ClientVrfReport>,
+    received: Vec<&'a LocalVrfReport>,
+}
+
+impl<'a> Lanes<'a> {
+    fn of(reports: &'a [PumpReport], peer: u8, vrf: VrfId) -> Self {
+        let clients = |report: &'a PumpReport| {
+            let lanes = report.clients.iter();
+            let lanes = lanes.filter(move |c| c.peer == peer && c.lane != CONTROL_LANE);
+            lanes.map(move |lane| (report.event, lane))
+        };
+        let clients: Vec<_> = reports.iter().flat_map(clients).collect();
+        let sent = clients.iter().flat_map(|(_, lane)| &lane.vrfs);
+        let locals = reports.iter().flat_map(|r| &r.local_nodes);
+        let received = locals.filter(|l| l.peer == peer).flat_map(|l| &l.vrfs);
+        Self {
+            sent: sent.filter(|v| v.vrf == vrf.0).collect(),
+            received: received.filter(|v| v.vrf == vrf.0).collect(),
+            clients,
+        }
+    }
 }
 
 fn add_client(
@@ -218,30 +244,32 @@ fn add_client(
     });
     tree.lag.records += lane.lag_records;
     tree.lag.oldest_us = tree.lag.oldest_us.max(lane.lag_ms * 1_000);
-    let waiting = of_vrf.slots_total - of_vrf.slots_verified.min(of_vrf.slots_total);
-    if of_vrf.streaming {
-        tree.slots.in_sync += of_vrf.slots_verified;
-        tree.slots.walking += waiting;
-        tree.slots.dirty += of_vrf.slots_dirty;
-        tree.resync.running |= waiting > 0;
-        tree.resync.slots_done += of_vrf.slots_verified;
-        tree.resync.slots_total += of_vrf.slots_total;
-        tree.resync.records += of_vrf.resync_records;
-        tree.resync.elapsed_ms = tree.resync.elapsed_ms.max(of_vrf.resync_ms);
-        tree.resync.reason = of_vrf.resync_reason.unwrap_or_default();
-    }
 }
 
-fn add_local(tree: &mut PeerReport, local: &report::LocalReport, vrf: VrfId) {
-    let Some(of_vrf) = local.vrfs.iter().find(|v| v.vrf == vrf.0) else {
-        return;
+/// How far the slots are that this node sends or, when it sends none, receives.
+fn add_progress(tree: &mut PeerReport, lanes: &Lanes<'_>) {
+    let sent: Vec<_> = lanes.sent.iter().filter(|lane| lane.streaming).collect();
+    let resync = if sent.is_empty() {
+        for event in &lanes.received {
+            tree.slots.in_sync += event.slots_verified;
+            tree.slots.walking += event.slots_awaited;
+        }
+        tree.resync.slots_total = tree.slots.total;
+        last_resync(lanes.received.iter().map(|event| &event.resync))
+    } else {
+        for lane in &sent {
+            tree.slots.in_sync += lane.slots_verified;
+            tree.slots.walking += lane.slots_total.saturating_sub(lane.slots_verified);
+            tree.slots.dirty += lane.slots_dirty;
+            tree.resync.slots_total += lane.slots_total;
+        }
+        last_resync(sent.iter().map(|lane| &lane.resync))
     };
-    tree.local_node.receive += of_vrf.receive;
-    tree.local_node.receive_error += of_vrf.receive_error;
-    if tree.resync.slots_total == 0 {
-        // This node receives: its progress is what it has verified of the peer's.
-        tree.slots.in_sync += of_vrf.slots_verified;
-    }
+    tree.resync.slots_done = tree.slots.in_sync;
+    tree.resync.running = resync.state == Some(ResyncState::Running);
+    tree.resync.reason = resync.reason;
+    tree.resync.records = resync.records;
+    tree.resync.elapsed_ms = resync.elapsed_ms;
 }
 
 pub(crate) fn status(word: &str) -> ConnectionStatus {

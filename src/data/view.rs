@@ -4,8 +4,8 @@ use crossbeam_channel::Sender;
 use ctl::report::Count;
 use ctl::sync_report::ConnectionStatus;
 use ctl::sync_view::{
-    ConservationRow, Direction, IncomingLane, IncomingRow, LaneRow, ProtectionRow, SectionRow, SyncOverview,
-    SyncPeer, SyncResync, SyncVrf,
+    ConservationRow, Direction, IncomingLane, IncomingRow, LaneRow, ProtectionRow, ResyncState, SectionRow,
+    SyncOverview, SyncPeer, SyncResync, SyncVrf,
 };
 use dataplane::counters::Counters;
 use dataplane::flow::VrfId;
@@ -16,7 +16,8 @@ use dataplane::tables::Tables;
 use state_sync::config::CONTROL_LANE;
 use state_sync::conservation::{Equation, between_threads, of_worker};
 use state_sync::port::PumpCommand;
-use state_sync::report::{ClientReport, ClientVrfReport, LocalReport, PumpReport};
+use state_sync::report::{ClientReport, ClientVrfReport, LocalReport, LocalVrfReport, PumpReport};
+use state_sync::resync::{Generations, Resync};
 
 use super::answer::Sources;
 use super::ask::{Gather, WorkerGone};
@@ -103,6 +104,7 @@ fn peer(sources: &Sources, vrf: VrfId, index: u8, name: &str) -> SyncPeer {
         },
         slots_dirty: 0,
         resync: SyncResync::default(),
+        resync_received: SyncResync::default(),
         digests: 0,
         digests_different: 0,
     }
@@ -150,13 +152,18 @@ pub(crate) fn overview(frame: Frame, reports: &[PumpReport], counted: &Counted) 
     let mut shown = Vec::new();
     for (vrf, mut row, indexes) in vrfs {
         for (peer, index) in row.peers.iter_mut().zip(indexes) {
-            let lanes = reports
+            let clients = reports
                 .iter()
                 .flat_map(|r| &r.clients)
                 .filter(|c| c.peer == index);
-            for lane in lanes.flat_map(|c| &c.vrfs).filter(|v| v.vrf == vrf.0) {
-                add_lane(peer, lane);
-            }
+            let sent = clients.flat_map(|c| &c.vrfs).filter(|v| v.vrf == vrf.0);
+            add_sent(peer, &sent.collect::<Vec<_>>());
+            let locals = reports
+                .iter()
+                .flat_map(|r| &r.local_nodes)
+                .filter(|l| l.peer == index);
+            let received = locals.flat_map(|l| &l.vrfs).filter(|v| v.vrf == vrf.0);
+            add_received(peer, &received.collect::<Vec<_>>());
             if peer.direction == Direction::Receives {
                 (peer.digests, peer.digests_different) = (
                     counters.digests_equal + counters.digests_unsure + counters.digest_mismatch,
@@ -181,24 +188,67 @@ pub(crate) fn overview(frame: Frame, reports: &[PumpReport], counted: &Counted) 
     }
 }
 
-fn add_lane(peer: &mut SyncPeer, lane: &ClientVrfReport) {
-    peer.slots_dirty += lane.slots_dirty;
-    peer.digests += lane.digests;
-    peer.digests_different += lane.digest_mismatch;
-    let resync = &mut peer.resync;
-    resync.running |= lane.streaming && lane.slots_verified < lane.slots_total;
-    if let Some(reason) = &lane.resync_reason {
-        resync.reason.clone_from(reason);
+/// The last resync, and how all generations have ended.
+fn resync<'a>(lanes: impl Iterator<Item = (&'a Resync, &'a Generations)> + Clone) -> SyncResync {
+    let mut ended = Generations::default();
+    lanes.clone().for_each(|(_, generations)| ended.add(generations));
+    SyncResync {
+        slots_equal: ended.equal,
+        slots_caught_up: ended.caught_up,
+        slots_whole: ended.whole,
+        slots_failed: ended.failed,
+        ..last_resync(lanes.map(|(resync, _)| resync))
     }
-    resync.slots += u64::from(lane.resync_slots);
-    resync.records += lane.resync_records;
-    resync.bytes += lane.resync_bytes;
-    resync.elapsed_ms = resync.elapsed_ms.max(lane.resync_ms);
-    resync.completed += lane.resyncs;
-    resync.slots_equal += lane.slots_equal;
-    resync.slots_caught_up += lane.slots_caught_up;
-    resync.slots_whole += lane.slots_whole;
-    resync.slots_failed += lane.slots_failed;
+}
+
+fn add_sent(peer: &mut SyncPeer, lanes: &[&ClientVrfReport]) {
+    peer.resync = resync(lanes.iter().map(|lane| (&lane.resync, &lane.generations)));
+    for lane in lanes {
+        peer.slots_dirty += lane.slots_dirty;
+        peer.digests += lane.digests;
+        peer.digests_different += lane.digest_mismatch;
+    }
+}
+
+fn add_received(peer: &mut SyncPeer, events: &[&LocalVrfReport]) {
+    peer.resync_received = resync(events.iter().map(|event| (&event.resync, &event.generations)));
+}
+
+/// Lanes whose resyncs are no further apart have had one together: they connect one after the other.
+const TOGETHER_MS: u64 = 1_000;
+
+/// The last resync of several lanes: the newest one's and those of the same time, so that a slot that was sent again is
+/// not shown with what another lane did last week.
+pub(crate) fn last_resync<'a>(lanes: impl Iterator<Item = &'a Resync>) -> SyncResync {
+    let mut shown = SyncResync::default();
+    let mut all: Vec<&Resync> = lanes.filter(|resync| resync.reason.is_some()).collect();
+    all.sort_by_key(|resync| std::cmp::Reverse(resync.began_ms));
+    let Some(newest) = all.first() else {
+        return shown;
+    };
+    shown.reason = newest.reason.clone().unwrap_or_default();
+    let mut from = newest.began_ms;
+    let (mut running, mut interrupted) = (false, false);
+    for resync in all {
+        shown.completed += resync.completed;
+        if resync.began_ms + resync.took_ms + TOGETHER_MS < from {
+            continue;
+        }
+        from = resync.began_ms;
+        running |= resync.running;
+        interrupted |= resync.interrupted;
+        shown.slots += u64::from(resync.slots);
+        shown.refused += resync.refused;
+        shown.records += resync.records;
+        shown.bytes += resync.bytes;
+        shown.elapsed_ms = shown.elapsed_ms.max(resync.took_ms);
+    }
+    shown.state = Some(match (running, interrupted) {
+        (true, _) => ResyncState::Running,
+        (false, true) => ResyncState::Interrupted,
+        (false, false) => ResyncState::Complete,
+    });
+    shown
 }
 
 fn lane_row(
@@ -379,49 +429,67 @@ mod tests {
         }
     }
 
-    fn on_lane(vrf: u16, slots: u32, ms: u64, refused: u64) -> ClientVrfReport {
+    fn on_lane(vrf: u16, refused: u64) -> ClientVrfReport {
         ClientVrfReport {
             vrf,
-            streaming: true,
-            resync_reason: Some("connected".to_owned()),
-            resync_slots: slots,
-            resync_records: 10,
-            resync_bytes: 320,
-            resync_ms: ms,
             refused,
             ..ClientVrfReport::default()
         }
     }
 
+    fn resync(reason: &str, began_ms: u64, took_ms: u64, slots: u32) -> Resync {
+        Resync {
+            reason: Some(reason.to_owned()),
+            began_ms,
+            took_ms,
+            slots,
+            records: 10,
+            bytes: 320,
+            completed: 1,
+            ..Resync::default()
+        }
+    }
+
     #[test]
     fn a_resync_is_the_sum_of_its_lanes_and_takes_as_long_as_the_longest() {
-        let mut peer = SyncPeer {
-            name: "peer1".to_owned(),
-            address: [10, 150, 0, 2].into(),
-            role: None,
-            term: 0,
-            ready: false,
-            direction: Direction::Sends,
-            direction_cause: String::new(),
-            sections: vec![],
-            slots_total: 16,
-            slots_verified: 0,
-            slots_dirty: 0,
-            resync: SyncResync::default(),
-            digests: 0,
-            digests_different: 0,
-        };
-        add_lane(&mut peer, &on_lane(0, 7, 12, 0));
-        add_lane(&mut peer, &on_lane(0, 9, 5, 0));
+        let lanes = [resync("connected", 70, 12, 7), resync("connected", 900, 5, 9)];
         let wanted = SyncResync {
+            state: Some(ResyncState::Complete),
             reason: "connected".to_owned(),
             slots: 16,
             records: 20,
             bytes: 640,
             elapsed_ms: 12,
+            completed: 2,
             ..SyncResync::default()
         };
-        assert_eq!(peer.resync, wanted);
+        assert_eq!(last_resync(lanes.iter()), wanted);
+        assert_eq!(last_resync([Resync::default()].iter()), SyncResync::default());
+    }
+
+    #[test]
+    fn a_slot_that_is_sent_again_is_not_shown_with_what_another_lane_did_before() {
+        let mut lanes = [
+            resync("connected", 70, 12, 7),
+            resync("connected", 71, 15, 7),
+            resync("diverged", 90_000, 3, 1),
+        ];
+        let shown = last_resync(lanes.iter());
+        assert_eq!(
+            (
+                shown.reason.as_str(),
+                shown.slots,
+                shown.elapsed_ms,
+                shown.completed
+            ),
+            ("diverged", 1, 3, 3)
+        );
+        // One that has gone on until then is the same one still.
+        (lanes[1].took_ms, lanes[1].running) = (90_500, true);
+        let shown = last_resync(lanes.iter());
+        assert_eq!((shown.slots, shown.state), (15, Some(ResyncState::Running)));
+        (lanes[1].running, lanes[1].interrupted) = (false, true);
+        assert_eq!(last_resync(lanes.iter()).state, Some(ResyncState::Interrupted));
     }
 
     #[test]
@@ -432,8 +500,8 @@ mod tests {
             security: ctl::sync_report::LaneSecurity::None,
         };
         let reports = [
-            lane(0, vec![on_lane(0, 0, 0, 3), on_lane(1, 0, 0, 4)]),
-            lane(1, vec![on_lane(0, 0, 0, 5)]),
+            lane(0, vec![on_lane(0, 3), on_lane(1, 4)]),
+            lane(1, vec![on_lane(0, 5)]),
         ];
         let shown = overview(frame, &reports, &Counted::default());
         let rows: Vec<_> = shown

@@ -6,7 +6,6 @@
 
 mod slot;
 
-use core::time::Duration;
 use std::collections::VecDeque;
 
 use dataplane::delta::{SlotEnd, SlotOffer, SlotRef, Version};
@@ -14,11 +13,12 @@ use dataplane::flow::VrfId;
 use dataplane::time::Instant;
 
 pub(crate) use self::slot::Task;
-use self::slot::{Phase, Sent, Slot};
+use self::slot::{Phase, Slot};
 use crate::config::Timing;
 use crate::flow_record::Stream;
 use crate::port::Heard;
 use crate::report::ClientVrfReport;
+use crate::resync::Resync;
 
 /// Slots of one lane that may be on their way at once: bounds what is unverified, not how fast it goes.
 pub(crate) const WINDOW: usize = 32;
@@ -45,7 +45,6 @@ pub(crate) struct Export {
     pub(crate) under_way: usize,
     /// Slots about which the peer was asked.
     pub(crate) queried: usize,
-    began: Instant,
     pub(crate) report: ClientVrfReport,
 }
 
@@ -78,7 +77,6 @@ impl Export {
             verified: 0,
             under_way: 0,
             queried: 0,
-            began: Instant::default(),
             report,
         }
     }
@@ -120,15 +118,15 @@ impl Export {
         self.at_generation(slot, generation, Phase::Verified)
     }
 
-    /// Whether a complete resync is under way.
-    pub(crate) fn is_resyncing(&self) -> bool {
-        self.streaming && self.verified < self.report.slots_total
+    /// The last resync as of now.
+    pub(crate) fn resync(&self, now: Instant) -> Resync {
+        self.report.resync.as_of(now)
     }
 
     /// Everything is to be sent.
     pub(crate) fn start(&mut self, reason: &str, now: Instant, todo: &mut VecDeque<SlotRef>) {
         self.streaming = true;
-        self.note_resync(reason, now);
+        self.report.resync.join(reason, now);
         for n in 0..self.mine.len() {
             let number = self.mine[n];
             let slot = &mut self.slots[usize::from(number)];
@@ -138,7 +136,9 @@ impl Export {
     }
 
     /// Nothing is to be sent any more; the worker hears so for every slot it may be streaming to `incarnation`.
-    pub(crate) fn stop(&mut self, incarnation: u32, todo: &mut VecDeque<SlotRef>) {
+    pub(crate) fn stop(&mut self, incarnation: u32, now: Instant, todo: &mut VecDeque<SlotRef>) {
+        self.report.resync.interrupt();
+        self.report.resync.end(now);
         for n in 0..self.mine.len() {
             let number = self.mine[n];
             let slot = &mut self.slots[usize::from(number)];
@@ -159,9 +159,7 @@ impl Export {
     ) -> bool {
         let sent = self.streaming && self.is_mine(slot);
         if sent {
-            if self.verified == self.report.slots_total {
-                self.note_resync(reason, now);
-            }
+            self.report.resync.join(reason, now);
             self.slots[usize::from(slot)].whole = true;
             self.want(slot, now, todo);
         }
@@ -256,6 +254,7 @@ impl Export {
         }
         self.report.digest_mismatch += 1;
         self.slots[usize::from(number)].diverged = true;
+        self.report.resync.join("diverged", now);
         self.failed(number, offer.generation, true, now, timing, todo);
         Compared::Differs
     }
@@ -285,7 +284,7 @@ impl Export {
     /// A record of the slot's walk went out.
     pub(crate) fn walked(&mut self, slot: u16) {
         if let Some(slot) = self.slot_mut(slot) {
-            slot.walked();
+            slot.sent.walked();
         }
     }
 
@@ -304,20 +303,15 @@ impl Export {
         if !self.at_generation(slot, generation, Phase::Ended) {
             return false;
         }
-        self.report.resync_slots += u32::from(self.is_resyncing());
+        self.report.resync.verified(refused);
         self.set(slot, Phase::Verified);
         let slot = &mut self.slots[usize::from(slot)];
         (slot.failures, slot.whole, slot.offer) = (0, false, None);
-        *match slot.sent {
-            Sent::Whole => &mut self.report.slots_whole,
-            Sent::Newer(0) => &mut self.report.slots_equal,
-            Sent::Newer(_) => &mut self.report.slots_caught_up,
-        } += 1;
+        self.report.generations.verified(slot.sent);
         self.report.refused += u64::from(refused);
         let complete = self.verified == self.report.slots_total;
         if complete {
-            self.report.resyncs += 1;
-            self.report.resync_ms = millis(now.since(self.began));
+            self.report.resync.end(now);
         }
         complete
     }
@@ -342,7 +336,8 @@ impl Export {
         if !self.slot(slot).is_some_and(|s| s.can_fail(generation)) {
             return;
         }
-        self.report.slots_failed += 1;
+        self.report.generations.failed += 1;
+        self.report.resync.join("failed at the peer", now);
         let failures = self.slots[usize::from(slot)].failures.min(RETRY_DOUBLINGS);
         self.want(slot, now + timing.slot_retry * (1 << failures), todo);
         let slot = &mut self.slots[usize::from(slot)];
@@ -358,15 +353,6 @@ impl Export {
             if self.slots[usize::from(number)].is_unanswered(now, timing) {
                 self.again(number, "unanswered", now, todo);
             }
-        }
-    }
-
-    /// Time the resync has taken so far, or took.
-    pub(crate) fn resync_ms(&self, now: Instant) -> u64 {
-        if self.is_resyncing() {
-            millis(now.since(self.began))
-        } else {
-            self.report.resync_ms
         }
     }
 
@@ -421,17 +407,6 @@ impl Export {
         self.verified += u32::from(next == Phase::Verified);
         self.under_way += under_way(next);
     }
-
-    fn note_resync(&mut self, reason: &str, now: Instant) {
-        self.began = now;
-        self.report.resync_reason = Some(reason.to_owned());
-        (self.report.resync_records, self.report.resync_bytes) = (0, 0);
-        self.report.resync_slots = 0;
-    }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -41,13 +41,16 @@ fn a_resync_is_complete_when_all_slots_of_the_lane_are_verified() {
         (export.verified(), export.under_way, export.report.refused),
         (2, 0, 2)
     );
-    assert_eq!((export.report.resync_ms, export.is_resyncing()), (5, false));
-    assert_eq!(export.report.resync_slots, 2);
+    assert_eq!(
+        (export.report.resync.took_ms, export.report.resync.running),
+        (5, false)
+    );
+    assert_eq!(export.report.resync.slots, 2);
     assert!(export.again(3, "dirty", at(6), &mut todo));
-    assert_eq!(export.report.resync_slots, 0, "of the next one");
+    assert_eq!(export.report.resync.slots, 0, "of the next one");
     send(&mut export, 3, 9);
     assert!(export.confirmed(3, 9, 0, at(7)));
-    assert_eq!(export.report.resync_slots, 1);
+    assert_eq!(export.report.resync.slots, 1);
 }
 
 /// sync/PROTOCOL.md R-34.
@@ -62,7 +65,7 @@ fn answers_of_another_generation_change_nothing() {
     assert!(!export.confirmed(1, 7, 0, at(0)), "verified before its end");
     assert!(export.ended(1, 7, at(0)));
     export.failed(1, 6, true, at(0), &Timing::default(), &mut todo);
-    assert_eq!(export.report.slots_failed, 0);
+    assert_eq!(export.report.generations.failed, 0);
 }
 
 #[test]
@@ -89,7 +92,7 @@ fn stopping_tells_the_worker_only_of_slots_it_knows_about_and_once() {
     export.dismissed(1);
     export.dismissed(3);
     export.asked(1, 7);
-    export.stop(99, &mut todo);
+    export.stop(99, at(0), &mut todo);
     assert_eq!(todo.iter().map(|at| at.slot).collect::<Vec<_>>(), [1]);
     assert_eq!(export.task(1, at(0)), Task::Stop(99));
     // A new connection begins before the worker had room for the stop: stop first, then send.
@@ -149,7 +152,10 @@ fn slots_are_counted_by_how_much_of_them_was_sent() {
         export.confirmed(slot, 7, 0, at(0));
     }
     let r = &export.report;
-    assert_eq!((r.slots_equal, r.slots_caught_up, r.slots_whole), (1, 1, 1));
+    assert_eq!(
+        (r.generations.equal, r.generations.caught_up, r.generations.whole),
+        (1, 1, 1)
+    );
 }
 
 #[test]

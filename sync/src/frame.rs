@@ -265,6 +265,11 @@ impl Inbox {
         Ok(Step::Record(record[0], &record[start..end]))
     }
 
+    /// Bytes of the record that [`Self::step`] has shown, header included.
+    pub(crate) const fn shown(&self) -> usize {
+        self.shown
+    }
+
     /// Goes behind the record that [`Self::step`] has shown.
     pub(crate) fn advance(&mut self) {
         let length = core::mem::take(&mut self.shown);

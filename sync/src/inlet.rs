@@ -17,6 +17,7 @@ mod imports;
 use dataplane::delta::{LaneTag, Term};
 use dataplane::flow::VrfId;
 use dataplane::mutant::{self, Mutant};
+use dataplane::time::Instant;
 
 use self::checkpoints::Checkpoints;
 use self::imports::Imports;
@@ -120,7 +121,7 @@ impl<W: Wire> Inlet<W> {
     pub(crate) fn turn(&mut self, s: &mut Shared, stats: &mut LocalReport) -> Result<usize, Cause> {
         self.peering.announce(&mut self.conn, &s.own, s.now);
         for vrf in 0..u16::try_from(self.imports.vrfs()).unwrap_or(u16::MAX) {
-            self.direct(s, VrfId(vrf));
+            self.direct(s, stats, VrfId(vrf));
         }
         let mut work = 0;
         for _ in 0..READS_MAX {
@@ -156,15 +157,32 @@ impl<W: Wire> Inlet<W> {
         let _ = self.finish(s);
     }
 
+    /// The connection is over: no slot is awaited by it any more.
+    pub(crate) fn abandon(&self, stats: &mut LocalReport, now: Instant) {
+        for vrf in (0u16..).map(VrfId).take(self.imports.vrfs()) {
+            self.give_up(stats, vrf, now);
+        }
+    }
+
+    fn give_up(&self, stats: &mut LocalReport, vrf: VrfId, now: Instant) {
+        let awaited = self.imports.awaited(vrf);
+        if awaited > 0 {
+            let stats = vrf_stats(stats, vrf);
+            stats.resync.interrupt();
+            settle(stats, awaited, now);
+        }
+    }
+
     /// Decides anew whether state of a VRF may come in: a change of direction closes its slots. The peer is
     /// told, since it may see no change: what it sends before the direction turns back would be missing here.
-    fn direct(&mut self, s: &mut Shared, vrf: VrfId) {
+    fn direct(&mut self, s: &mut Shared, stats: &mut LocalReport, vrf: VrfId) {
         let accepts = self.may_accept(s, vrf);
         if accepts == self.imports.is_accepting(vrf) {
             return;
         }
         let slots = accepts.then(|| self.peering.known(vrf).map_or(0, |known| known.slots));
         s.changed = true;
+        self.give_up(stats, vrf, s.now);
         for (at, generation) in self.imports.turn(vrf, slots) {
             self.fail(s, at, generation, SlotFailure::NotAccepting);
         }
@@ -202,6 +220,20 @@ fn credit(s: &Shared, lanes: u8) -> u32 {
     let sharers = (per_thread * s.config.peers.len()).max(1);
     let share = s.rings.capacity() / sharers;
     u32::try_from(share).unwrap_or(u32::MAX).max(CREDIT_MIN)
+}
+
+/// The peer has to send a slot.
+fn expect(stats: &mut LocalVrfReport, why: &str, now: Instant) {
+    stats.slots_awaited += 1;
+    stats.resync.join(why, now);
+}
+
+/// Slots are verified or given up.
+fn settle(stats: &mut LocalVrfReport, slots: u32, now: Instant) {
+    stats.slots_awaited -= slots;
+    if stats.slots_awaited == 0 {
+        stats.resync.end(now);
+    }
 }
 
 /// Counters of a VRF, made when it is first seen.

@@ -226,7 +226,7 @@ impl<W: Wire> Lane<W> {
             self.past.records += conn.out.records();
             self.past.bytes += conn.out.bytes_sent();
             for export in self.exports.iter_mut().filter(|e| e.is_streaming()) {
-                export.stop(self.tag.incarnation, &mut self.todo);
+                export.stop(self.tag.incarnation, s.now, &mut self.todo);
             }
             self.drains.disconnected();
             s.changed = true;

@@ -37,6 +37,7 @@ pub mod board;
 mod cause;
 pub mod conservation;
 pub mod report;
+pub mod resync;
 mod shared;
 mod tally;
 
@@ -46,6 +47,8 @@ pub mod fuzz;
 mod golden_tests;
 #[cfg(test)]
 mod requirements_tests;
+#[cfg(test)]
+mod resync_tests;
 #[cfg(test)]
 mod testbed;
 

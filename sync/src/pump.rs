@@ -139,6 +139,9 @@ impl<N: Net> Pump<N> {
                     vrf.slots_verified += inlet.verified(VrfId(vrf.vrf));
                 }
             }
+            for vrf in &mut local.vrfs {
+                vrf.resync = vrf.resync.as_of(now);
+            }
             local
         });
         PumpReport {
@@ -206,7 +209,8 @@ impl<N: Net> Pump<N> {
                 };
                 begun.sent += self.again(at, "requested");
                 for inlet in &mut self.inlets {
-                    begun.asked += u32::from(inlet.request(&mut self.shared, at));
+                    let stats = &mut self.stats[usize::from(inlet.tag().peer)];
+                    begun.asked += u32::from(inlet.request(&mut self.shared, stats, at));
                 }
             }
         }
@@ -263,7 +267,7 @@ impl<N: Net> Pump<N> {
 
     /// Closes what a new connection replaces: the same lane's older one, and all of the peer's former process.
     fn replace(&mut self, arrival: &Arrival<N::Wire>) {
-        let shared = &mut self.shared;
+        let (shared, stats) = (&mut self.shared, &mut self.stats);
         self.inlets.retain(|inlet| {
             let (tag, hello) = (inlet.tag(), inlet.hello());
             let cause = if tag.peer != arrival.peer {
@@ -275,7 +279,7 @@ impl<N: Net> Pump<N> {
             } else {
                 return true;
             };
-            lost(shared, inlet, cause);
+            lost(shared, &mut stats[usize::from(tag.peer)], inlet, cause);
             false
         });
     }
@@ -510,7 +514,7 @@ impl<N: Net> Pump<N> {
             match inlet.turn(shared, &mut stats[usize::from(tag.peer)]) {
                 Ok(n) => work += n,
                 Err(cause) => {
-                    lost(shared, inlet, cause);
+                    lost(shared, &mut stats[usize::from(tag.peer)], inlet, cause);
                     return false;
                 }
             }
@@ -524,11 +528,11 @@ impl<N: Net> Pump<N> {
         for lane in self.lanes.iter_mut().chain(&mut self.controls) {
             lane.finish(&mut self.shared, several, idle);
         }
-        let shared = &mut self.shared;
+        let (shared, stats) = (&mut self.shared, &mut self.stats);
         self.inlets.retain_mut(|inlet| match inlet.finish(shared) {
             Ok(()) => true,
             Err(cause) => {
-                lost(shared, inlet, cause);
+                lost(shared, &mut stats[usize::from(inlet.tag().peer)], inlet, cause);
                 false
             }
         });
@@ -578,8 +582,9 @@ impl<N: Net> Pump<N> {
 }
 
 /// A peer's lane is gone.
-fn lost<W: Wire>(shared: &mut Shared, inlet: &Inlet<W>, cause: Cause) {
+fn lost<W: Wire>(shared: &mut Shared, stats: &mut LocalReport, inlet: &Inlet<W>, cause: Cause) {
     let tag = inlet.tag();
+    inlet.abandon(stats, shared.now);
     inlet.tally(&mut shared.past);
     shared.count(cause);
     shared.changed = true;

@@ -204,13 +204,17 @@ fn slots_that_fail_or_get_dirty_are_sent_again() {
     cluster.tick = Duration::from_millis(1);
     cluster.until("synced", 20_000, synced);
     assert_eq!(
-        cluster.nodes[0].pumps[0].report().clients[0].vrfs[0].slots_failed,
+        cluster.nodes[0].pumps[0].report().clients[0].vrfs[0]
+            .generations
+            .failed,
         5
     );
     cluster.nodes[0].lose(3);
     let vrf = |c: &Cluster| c.nodes[0].pumps[0].report().clients[0].vrfs[0].clone();
-    cluster.until("synced again", 5_000, |c| synced(c) && vrf(c).resyncs == 2);
-    assert_eq!(vrf(&cluster).resync_reason.as_deref(), Some("dirty"));
+    cluster.until("synced again", 5_000, |c| {
+        synced(c) && vrf(c).resync.completed == 2
+    });
+    assert_eq!(vrf(&cluster).resync.reason.as_deref(), Some("dirty"));
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::resync::{Generations, Resync};
+
 /// One event thread.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PumpReport {
@@ -98,30 +100,11 @@ pub struct ClientVrfReport {
     pub slots_dirty: u32,
     /// Newest generation.
     pub generation: u32,
-    /// Why the last resync began.
-    pub resync_reason: Option<String>,
-    /// Slots that the last resync has had verified so far.
+    /// The last resync of these slots.
+    pub resync: Resync,
+    /// Generations that the peer has ended.
     #[serde(default)]
-    pub resync_slots: u32,
-    /// Records of the last complete resync.
-    pub resync_records: u64,
-    /// Bytes of those records.
-    pub resync_bytes: u64,
-    /// Time it took, or has taken so far.
-    pub resync_ms: u64,
-    /// Resyncs completed.
-    pub resyncs: u64,
-    /// Slots the peer failed to verify.
-    pub slots_failed: u64,
-    /// Verified generations for which nothing had to be sent: the peer held the same.
-    #[serde(default)]
-    pub slots_equal: u64,
-    /// Verified generations for which only what was newer had to be sent.
-    #[serde(default)]
-    pub slots_caught_up: u64,
-    /// Verified generations that were sent whole.
-    #[serde(default)]
-    pub slots_whole: u64,
+    pub generations: Generations,
     /// Digests sent of verified slots.
     #[serde(default)]
     pub digests: u64,
@@ -160,8 +143,13 @@ pub struct LocalVrfReport {
     pub receive_error: u64,
     /// Slots verified on the connections that are up.
     pub slots_verified: u32,
-    /// Slots that did not add up.
-    pub slots_failed: u64,
+    /// Slots that the peer has asked about or begun on them, and that are not verified.
+    pub slots_awaited: u32,
+    /// The last resync of what comes by them.
+    pub resync: Resync,
+    /// Generations that have ended here.
+    #[serde(default)]
+    pub generations: Generations,
     /// Digests that differed from what was applied here, or that lacking entries made worth another try.
     #[serde(default)]
     pub digest_mismatch: u64,

@@ -46,13 +46,13 @@ fn come_round(cluster: &mut Cluster) {
 #[test]
 fn a_bit_flipped_in_a_standbys_entry_is_found_and_its_slot_asked_for() {
     let (mut cluster, flows) = pair(41);
-    let sent = exported(&mut cluster, 0).slots_whole;
+    let sent = exported(&mut cluster, 0).generations.whole;
     let (worker, id) = place(&mut cluster, 1, &flows[3].0);
     cluster.node(1).tables_mut(worker).conntracks[id].class = Class::Closing;
     assert!(!cluster.compare().is_empty());
     come_round(&mut cluster);
     assert_eq!(wrong(&cluster.node(1).counters()), (1, 0, 0));
-    assert_eq!(exported(&mut cluster, 0).slots_whole, sent + 1);
+    assert_eq!(exported(&mut cluster, 0).generations.whole, sent + 1);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn each_replicated_field_is_looked_at() {
             if node == 0 && ["scales", "grant"].contains(&what) {
                 continue;
             }
-            let sent = exported(&mut cluster, 0).slots_whole;
+            let sent = exported(&mut cluster, 0).generations.whole;
             let found = cluster.node(node).counters().audit_entries_wrong;
             let (worker, id) = place(&mut cluster, node, &flows[10 * n].0);
             damage(&mut cluster.node(node).tables_mut(worker).conntracks[id]);
@@ -102,7 +102,7 @@ fn each_replicated_field_is_looked_at() {
                 wrong(&after)
             );
             assert_eq!(
-                exported(&mut cluster, 0).slots_whole,
+                exported(&mut cluster, 0).generations.whole,
                 sent + 1,
                 "{what} of node {node}"
             );
@@ -158,12 +158,12 @@ fn a_block_that_was_damaged_on_the_standby_is_sent_again() {
 fn lookup_finds_again_what_it_had_lost_and_nothing_is_sent_for_it() {
     for node in [0, 1] {
         let (mut cluster, flows) = pair(45);
-        let sent = exported(&mut cluster, 0).slots_whole;
+        let sent = exported(&mut cluster, 0).generations.whole;
         let (worker, id) = place(&mut cluster, node, &flows[3].0);
         cluster.node(node).tables_mut(worker).conntracks.lose_key(id);
         come_round(&mut cluster);
         assert_eq!(wrong(&cluster.node(node).counters()), (0, 0, 1));
-        assert_eq!(exported(&mut cluster, 0).slots_whole, sent);
+        assert_eq!(exported(&mut cluster, 0).generations.whole, sent);
         assert_eq!(place(&mut cluster, node, &flows[3].0), (worker, id));
     }
 }

@@ -197,7 +197,11 @@ fn a_tuple_made_ended_and_made_again_under_the_walk_is_there_once_or_not_at_all(
         cluster.settle();
         // Not by repair.
         let sent = exported(&mut cluster, 0);
-        assert_eq!((sent.slots_failed, sent.digest_mismatch), (0, 0), "{sent:?}");
+        assert_eq!(
+            (sent.generations.failed, sent.digest_mismatch),
+            (0, 0),
+            "{sent:?}"
+        );
         let there = view(cluster.node(1)).conntracks;
         assert_eq!(there.len(), 300 + 20 - ended.len());
         for (n, key) in keys.iter().enumerate() {
@@ -302,7 +306,7 @@ fn a_receiver_at_a_tenth_of_its_speed_gets_everything_and_live_changes_keep_movi
     cluster.node(1).stop_absorb(false);
     cluster.settle();
     assert_eq!(reconnects(&mut cluster, 0), lost, "a slow lane was reset");
-    assert_eq!(exported(&mut cluster, 0).slots_failed, 0);
+    assert_eq!(exported(&mut cluster, 0).generations.failed, 0);
 }
 
 /// Rule 16: a dead peer overrides at once, however little has come; one that goes by itself is heard.

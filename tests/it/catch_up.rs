@@ -36,10 +36,13 @@ fn a_cut_costs_what_changed_during_it() {
     heal(&mut cluster);
     let (after, sent) = (exported(&mut cluster, 0), walked(&mut cluster, 0) - sent);
     assert_eq!(
-        (after.slots_whole, after.slots_failed),
-        (before.slots_whole, before.slots_failed)
+        (after.generations.whole, after.generations.failed),
+        (before.generations.whole, before.generations.failed)
     );
-    assert!(after.slots_caught_up > before.slots_caught_up, "{after:?}");
+    assert!(
+        after.generations.caught_up > before.generations.caught_up,
+        "{after:?}"
+    );
     // 16 gone, 18 come, and the blocks that those needed.
     assert!((34..=60).contains(&sent), "{sent} records");
     assert_eq!(cluster.node(1).counters().swept, 0);
@@ -66,8 +69,8 @@ fn a_cut_in_which_more_changed_than_is_remembered_sends_slots_whole() {
     open_flows(&mut cluster, 0, 40, 30_000);
     heal(&mut cluster);
     let after = exported(&mut cluster, 0);
-    assert_eq!(after.slots_whole, before.slots_whole + 4, "{after:?}");
-    assert_eq!(after.slots_failed, before.slots_failed);
+    assert_eq!(after.generations.whole, before.generations.whole + 4, "{after:?}");
+    assert_eq!(after.generations.failed, before.generations.failed);
 }
 
 #[test]
@@ -87,7 +90,7 @@ fn flap_after_flap_is_caught_up_from_where_the_last_one_got() {
     }
     heal(&mut cluster);
     let (after, sent) = (exported(&mut cluster, 0), walked(&mut cluster, 0) - sent);
-    assert_eq!(after.slots_whole, before.slots_whole, "{after:?}");
+    assert_eq!(after.generations.whole, before.generations.whole, "{after:?}");
     // Each change may be told again by each of the next flaps, but not the table by all of them.
     assert!(sent < 20 * 10 * 3 * 2, "{sent} records");
 }
@@ -107,8 +110,11 @@ fn after_a_planned_switchover_the_former_active_is_caught_up() {
     open_flows(&mut cluster, 1, 8, 30_000);
     heal(&mut cluster);
     let after = exported(&mut cluster, 1);
-    assert_eq!(after.slots_whole, before.slots_whole, "{after:?}");
-    assert!(after.slots_caught_up > before.slots_caught_up, "{after:?}");
+    assert_eq!(after.generations.whole, before.generations.whole, "{after:?}");
+    assert!(
+        after.generations.caught_up > before.generations.caught_up,
+        "{after:?}"
+    );
 }
 
 #[test]
@@ -144,11 +150,11 @@ fn an_unsent_tail_is_no_shared_history() {
     let after = exported(&mut cluster, 1);
     assert_eq!(
         (
-            after.slots_whole - before.slots_whole,
-            after.slots_caught_up,
-            after.slots_failed
+            after.generations.whole - before.generations.whole,
+            after.generations.caught_up,
+            after.generations.failed
         ),
-        (1, 0, before.slots_failed),
+        (1, 0, before.generations.failed),
         "{after:?}"
     );
     // The tail has become the second node's.
@@ -174,8 +180,8 @@ fn removals_without_a_record_are_told_by_the_whole_slot_when_somebody_comes() {
     heal(&mut cluster);
     let after = exported(&mut cluster, 0);
     assert_eq!(
-        (after.slots_whole, after.slots_failed),
-        (before.slots_whole + 1, before.slots_failed)
+        (after.generations.whole, after.generations.failed),
+        (before.generations.whole + 1, before.generations.failed)
     );
     assert_eq!(view(cluster.node(1)).conntracks.len(), 10);
 }

@@ -138,8 +138,12 @@ impl Turns {
         self.assert_standby_has(who, flows);
         assert!(view(self.cluster.node(1)).lacking.is_empty());
         let sent = exported(&mut self.cluster, 0);
-        assert_eq!((sent.digest_mismatch, sent.slots_failed), (0, 0), "{sent:?}");
-        assert_eq!(sent.slots_whole + sent.slots_equal, 16, "{sent:?}");
+        assert_eq!(
+            (sent.digest_mismatch, sent.generations.failed),
+            (0, 0),
+            "{sent:?}"
+        );
+        assert_eq!(sent.generations.whole + sent.generations.equal, 16, "{sent:?}");
         self.cluster.kill(0, Death::Process);
         self.cluster.order(1, Desire::Ordered);
         self.cluster.run(1_200 * MS);

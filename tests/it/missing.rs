@@ -33,14 +33,18 @@ fn a_full_standby_gets_what_it_refused_as_soon_as_it_has_room() {
         refused > 0 && missing >= 32,
         "{refused} refused, {missing} missing"
     );
-    let sent = exported(&mut cluster, 0).slots_whole;
+    let sent = exported(&mut cluster, 0).generations.whole;
     // Some of those that are held end, and some of those that are not.
     remove(&mut cluster, 0, &flows[..60]);
     cluster.run(Duration::from_secs(4));
     cluster.settle();
     assert_eq!(view(cluster.node(1)).conntracks.len(), 100);
     let after = exported(&mut cluster, 0);
-    assert_eq!((after.slots_whole, after.digest_mismatch), (sent, 0), "{after:?}");
+    assert_eq!(
+        (after.generations.whole, after.digest_mismatch),
+        (sent, 0),
+        "{after:?}"
+    );
     let counters = cluster.node(1).counters();
     assert!(counters.absent_mended > 0 && counters.absent_mended <= counters.absent_asked);
     assert_eq!(counters.absorb_full, refused, "nothing is asked for without room");
@@ -52,7 +56,7 @@ fn a_standby_that_stays_full_is_not_a_reason_to_send_anything() {
     let mut after_a_minute = || {
         cluster.run(Duration::from_secs(62));
         let (active, standby) = (cluster.node(0).counters(), cluster.node(1).counters());
-        let whole = exported(&mut cluster, 0).slots_whole;
+        let whole = exported(&mut cluster, 0).generations.whole;
         assert_eq!(standby.digest_mismatch, 0);
         (standby.absent_asked, active.walk_records, whole)
     };

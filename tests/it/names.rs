@@ -40,9 +40,9 @@ fn r26_entries_of_slots_found_equal_are_told_again_before_they_are_called_by_nam
     cluster.run(3_000 * MS);
     cluster.fabric.cut(false);
     cluster.settle();
-    assert!(sum(&mut cluster, |v| v.slots_equal) > 0);
+    assert!(sum(&mut cluster, |v| v.generations.equal) > 0);
     let before = cluster.node(1).counters();
-    let whole = sum(&mut cluster, |v| v.slots_whole);
+    let whole = sum(&mut cluster, |v| v.generations.whole);
     for outside in &waiting {
         assert!(cluster.back(0, outside).is_some());
     }
@@ -52,7 +52,7 @@ fn r26_entries_of_slots_found_equal_are_told_again_before_they_are_called_by_nam
     assert_eq!(after.absorb_unknown, before.absorb_unknown);
     assert!(after.absorb_applied >= before.absorb_applied + 120);
     assert_eq!(
-        sum(&mut cluster, |v| v.slots_whole),
+        sum(&mut cluster, |v| v.generations.whole),
         whole,
         "nothing had to be repaired"
     );
@@ -67,11 +67,11 @@ fn r26_a_name_that_means_nothing_to_the_receiver_has_the_slot_sent_again() {
         let tables = cluster.node(1).tables_mut(worker);
         tables.names = Names::new(tables.conntracks.capacity());
     }
-    let whole = sum(&mut cluster, |v| v.slots_whole);
+    let whole = sum(&mut cluster, |v| v.generations.whole);
     for outside in &waiting {
         assert!(cluster.back(0, outside).is_some());
     }
     cluster.settle();
     assert!(cluster.node(1).counters().absorb_unknown > 0);
-    assert!(sum(&mut cluster, |v| v.slots_whole) > whole);
+    assert!(sum(&mut cluster, |v| v.generations.whole) > whole);
 }

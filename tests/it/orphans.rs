@@ -128,5 +128,9 @@ fn two_standbys_end_their_orphans_together() {
     cluster.idle(40 * S);
     assert!(cluster.compare().is_empty());
     let sent = exported(&mut cluster, 0);
-    assert_eq!((sent.digest_mismatch, sent.slots_failed), (0, 0), "{sent:?}");
+    assert_eq!(
+        (sent.digest_mismatch, sent.generations.failed),
+        (0, 0),
+        "{sent:?}"
+    );
 }

@@ -14,12 +14,9 @@ pub(crate) fn exported(cluster: &mut Cluster, node: usize) -> ClientVrfReport {
     let mut sum = ClientVrfReport::default();
     for report in cluster.node(node).reports() {
         for vrf in report.clients.iter().flat_map(|c| &c.vrfs) {
-            sum.slots_equal += vrf.slots_equal;
-            sum.slots_caught_up += vrf.slots_caught_up;
-            sum.slots_whole += vrf.slots_whole;
+            sum.generations.add(&vrf.generations);
             sum.digests += vrf.digests;
             sum.digest_mismatch += vrf.digest_mismatch;
-            sum.slots_failed += vrf.slots_failed;
         }
     }
     sum
@@ -54,13 +51,16 @@ fn equal_slots_need_nothing_when_the_link_comes_back() {
     cut(&mut cluster, Duration::from_secs(2));
     heal(&mut cluster);
     let after = exported(&mut cluster, 0);
-    assert_eq!(after.slots_equal, before.slots_equal + slots);
-    assert_eq!(after.slots_whole, before.slots_whole);
+    assert_eq!(after.generations.equal, before.generations.equal + slots);
+    assert_eq!(after.generations.whole, before.generations.whole);
     assert_eq!(cluster.node(0).counters().walk_records, walked);
     // The slots are open: what happens now is streamed.
     open_flows(&mut cluster, 0, 50, 20_000);
     cluster.settle();
-    assert_eq!(exported(&mut cluster, 0).slots_failed, before.slots_failed);
+    assert_eq!(
+        exported(&mut cluster, 0).generations.failed,
+        before.generations.failed
+    );
 }
 
 #[test]
@@ -74,10 +74,10 @@ fn only_slots_that_changed_during_the_cut_are_sent() {
     assert!(cluster.out(0, &key).is_some());
     heal(&mut cluster);
     let after = exported(&mut cluster, 0);
-    let sent = |r: &ClientVrfReport| r.slots_whole + r.slots_caught_up;
+    let sent = |r: &ClientVrfReport| r.generations.whole + r.generations.caught_up;
     assert_eq!(sent(&after) - sent(&before), 1);
     let slots = u64::from(Setup::default().slots);
-    assert_eq!(after.slots_equal - before.slots_equal, slots - 1);
+    assert_eq!(after.generations.equal - before.generations.equal, slots - 1);
 }
 
 /// sync/PROTOCOL.md R-38.
@@ -150,7 +150,10 @@ fn a_demoted_node_offers_what_its_table_holds_and_not_what_it_once_said() {
     cluster.order(0, Desire::Backup);
     heal(&mut cluster);
     let sent = exported(&mut cluster, 1);
-    assert!(sent.slots_equal > 0 && sent.slots_whole > 0, "{sent:?}");
+    assert!(
+        sent.generations.equal > 0 && sent.generations.whole > 0,
+        "{sent:?}"
+    );
     assert_eq!(sent.digest_mismatch, 0);
 }
 
@@ -179,9 +182,12 @@ fn an_operator_of_the_standby_gets_the_slots_it_asks_for() {
     assert_eq!(begun.iter().map(|b| b.sent).sum::<u32>(), 0);
     cluster.settle();
     let after = exported(&mut cluster, 0);
-    assert_eq!(after.slots_whole - before.slots_whole, u64::from(slots));
+    assert_eq!(
+        after.generations.whole - before.generations.whole,
+        u64::from(slots)
+    );
     // It was no failure, and nobody waits longer for the next real one.
-    assert_eq!(after.slots_failed, before.slots_failed);
+    assert_eq!(after.generations.failed, before.generations.failed);
 }
 
 #[test]

@@ -186,8 +186,8 @@ fn what_a_standby_has_no_pool_for_is_refused_alone_and_counted() {
     assert_eq!(lacking(&mut cluster) as usize, blocks);
     let now = exported(&mut cluster, 0);
     assert_eq!(
-        (now.slots_whole, now.digest_mismatch),
-        (sent.slots_whole, 0),
+        (now.generations.whole, now.digest_mismatch),
+        (sent.generations.whole, 0),
         "{now:?}"
     );
     // With the right configuration it is taken into service as any node.

@@ -222,7 +222,7 @@ pub fn quiescent(nodes: &[Option<Node>; 2], cut: bool) -> Vec<String> {
                 {
                     missing.push(format!(
                         "node {index} lane {} vrf {}: {} of {} slots verified, {} failures",
-                        client.lane, vrf.vrf, vrf.slots_verified, vrf.slots_total, vrf.slots_failed
+                        client.lane, vrf.vrf, vrf.slots_verified, vrf.slots_total, vrf.generations.failed
                     ));
                 }
             }

@@ -571,7 +571,7 @@ impl Play {
                 .into_iter()
                 .flat_map(|r| r.clients)
                 .flat_map(|c| c.vrfs);
-            failures.1 += vrfs.map(|vrf| vrf.slots_failed).sum::<u64>();
+            failures.1 += vrfs.map(|vrf| vrf.generations.failed).sum::<u64>();
         }
         failures
     }

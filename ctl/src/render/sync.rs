@@ -5,7 +5,7 @@ use crate::journal::JournalRow;
 use crate::report::Count;
 use crate::sync_view::{
     ConservationRow, Direction, IncomingLane, IncomingRow, LaneRow, OperationRow, ProtectionRow,
-    SyncOverview, SyncPeer, SyncVrf,
+    SyncOverview, SyncPeer, SyncResync, SyncVrf,
 };
 
 /// `show sync`.
@@ -64,20 +64,19 @@ fn sync_peer(t: &mut Tree, peer: &SyncPeer) {
             "digests",
             format_args!("{} compared, {} different", peer.digests, peer.digests_different),
         );
-        if peer.direction == Direction::Sends {
-            resync(t, peer);
-        }
+        resync(t, "resync-sent", &peer.resync);
+        resync(t, "resync-received", &peer.resync_received);
     });
 }
 
-fn resync(t: &mut Tree, peer: &SyncPeer) {
-    let resync = &peer.resync;
-    t.open("resync", |t| {
-        t.line("state", if resync.running { "running" } else { "idle" });
-        if !resync.reason.is_empty() {
-            t.line("reason", &resync.reason);
-        }
+/// Nothing when there was none.
+fn resync(t: &mut Tree, title: &str, resync: &SyncResync) {
+    let Some(state) = resync.state else { return };
+    t.open(title, |t| {
+        t.line("state", state.name());
+        t.line("reason", &resync.reason);
         t.line("slots", resync.slots);
+        t.line("refused", resync.refused);
         t.line("records", resync.records);
         t.line("bytes", resync.bytes);
         t.line("elapsed-ms", resync.elapsed_ms);

@@ -10,8 +10,8 @@ use crate::journal::JournalRow;
 use crate::report::{FlowState, RoleState};
 use crate::sync_report::{ConnectionStatus, LaneSecurity};
 use crate::sync_view::{
-    ConservationRow, Direction, IncomingLane, IncomingRow, LaneRow, OperationRow, ProtectionRow, SectionRow,
-    SyncOverview, SyncPeer, SyncResync, SyncVrf,
+    ConservationRow, Direction, IncomingLane, IncomingRow, LaneRow, OperationRow, ProtectionRow, ResyncState,
+    SectionRow, SyncOverview, SyncPeer, SyncResync, SyncVrf,
 };
 
 fn ip(text: &str) -> IpAddr {
@@ -226,6 +226,20 @@ fn the_overview_has_a_tree_of_vrfs_a_table_of_lanes_and_one_of_refusals() {
         slots_verified: 0,
         slots_dirty: 0,
         resync: SyncResync::default(),
+        resync_received: SyncResync {
+            state: Some(ResyncState::Interrupted),
+            reason: "connected".into(),
+            slots: 12,
+            refused: 1,
+            records: 40,
+            bytes: 1280,
+            elapsed_ms: 3,
+            completed: 2,
+            slots_equal: 5,
+            slots_caught_up: 6,
+            slots_whole: 7,
+            slots_failed: 8,
+        },
         digests: 0,
         digests_different: 0,
     };
@@ -286,6 +300,20 @@ show-sync
             configuration inside unknown
             slots 0 of 256 verified, 0 dirty
             digests 0 compared, 0 different
+            resync-received
+                state interrupted
+                reason connected
+                slots 12
+                refused 1
+                records 40
+                bytes 1280
+                elapsed-ms 3
+                completed 2
+                slots-equal 5
+                slots-caught-up 6
+                slots-whole 7
+                slots-failed 8
+                ..
             ..
         ..
     refused

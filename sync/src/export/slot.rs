@@ -9,6 +9,7 @@ use dataplane::time::Instant;
 
 use crate::config::Timing;
 use crate::port::Heard;
+use crate::resync::Sent;
 
 /// How far a slot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,14 +46,6 @@ pub(super) struct Slot {
     pub(super) offer: Option<SlotOffer>,
     /// What the peer had to be sent.
     pub(super) sent: Sent,
-}
-
-/// How much of a slot a generation carried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sent {
-    Whole,
-    /// Records newer than what the peer held.
-    Newer(u32),
 }
 
 /// What a queued slot needs.
@@ -159,14 +152,7 @@ impl Slot {
     /// Its begin has come from the worker, with the version that live records go on from.
     pub(super) fn begin(&mut self, version: Version, since: Option<Version>) {
         (self.open, self.last) = (true, version);
-        self.sent = since.map_or(Sent::Whole, |_| Sent::Newer(0));
-    }
-
-    /// A record of its walk went out.
-    pub(super) const fn walked(&mut self) {
-        if let Sent::Newer(records) = &mut self.sent {
-            *records += 1;
-        }
+        self.sent = Sent::begun(since.is_none());
     }
 
     /// A digest of it as the peer is to get it; none when nothing can be compared.

@@ -4,7 +4,7 @@
 
 use dataplane::delta::{PutRecord, SlotOffer, SlotRef, Wanted};
 
-use super::{Inlet, vrf_stats};
+use super::{Inlet, expect, settle, vrf_stats};
 use crate::cause::Cause;
 use crate::compare_record::{Said, put_said, put_tail};
 use crate::record::SlotFailure;
@@ -24,8 +24,14 @@ impl<W: Wire> Inlet<W> {
         refused: u32,
     ) {
         if generation != 0 && self.imports.generation(at) == generation {
-            self.imports.set_verified(at, true);
-            vrf_stats(stats, at.vrf).refused += u64::from(refused);
+            let sent = self.imports.verify(at);
+            let stats = vrf_stats(stats, at.vrf);
+            stats.refused += u64::from(refused);
+            if let Some(sent) = sent {
+                stats.generations.verified(sent);
+                stats.resync.verified(refused);
+                settle(stats, 1, s.now);
+            }
             s.changed = true;
             self.conn.put(s.now, |out| {
                 slot_record::put_slot_verified(out, at, generation, refused)
@@ -51,8 +57,7 @@ impl<W: Wire> Inlet<W> {
         let generation = self.imports.generation(at);
         if generation == offer.generation && !offer.same {
             vrf_stats(stats, at.vrf).digest_mismatch += 1;
-            self.imports.set_verified(at, false);
-            s.changed = true;
+            self.want(s, stats, at, "diverged");
         }
         self.conn
             .put_aside(s.now, |out| slot_record::put_slot_offer(out, at, offer));
@@ -75,24 +80,30 @@ impl<W: Wire> Inlet<W> {
         at: SlotRef,
         generation: u32,
     ) {
-        vrf_stats(stats, at.vrf).slots_failed += 1;
+        vrf_stats(stats, at.vrf).generations.failed += 1;
         if self.imports.generation(at) == generation {
-            self.imports.set_verified(at, false);
-            s.changed = true;
+            self.want(s, stats, at, "damaged here");
         }
         self.fail(s, at, generation, SlotFailure::Unverified);
     }
 
     /// An operator wants a slot sent again. False when it isn't received over this connection.
-    pub(crate) fn request(&mut self, s: &mut Shared, at: SlotRef) -> bool {
+    pub(crate) fn request(&mut self, s: &mut Shared, stats: &mut LocalReport, at: SlotRef) -> bool {
         let generation = self.imports.generation(at);
         if generation == 0 {
             return false;
         }
-        self.imports.set_verified(at, false);
-        s.changed = true;
+        self.want(s, stats, at, "requested here");
         self.fail(s, at, generation, SlotFailure::Requested);
         true
+    }
+
+    /// The peer has to send a slot again, if it doesn't anyway.
+    fn want(&mut self, s: &mut Shared, stats: &mut LocalReport, at: SlotRef, why: &str) {
+        s.changed = true;
+        if self.imports.want(at) {
+            expect(vrf_stats(stats, at.vrf), why, s.now);
+        }
     }
 
     /// The peer hears that a generation of a slot came to nothing here.

@@ -7,6 +7,7 @@ use dataplane::delta::{SlotRef, Version};
 use dataplane::flow::VrfId;
 
 use crate::flow_record::Stream;
+use crate::resync::Sent;
 
 /// By VRF.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ struct Import {
     accepts: bool,
     slots: Vec<Slot>,
     verified: u32,
+    awaited: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,8 +32,14 @@ struct Slot {
     /// Generation whose begin was handed on; 0 while the slot is closed.
     generation: u32,
     verified: bool,
+    /// The peer has asked about it, begun it or has to send it again, and it is not verified.
+    awaited: bool,
     /// Version of the last live record handed on.
     last: Version,
+    /// How much of it the generation has brought so far; none behind its end.
+    walk: Option<Sent>,
+    /// How much the last ended generation has brought.
+    sent: Option<Sent>,
 }
 
 impl Imports {
@@ -70,7 +78,7 @@ impl Imports {
         let fresh = Import {
             accepts: slots.is_some(),
             slots: vec![Slot::default(); usize::from(slots.unwrap_or(0))],
-            verified: 0,
+            ..Import::default()
         };
         let former = core::mem::replace(&mut self.vrfs[vrf.index()], fresh);
         (0u16..)
@@ -89,6 +97,11 @@ impl Imports {
         self.vrfs.get(vrf.index()).map_or(0, |i| i.verified)
     }
 
+    /// Slots of a VRF that are awaited.
+    pub(super) fn awaited(&self, vrf: VrfId) -> u32 {
+        self.vrfs.get(vrf.index()).map_or(0, |i| i.awaited)
+    }
+
     /// What the peer calls `number`.
     pub(super) fn stream(&self, number: u16) -> Option<Stream> {
         let at = self.streams.get(usize::from(number)).copied().flatten()?;
@@ -96,55 +109,105 @@ impl Imports {
         Some(Stream { number, at, last })
     }
 
-    /// The slot's begin was handed on; records name the slot by `number` from now on.
-    pub(super) fn open(&mut self, at: SlotRef, number: u16, generation: u32, version: Version) {
+    /// The slot's begin was handed on; records name the slot by its stream from now on. True when it was not awaited.
+    pub(super) fn open(&mut self, stream: &Stream, generation: u32, walk: Sent) -> bool {
         let open = Slot {
             generation,
             verified: false,
-            last: version,
+            awaited: true,
+            last: stream.last,
+            walk: Some(walk),
+            sent: None,
         };
-        self.set(at, open);
-        let number = usize::from(number);
+        let fresh = self.set(stream.at, open);
+        let number = usize::from(stream.number);
         if self.streams.len() <= number {
             self.streams.resize(number + 1, None);
         }
-        self.streams[number] = Some(at);
+        self.streams[number] = Some(stream.at);
+        fresh
     }
 
-    /// Nothing more of the slot is handed on.
-    pub(super) fn close(&mut self, at: SlotRef) {
-        self.set(at, Slot::default());
+    /// Nothing more of the slot is handed on: the peer has to send it again. True when it was not awaited.
+    pub(super) fn close(&mut self, at: SlotRef) -> bool {
+        let closed = Slot {
+            awaited: true,
+            ..Slot::default()
+        };
+        self.set(at, closed)
+    }
+
+    /// The slot is not, or no longer, what the peer has of it. True when it was not awaited.
+    pub(super) fn want(&mut self, at: SlotRef) -> bool {
+        let Some(slot) = self.slot(at).copied() else {
+            return false;
+        };
+        let wanted = Slot {
+            verified: false,
+            awaited: true,
+            ..slot
+        };
+        self.set(at, wanted)
+    }
+
+    /// A record that is not live came.
+    pub(super) fn walked(&mut self, at: SlotRef) {
+        if let Some(Slot { walk: Some(walk), .. }) = self.slot_mut(at) {
+            walk.walked();
+        }
+    }
+
+    /// The slot's end came.
+    pub(super) fn ended(&mut self, at: SlotRef) {
+        if let Some(slot) = self.slot_mut(at) {
+            slot.sent = slot.walk.take();
+        }
     }
 
     /// Live records of the slot have come to this version.
     pub(super) fn streamed(&mut self, at: SlotRef, last: Version) {
-        let import = self.vrfs.get_mut(at.vrf.index());
-        if let Some(slot) = import.and_then(|i| i.slots.get_mut(usize::from(at.slot))) {
+        if let Some(slot) = self.slot_mut(at) {
             slot.last = last;
         }
     }
 
-    /// Whether the slot is what the peer has of it.
-    pub(super) fn set_verified(&mut self, at: SlotRef, verified: bool) {
-        if let Some(slot) = self.slot(at).copied() {
-            self.set(at, Slot { verified, ..slot });
-        }
+    /// The slot is what the peer has of it. Gives how much of it had to come; none when it wasn't awaited.
+    pub(super) fn verify(&mut self, at: SlotRef) -> Option<Sent> {
+        let slot = self.slot(at).copied().filter(|slot| slot.awaited)?;
+        let verified = Slot {
+            verified: true,
+            awaited: false,
+            ..slot
+        };
+        self.set(at, verified);
+        slot.sent
     }
 
     fn slot(&self, at: SlotRef) -> Option<&Slot> {
         self.vrfs.get(at.vrf.index())?.slots.get(usize::from(at.slot))
     }
 
-    /// The one place where a slot is verified or not, so that the count stays right.
-    fn set(&mut self, at: SlotRef, to: Slot) {
+    fn slot_mut(&mut self, at: SlotRef) -> Option<&mut Slot> {
+        self.vrfs
+            .get_mut(at.vrf.index())?
+            .slots
+            .get_mut(usize::from(at.slot))
+    }
+
+    /// The one place where a slot is verified or awaited, so that the counts stay right. True when it has become awaited.
+    fn set(&mut self, at: SlotRef, to: Slot) -> bool {
         let Some(import) = self.vrfs.get_mut(at.vrf.index()) else {
-            return;
+            return false;
         };
         let Some(slot) = import.slots.get_mut(usize::from(at.slot)) else {
-            return;
+            return false;
         };
         import.verified += u32::from(to.verified);
         import.verified -= u32::from(slot.verified);
+        import.awaited += u32::from(to.awaited);
+        import.awaited -= u32::from(slot.awaited);
+        let fresh = to.awaited && !slot.awaited;
         *slot = to;
+        fresh
     }
 }

@@ -5,13 +5,15 @@
 
 use dataplane::delta::{Delta, SlotRef, ToWorker, Version};
 
-use super::{Inlet, LIST_MAX, vrf_stats};
+use super::{Inlet, LIST_MAX, expect, vrf_stats};
 use crate::cause::Cause;
 use crate::compare_record::Said;
+use crate::flow_record::Stream;
 use crate::frame::Step;
 use crate::handover::Handover;
 use crate::record::{self, Message, RecordError, SlotFailure, VrfOpen, VrfState};
 use crate::report::LocalReport;
+use crate::resync::Sent;
 use crate::shared::Shared;
 use crate::wire::Wire;
 
@@ -73,23 +75,34 @@ impl<W: Wire> Inlet<W> {
                 generation,
                 version,
                 since,
-            } => self.begin(s, at, stream, generation, version, since),
+            } => {
+                let stream = Stream {
+                    number: stream,
+                    at,
+                    last: version,
+                };
+                self.begin(s, stats, &stream, generation, since)
+            }
             Message::SlotVersion { at, version } => {
                 self.imports.streamed(at, version);
                 Outcome::Done
             }
             Message::Delta { at, live, delta } => self.delta(s, stats, at, live, delta),
             Message::SlotEnd { at, end } => {
-                self.hand_of(s, at, end.generation, ToWorker::SlotEnd { at, lane, end })
+                let outcome = self.hand_of(s, at, end.generation, ToWorker::SlotEnd { at, lane, end });
+                if matches!(outcome, Outcome::Done) {
+                    self.imports.ended(at);
+                }
+                outcome
             }
-            Message::SlotQuery { at, generation } => self.query(s, at, generation),
+            Message::SlotQuery { at, generation } => self.query(s, stats, at, generation),
             Message::SlotCommit { at, counter } => self.commit(s, at, counter),
             Message::SlotDigest { at, end } => {
                 self.hand_of(s, at, end.generation, ToWorker::SlotDigest { at, lane, end })
             }
             Message::Comparison { at, round, said } => self.compare(s, at, round, &said),
-            Message::VrfOpen(open) => self.opened(s, &open)?,
-            Message::VrfState(state) => self.changed(s, &state),
+            Message::VrfOpen(open) => self.opened(s, stats, &open)?,
+            Message::VrfState(state) => self.changed(s, stats, &state),
             Message::VrfHandover { handle, handover } => self.handed(s, handle, handover),
             Message::Heartbeat => Outcome::Useless,
             Message::Bye => return Err(Cause::Closed),
@@ -111,12 +124,12 @@ impl<W: Wire> Inlet<W> {
     fn begin(
         &mut self,
         s: &mut Shared,
-        at: SlotRef,
-        stream: u16,
+        stats: &mut LocalReport,
+        stream: &Stream,
         generation: u32,
-        version: Version,
         since: Option<Version>,
     ) -> Outcome {
+        let at = stream.at;
         if !self.imports.accepts(at) || generation == 0 {
             return self.decline(s, at, generation);
         }
@@ -124,13 +137,22 @@ impl<W: Wire> Inlet<W> {
             at,
             lane: self.tag,
             generation,
-            version,
+            version: stream.last,
             since,
         };
         if !s.rings.push(at.slot, item) {
             return Outcome::Full;
         }
-        self.imports.open(at, stream, generation, version);
+        // Unasked: the peer knows of something that this node doesn't.
+        let why = if self.imports.generation(at) == 0 {
+            "connected"
+        } else {
+            "begun by the peer"
+        };
+        let walk = Sent::begun(since.is_none());
+        if self.imports.open(stream, generation, walk) {
+            expect(vrf_stats(stats, at.vrf), why, s.now);
+        }
         s.changed = true;
         Outcome::Done
     }
@@ -157,7 +179,12 @@ impl<W: Wire> Inlet<W> {
         if live && let Some(version) = delta.version() {
             self.imports.streamed(at, version);
         }
-        vrf_stats(stats, at.vrf).receive += 1;
+        if !live {
+            self.imports.walked(at);
+        }
+        let stats = vrf_stats(stats, at.vrf);
+        stats.receive += 1;
+        stats.resync.record(self.conn.inbox.shown());
         Outcome::Done
     }
 
@@ -171,12 +198,17 @@ impl<W: Wire> Inlet<W> {
     }
 
     /// The peer asks what is held of a slot before it sends it.
-    fn query(&mut self, s: &mut Shared, at: SlotRef, generation: u32) -> Outcome {
+    fn query(&mut self, s: &mut Shared, stats: &mut LocalReport, at: SlotRef, generation: u32) -> Outcome {
         if !self.imports.accepts(at) {
             return self.decline(s, at, generation);
         }
         let lane = self.tag;
-        hand(s, at, ToWorker::SlotQuery { at, lane, generation })
+        let outcome = hand(s, at, ToWorker::SlotQuery { at, lane, generation });
+        if matches!(outcome, Outcome::Done) && self.imports.want(at) {
+            s.changed = true;
+            expect(vrf_stats(stats, at.vrf), "connected", s.now);
+        }
+        outcome
     }
 
     fn decline(&mut self, s: &mut Shared, at: SlotRef, generation: u32) -> Outcome {
@@ -223,18 +255,18 @@ impl<W: Wire> Inlet<W> {
         hand(s, at, item)
     }
 
-    fn opened(&mut self, s: &mut Shared, open: &VrfOpen) -> Result<Outcome, Cause> {
+    fn opened(&mut self, s: &mut Shared, stats: &mut LocalReport, open: &VrfOpen) -> Result<Outcome, Cause> {
         let opened = self.peering.opened(open, &s.config)?;
         s.changed = true;
         if let Some(opened) = opened {
-            self.direct(s, opened.vrf);
+            self.direct(s, stats, opened.vrf);
         }
         Ok(Outcome::Useless)
     }
 
-    fn changed(&mut self, s: &mut Shared, state: &VrfState) -> Outcome {
+    fn changed(&mut self, s: &mut Shared, stats: &mut LocalReport, state: &VrfState) -> Outcome {
         match self.peering.changed(state) {
-            Ok(vrf) => self.direct(s, vrf),
+            Ok(vrf) => self.direct(s, stats, vrf),
             Err(cause) => s.count(cause),
         }
         s.changed = true;
@@ -259,10 +291,13 @@ impl<W: Wire> Inlet<W> {
             RecordError::Malformed(at) => {
                 s.count(Cause::RecordMalformed);
                 let Some(at) = at else { return };
-                vrf_stats(stats, at.vrf).receive_error += 1;
+                let stats = vrf_stats(stats, at.vrf);
+                stats.receive_error += 1;
                 let generation = self.imports.generation(at);
                 if generation != 0 {
-                    self.imports.close(at);
+                    if self.imports.close(at) {
+                        expect(stats, "malformed record", s.now);
+                    }
                     self.fail(s, at, generation, SlotFailure::Malformed);
                 }
             }

@@ -182,8 +182,8 @@ impl<W: Wire> Lane<W> {
                 vrf: at.vrf,
                 lane: self.tag.lane,
                 slots: export.verified(),
-                records: export.report.resync_records,
-                took_ms: export.report.resync_ms,
+                records: export.report.resync.records,
+                took_ms: export.report.resync.took_ms,
             });
         }
     }

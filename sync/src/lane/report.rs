@@ -61,7 +61,7 @@ impl<W: Wire> Lane<W> {
                 vrf.streaming = export.is_streaming();
                 vrf.slots_verified = export.verified();
                 vrf.slots_dirty = export.dirty();
-                vrf.resync_ms = export.resync_ms(now);
+                vrf.resync = export.resync(now);
                 vrf
             })
             .collect();

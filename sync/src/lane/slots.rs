@@ -44,7 +44,7 @@ impl<W: Wire> Lane<W> {
                 export.start("connected", s.now, &mut self.todo);
                 begun.push((VrfId(id), export.report.slots_total));
             } else if !flows && export.is_streaming() {
-                export.stop(self.tag.incarnation, &mut self.todo);
+                export.stop(self.tag.incarnation, s.now, &mut self.todo);
                 s.changed = true;
             }
         }

@@ -53,10 +53,7 @@ impl<W: Wire> Lane<W> {
         if walk {
             export.walked(at.slot);
         }
-        if export.is_resyncing() {
-            export.report.resync_records += 1;
-            export.report.resync_bytes += bytes as u64;
-        }
+        export.report.resync.record(bytes);
         if continuity == Continuity::Gap {
             s.count(Cause::StreamGap);
             export.again(at.slot, "gap", s.now, &mut self.todo);
