@@ -234,7 +234,6 @@ impl Agent {
                     peer,
                     vrf,
                     differences,
-                    ..
                 } => self.compare(peer, vrf, &differences),
                 PumpEvent::Exported {
                     peer,
@@ -297,6 +296,14 @@ impl Agent {
 
     fn compare(&mut self, peer: u8, vrf: VrfId, differences: &[state_sync::fingerprint::Difference]) {
         let name = self.sources.facts.peer(peer).to_owned();
+        if differences.is_empty() && self.sources.facts.differs(peer, vrf) {
+            let of = self.sources.facts.names.vrf(vrf);
+            let text = "no section is different any more".to_owned();
+            tracing::info!(peer = name, vrf = of, "the configuration is the peer's again");
+            self.sources
+                .journal
+                .note("configuration-equal", Some(&of), Some(&name), text);
+        }
         self.sources.facts.set_differences(
             peer,
             vrf,

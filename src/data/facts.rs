@@ -91,6 +91,11 @@ impl Facts {
         self.peers.get(usize::from(peer)).map_or("?", |p| p.name.as_str())
     }
 
+    /// Whether something is known to differ from a peer.
+    pub(crate) fn differs(&self, peer: u8, vrf: VrfId) -> bool {
+        self.differences.iter().any(|(p, v, _)| (*p, *v) == (peer, vrf))
+    }
+
     /// Replaces what is known to differ from a peer.
     pub(crate) fn set_differences(&mut self, peer: u8, vrf: VrfId, sections: Vec<String>) {
         self.differences.retain(|(p, v, _)| (*p, *v) != (peer, vrf));

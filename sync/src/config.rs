@@ -12,7 +12,7 @@ use crate::fingerprint::Section;
 /// Lane number of the connection that carries only heartbeats and VRF state (sync/PROTOCOL.md R-12).
 pub const CONTROL_LANE: u8 = 255;
 
-/// Everything that doesn't change while the process lives.
+/// Everything that doesn't change while the process lives, but the fingerprint.
 #[derive(Debug, Clone)]
 pub struct SyncConfig {
     /// This node's id, 1 to 255.
@@ -53,7 +53,7 @@ pub struct SyncVrf {
     pub slots: u16,
     /// Peers it is replicated with, by index; empty for a VRF that is not replicated.
     pub peers: Vec<u8>,
-    /// Configuration fingerprint.
+    /// Configuration fingerprint at start.
     pub sections: Vec<Section>,
     /// Conntracks this node has room for.
     pub capacity: u64,

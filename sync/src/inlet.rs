@@ -68,7 +68,7 @@ impl<W: Wire> Inlet<W> {
         };
         let (peer, hello) = (arrival.peer, arrival.hello);
         let mut conn = Conn::new(arrival.wire, &encode_answer(&answer), false, s.now);
-        let mut peering = Peering::new(peer, &s.config);
+        let mut peering = Peering::new(peer, &s.sections);
         peering.open_all(&mut conn, &s.config, &s.own, s.now);
         let credit = credit(s, hello.lanes);
         conn.put(s.now, |out| record::put_credit(out, credit));
@@ -119,6 +119,7 @@ impl<W: Wire> Inlet<W> {
 
     /// First half of a turn: read, steer, acknowledge.
     pub(crate) fn turn(&mut self, s: &mut Shared, stats: &mut LocalReport) -> Result<usize, Cause> {
+        s.changed |= !self.peering.reopen(&mut self.conn, s).is_empty();
         self.peering.announce(&mut self.conn, &s.own, s.now);
         for vrf in 0..u16::try_from(self.imports.vrfs()).unwrap_or(u16::MAX) {
             self.direct(s, stats, VrfId(vrf));

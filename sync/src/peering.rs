@@ -3,6 +3,8 @@
 //! Born empty with the connection, dies with it: nothing a peer said on an old connection is believed on a new
 //! one. Both ends open every VRF they have, so that outside tuples can name VRFs that are not replicated.
 
+use std::sync::Arc;
+
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
 use dataplane::role::Role;
@@ -12,9 +14,10 @@ use crate::board::PeerVrf;
 use crate::cause::Cause;
 use crate::config::SyncConfig;
 use crate::conn::Conn;
-use crate::fingerprint::{Difference, Strength, differences};
+use crate::fingerprint::{Difference, Section, Strength, differences};
 use crate::handover::Handover;
 use crate::record::{Bound, VrfOpen, VrfState, put_vrf_handover, put_vrf_open, put_vrf_state};
+use crate::shared::Shared;
 use crate::wire::Wire;
 
 /// Most VRFs that a connection may open: handles are below it.
@@ -39,6 +42,9 @@ pub(crate) struct Peering {
     known: Vec<Option<Known>>,
     /// What we said last, by our VRF.
     announced: Vec<Own>,
+    /// Configuration fingerprint by our VRF: ours as we said it, the peer's.
+    sections: Arc<[Vec<Section>]>,
+    theirs: Vec<Vec<Section>>,
 }
 
 /// A VRF that both nodes have.
@@ -57,19 +63,21 @@ pub(crate) struct Opened {
 }
 
 impl Peering {
-    pub(crate) fn new(peer: u8, config: &SyncConfig) -> Self {
+    pub(crate) fn new(peer: u8, sections: &Arc<[Vec<Section>]>) -> Self {
         let nothing = Own {
             role: Role::Fault,
             term: Term::NONE,
             ready: false,
             handover: Handover::None,
         };
-        let vrfs = config.vrfs.len();
+        let vrfs = sections.len();
         Self {
             peer,
             handles: Vec::new(),
             known: vec![None; vrfs],
             announced: vec![nothing; vrfs],
+            sections: Arc::clone(sections),
+            theirs: vec![Vec::new(); vrfs],
         }
     }
 
@@ -90,7 +98,7 @@ impl Peering {
                 term: own.term,
                 capacity: vrf.capacity,
                 name: vrf.name.clone(),
-                sections: vrf.sections.clone(),
+                sections: self.sections[usize::from(id)].clone(),
             };
             conn.put(now, |out| put_vrf_open(out, &open));
             self.announced[usize::from(id)] = Own {
@@ -98,6 +106,25 @@ impl Peering {
                 ..*own
             };
         }
+    }
+
+    /// Opens all VRFs again when this node's configuration has changed; gives what differs
+    /// then, of each that the peer has opened.
+    pub(crate) fn reopen<W: Wire>(&mut self, conn: &mut Conn<W>, s: &Shared) -> Vec<Opened> {
+        if Arc::ptr_eq(&self.sections, &s.sections) {
+            return Vec::new();
+        }
+        self.sections = Arc::clone(&s.sections);
+        self.open_all(conn, &s.config, &s.own, s.now);
+        let sections = self.sections.iter().zip(&self.theirs);
+        let vrfs = (0u16..).map(VrfId).zip(sections).zip(&mut self.known);
+        vrfs.filter_map(|((vrf, (ours, theirs)), known)| {
+            let known = known.as_mut()?;
+            let differences = differences(ours, theirs);
+            known.state.equal = known.slots != 0 && !must_differ(&differences);
+            Some(Opened { vrf, differences })
+        })
+        .collect()
     }
 
     /// Tells what has changed since.
@@ -135,10 +162,11 @@ impl Peering {
         let found = (0u16..).zip(&config.vrfs).find(|(_, v)| v.name == open.name);
         self.handles[handle] = found.map(|(id, _)| VrfId(id));
         let Some((id, vrf)) = found else { return Ok(None) };
-        let differences = differences(&vrf.sections, &open.sections);
+        let differences = differences(&self.sections[usize::from(id)], &open.sections);
+        self.theirs[usize::from(id)].clone_from(&open.sections);
         let replicated = vrf.has_peer(self.peer) && open.slots != 0;
         let same = replicated && open.slots == vrf.slots;
-        let equal = same && differences.iter().all(|d| d.strength != Strength::MustEqual);
+        let equal = same && !must_differ(&differences);
         let state = PeerVrf {
             role: open.role,
             term: open.term,
@@ -193,4 +221,8 @@ impl Peering {
     pub(crate) fn known(&self, vrf: VrfId) -> Option<Known> {
         self.known.get(vrf.index()).copied().flatten()
     }
+}
+
+fn must_differ(differences: &[Difference]) -> bool {
+    differences.iter().any(|d| d.strength == Strength::MustEqual)
 }

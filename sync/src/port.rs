@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
-use dataplane::delta::{Listed, Mark, Marked, SlotRef, Term, ToEvent, ToWorker, Version};
+use dataplane::delta::{Listed, Mark, Marked, SlotRef, ToEvent, ToWorker, Version};
 use dataplane::flow::VrfId;
-use dataplane::role::{Role, Roles};
+use dataplane::role::Roles;
 use rtrb::{Consumer, Producer};
 
 use crate::board::Board;
-use crate::fingerprint::Difference;
+use crate::fingerprint::{Difference, Section};
 use crate::report::PumpReport;
 
 /// What an event thread is connected to, apart from the network.
@@ -53,6 +53,8 @@ pub enum PumpCommand {
     },
     /// Compare a slot, entry by entry.
     Compare(CompareAsk),
+    /// The node's configuration has changed: these are its sections, by VRF. Peers are told.
+    Sections(Arc<[Vec<Section>]>),
     /// Send what peers have last said of the slots of a VRF that go to them.
     Heard {
         /// VRF.
@@ -164,18 +166,12 @@ pub enum PumpEvent {
         /// Why.
         reason: &'static str,
     },
-    /// A peer has told about a VRF for the first time on a connection of event thread 0.
+    /// A peer has told about a VRF on a connection of event thread 0, or this node's configuration has changed since.
     VrfOpened {
         /// Peer, by index.
         peer: u8,
         /// VRF.
         vrf: VrfId,
-        /// Its role.
-        role: Role,
-        /// Its term.
-        term: Term,
-        /// Its slot count.
-        slots: u16,
         /// Sections that differ from ours.
         differences: Vec<Difference>,
     },

@@ -184,6 +184,7 @@ impl<N: Net> Pump<N> {
                     let _ = to.map(|to| to.try_send(begun));
                 }
                 Ok(PumpCommand::Compare(ask)) => self.compare(ask),
+                Ok(PumpCommand::Sections(sections)) => self.shared.sections = sections,
                 // Whoever asked may have gone.
                 Ok(PumpCommand::Heard { vrf, to }) => {
                     drop(to.try_send(self.lanes.iter().flat_map(|lane| lane.heard(vrf)).collect()));

@@ -15,6 +15,7 @@ use rtrb::Producer;
 use crate::board::Board;
 use crate::cause::{Cause, Causes};
 use crate::config::SyncConfig;
+use crate::fingerprint::Section;
 use crate::peering::Own;
 use crate::port::{CompareAnswer, CompareFound, PumpEvent};
 use crate::tally::Tallies;
@@ -24,6 +25,8 @@ use crate::tally::Tallies;
 pub(crate) struct Shared {
     pub(crate) config: Arc<SyncConfig>,
     pub(crate) event: u16,
+    /// Configuration fingerprint, by VRF.
+    pub(crate) sections: Arc<[Vec<Section>]>,
     /// Of this turn.
     pub(crate) now: Instant,
     /// By VRF, of this turn.
@@ -103,6 +106,7 @@ impl Shared {
     ) -> Self {
         let mut shared = Self {
             event,
+            sections: config.vrfs.iter().map(|vrf| vrf.sections.clone()).collect(),
             now: Instant::default(),
             own: Vec::new(),
             rings,

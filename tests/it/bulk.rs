@@ -34,7 +34,7 @@ fn walked(cluster: &mut Cluster) -> u64 {
     cluster.node(0).counters().walk_records
 }
 
-fn reconnects(cluster: &mut Cluster, node: usize) -> u64 {
+pub(crate) fn reconnects(cluster: &mut Cluster, node: usize) -> u64 {
     let reports = cluster.node(node).reports();
     reports
         .iter()

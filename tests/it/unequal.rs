@@ -15,6 +15,7 @@ use testkit::config::{LAN, MAIN, Setup, WAN, public};
 use testkit::network::Weather;
 use testkit::packet::{self, to_node};
 
+use crate::bulk::reconnects;
 use crate::replication::{open_flows, remove};
 use crate::resync::exported;
 
@@ -262,4 +263,61 @@ fn lanes(cluster: &mut Cluster) -> Vec<(u8, u64, u64, u64)> {
     clients
         .map(|c| (c.lane, c.reconnects, c.lag_ms, c.records_acked))
         .collect()
+}
+
+/// How many sections differed, each time a node has told.
+fn differing(cluster: &mut Cluster, node: usize) -> Vec<usize> {
+    let told = cluster.node(node).pump_events.try_iter();
+    told.filter_map(|event| match event {
+        state_sync::port::PumpEvent::VrfOpened { differences, .. } => Some(differences.len()),
+        _ => None,
+    })
+    .collect()
+}
+
+/// a configuration that is changed while lanes are up is told, and what it means counts at once, on both nodes.
+#[test]
+fn sections_that_become_different_and_equal_again_are_noticed_on_lanes_that_are_up() {
+    let mut cluster = Cluster::pair(Setup::default(), 61);
+    open_flows(&mut cluster, 0, 40, 10_000);
+    cluster.settle();
+    let before = exported(&mut cluster, 0);
+    let lost = reconnects(&mut cluster, 0);
+    let idle = |cluster: &mut Cluster, node: usize, seconds: u32| {
+        cluster
+            .node(node)
+            .publish(|intent, _| intent.vrfs[0].pools[0].block_idle_s = seconds);
+        cluster.run(S / 10);
+    };
+    let equal = |cluster: &mut Cluster| {
+        [0, 1].map(|node| {
+            let view = cluster.node(node).board.view(0, MAIN, Setup::default().slots);
+            view.vrf.is_some_and(|vrf| vrf.equal)
+        })
+    };
+    for changed in 0..2 {
+        idle(&mut cluster, changed, 7);
+        assert_eq!(equal(&mut cluster), [false; 2]);
+        assert!(!cluster.node(1).is_ready());
+        idle(&mut cluster, 1 - changed, 7);
+        assert_eq!(equal(&mut cluster), [true; 2]);
+        assert!(cluster.node(1).is_ready());
+        for node in 0..2 {
+            let told = differing(&mut cluster, node);
+            assert!(told.ends_with(&[1, 0]), "node {node}: {told:?}");
+        }
+        for node in 0..2 {
+            idle(&mut cluster, node, 60);
+        }
+        assert!(
+            differing(&mut cluster, 0).ends_with(&[1, 0]) && differing(&mut cluster, 1).ends_with(&[1, 0])
+        );
+    }
+    cluster.settle();
+    let after = exported(&mut cluster, 0);
+    assert_eq!(
+        (after.generations.whole, after.generations.caught_up),
+        (before.generations.whole, before.generations.caught_up)
+    );
+    assert_eq!(reconnects(&mut cluster, 0), lost);
 }

@@ -13,6 +13,7 @@ use dataplane::applied::AppliedCounters;
 use dataplane::config::{Forwarding, Intent};
 use dataplane::counters::Counters;
 use dataplane::delta::Term;
+use dataplane::fingerprint;
 use dataplane::flow::VrfId;
 use dataplane::inbox::Ask;
 use dataplane::io::{PortId, RxQueue};
@@ -126,7 +127,7 @@ impl Node {
         let mut commands = Vec::new();
         let mut pumps = Vec::new();
         for (number, (ends, arrivals)) in (0_u16..).zip(wiring.events.into_iter().zip(arrivals)) {
-            let (command, commanded) = bounded(16);
+            let (command, commanded) = bounded(64);
             commands.push(command);
             let ports = PumpPorts {
                 from_workers: ends.from_workers,
@@ -380,6 +381,12 @@ impl Node {
         let ports = self.setup.ports(self.id);
         let snapshot = Snapshot::build(&self.intent, &self.policies, &self.forwarding, &ports);
         self.shared.snapshot.store(Arc::new(snapshot));
+        let vrfs = (0..).map(VrfId).take(self.intent.vrfs.len());
+        let sections: Arc<[_]> = vrfs.map(|vrf| fingerprint::sections(&self.intent, vrf)).collect();
+        for command in &self.commands {
+            let told = command.try_send(PumpCommand::Sections(Arc::clone(&sections)));
+            assert!(told.is_ok(), "an event thread doesn't look at its commands");
+        }
     }
 
     /// The node's own time at the cluster's `now`.

@@ -11,6 +11,7 @@ use crate::compare_record::Said;
 use crate::export::Compared;
 use crate::frame::Step;
 use crate::handover::Handover;
+use crate::peering::Opened;
 use crate::port::{CompareFound, PumpEvent};
 use crate::record::{self, Message, RecordError, SlotFailure, VrfOpen, VrfState};
 use crate::shared::Shared;
@@ -129,19 +130,22 @@ impl<W: Wire> Lane<W> {
             return Ok(());
         };
         s.changed = true;
-        if let Some(opened) = peering.opened(open, &s.config)?
-            && self.tag.lane == 0
-        {
+        if let Some(opened) = peering.opened(open, &s.config)? {
+            self.tell_opened(s, opened);
+        }
+        Ok(())
+    }
+
+    /// What differs from the peer is the same on all its lanes.
+    pub(super) fn tell_opened(&self, s: &mut Shared, opened: Opened) {
+        s.changed = true;
+        if self.tag.lane == 0 {
             s.tell(PumpEvent::VrfOpened {
                 peer: self.tag.peer,
                 vrf: opened.vrf,
-                role: open.role,
-                term: open.term,
-                slots: open.slots,
                 differences: opened.differences,
             });
         }
-        Ok(())
     }
 
     fn changed(&mut self, s: &mut Shared, state: &VrfState) {

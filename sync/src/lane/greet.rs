@@ -67,7 +67,7 @@ impl<W: Wire> Lane<W> {
             return;
         };
         conn.wake(s.now);
-        let mut peering = Peering::new(self.tag.peer, &s.config);
+        let mut peering = Peering::new(self.tag.peer, &s.sections);
         peering.open_all(&mut conn, &s.config, &s.own, s.now);
         self.state = State::Up {
             conn,

@@ -36,25 +36,26 @@ impl<W: Wire> Lane<W> {
         let State::Up { conn, peering, .. } = &mut self.state else {
             return;
         };
+        let reopened = peering.reopen(conn, s);
         peering.announce(conn, &s.own, s.now);
-        let mut begun = Vec::new();
-        for (id, (export, own)) in (0u16..).zip(self.exports.iter_mut().zip(&s.own)) {
-            let flows = flows(own, s.config.node_id, peering.known(VrfId(id)));
+        for (vrf, export) in (0u16..).map(VrfId).zip(&mut self.exports) {
+            let Some(own) = s.own.get(vrf.index()) else { break };
+            let flows = flows(own, s.config.node_id, peering.known(vrf));
             if flows && !export.is_streaming() && export.report.slots_total > 0 {
                 export.start("connected", s.now, &mut self.todo);
-                begun.push((VrfId(id), export.report.slots_total));
+                s.tell(PumpEvent::Resyncing {
+                    peer: self.tag.peer,
+                    vrf,
+                    lane: self.tag.lane,
+                    slots: export.report.slots_total,
+                });
             } else if !flows && export.is_streaming() {
                 export.stop(self.tag.incarnation, s.now, &mut self.todo);
                 s.changed = true;
             }
         }
-        for (vrf, slots) in begun {
-            s.tell(PumpEvent::Resyncing {
-                peer: self.tag.peer,
-                vrf,
-                lane: self.tag.lane,
-                slots,
-            });
+        for opened in reopened {
+            self.tell_opened(s, opened);
         }
         self.remind(s);
     }
