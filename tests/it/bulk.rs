@@ -260,6 +260,40 @@ fn a_hundred_flaps_during_a_resync_and_under_churn_converge() {
     assert!(reconnects(&mut cluster, 0) >= 100);
 }
 
+/// Rule 5, of slots of which only two or three fit between two cuts: as many come to their end, instead of the beginnings of
+/// eight.
+#[test]
+fn flaps_between_which_few_slots_fit_bring_some_of_them_each() {
+    let setup = Setup {
+        slots: 16,
+        ..narrow()
+    };
+    let mut cluster = Cluster::pair(setup, 122);
+    open_flows(&mut cluster, 0, 1_600, 10_000);
+    cluster.settle();
+    cluster.kill(1, Death::Process);
+    cluster.start(1);
+    let verified = |cluster: &mut Cluster| cluster.node(0).board.view(0, MAIN, 16).exported;
+    let mut flaps = 0;
+    loop {
+        let window = walked(&mut cluster) + 400;
+        let end = cluster.now + 150 * MS;
+        while walked(&mut cluster) < window && cluster.now < end {
+            cluster.turn(MS / 10);
+        }
+        let there = verified(&mut cluster);
+        if there == 16 {
+            break;
+        }
+        assert!(flaps < 32, "{flaps} flaps, {there} slots");
+        flaps += 1;
+        cluster.fabric.reset_all();
+    }
+    assert!(flaps > 4, "cut off {flaps} times");
+    cluster.settle();
+    assert_eq!(view(cluster.node(1)).conntracks.len(), 1_600);
+}
+
 /// Rule 9: the receiver sets the pace of a bulk, live changes overtake none of it and are not held up by it, and a slow
 /// lane is never given up.
 #[test]

@@ -67,6 +67,8 @@ pub struct Slot {
     pub base: Option<Version>,
     /// It has changes that were never given a version: only a walk of the whole slot finds them.
     pub untold: bool,
+    /// Its connection has ended in the middle of a walk of the whole slot: the next one begins anew.
+    pub cut_short: bool,
     /// This node has written the slot itself since it was last verified: it may hold what nobody was told.
     pub own_hand: bool,
     /// Counter of the last record that was refused here.

@@ -54,6 +54,8 @@ pub(crate) fn stop_slot(tables: &mut Tables, at: SlotRef, lane: LaneTag) {
     let Some(slot) = tables.slots.get_mut(at) else {
         return;
     };
+    let whole = |w: &Walk| w.lane == lane && matches!(w.course, Course::Entries { .. });
+    slot.cut_short |= slot.walks.iter().any(whole);
     slot.walks.retain(|w| w.lane != lane);
 }
 

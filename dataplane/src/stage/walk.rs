@@ -56,7 +56,9 @@ pub(crate) fn walk(
                 budget: share,
                 index: 0,
                 going: 0,
+                most: 0,
             };
+            walking.most = walking.at_once();
             pushed += fill(ring, room_ahead(ring), &mut walking);
             budget -= share - walking.budget;
             hungry |= walking.budget == 0;
@@ -86,6 +88,8 @@ struct Walking<'a> {
     index: usize,
     /// Slots that have gone on since it was the first one's turn.
     going: usize,
+    /// Slots that go on before it is the first one's turn again.
+    most: usize,
 }
 
 impl Iterator for Walking<'_> {
@@ -114,20 +118,32 @@ impl Iterator for Walking<'_> {
 impl Walking<'_> {
     /// The slot whose turn it is; none when all of them wait, or none is left.
     fn turn(&mut self) -> Option<SlotRef> {
-        let slots = &self.tables.walking[self.lane];
-        if self.going == WALKS_AT_ONCE || self.index == slots.len() {
+        let slots = self.tables.walking[self.lane].len();
+        if self.going == self.most || self.index == slots {
             let all_wait = self.going == 0;
-            (self.index, self.going) = (0, 0);
+            (self.index, self.going, self.most) = (0, 0, self.at_once());
             if all_wait {
                 return None;
             }
         }
-        slots.get(self.index).copied()
+        self.tables.walking[self.lane].get(self.index).copied()
     }
 
     const fn went(&mut self) {
         self.index += 1;
         self.going += 1;
+    }
+
+    /// Slots that go on by turns from here on. One that was cut short before goes alone when it is the first: eight beginnings
+    /// would all be cut short again where one slot would come to its end.
+    fn at_once(&self) -> usize {
+        let first = self.tables.walking[self.lane].first();
+        let cut_short = |at: &SlotRef| self.tables.slots.get(*at).is_some_and(|slot| slot.cut_short);
+        if first.is_some_and(cut_short) {
+            1
+        } else {
+            WALKS_AT_ONCE
+        }
     }
 }
 
@@ -299,6 +315,7 @@ fn end(tables: &mut Tables, at: SlotRef) -> Step {
         return Step::Done;
     };
     let walk = slot.walks.remove(0);
+    slot.cut_short = false;
     let version = slot.version;
     let Sum { count, digest } = told(tables, at);
     let end = SlotEnd {
