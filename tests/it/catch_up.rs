@@ -3,14 +3,20 @@
 
 use core::time::Duration;
 
+use dataplane::delta::SlotRef;
+use dataplane::flow::FlowKey;
+use dataplane::shard::slot_of_address;
 use state_sync::role::Desire;
 use testkit::checker::view;
 use testkit::cluster::Cluster;
-use testkit::config::{Setup, server, subscriber};
+use testkit::config::{MAIN, Setup, server, subscriber};
 use testkit::packet;
 
 use crate::replication::{open_flows, remove};
 use crate::resync::{cut, exported, heal};
+
+/// The first slot.
+const AT: SlotRef = SlotRef { vrf: MAIN, slot: 0 };
 
 /// Records that walks have sent, catch-ups included.
 fn walked(cluster: &mut Cluster, node: usize) -> u64 {
@@ -184,4 +190,74 @@ fn removals_without_a_record_are_told_by_the_whole_slot_when_somebody_comes() {
         (before.generations.whole + 1, before.generations.failed)
     );
     assert_eq!(view(cluster.node(1)).conntracks.len(), 10);
+}
+
+/// The same, and the connection ends behind the begin of that walk: its receiver still holds the point before.
+#[test]
+fn removals_without_a_record_are_told_whole_again_when_the_first_attempt_was_not_heard() {
+    let setup = Setup {
+        slots: 1,
+        workers: 1,
+        conntracks: 512,
+        ..Setup::default()
+    };
+    let mut cluster = Cluster::pair(setup, 37);
+    let flows = open_flows(&mut cluster, 0, 200, 10_000);
+    cluster.settle();
+    cut(&mut cluster, Duration::from_secs(2));
+    remove(&mut cluster, 0, &flows[..64]);
+    remove(&mut cluster, 0, &flows[64..190]);
+    let begun = |cluster: &mut Cluster| !cluster.node(0).tables_mut(0).slots.get(AT).unwrap().untold;
+    assert!(!begun(&mut cluster));
+    cluster.fabric.cut(false);
+    while !begun(&mut cluster) {
+        cluster.turn(Duration::from_micros(50));
+    }
+    let before = exported(&mut cluster, 0);
+    cut(&mut cluster, Duration::from_secs(2));
+    heal(&mut cluster);
+    let after = exported(&mut cluster, 0);
+    assert_eq!(
+        (after.generations.caught_up, after.generations.failed),
+        (before.generations.caught_up, before.generations.failed),
+        "{after:?}"
+    );
+    assert_eq!(view(cluster.node(1)).conntracks.len(), 10);
+}
+
+/// sync/PROTOCOL.md R-36. The slot's version is one that the other node went through, and not what is here any more.
+#[test]
+fn a_former_active_node_with_removals_without_a_record_is_sent_their_slot_whole() {
+    let setup = Setup {
+        slots: 2,
+        workers: 1,
+        conntracks: 256,
+        ..Setup::default()
+    };
+    let mut cluster = Cluster::pair(setup, 38);
+    let flows = open_flows(&mut cluster, 0, 200, 10_000);
+    cluster.settle();
+    cut(&mut cluster, Duration::from_secs(2));
+    // As many removals of one slot as may wait leave no room for those of the other one.
+    let of_slot = |slot| {
+        let of = |inside: &FlowKey| slot_of_address(&inside.src, 2) == slot;
+        let flows = flows.iter().filter(move |(inside, _)| of(inside));
+        flows.copied().take(40).collect::<Vec<_>>()
+    };
+    remove(&mut cluster, 0, &of_slot(1));
+    remove(&mut cluster, 0, &of_slot(0));
+    assert!(cluster.node(0).tables_mut(0).slots.get(AT).unwrap().untold);
+    cluster.order(1, Desire::Ordered);
+    cut(&mut cluster, Duration::from_secs(3));
+    open_flows(&mut cluster, 1, 40, 30_000);
+    cluster.order(0, Desire::Backup);
+    let before = exported(&mut cluster, 1);
+    heal(&mut cluster);
+    let after = exported(&mut cluster, 1);
+    assert_eq!(
+        (after.generations.caught_up, after.generations.failed),
+        (before.generations.caught_up, before.generations.failed),
+        "{after:?}"
+    );
+    assert_eq!(view(cluster.node(0)).conntracks.len(), 240);
 }
