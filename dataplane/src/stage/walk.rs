@@ -16,7 +16,6 @@ use crate::history::{Change, Journal, Pass};
 use crate::mutant::told;
 use crate::resync::Course;
 use crate::resync::Sum;
-use crate::role::Role;
 use crate::slot::{Kind, NIL, Slot};
 use crate::stage::emit::{block_record, name};
 use crate::stage::ring::{fill, room};
@@ -174,7 +173,7 @@ fn step(tables: &mut Tables, at: SlotRef, now: Instant) -> Step {
         Course::Visited => return end(tables, at),
         Course::Entries { kind, cursor: NIL } => (after(tables, at, kind), None),
         Course::Entries { kind, cursor } => {
-            if tables.roles[at.vrf.index()].role == Role::Master {
+            if tables.roles[at.vrf.index()].has_word() {
                 tables.relist(Changed { kind, id: cursor });
             }
             let (cursor, delta) = visit(tables, at, kind, cursor, now);
@@ -229,7 +228,7 @@ fn after(tables: &Tables, at: SlotRef, kind: Kind) -> Course {
 /// Opens the slot to the first walk's lane: live changes go there from here on.
 fn begin(tables: &mut Tables, at: SlotRef) -> Step {
     let role = tables.roles[at.vrf.index()];
-    if role.role == Role::Master {
+    if role.has_word() {
         list_mentioned(tables, at);
     }
     let Some(slot) = tables.slots.get_mut(at) else {

@@ -11,6 +11,8 @@ use crate::conntrack::{Conntrack, State, Tuples, udp};
 use crate::delta::{LaneTag, SlotOffer, Term, Version};
 use crate::flow::{Addr, FlowKey, VrfId, proto};
 use crate::nat::{NatLimits, Pools};
+use crate::role::Role;
+use crate::stage::emit::emit;
 use crate::stage::slots::send_slot;
 use crate::tables::Limits;
 
@@ -234,5 +236,25 @@ fn a_slot_with_flows_that_were_never_told_is_sent_whole_though_it_looks_equal() 
             untold,
             "listed, to be told live"
         );
+    }
+}
+
+/// A flow is left that this node could not tell when it was demoted. It is active again, and told to stand by before a walk
+/// comes to the flow: nobody has taken over, so its word counts, and whoever doesn't say it now says it never.
+#[test]
+fn a_flow_nobody_was_told_of_is_told_as_long_as_this_node_s_word_counts() {
+    for (reigned, told) in [(TERM, 1), (Term(0x91), 0)] {
+        let mut tables = active(1);
+        let id = tables.insert(conntrack(3, 1)).unwrap();
+        tables.roles[0].role = Role::Backup;
+        let (mut rings, [mut event]) = rings([64]);
+        tables.roles[0].reigned = reigned;
+        send_slot(&mut tables, at(3), LANE, 1, None);
+        emit(&mut tables, &mut rings, AMPLE, NOW);
+        emit(&mut tables, &mut rings, AMPLE, NOW);
+        let puts = taken(&mut event, AMPLE);
+        let puts = puts.iter().filter(|item| matches!(item, ToEvent::Record { .. }));
+        assert_eq!(puts.count(), told);
+        assert_eq!(tables.conntracks[id].sync.emitted(), told == 1);
     }
 }
