@@ -7,6 +7,7 @@ use dataplane::conntrack::{Conntrack, Tuples};
 use dataplane::counters::Counters;
 use dataplane::delta::Class;
 use dataplane::flow::FlowKey;
+use state_sync::role::Desire;
 use testkit::checker::blocks;
 use testkit::cluster::Cluster;
 use testkit::config::Setup;
@@ -184,6 +185,34 @@ fn a_sum_that_the_entries_do_not_add_up_to_is_put_right_on_either_node() {
         come_round(&mut cluster);
         assert_eq!(wrong(&cluster.node(node).counters()), (0, 1, 0));
     }
+}
+
+/// A node that was told to stand by, and that nobody has succeeded, still says what its peer has to hold.
+/// sync/PROTOCOL.md.
+#[test]
+fn a_sender_that_stands_by_is_put_right_too() {
+    let (mut cluster, flows) = pair(49);
+    cluster.order(0, Desire::Backup);
+    cluster.settle();
+    assert_eq!(cluster.active(), None, "nobody was told to take over");
+    cluster.watch.damaged = true;
+    let (worker, id) = place(&mut cluster, 0, &flows[3].0);
+    let tables = cluster.node(0).tables_mut(worker);
+    let at = dataplane::delta::SlotRef {
+        vrf: testkit::config::MAIN,
+        slot: tables.conntracks[id].slot,
+    };
+    tables.slots.get_mut(at).unwrap().digest ^= 1 << 40;
+    let (worker, id) = place(&mut cluster, 0, &flows[13].0);
+    cluster.node(0).tables_mut(worker).conntracks[id].class = Class::Closing;
+    // What it was can't be known: it ends on both nodes.
+    let (worker, id) = place(&mut cluster, 0, &flows[23].0);
+    let conntrack = &mut cluster.node(0).tables_mut(worker).conntracks[id];
+    damage_original(conntrack, |key| key.src_port ^= 0x400);
+    come_round(&mut cluster);
+    assert_eq!(wrong(&cluster.node(0).counters()), (2, 1, 0));
+    let live: usize = cluster.node(1).tables().map(|t| t.conntracks.live()).sum();
+    assert_eq!(live, flows.len() - 1);
 }
 
 #[test]

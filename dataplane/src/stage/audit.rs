@@ -3,8 +3,8 @@
 //!
 //! An entry's digest must be the one that it was accounted with, unless a change of it is listed; lookup must find both
 //! of its tuples; and a slot's entries must add up to what the slot says. Whatever isn't so is counted, the running
-//! digest is set to what is stored, and the slot is sent again: by its owner on the active node, at the request of a
-//! standby. A slot that changes while it is added up is begun anew, so that load raises no alarm.
+//! digest is set to what is stored, and the slot is sent again: by the node whose word counts, which may stand by already,
+//! or at the request of the other one. A slot that changes while it is added up is begun anew, so that load raises no alarm.
 
 use crate::delta::{SlotRef, Term, Version};
 use crate::resync::Sum;
@@ -13,7 +13,7 @@ use crate::slot::{Kind, NIL, Slot};
 use crate::stage::absorb::again;
 use crate::stage::digest::Place;
 use crate::stage::slots::{first, listed, set_digest, stored_digest, sync_of};
-use crate::tables::{Changed, Tables};
+use crate::tables::{Changed, Tables, VrfRole};
 use crate::time::Instant;
 
 /// Time between two slices.
@@ -88,14 +88,16 @@ fn begin(tables: &Tables, at: SlotRef) -> Option<Run> {
     })
 }
 
-/// The slot's mark; none while it can't be added up. A generation that is open changes it all the time; a demoted node's
-/// entries are corrected when its slots are asked for.
+/// The slot's mark; none while it can't be added up. A generation that is open changes it all the time; the entries of a node
+/// whose word no longer counts are corrected when its slots are asked for.
 fn mark(tables: &Tables, at: SlotRef) -> Option<Mark> {
     let slot = tables.slots.get(at)?;
-    let still = match tables.roles[at.vrf.index()].role {
-        Role::Alone => false,
-        Role::Master => true,
-        Role::Backup | Role::Fault => !slot.own_hand && slot.source.as_ref().is_none_or(|s| !s.open),
+    let still = match tables.roles[at.vrf.index()] {
+        VrfRole {
+            role: Role::Alone, ..
+        } => false,
+        role if role.has_word() => true,
+        _ => !slot.own_hand && slot.source.as_ref().is_none_or(|s| !s.open),
     };
     still.then(|| Mark {
         said: listed(tables, at),
@@ -164,18 +166,18 @@ fn examine(tables: &mut Tables, at: SlotRef, kind: Kind, id: u32, now: Instant) 
 }
 
 /// Its version may be what is damaged, and newer than all its owner will ever say: it gets the oldest one there is, so that
-/// a standby takes what it is sent, and on the active node a new one.
+/// a receiver takes what it is sent, and at the sender a new one.
 fn give_way(tables: &mut Tables, at: SlotRef, kind: Kind, id: u32) {
     tables.sync_mut(Changed { kind, id }).version = OLDEST;
     let digest = stored_digest(tables, kind, id);
     set_digest(tables, at, kind, id, digest);
-    if tables.is_active(at.vrf) {
+    if has_word(tables, at) {
         tables.changed(Changed { kind, id }, false);
     }
 }
 
 fn end(tables: &mut Tables, at: SlotRef, id: u32, now: Instant) {
-    if tables.is_active(at.vrf) {
+    if has_word(tables, at) {
         tables.remove(now, id);
     } else {
         tables.discard(now, id);
@@ -201,9 +203,14 @@ const fn correct(slot: &mut Slot, listed: Sum) {
     slot.digest = listed.digest.wrapping_add(slot.loose.digest);
 }
 
+/// Whether this node sends the slot: as long as nobody has taken over, a node that was told to stand by does.
+fn has_word(tables: &Tables, at: SlotRef) -> bool {
+    tables.roles[at.vrf.index()].has_word()
+}
+
 /// The slot is sent again, or asked for.
 fn repair(tables: &mut Tables, at: SlotRef) {
-    if tables.is_active(at.vrf) {
+    if has_word(tables, at) {
         tables.lose(at);
         return;
     }
