@@ -98,3 +98,38 @@ fn a_reign_that_no_worker_has_seen_overrules_what_a_lower_term_wrote() {
         );
     }
 }
+
+/// A node of a third reign dies while its peer, which is in fault and announces no term, has some of a slot; it comes back
+/// empty, and begins to count anew. sync/PROTOCOL.md R-31.
+#[test]
+fn a_term_that_only_half_a_slot_is_of_is_heard_of() {
+    let setup = Setup {
+        slots: 1,
+        ..Setup::default()
+    };
+    let mut cluster = Cluster::pair(setup, 74);
+    for node in [1, 0] {
+        cluster.order(node, Desire::Ordered);
+        cluster.settle();
+    }
+    open_flows(&mut cluster, 0, 1_000, 10_000);
+    cluster.settle();
+    let (role, former) = cluster.node(0).role(MAIN);
+    assert_eq!((role, former.reign()), (Role::Master, 3));
+    cluster.kill(1, Death::Process);
+    cluster.start(1);
+    while conntracks(&mut cluster, 1) < 100 {
+        cluster.turn(MS / 20);
+    }
+    assert_eq!(
+        cluster.node(1).counters().slots_verified,
+        0,
+        "half of it has come"
+    );
+    cluster.kill(0, Death::Process);
+    cluster.start(0);
+    cluster.settle();
+    let (role, term) = cluster.node(0).role(MAIN);
+    assert!(role == Role::Master && term > former, "{role:?} {term:?}");
+    assert!(cluster.node(1).counters().slots_fenced > 0);
+}

@@ -159,7 +159,7 @@ fn process(
             generation,
             version,
             since,
-        } => begin(tables, at, (lane, event, generation), version, since),
+        } => return begin(tables, at, (lane, event, generation), version, since),
         ToWorker::Record { at, lane, ref delta } => {
             return record(tables, (at, lane, event), delta, hashes, now);
         }

@@ -7,7 +7,7 @@ use crate::delta::{Handle, LaneTag, SlotEnd, SlotOffer, SlotRef, Term, ToEvent, 
 use crate::mutant::{self, Mutant};
 use crate::resync::{Course, Ended, Incoming, Missing, Sum, Walk, ended};
 use crate::role::Role;
-use crate::slot::{Kind, NIL, SyncState, block_digest};
+use crate::slot::{Kind, NIL, Slot, SyncState, block_digest};
 use crate::stage::emit::block_record;
 use crate::stage::tail::save_tail;
 use crate::tables::Tables;
@@ -84,24 +84,20 @@ pub(crate) fn begin(
     (lane, event, generation): (LaneTag, usize, u32),
     version: Version,
     since: Option<Version>,
-) {
+) -> Option<ToEvent> {
     if reigns(tables, at, version.term) {
         tables.counters.slots_fenced += 1;
-        return;
+        return None;
     }
-    let fenced = tables
-        .slots
-        .get(at)
-        .is_none_or(|slot| version.term < slot.version.term);
-    if fenced {
+    let slot = tables.slots.get(at)?;
+    if version.term < slot.version.term {
+        let offer = too_low(slot, generation);
         tables.counters.slots_fenced += 1;
-        return;
+        return Some(ToEvent::SlotOffer { at, lane, offer });
     }
     // The digests that records are compared with must be those of what is stored.
     held(tables, at);
-    let Some(slot) = tables.slots.get_mut(at) else {
-        return;
-    };
+    let slot = tables.slots.get_mut(at)?;
     // A generation that did not come to its end leaves the slot where it was, though its records have moved the
     // slot's version into the new term already.
     let unfinished = |s: &Incoming| s.authoritative && s.term == version.term;
@@ -128,6 +124,22 @@ pub(crate) fn begin(
         authoritative,
         term: version.term,
     });
+    None
+}
+
+/// What a sender hears whose term is below the slot's (sync/PROTOCOL.md R-31). Records of a generation that never ended may
+/// have brought that term here, and then nothing else tells it: the slot is offered as it was before, and who sent them is gone.
+const fn too_low(slot: &Slot, generation: u32) -> SlotOffer {
+    let held = slot.held();
+    SlotOffer {
+        generation,
+        count: held.count,
+        digest: held.digest,
+        version: slot.version,
+        absent: slot.absent.sum.count,
+        same: false,
+        exact: false,
+    }
 }
 
 /// Whether this node is itself active under a term that `theirs` doesn't exceed.

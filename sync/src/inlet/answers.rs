@@ -46,7 +46,7 @@ impl<W: Wire> Inlet<W> {
         });
     }
 
-    /// A worker has said what it holds of a slot: answer to a question, or to a digest.
+    /// A worker has said what it holds of a slot: answer to a question, to a digest, or to a begin of too low a term.
     pub(crate) fn slot_offer(
         &mut self,
         s: &mut Shared,
@@ -54,8 +54,7 @@ impl<W: Wire> Inlet<W> {
         at: SlotRef,
         offer: &SlotOffer,
     ) {
-        let generation = self.imports.generation(at);
-        if generation == offer.generation && !offer.same {
+        if self.imports.has_verified(at, offer.generation) && !offer.same {
             vrf_stats(stats, at.vrf).digest_mismatch += 1;
             self.want(s, stats, at, "diverged");
         }

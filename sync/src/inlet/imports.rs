@@ -92,6 +92,12 @@ impl Imports {
         self.slot(at).map_or(0, |slot| slot.generation)
     }
 
+    /// Whether this generation of the slot is verified.
+    pub(super) fn has_verified(&self, at: SlotRef, generation: u32) -> bool {
+        self.slot(at)
+            .is_some_and(|slot| slot.verified && slot.generation == generation)
+    }
+
     /// Slots of a VRF that are verified.
     pub(super) fn verified(&self, vrf: VrfId) -> u32 {
         self.vrfs.get(vrf.index()).map_or(0, |i| i.verified)

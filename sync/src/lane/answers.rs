@@ -205,7 +205,8 @@ impl<W: Wire> Lane<W> {
         s.changed = true;
     }
 
-    /// The peer has said what it holds: answer to a question, or to a digest.
+    /// The peer has said what it holds: answer to a question, to a digest, or to a begin whose term is too low for it. That
+    /// one is only heard.
     fn offered(&mut self, s: &mut Shared, at: SlotRef, offer: SlotOffer) {
         s.hear(at.vrf, offer.version.term);
         let export = &mut self.exports[at.vrf.index()];
