@@ -250,7 +250,7 @@ impl RoleMachine {
     /// to be active while a peer is asks it to tell what it kept back.
     fn follow(&mut self, now: Instant, peers: &[PeerView]) {
         if self.leaves(peers) {
-            self.drains.begin(now);
+            self.drains.begin(now, self.desire == Desire::Backup);
         }
         self.drains.follow(peers);
         let ordered = (self.role, self.desire) == (Role::Backup, Desire::Ordered);

@@ -396,16 +396,21 @@ fn an_election_has_moved_the_traffic_so_nobody_is_asked() {
     assert_eq!(m.step(ms(2), &[peer(Master, 0x202, 8)]).role, Master);
 }
 
-/// R-45, the other end.
-#[test]
-fn a_master_that_is_asked_drains_says_so_and_stays_until_it_is_outranked() {
+/// A master since 99 ms whose peer has every slot, and that peer asking for the role.
+fn asked_master() -> (RoleMachine, PeerView) {
     let mut m = machine(Preferred, 1);
     let stands_by = PeerView {
         exported: 8,
         ..peer(Role::Backup, 0, 0)
     };
     m.step(ms(99), &[stands_by]);
-    let asks = says(stands_by, Handover::Asked(9));
+    (m, says(stands_by, Handover::Asked(9)))
+}
+
+/// R-45, the other end.
+#[test]
+fn a_master_that_is_asked_drains_says_so_and_stays_until_it_is_outranked() {
+    let (mut m, asks) = asked_master();
     let drains = m.step(ms(100), &[asks]);
     assert_eq!(
         (drains.role, drains.cause, drains.drain, drains.handover),
@@ -422,6 +427,26 @@ fn a_master_that_is_asked_drains_says_so_and_stays_until_it_is_outranked() {
     let down = m.step(ms(9_001), &[peer(Master, 0x902, 0)]);
     assert_eq!((down.role, down.handover), (Role::Backup, Handover::None));
     assert_eq!(ended(&mut m), (DrainEnd::Complete, 8_901));
+}
+
+/// what a peer has acknowledged because it asked says nothing about what was opened since.
+#[test]
+fn an_order_to_stand_by_is_drained_for_although_a_peer_that_asked_was_told() {
+    let (mut m, asks) = asked_master();
+    m.step(ms(100), &[asks]);
+    let drained = |drained| PeerView { drained, ..asks };
+    assert_eq!(m.step(ms(101), &[drained(1)]).handover, Handover::Told(9));
+    m.order(Desire::Backup);
+    for at in [102, 103] {
+        let again = m.step(ms(at), &[drained(1)]);
+        assert_eq!(
+            (again.role, again.cause, again.drain, again.handover),
+            (Master, Some(Cause::Draining), 2, Handover::Telling(9))
+        );
+    }
+    let down = m.step(ms(104), &[drained(2)]);
+    assert_eq!((down.role, down.drain), (Role::Backup, 0));
+    assert_eq!(ended(&mut m), (DrainEnd::Complete, 2));
 }
 
 #[test]

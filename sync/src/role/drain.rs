@@ -25,21 +25,27 @@ pub(super) struct Drains {
 struct Drain {
     number: u32,
     since: Instant,
+    /// This node was told to stand by; else it was only asked by a peer.
+    ordered: bool,
     /// Every live peer has had everything once.
     told: bool,
 }
 
 impl Drains {
-    /// The role is to be given up: a drain begins, unless one is under way.
-    pub(super) fn begin(&mut self, now: Instant) {
-        if self.under_way.is_none() {
-            self.last = self.last.wrapping_add(1).max(1);
-            self.under_way = Some(Drain {
-                number: self.last,
-                since: now,
-                told: false,
-            });
+    /// The role is to be given up, because this node was `ordered` to or because a peer asks for it: a drain begins, unless
+    /// one is under way. A peer's doesn't do for an order: what was opened since the peer has acknowledged it would be told
+    /// by nobody when the order is carried out at once.
+    pub(super) fn begin(&mut self, now: Instant, ordered: bool) {
+        if self.under_way.is_some_and(|drain| drain.ordered || !ordered) {
+            return;
         }
+        self.last = self.last.wrapping_add(1).max(1);
+        self.under_way = Some(Drain {
+            number: self.last,
+            since: now,
+            ordered,
+            told: false,
+        });
     }
 
     /// Looks at what the peers have acknowledged.
