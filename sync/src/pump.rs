@@ -353,6 +353,7 @@ impl<N: Net> Pump<N> {
             | ToEvent::SlotEnd { at, .. }
             | ToEvent::SlotVerified { at, .. }
             | ToEvent::SlotFailed { at, .. }
+            | ToEvent::SlotMissed { at, .. }
             | ToEvent::SlotOffer { at, .. }
             | ToEvent::SlotAsk { at, .. }
             | ToEvent::SlotDigest { at, .. }
@@ -414,6 +415,9 @@ impl<N: Net> Pump<N> {
             }),
             ToEvent::SlotFailed { at, lane, generation } => self.answer(*lane, |inlet, s, stats| {
                 inlet.slot_failed(s, stats, *at, *generation)
+            }),
+            ToEvent::SlotMissed { at, lane, generation } => self.answer(*lane, |inlet, s, stats| {
+                inlet.slot_missed(s, stats, *at, *generation);
             }),
             ToEvent::SlotOffer { at, lane, offer } => self.answer(*lane, |inlet, s, stats| {
                 inlet.slot_offer(s, stats, *at, offer);

@@ -177,6 +177,33 @@ fn r31_an_active_node_takes_nothing_in_and_asks_again_once_demoted() {
     cluster.until("synced", 20_000, synced);
 }
 
+/// sync/PROTOCOL.md R-31. A worker was active between two looks of the event thread, so that no direction has turned.
+#[test]
+fn a_slot_whose_records_were_missed_is_sent_again() {
+    let mut cluster = pair(Shape::new(1, 1, 1), Shape::new(2, 1, 1), 10);
+    cluster.until("synced", 20_000, synced);
+    let begun = |c: &Cluster| {
+        let seen = c.nodes[1].workers.iter().flat_map(|w| &w.seen);
+        let begins = seen.filter_map(|item| match item {
+            ToWorker::SlotBegin {
+                at, lane, generation, ..
+            } => Some((*at, *lane, *generation)),
+            _ => None,
+        });
+        begins.collect::<Vec<_>>()
+    };
+    let before = begun(&cluster);
+    let (at, lane, generation) = before[0];
+    let missed = ToEvent::SlotMissed { at, lane, generation };
+    cluster.nodes[1].inject(missed);
+    cluster.until("begun again", 20_000, |c| begun(c).len() == before.len() + 1);
+    assert_eq!(begun(&cluster).last().map(|(again, ..)| *again), Some(at));
+    cluster.until("synced", 20_000, synced);
+    cluster.nodes[1].inject(missed);
+    cluster.run(1_000);
+    assert_eq!(begun(&cluster).len(), before.len() + 1, "that generation is over");
+}
+
 /// sync/PROTOCOL.md R-14.
 #[test]
 fn a_change_of_direction_sends_everything_the_other_way() {

@@ -60,6 +60,15 @@ pub enum ToEvent {
         /// Generation.
         generation: u32,
     },
+    /// A receiving worker stands by again: as long as its node was active it let the slot's records pass.
+    SlotMissed {
+        /// Slot.
+        at: SlotRef,
+        /// Lane it came from.
+        lane: LaneTag,
+        /// Generation.
+        generation: u32,
+    },
     /// Answer of a receiving worker: what it holds of the slot at the point of the stream where it was asked.
     SlotOffer {
         /// Slot.

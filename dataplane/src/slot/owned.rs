@@ -5,7 +5,7 @@
 use crate::delta::SlotRef;
 use crate::flow::VrfId;
 use crate::prefetch::prefetch;
-use crate::resync::Absent;
+use crate::resync::{Absent, Incoming};
 use crate::shard::worker_of;
 use crate::slot::Slot;
 
@@ -79,13 +79,16 @@ impl Slots {
             .map(|slot| SlotRef { vrf, slot })
     }
 
-    /// This node was active for the VRF and no longer is: its slots may hold what nobody was told.
-    pub(crate) fn demoted(&mut self, vrf: VrfId) {
+    /// This node was active for the VRF and no longer is: its slots may hold what nobody was told, and lack what came
+    /// meanwhile. Says of each slot whose stream it had closed for the time of its reign where it came from.
+    pub(crate) fn demoted(&mut self, vrf: VrfId, mut closed: impl FnMut(SlotRef, Incoming)) {
         let slots = self.vrfs.get_mut(vrf.index()).map_or(&mut [][..], |v| v);
-        for slot in slots {
+        for (number, slot) in (self.worker..).step_by(usize::from(self.workers)).zip(slots) {
             slot.own_hand = true;
             slot.absent.clear();
-            slot.source = None;
+            if let Some(source) = slot.source.take() {
+                closed(SlotRef { vrf, slot: number }, source);
+            }
         }
     }
 

@@ -39,6 +39,7 @@ pub(crate) fn emit(
     tables.list_blocks();
     for (lane, ring) in rings.iter_mut().enumerate() {
         pushed += answer_ends(tables, lane, ring);
+        pushed += tell_missed(tables, lane, ring);
         offer_tails(tables, lane, ring);
         pushed += tell_lost(tables, lane, ring);
         pushed += drain(tables, lane, ring, now);
@@ -58,6 +59,29 @@ fn answer_ends(tables: &mut Tables, event: usize, ring: &mut Producer<ToEvent>) 
         sent += usize::from(ring.push(answer).is_ok());
     }
     sent
+}
+
+/// Tells an event thread which slots that came by it this node has missed changes of.
+fn tell_missed(tables: &mut Tables, event: usize, ring: &mut Producer<ToEvent>) -> usize {
+    let mut told = 0;
+    let mut index = 0;
+    while let Some((at, source)) = tables.missed.get(index) {
+        if source.event != event {
+            index += 1;
+            continue;
+        }
+        let missed = ToEvent::SlotMissed {
+            at: *at,
+            lane: source.lane,
+            generation: source.generation,
+        };
+        if ring.push(missed).is_err() {
+            break;
+        }
+        tables.missed.swap_remove(index);
+        told += 1;
+    }
+    told
 }
 
 /// Tells the event thread which of its slots have to be sent again.

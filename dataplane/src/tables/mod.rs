@@ -30,6 +30,7 @@ use crate::lane_counts::LaneCounts;
 use crate::names::Names;
 use crate::nat::{Nat, NatLimits, Pools};
 use crate::protection::Protect;
+use crate::resync::Incoming;
 use crate::shard::lane_of;
 use crate::slot::Slots;
 use crate::stage::audit::Audit;
@@ -104,6 +105,8 @@ pub struct Tables {
     /// Slots that are asked for, per lane, in the order of the requests.
     pub(crate) walking: Vec<Vec<SlotRef>>,
     pub(crate) lost: Vec<SlotRef>,
+    /// Slots whose records this node has let pass, being active, and where they came from: their senders have to hear it.
+    pub(crate) missed: Vec<(SlotRef, Incoming)>,
     /// Answers to ends of slots and to questions, per event thread.
     pub(crate) answers: Vec<VecDeque<ToEvent>>,
     /// Entries of a former reign on their way to the node that has taken over, per event thread.
@@ -159,6 +162,7 @@ impl Tables {
                 .map(|_| Vec::with_capacity(slots_total))
                 .collect(),
             lost: Vec::with_capacity(slots_total),
+            missed: Vec::with_capacity(slots_total),
             tails: (0..lanes.max(1))
                 .map(|_| VecDeque::with_capacity(TAILS_MAX))
                 .collect(),

@@ -73,7 +73,8 @@ impl Tables {
             if (seen.role, seen.term) != (role, term) {
                 let reigned = roles.reigned(VrfId(index));
                 let reigns_anew = reigned != seen.reigned;
-                let demoted = seen.role.is_active() && !role.is_active();
+                // A reign may be over before this worker has looked.
+                let demoted = (seen.role.is_active() || reigns_anew) && !role.is_active();
                 *seen = VrfRole {
                     role,
                     term,
@@ -82,7 +83,7 @@ impl Tables {
                     ..*seen
                 };
                 if demoted {
-                    self.slots.demoted(VrfId(index));
+                    self.demoted(VrfId(index));
                     self.given_up(VrfId(index));
                 }
                 self.protect.review_vrf(VrfId(index));
@@ -92,6 +93,22 @@ impl Tables {
             }
             self.observe_drain(VrfId(index), drain);
         }
+    }
+
+    /// A reign may be so short that no sender hears of it, and then every one of them believes that its slots are here. One
+    /// whose generation is still open learns it at the end.
+    fn demoted(&mut self, vrf: VrfId) {
+        let (slots, missed) = (&mut self.slots, &mut self.missed);
+        let known = missed.len();
+        slots.demoted(vrf, |at, source| {
+            if source.open {
+                return;
+            }
+            match missed[..known].iter_mut().find(|(known, _)| *known == at) {
+                Some(known) => known.1 = source,
+                None => missed.push((at, source)),
+            }
+        });
     }
 
     /// Whether this node forwards for the VRF.

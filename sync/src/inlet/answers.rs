@@ -86,6 +86,21 @@ impl<W: Wire> Inlet<W> {
         self.fail(s, at, generation, SlotFailure::Unverified);
     }
 
+    /// A worker has let records of a slot pass while this node was active. Where the direction has turned meanwhile the slot
+    /// is closed, and the peer knows.
+    pub(crate) fn slot_missed(
+        &mut self,
+        s: &mut Shared,
+        stats: &mut LocalReport,
+        at: SlotRef,
+        generation: u32,
+    ) {
+        if self.imports.generation(at) == generation {
+            self.want(s, stats, at, "active meanwhile");
+            self.fail(s, at, generation, SlotFailure::NotAccepting);
+        }
+    }
+
     /// An operator wants a slot sent again. False when it isn't received over this connection.
     pub(crate) fn request(&mut self, s: &mut Shared, stats: &mut LocalReport, at: SlotRef) -> bool {
         let generation = self.imports.generation(at);
