@@ -65,7 +65,8 @@ pub struct Slot {
     pub absent: Absent,
     /// Version up to which an unfinished resync found this slot complete; none when no resync is unfinished.
     pub base: Option<Version>,
-    /// It has changes that were never given a version: only a walk of the whole slot finds them.
+    /// It has changes that were never given a version, or lacks what its version stands for: only a walk of the whole slot
+    /// finds that.
     pub untold: bool,
     /// Its connection has ended in the middle of a walk of the whole slot: the next one begins anew.
     pub cut_short: bool,

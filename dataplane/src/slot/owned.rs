@@ -85,6 +85,9 @@ impl Slots {
         let slots = self.vrfs.get_mut(vrf.index()).map_or(&mut [][..], |v| v);
         for (number, slot) in (self.worker..).step_by(usize::from(self.workers)).zip(slots) {
             slot.own_hand = true;
+            // What it lacked as a standby it lacks still, but counts no longer. Where nothing was written since, its version is
+            // that of the node that had written it, and says more than is here.
+            slot.untold |= slot.absent.sum.count > 0 && !slot.history.is_own();
             slot.absent.clear();
             if let Some(source) = slot.source.take() {
                 closed(SlotRef { vrf, slot: number }, source);

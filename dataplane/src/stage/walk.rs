@@ -234,13 +234,24 @@ fn begin(tables: &mut Tables, at: SlotRef) -> Step {
     let Some(slot) = tables.slots.get_mut(at) else {
         return Step::Done;
     };
+    // What it lacked of another node's telling is nobody's, also if that node has it still and hears this one from here on.
+    let lacked = !slot.history.is_own() && slot.absent.sum.count > 0;
+    if lacked {
+        slot.absent.clear();
+        // Blocks may be here that only flows have mentioned. Nobody is told of them, so they are to be found as strangers.
+        slot.own_hand = true;
+    }
     // Also when told to stand by: as long as nobody has taken over, the term is this node's to send under.
     if role.has_word() {
         slot.write_under(role.term);
+    } else if slot.version == Version::default() {
+        // The owner of the reign has died before it told this slot. Below the reign it would be fenced by what that one has
+        // written since its restart. A version that stands for records is never raised: the owner may live, and know less.
+        slot.version.term = role.term;
     }
     let version = slot.version;
     // From here on the stream has it all. Whoever doesn't hear this begin still holds a point before it.
-    let untold = core::mem::take(&mut slot.untold);
+    let untold = core::mem::take(&mut slot.untold) || lacked;
     if untold {
         slot.history.lose(version);
     }
@@ -286,8 +297,11 @@ fn start(slot: &Slot, journal: &Journal, untold: bool, whole: bool) -> (Course, 
         if !untold && (offer.count, offer.digest) == (slot.count, slot.digest) {
             return (Course::Equal, Some(point));
         }
+        // What it lacks of the writing of whoever came before this node, this one may lack too: it may have taken the slot
+        // over from that very receiver, as far as that had it.
+        let common = offer.absent == 0 || !slot.history.has_heard(point);
         // An empty receiver gets the entries that are left, not what became of all others.
-        if !whole && offer.exact && point.counter > 0 && slot.history.reaches(point, slot.version) {
+        if !whole && offer.exact && common && point.counter > 0 && slot.history.reaches(point, slot.version) {
             let newest = slot.history.newest();
             let course = Course::Changes {
                 after: point.counter,

@@ -1,6 +1,8 @@
 //! Records in every order, as often as they like: what a standby holds in the end is what a slow reader of the owner's log
 //! holds, and a refusal changes nothing.
 
+mod lacking;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ use crate::flow::{Addr, Direction, FlowKey, VrfId, proto};
 use crate::lane_counts::LaneCounts;
 use crate::nat::{NatLimits, Pools};
 use crate::resync::Sum;
-use crate::role::Role;
+use crate::role::{Role, Roles};
 use crate::slot::{block_digest, conntrack_digest};
 use crate::stage::emit::emit;
 use crate::tables::Limits;
@@ -595,53 +597,6 @@ fn each_step_of_taking_a_flow_in_fails_in_turn_and_leaves_nothing_behind() {
     }
 }
 
-/// A block whose own record was refused is known by its flows alone, and no digest shows it. When they are gone, and with
-/// them the owner, a node that holds as little as was ever told is told of it nevertheless.
-#[test]
-fn a_block_that_only_flows_have_mentioned_is_told_to_a_peer_whose_slot_is_equal() {
-    let mut tables = standby(ROOMY);
-    let version = |counter| Version { term: TERM, counter };
-    start(&mut tables, 1, version(0));
-    let flow = put(1, 0, Some((9 << 8, 5)), Class::Opening, version(1));
-    tell(&mut tables, lane(1), Delta::Put(flow));
-    let gone = DelRecord {
-        name: Name::Key(flow.original),
-        version: version(2),
-    };
-    tell(&mut tables, lane(1), Delta::Del(gone));
-    assert_eq!(
-        held(&tables),
-        (vec![], vec![(9 << 8, flow.original.src, 1_024 + BLOCK_PORTS)])
-    );
-    assert_eq!(tables.slots.get(AT).unwrap().count, 0);
-
-    (tables.roles[0].role, tables.roles[0].term) = (Role::Master, LATER);
-    let equal = SlotOffer {
-        generation: 2,
-        count: 0,
-        digest: 0,
-        version: version(2),
-        absent: 0,
-        same: false,
-        exact: true,
-    };
-    send_slot(&mut tables, AT, lane(2), 2, Some(equal));
-    let (ring, mut told) = RingBuffer::new(64);
-    let mut rings = [ring];
-    for _ in 0..2 {
-        emit(&mut tables, &mut rings, 64, NOW);
-    }
-    let is_block =
-        |item: &&ToEvent| matches!(item, ToEvent::Record { delta: Delta::Block(block), .. } if block.held);
-    let items: Vec<ToEvent> = core::iter::from_fn(|| told.pop().ok()).collect();
-    assert!(
-        items
-            .iter()
-            .any(|item| matches!(item, ToEvent::SlotEnd { end, .. } if end.count == 0))
-    );
-    assert_eq!(items.iter().filter(is_block).count(), 1);
-}
-
 #[test]
 fn every_cause_is_counted_alike_by_the_worker_and_by_event_thread() {
     use Refused::{Conflict, Elsewhere, Fenced, Full, Nameless, NoPool, Outgranted, Stale, Unknown};
@@ -656,47 +611,40 @@ fn every_cause_is_counted_alike_by_the_worker_and_by_event_thread() {
     }
 }
 
-/// Its own record found no room, a flow in it did later: when it is released, nothing of it is lacking any more.
+/// The wire has room for translations that this version doesn't make, and a conntrack has none.
 #[test]
-fn a_block_that_was_refused_and_then_mentioned_is_not_missed_when_it_is_released() {
-    let one_block = Limits {
-        nat: NatLimits {
-            blocks: 1,
-            ..ROOMY.nat
-        },
-        ..ROOMY
+fn a_translation_that_no_node_makes_is_refused_remembered_and_leaves_nothing_behind() {
+    let flow = put(1, 1, None, Class::Opening, version(1));
+    let wide = |host| Addr::v6([host; 16]);
+    let original = FlowKey {
+        src: wide(1),
+        dst: wide(2),
+        ..flow.original
     };
-    let mut tables = standby(one_block);
-    start(&mut tables, 1, version(0));
-    let del = |flow: PutRecord, counter| {
-        Delta::Del(DelRecord {
-            name: Name::Key(flow.original),
-            version: version(counter),
-        })
+    let prefix_translated = FlowKey {
+        dst: wide(3),
+        ..original.reversed()
     };
-    let absent = |tables: &Tables| tables.slots.get(AT).unwrap().absent.sum.count;
-    let other = put(2, 1, Some((0x200, 7)), Class::Opening, version(1));
-    tell(&mut tables, lane(1), Delta::Put(other));
-    tell(
-        &mut tables,
-        lane(1),
-        Delta::Block(block(1, 0x100, true, version(2))),
-    );
-    assert_eq!(absent(&tables), 1);
-    tell(&mut tables, lane(1), del(other, 3));
-    tell(
-        &mut tables,
-        lane(1),
-        Delta::Block(block(2, 0x200, false, version(4))),
-    );
-    let flow = refused_flow(5);
-    tell(&mut tables, lane(1), Delta::Put(flow));
-    tell(&mut tables, lane(1), del(flow, 6));
-    assert_eq!(held(&tables).1.len(), 1);
-    tell(
-        &mut tables,
-        lane(1),
-        Delta::Block(block(1, 0x100, false, version(7))),
-    );
-    assert_eq!((held(&tables), absent(&tables)), ((vec![], vec![]), 0));
+    let other_protocol = FlowKey {
+        proto: proto::TCP,
+        ..flow.reply
+    };
+    for (original, reply) in [(original, prefix_translated), (flow.original, other_protocol)] {
+        let mut tables = standby(ROOMY);
+        start(&mut tables, 1, version(0));
+        let odd = PutRecord {
+            original,
+            reply,
+            ..flow
+        };
+        tell(&mut tables, lane(1), Delta::Put(odd));
+        assert_eq!(tables.counters.absorb_no_pool, 1, "{reply:?}");
+        assert_eq!(tables.slots.get(AT).unwrap().absent.sum.count, 1);
+        let told = Owned {
+            version: version(1),
+            flows: BTreeMap::from([((1, 1), odd)]),
+            ..Owned::default()
+        };
+        assert_eq!(stop(&mut tables, told.end(1)), Some(1), "{reply:?}");
+    }
 }

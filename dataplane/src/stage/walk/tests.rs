@@ -11,6 +11,7 @@ use crate::conntrack::{Conntrack, State, Tuples, udp};
 use crate::delta::{LaneTag, SlotOffer, Term, Version};
 use crate::flow::{Addr, FlowKey, VrfId, proto};
 use crate::nat::{NatLimits, Pools};
+use crate::resync::Missing;
 use crate::role::Role;
 use crate::stage::emit::emit;
 use crate::stage::slots::send_slot;
@@ -95,6 +96,14 @@ fn rings<const N: usize>(capacities: [usize; N]) -> ([Producer<ToEvent>; N], [Co
 
 fn taken(event: &mut Consumer<ToEvent>, most: usize) -> Vec<ToEvent> {
     core::iter::from_fn(|| event.pop().ok()).take(most).collect()
+}
+
+/// From where on the slot is told whose begin is next.
+fn since(event: &mut Consumer<ToEvent>) -> Option<Version> {
+    match event.pop().unwrap() {
+        ToEvent::SlotBegin { since, .. } => since,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn busy(ring: &mut Producer<ToEvent>, items: usize) {
@@ -226,16 +235,105 @@ fn a_slot_with_flows_that_were_never_told_is_sent_whole_though_it_looks_equal() 
         send_slot(&mut tables, at(3), LANE, 1, Some(offer));
         let (mut rings, [mut event]) = rings([64]);
         walk(&mut tables, &mut rings, AMPLE, NOW);
-        let since = event.pop().map(|item| match item {
-            ToEvent::SlotBegin { since, .. } => since,
-            other => panic!("{other:?}"),
-        });
-        assert_eq!(since, Ok((!untold).then(Version::default)));
+        assert_eq!(since(&mut event), (!untold).then(Version::default));
         assert_eq!(
             tables.first_changed(0).is_some(),
             untold,
             "listed, to be told live"
         );
+    }
+}
+
+/// sync/PROTOCOL.md R-39. A restarted node has the slot from its standby, as far as that had it: what the standby lacked, nobody
+/// has any more, and no change since tells so.
+#[test]
+fn a_receiver_that_lacks_what_this_node_has_not_written_is_not_caught_up() {
+    let imported = Version {
+        term: Term(0x9),
+        counter: 5,
+    };
+    for (absent, behind, caught_up) in [(0, 0, true), (1, 0, false), (1, 1, true)] {
+        let mut tables = active(1);
+        let (mut rings, [mut event]) = rings([64]);
+        tables.slots.get_mut(at(3)).unwrap().version = imported;
+        let mut points = vec![imported];
+        for port in [7, 8] {
+            tables.create(conntrack(3, port)).unwrap();
+            emit(&mut tables, &mut rings, AMPLE, NOW);
+            points.push(tables.slots.get(at(3)).unwrap().version);
+        }
+        taken(&mut event, AMPLE);
+        let offer = SlotOffer {
+            generation: 1,
+            count: 9,
+            digest: 9,
+            version: points[behind],
+            absent,
+            same: false,
+            exact: true,
+        };
+        send_slot(&mut tables, at(3), LANE, 1, Some(offer));
+        walk(&mut tables, &mut rings, AMPLE, NOW);
+        assert_eq!(since(&mut event), caught_up.then_some(points[behind]));
+    }
+}
+
+/// sync/PROTOCOL.md R-32. The owner of the reign has died before it told a slot; what it wrote after its restart, under a term
+/// of less reigns, must not be above what its standby gives back.
+#[test]
+fn a_standby_begins_a_slot_under_the_reign_it_has_adopted() {
+    let mut tables = active(1);
+    tables.roles[0].role = Role::Backup;
+    send_slot(&mut tables, at(3), LANE, 1, None);
+    let (mut rings, [mut event]) = rings([64]);
+    walk(&mut tables, &mut rings, AMPLE, NOW);
+    let terms = taken(&mut event, AMPLE)
+        .into_iter()
+        .filter_map(|item| match item {
+            ToEvent::SlotBegin { version, .. } => Some(version.term),
+            ToEvent::SlotEnd { end, .. } => Some(end.version.term),
+            _ => None,
+        });
+    assert_eq!(terms.collect::<Vec<_>>(), [TERM; 2]);
+}
+
+/// A node whose table was full takes over the telling of a slot from one that has all of it: what it lacks counts no more at
+/// either, and the receiver, though it offers the very point that the slot stands at, is sent the whole slot.
+#[test]
+fn whoever_begins_a_slot_lacks_nothing_of_it() {
+    let point = Version {
+        term: TERM,
+        counter: 9,
+    };
+    for role in [Role::Backup, Role::Master] {
+        let mut tables = active(1);
+        tables.roles[0].role = role;
+        let slot = tables.slots.get_mut(at(3)).unwrap();
+        slot.version = point;
+        let missing = Missing {
+            key: 1,
+            handle: Handle(1),
+            digest: 5,
+            version: point,
+            for_room: true,
+            outdated: false,
+        };
+        slot.absent.insert(missing, NOW.secs());
+        let offer = SlotOffer {
+            generation: 1,
+            count: 1,
+            digest: 5,
+            version: point,
+            absent: 0,
+            same: false,
+            exact: true,
+        };
+        send_slot(&mut tables, at(3), LANE, 1, Some(offer));
+        let (mut rings, [mut event]) = rings([64]);
+        walk(&mut tables, &mut rings, AMPLE, NOW);
+        assert_eq!(since(&mut event), None);
+        let slot = tables.slots.get(at(3)).unwrap();
+        assert_eq!((slot.absent.sum.count, slot.own_hand), (0, true));
     }
 }
 
