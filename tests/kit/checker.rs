@@ -195,6 +195,10 @@ pub fn quiescent(nodes: &[Option<Node>; 2], cut: bool) -> Vec<String> {
         if live < 2 || cut || !node.setup.grouped {
             continue;
         }
+        // A moment later somebody else is active.
+        if node.hands_over() {
+            missing.push(format!("node {index} is handing its role over"));
+        }
         // What overload has kept back is told when its age has come: until then the tables may differ.
         let late: u64 = node.tables().map(|t| t.protection(MAIN).overload).sum();
         if node.role(MAIN).0 == Role::Master && late > 0 {
@@ -247,6 +251,7 @@ pub fn differences(nodes: &[Option<Node>; 2], cut: bool) -> Vec<String> {
     if let [Some(a), Some(b)] = nodes
         && !cut
         && a.setup.grouped
+        && has_sender(a, b)
     {
         let (mut a, mut b) = (view(a), view(b));
         // A subscriber is what its blocks are; where some are missing, they say so themselves.
@@ -265,6 +270,13 @@ pub fn differences(nodes: &[Option<Node>; 2], cut: bool) -> Vec<String> {
         compare("I8 slot", &told_a, &told_b, &mut found);
     }
     found
+}
+
+/// sync/PROTOCOL.md R-30: of a VRF of which neither node has a term nothing flows, and what a dead node has left half done
+/// stays as it is until one of them is active.
+fn has_sender(a: &Node, b: &Node) -> bool {
+    let has_term = |node: &Node, vrf| node.role(VrfId(vrf)).1 != Term::NONE;
+    (0..a.setup.vrfs().min(b.setup.vrfs())).any(|vrf| has_term(a, vrf) || has_term(b, vrf))
 }
 
 /// Takes out of `whole` what `poor` says that it lacks: exactly so many entries of each slot. Which ports of a block are

@@ -139,7 +139,8 @@ impl Cluster {
         self.watch.forget(node);
     }
 
-    /// Ends conntracks of a node as its operator would: those that are chosen.
+    /// Ends conntracks of a node as its operator would: those that are chosen, where it is active. A standby keeps its
+    /// copies.
     pub fn flush(&mut self, node: usize, mut chosen: impl FnMut(&Conntrack) -> bool) {
         let now = self.now;
         let Some(node) = &mut self.nodes[node] else { return };
@@ -147,7 +148,11 @@ impl Cluster {
         for worker in 0..node.workers() {
             let tables = node.tables_mut(worker);
             let live = tables.conntracks.iter_live();
-            let ids: Vec<u32> = live.filter(|(_, c)| chosen(c)).map(|(id, _)| id).collect();
+            let ended = |c: &Conntrack| tables.is_active(c.vrf());
+            let ids: Vec<u32> = live
+                .filter(|(_, c)| ended(c) && chosen(c))
+                .map(|(id, _)| id)
+                .collect();
             for id in ids {
                 tables.remove(now, id);
             }
@@ -303,7 +308,7 @@ impl Cluster {
     pub fn try_settle(&mut self) -> Vec<String> {
         let end = self.now + SETTLE_MAX;
         let mut before = self.totals();
-        let mut quiet = 0;
+        let (mut quiet, mut looks) = (0, 0);
         let mut missing = vec!["not begun".to_owned()];
         while self.now < end {
             let work = self.turn(Duration::ZERO);
@@ -313,7 +318,9 @@ impl Cluster {
             quiet = if after == before { quiet + 1 } else { 0 };
             before = after;
             if quiet >= QUIET_TURNS {
-                quiet = 0;
+                // At another distance each time: digests come at a beat of their own, and every look could hit one.
+                looks += 1;
+                quiet = looks % QUIET_TURNS;
                 missing = quiescent(&self.nodes, self.fabric.is_cut());
                 if missing.is_empty() {
                     return missing;

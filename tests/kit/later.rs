@@ -3,7 +3,9 @@
 //! section more. What it says is otherwise the same, so a node of version 1 must understand all of it (sync/PROTOCOL.md R-2 to
 //!
 //!
-//! [`Upgrades`] lives in the link and says at each boot which node is of the later version; a [`Tongue`] belongs to one direction
+//! Where both nodes are of later versions, these are two different ones that have version 1 in common and nothing else.
+//!
+//! [`Upgrades`] lives in the link and says at each boot which node is of a later version; a [`Tongue`] belongs to one direction
 //! of one connection, from its first byte on.
 
 use crate::random::Random;
@@ -30,40 +32,59 @@ const FREE: [(u8, u8); 5] = [
 /// A section that version 1 doesn't know: a warning, without a say in who is ready.
 const SECTION: &[u8] = b"\x01\x0clater-policy\x01\x02\x03\x04\x05\x06\x07\x08";
 
-/// Which node is of a later version: one at most, as in an upgrade of one node at a time. Chosen anew when a process boots.
+/// One pair of different versions in so many is one of two later versions.
+const BOTH: u64 = 4;
+
+/// Which nodes are of a later version: one at most, as in an upgrade of one node at a time, or both, if the pair is such a
+/// one. Chosen anew when a process boots.
 #[derive(Debug, Default)]
 pub(crate) struct Upgrades {
     random: Option<Random>,
-    later: Option<usize>,
+    /// Both nodes may be.
+    both: bool,
+    later: [bool; 2],
+    /// By node: its present process has lived beside one of a later version.
+    beside: [bool; 2],
 }
 
 impl Upgrades {
-    /// From now on nodes may be of different versions; one is at once.
+    /// From now on nodes may be of different versions; one is at once, or both are.
     pub(crate) fn begin(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let later = Some(random.index(2));
+        let both = Random::new(!seed).one_in(BOTH);
+        let mut later = [both; 2];
+        later[random.index(2)] = true;
         Self {
             random: Some(random),
+            both,
             later,
+            beside: [later[1], later[0]],
         }
     }
 
     /// A process of `node` boots, perhaps of another version than the one before.
     pub(crate) fn boot(&mut self, node: usize) {
         let Some(random) = &mut self.random else { return };
-        if self.later != Some(1 - node) {
-            self.later = random.one_in(2).then_some(node);
+        if self.both || !self.later[1 - node] {
+            self.later[node] = random.one_in(2);
         }
+        self.beside[node] = self.later[1 - node];
+        self.beside[1 - node] |= self.later[node];
     }
 
-    /// The node of the later version.
-    pub(crate) const fn later(&self) -> Option<usize> {
-        self.later
+    /// Whether the present process of `node` may have heard a later version.
+    pub(crate) const fn was_beside_later(&self, node: usize) -> bool {
+        self.beside[node]
+    }
+
+    /// Whether `node` is of a later version.
+    pub(crate) const fn is_later(&self, node: usize) -> bool {
+        self.later[node]
     }
 
     /// What `node` speaks on a new connection, unless that is version 1.
     pub(crate) fn tongue(&mut self, node: usize) -> Option<Tongue> {
-        let random = self.random.as_mut().filter(|_| self.later == Some(node))?;
+        let random = self.random.as_mut().filter(|_| self.later[node])?;
         Some(Tongue::new(random.next()))
     }
 }
@@ -351,25 +372,47 @@ mod tests {
         assert!(strangers > whole.len() && long > 0, "{strangers}, {long}");
     }
 
-    #[test]
-    fn one_node_at_most_is_of_the_later_version() {
-        let (mut upgrades, mut seen) = (Upgrades::begin(1), [0; 3]);
+    /// How often none, one and both nodes of a pair are of a later version, over 200 boots in turn.
+    fn seen(mut upgrades: Upgrades) -> [u32; 3] {
+        let mut seen = [0; 3];
         for n in 0..200 {
-            let before = upgrades.later();
+            let before = upgrades.later;
             upgrades.boot(n % 2);
-            let after = upgrades.later();
-            assert!(
-                before != Some(1 - n % 2) || after == before,
-                "the other one doesn't boot"
+            let after = upgrades.later;
+            assert_eq!(before[1 - n % 2], after[1 - n % 2], "the other one doesn't boot");
+            let beside = [0, 1].map(|node| upgrades.was_beside_later(node));
+            assert!(beside[0] >= after[1] && beside[1] >= after[0]);
+            assert_eq!(
+                beside[n % 2],
+                after[1 - n % 2],
+                "a new process has heard nobody else"
             );
-            seen[after.unwrap_or(2)] += 1;
-            for node in 0..2 {
-                assert_eq!(upgrades.tongue(node).is_some(), after == Some(node));
+            seen[after.iter().filter(|later| **later).count()] += 1;
+            for (node, later) in after.into_iter().enumerate() {
+                assert_eq!(upgrades.tongue(node).is_some(), later);
             }
         }
-        assert!(seen.iter().all(|times| *times > 10), "{seen:?}");
+        seen
+    }
+
+    #[test]
+    fn of_most_pairs_one_node_at_most_is_of_a_later_version_and_of_some_both() {
+        let (some, most): (Vec<_>, Vec<_>) = (0..40).map(Upgrades::begin).partition(|u| u.both);
+        assert!(some.len() > 4 && most.len() > 20);
+        assert!(some.iter().all(|u| u.later == [true; 2]));
+        assert!(most.iter().all(|u| u.later[0] != u.later[1]));
+        assert!(
+            some.into_iter()
+                .map(seen)
+                .all(|n| n.iter().all(|times| *times > 10))
+        );
+        assert!(
+            most.into_iter()
+                .map(seen)
+                .all(|[none, one, both]| none > 10 && one > 10 && both == 0)
+        );
         let mut never = Upgrades::default();
         never.boot(0);
-        assert_eq!(never.later(), None);
+        assert_eq!(never.later, [false; 2]);
     }
 }

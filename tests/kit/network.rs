@@ -169,16 +169,22 @@ impl Fabric {
         self.0.borrow_mut().weather = weather;
     }
 
-    /// The nodes are of different versions from their next connections on: one speaks as a later one would. A node that
-    /// boots may be of another version than before.
+    /// The nodes are of different versions from their next connections on: one speaks as a later one would, or each as another
+    /// later one. A node that boots may be of another version than before.
     pub fn mix_versions(&self, seed: u64) {
         self.0.borrow_mut().upgrades = Upgrades::begin(seed);
     }
 
-    /// The node that speaks as a later version would.
+    /// Whether `node` speaks as a later version would.
     #[must_use]
-    pub fn later(&self) -> Option<usize> {
-        self.0.borrow().upgrades.later()
+    pub fn is_later(&self, node: usize) -> bool {
+        self.0.borrow().upgrades.is_later(node)
+    }
+
+    /// Whether the present process of `node` may have heard a later version.
+    #[must_use]
+    pub fn was_beside_later(&self, node: usize) -> bool {
+        self.0.borrow().upgrades.was_beside_later(node)
     }
 
     /// Cuts (true) or heals the link.
@@ -190,6 +196,17 @@ impl Fabric {
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.0.borrow().cut
+    }
+
+    /// Whether something is on its way for longer than the present weather wants: it was sent in a worse one. What nobody
+    /// waits for any more, because an end of its connection is gone, doesn't count.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        let inner = self.0.borrow();
+        let latest = inner.now + inner.weather.delay + inner.weather.spread + inner.weather.jitter;
+        let whole = |conn: &&Conn| !conn.reset && conn.deserted == [false; 2];
+        let mut pipes = inner.conns.iter().filter(whole).flat_map(|conn| &conn.pipes);
+        pipes.any(|pipe| !pipe.chunks.is_empty() && pipe.last > latest)
     }
 
     /// Stops (true) or lets go what flows towards `node` (0 or 1).

@@ -29,7 +29,7 @@ use dataplane::worker::{ABSORB_BUDGET, Shared, Worker};
 use state_sync::board::Board;
 use state_sync::compare::Ways;
 use state_sync::config::SyncConfig;
-use state_sync::handover::DrainEnd;
+use state_sync::handover::{DrainEnd, Handover};
 use state_sync::port::{Arrival, PumpCommand, PumpEvent, PumpPorts};
 use state_sync::pump::Pump;
 use state_sync::report::PumpReport;
@@ -249,6 +249,13 @@ impl Node {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.machines.iter().all(|m| m.last.is_some_and(|l| l.ready))
+    }
+
+    /// Whether a role is about to change hands, or to be given up: this node tells what it kept back, or asks for that.
+    #[must_use]
+    pub fn hands_over(&self) -> bool {
+        let leaves = |last: Decision| last.drain != 0 || last.handover != Handover::None;
+        self.machines.iter().any(|m| m.last.is_some_and(leaves))
     }
 
     /// An order for all VRFs.

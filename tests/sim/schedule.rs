@@ -584,6 +584,10 @@ impl Play {
             return;
         };
         let standby = 1 - active;
+        // Whoever asks doesn't wait for an answer for longer than on a link that is as good as this one should be.
+        while self.cluster.fabric.lingers() {
+            self.cluster.turn(Duration::from_millis(1));
+        }
         for _ in 0..self.random.between(1, self.scale.packets) {
             self.open(active);
         }
