@@ -6,6 +6,7 @@
 
 pub mod bech32;
 pub mod client;
+pub mod config_report;
 pub mod job_report;
 pub mod journal;
 pub mod key;

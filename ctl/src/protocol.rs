@@ -16,6 +16,7 @@ use std::io::{Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::config_report::SettingChange;
 use crate::job_report::{CompareReport, CompareWanted, ResyncOutcome};
 use crate::journal::JournalPage;
 use crate::report::{
@@ -188,7 +189,7 @@ pub enum Command {
         /// Its text.
         text: String,
     },
-    /// What would change if this configuration were started.
+    /// What this configuration would change, and what each change takes.
     ConfigDiff {
         /// Name of the file, for messages.
         file: String,
@@ -251,11 +252,12 @@ pub enum Reply {
     Compare(CompareReport),
     /// To [`Command::Job`].
     Resync(ResyncOutcome),
+    /// To [`Command::ConfigDiff`]; none means no difference.
+    SettingChanges(Vec<SettingChange>),
     /// To [`Command::SetHaGroup`], [`Command::DeclareDead`], [`Command::HoldHaGroup`] and
     /// [`Command::KeepalivedCheck`].
     Done,
-    /// To [`Command::ConfigCheck`] and [`Command::ConfigDiff`]: one line each; none means no error, no difference. To
-    /// [`Command::KeepalivedConfig`]: its lines.
+    /// To [`Command::ConfigCheck`]: one line each; none means no error. To [`Command::KeepalivedConfig`]: its lines.
     Lines(Vec<String>),
 }
 

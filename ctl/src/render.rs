@@ -1,6 +1,7 @@
 //! Replies as text and as JSON, from the same values. Text is a table where rows are alike and a tree where they
 //! aren't; a tree closes each container with `..`, as operators of such appliances know it.
 
+mod config;
 mod job;
 mod sync;
 
@@ -49,6 +50,7 @@ pub fn text(reply: &Reply) -> String {
             .iter()
             .map(|row| format!("{}\n", event_line(row)))
             .collect(),
+        Reply::SettingChanges(list) => config::changes(list),
         Reply::Done => String::new(),
         Reply::Lines(lines) => lines.iter().map(|line| format!("{line}\n")).collect(),
     }

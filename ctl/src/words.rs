@@ -325,7 +325,7 @@ pub(crate) enum Config {
         /// The file.
         file: PathBuf,
     },
-    /// What would change on the node if it ran with this file.
+    /// What would change on the node if it ran with this file, and what each change takes.
     Diff {
         /// The file.
         file: PathBuf,

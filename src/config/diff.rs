@@ -4,132 +4,187 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use dataplane::config::{FlowLimit, InterfaceId, PoolIntent, PortRange, RuleIntent, VrfIntent};
+use ctl::config_report::{Setting, SettingChange, Takes};
+use dataplane::config::{
+    FlowLimit, InterfaceId, PoolIntent, PortRange, RuleIntent, VirtualAddress, VrfIntent,
+};
 use ipnet::IpNet;
 
 use super::care::{commit_word, describe};
 use super::{Config, KernelBinding, Syslog};
 
-/// One setting that differs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Where: `vrf.main.firewall.rule.10.action`.
-    pub path: String,
-    /// Value before; none for a new setting.
-    pub old: Option<String>,
-    /// Value after; none for a removed one.
-    pub new: Option<String>,
-    /// Whether a running node takes it.
-    pub live: bool,
-    /// Why it does, or doesn't.
-    pub reason: &'static str,
-}
-
 /// Everything that differs, by path.
 #[must_use]
-pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
-    let (old, new) = (flatten(old), flatten(new));
-    let paths: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+pub fn diff(old: &Config, new: &Config) -> Vec<SettingChange> {
+    let (before, after) = (flatten(old), flatten(new));
+    let paths: std::collections::BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     paths
         .into_iter()
-        .filter(|path| old.get(*path) != new.get(*path))
+        .filter(|path| before.get(*path) != after.get(*path))
         .map(|path| {
-            let (live, reason) = effect(path);
-            Change {
+            let (takes, reason) = if outgrows_port(path, old, new) {
+                (
+                    Takes::RestartDataplane,
+                    "larger than what the port was opened for",
+                )
+            } else {
+                effect(path)
+            };
+            SettingChange {
                 path: path.clone(),
-                old: old.get(path).cloned(),
-                new: new.get(path).cloned(),
-                live,
-                reason,
+                old: before.get(path).cloned(),
+                new: after.get(path).cloned(),
+                takes,
+                reason: reason.to_owned(),
             }
         })
         .collect()
 }
 
+/// Every setting with its value, defaults included.
+#[must_use]
+pub fn settings(config: &Config) -> Vec<Setting> {
+    let setting = |(path, value): (String, String)| {
+        let (takes, reason) = effect(&path);
+        Setting {
+            path,
+            value,
+            takes,
+            reason: reason.to_owned(),
+        }
+    };
+    flatten(config).into_iter().map(setting).collect()
+}
+
+use Takes::{Live, NextStart, RestartBoth, RestartControl, RestartDataplane};
+
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, bool, &str); 27] = [
-    ("node.", false, "names sockets and is part of every term"),
-    ("dataplane.", false, "threads and memory are allocated at start"),
-    ("port.", false, "ports and their queues are opened at start"),
-    ("interface.addresses", true, "part of the forwarding snapshot"),
-    ("interface.mtu", true, "part of the forwarding snapshot"),
+const EFFECTS: [(&str, Takes, &str); 36] = [
+    ("node.", RestartBoth, "names sockets and is part of every term"),
+    (
+        "dataplane.",
+        RestartDataplane,
+        "threads and memory are allocated at start",
+    ),
+    ("order.port", RestartBoth, "ports are numbered at start"),
+    (
+        "order.interface",
+        RestartBoth,
+        "flows refer to interfaces by number",
+    ),
+    (
+        "order.vrf",
+        RestartBoth,
+        "tables and lanes refer to VRFs by number",
+    ),
+    (
+        "port.kernel_interface",
+        RestartControl,
+        "chosen when the kernel is first read",
+    ),
+    (
+        "port.",
+        RestartDataplane,
+        "ports and their queues are opened at start",
+    ),
+    ("interface.addresses", Live, "part of the forwarding snapshot"),
+    ("interface.mtu", Live, "part of the forwarding snapshot"),
+    (
+        "interface.kernel_interface",
+        RestartControl,
+        "chosen when the kernel is first read",
+    ),
     (
         "interface.",
-        false,
+        RestartBoth,
         "flows and rules refer to interfaces by number",
     ),
     (
+        "vrf.kernel",
+        RestartBoth,
+        "ports are opened where their VRF's kernel interfaces are",
+    ),
+    (
         "vrf.slots",
-        false,
+        RestartDataplane,
         "entries are bound to their slot, on both nodes",
     ),
     (
         "vrf.inside",
-        false,
+        RestartDataplane,
         "decides the slot of every flow, on both nodes",
     ),
-    ("vrf.route", true, "part of the forwarding snapshot"),
-    ("vrf.neighbor", true, "part of the forwarding snapshot"),
-    ("vrf.timeouts", true, "used when an entry's timer is next set"),
-    ("vrf.tcp_window_check", true, "used from the next packet on"),
+    ("vrf.route", Live, "part of the forwarding snapshot"),
+    ("vrf.neighbor", Live, "part of the forwarding snapshot"),
+    ("vrf.timeouts", Live, "used when an entry's timer is next set"),
+    ("vrf.tcp_window_check", Live, "used from the next packet on"),
     (
         "vrf.output_commit",
-        true,
+        Live,
         "used for the next first packet of a flow",
     ),
     (
         "vrf.firewall.rule",
-        true,
-        "used for the next first packet of a flow; sync for the flows there are, too",
+        Live,
+        "used for the next first packet of a flow; sync, and with on_change = \"recheck\" all of it, for the flows there are, too",
     ),
-    ("vrf.firewall", true, "used for the next first packet of a flow"),
+    (
+        "vrf.firewall",
+        Live,
+        "used for the next first packet of a flow; with on_change = \"recheck\" for the flows there are, too",
+    ),
     (
         "vrf.cg_nat.rule",
-        true,
+        Live,
         "used for the next first packet of a flow; sync for the flows there are, too",
     ),
     (
         "vrf.cg_nat.pool",
-        false,
+        RestartDataplane,
         "the owner tables of pools are allocated at start",
     ),
+    ("vrf.peer_keys", Live, KEYS),
     (
-        "vrf.peer_keys",
-        true,
-        "taken into use when the data process is told to read its keys (SIGHUP)",
+        "vrf.listen_ha_group",
+        RestartBoth,
+        "role machines are made at start",
     ),
-    ("vrf.", false, "tables and lanes of a VRF are made at start"),
+    (
+        "vrf.",
+        RestartDataplane,
+        "tables and lanes of a VRF are made at start",
+    ),
     (
         "ha_group.virtual_addresses",
-        true,
+        Live,
         "part of the forwarding snapshot",
     ),
     (
         "ha_group.state",
-        false,
+        NextStart,
         "only a preference at boot; use twinpathctl set ha-group to change the role now",
     ),
     (
         "ha_group.vrrp",
-        false,
-        "write keepalived's fragment again, reload keepalived, and restart both processes",
+        RestartControl,
+        "write keepalived's fragment again and reload keepalived, too",
     ),
-    ("ha_group.", false, "role machines are made at start"),
+    ("ha_group.", RestartBoth, "role machines are made at start"),
     (
         "keepalived.",
-        false,
-        "write keepalived's fragment again, reload keepalived, and restart the control process",
+        RestartControl,
+        "write keepalived's fragment again and reload keepalived, too",
     ),
-    (
-        "sync.private_key",
-        true,
-        "taken into use when the data process is told to read its keys (SIGHUP)",
-    ),
-    ("sync.", false, "lanes are opened at start"),
-    ("log.level", true, "used from the next line on"),
+    ("sync.private_key", Live, KEYS),
+    ("sync.boot_wait_ms", NextStart, "only used while a node boots"),
+    ("sync.", RestartDataplane, "lanes are opened at start"),
+    ("log.level", Live, "used from the next line on"),
+    ("log.", RestartDataplane, "the log's socket is opened at start"),
 ];
 
-fn effect(path: &str) -> (bool, &'static str) {
+const KEYS: &str = "used for the next handshake; lanes of a key that has gone end";
+
+fn effect(path: &str) -> (Takes, &'static str) {
     let mut parts = path.splitn(3, '.');
     let kind = parts.next().unwrap_or_default();
     let named = matches!(kind, "port" | "interface" | "vrf" | "ha_group");
@@ -142,7 +197,19 @@ fn effect(path: &str) -> (bool, &'static str) {
     EFFECTS
         .iter()
         .find(|e| looked_up.starts_with(e.0))
-        .map_or((false, "read at start"), |e| (e.1, e.2))
+        .map_or((RestartBoth, "read at start"), |e| (e.1, e.2))
+}
+
+/// A port carries the largest packet of the interfaces it was opened for, and no larger one.
+fn outgrows_port(path: &str, old: &Config, new: &Config) -> bool {
+    let name = path
+        .strip_prefix("interface.")
+        .and_then(|rest| rest.strip_suffix(".mtu"));
+    let Some(grown) = name.and_then(|name| new.intent.interfaces.iter().find(|i| i.name == name)) else {
+        return false;
+    };
+    let opened_for = old.intent.interfaces.iter().filter(|i| i.port == grown.port);
+    opened_for.map(|i| i.mtu).max().is_some_and(|mtu| grown.mtu > mtu)
 }
 
 type Settings = BTreeMap<String, String>;
@@ -155,6 +222,22 @@ fn flatten(config: &Config) -> Settings {
     let mut s = Settings::new();
     put(&mut s, "node.name".into(), &config.node.name);
     put(&mut s, "node.id".into(), config.node.id);
+    let names = |list: Vec<&str>| list.join(",");
+    put(
+        &mut s,
+        "order.port".into(),
+        names(config.ports.iter().map(|p| p.name.as_str()).collect()),
+    );
+    put(
+        &mut s,
+        "order.interface".into(),
+        names(config.interfaces.iter().map(|i| i.name.as_str()).collect()),
+    );
+    put(
+        &mut s,
+        "order.vrf".into(),
+        names(config.vrfs.iter().map(|v| v.name.as_str()).collect()),
+    );
     flatten_dataplane(&mut s, config);
     for port in &config.ports {
         let path = format!("port.{}", port.name);
@@ -193,22 +276,31 @@ fn flatten(config: &Config) -> Settings {
     for (intent, group) in config.intent.ha_groups.iter().zip(&config.ha_groups) {
         let path = format!("ha_group.{}", intent.name);
         put(&mut s, format!("{path}.state"), lower(&group.state));
-        let vrrp = group.vrrp.as_ref();
-        if let Some(v) = vrrp {
-            let value = format!(
-                "vrid {} priority {} preempt {} advert_interval_ms {} virtual_mac {}",
-                v.vrid, v.priority, v.preempt, v.advert_interval_ms, v.virtual_mac
+        let named = |list: &[VirtualAddress]| {
+            let shown = list
+                .iter()
+                .map(|v| format!("{} {}", name_of(config, v.interface), v.address));
+            shown.collect::<Vec<_>>().join(", ")
+        };
+        let Some(v) = &group.vrrp else {
+            put(&mut s, format!("{path}.driver"), "static");
+            put(
+                &mut s,
+                format!("{path}.virtual_addresses"),
+                named(&intent.virtual_addresses),
             );
-            put(&mut s, format!("{path}.vrrp"), value);
-        }
-        let named = vrrp
-            .map_or(&intent.virtual_addresses, |v| &v.addresses)
-            .iter()
-            .map(|v| format!("{} {}", name_of(config, v.interface), v.address));
+            continue;
+        };
+        put(&mut s, format!("{path}.driver"), "vrrp");
+        let value = format!(
+            "vrid {} priority {} preempt {} advert_interval_ms {} virtual_mac {}",
+            v.vrid, v.priority, v.preempt, v.advert_interval_ms, v.virtual_mac
+        );
+        put(&mut s, format!("{path}.vrrp"), value);
         put(
             &mut s,
-            format!("{path}.virtual_addresses"),
-            named.collect::<Vec<_>>().join(", "),
+            format!("{path}.vrrp.virtual_addresses"),
+            named(&v.addresses),
         );
     }
     let k = &config.keepalived;
@@ -309,6 +401,8 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
             describe_rule(config, rule),
         );
     }
+    let pools: Vec<&str> = vrf.pools.iter().map(|p| p.name.as_str()).collect();
+    put(s, format!("{path}.cg_nat.pool_order"), pools.join(","));
     for pool in &vrf.pools {
         put(
             s,

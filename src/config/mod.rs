@@ -34,7 +34,7 @@ use toml::de::DeTable;
 use crate::plan::Hugepages;
 use crate::thread::Idle;
 
-pub use self::diff::{Change, diff};
+pub use self::diff::{diff, settings};
 pub use self::host::{Host, check_host};
 pub use self::keys::{open_keys, replace_keys};
 pub use self::locate::{Fault, Faults};

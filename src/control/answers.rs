@@ -294,17 +294,9 @@ impl Answers<'_> {
     }
 
     fn diff(&self, file: &str, text: &str) -> Result<Reply, Refusal> {
-        let new = config::load(file, text, &[])
+        let new = config::load(file, text, &machine::cores())
             .map_err(|faults| Refusal::new(RefusalKind::Refused, format!("{file} has errors:\n{faults}")))?;
-        let line = |change: config::Change| {
-            let value = |v: Option<String>| v.unwrap_or_else(|| "(none)".to_owned());
-            let effect = if change.live { "live" } else { "restart" };
-            let (old, new) = (value(change.old), value(change.new));
-            format!("{}: {old} -> {new} ({effect}: {})", change.path, change.reason)
-        };
-        Ok(Reply::Lines(
-            config::diff(self.config, &new).into_iter().map(line).collect(),
-        ))
+        Ok(Reply::SettingChanges(config::diff(self.config, &new)))
     }
 }
 

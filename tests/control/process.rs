@@ -266,7 +266,7 @@ fn without_a_data_process_it_says_so_and_answers_what_it_knows() {
         faults.len() > 1 && faults.iter().all(|line| line.starts_with("f.toml:")),
         "{faults:?}"
     );
-    let Answer::Lines(changes) = operator
+    let Answer::SettingChanges(changes) = operator
         .call(&Command::ConfigDiff {
             file: "f.toml".into(),
             text: config(&node.lab.here).replace("id = 1", "id = 2"),
@@ -276,7 +276,9 @@ fn without_a_data_process_it_says_so_and_answers_what_it_knows() {
         unreachable!()
     };
     assert!(
-        changes.iter().any(|line| line.starts_with("node.id: 1 -> 2")),
+        changes
+            .iter()
+            .any(|c| c.to_string().starts_with("node.id: 1 -> 2 (restart both")),
         "{changes:?}"
     );
 }

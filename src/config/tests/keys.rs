@@ -143,5 +143,5 @@ fn keys_are_exchanged_while_a_node_runs() {
     let changes = diff(&old, &load("f", &text, &[]).unwrap());
     let paths: Vec<&str> = changes.iter().map(|c| c.path.as_str()).collect();
     assert_eq!(paths, ["sync.private_key", "vrf.main.peer_keys.peer1"]);
-    assert!(changes.iter().all(|c| c.live && c.reason.contains("SIGHUP")));
+    assert!(changes.iter().all(|c| c.takes == Takes::Live));
 }

@@ -7,6 +7,7 @@ mod vrrp;
 
 use std::net::IpAddr;
 
+use ctl::config_report::Takes;
 use ctl::key::{KeyError, PrivateKey};
 use dataplane::config::Action;
 use dataplane::flow::VrfId;
@@ -412,77 +413,164 @@ fn a_missing_namespace_or_kernel_vrf_is_one_fault() {
     assert!(of("kernel_vrf = \"red\"")[2].contains("there is no kernel VRF \"red\""));
 }
 
-/// Path, whether it is live, of each change that an edit of the base file makes.
-fn changes(from: &str, to: &str) -> Vec<(String, bool)> {
+/// Path and what it takes, of each change that an edit of the base file makes.
+fn changes(from: &str, to: &str) -> Vec<(String, Takes)> {
     let text = BASE.replacen(from, to, 1);
     let (old, new) = (
         load("f", BASE, &[]).unwrap(),
         load("f", &text, &[]).unwrap_or_else(|f| panic!("{f}")),
     );
-    diff(&old, &new).into_iter().map(|c| (c.path, c.live)).collect()
+    diff(&old, &new).into_iter().map(|c| (c.path, c.takes)).collect()
 }
 
 #[test]
-fn a_diff_says_what_is_live_and_what_takes_a_restart() {
+fn a_diff_says_what_is_live_and_what_takes_a_restart_of_whom() {
+    use Takes::{Live, NextStart, RestartBoth, RestartControl, RestartDataplane};
     let cases = [
-        ("id = 1\n", "id = 2\n", "node.id", false),
-        ("workers = 2", "workers = 4", "dataplane.workers", false),
-        ("0000:01:00.0", "0000:02:00.0", "port.wan0.device", false),
-        ("192.0.2.2/24", "192.0.2.3/24", "interface.wan.addresses", true),
-        ("vlan = [100]", "vlan = [101]", "interface.other.vlan", false),
-        ("inside = [", "slots = 512\ninside = [", "vrf.main.slots", false),
+        ("id = 1\n", "id = 2\n", "node.id", RestartBoth),
+        (
+            "workers = 2",
+            "workers = 4",
+            "dataplane.workers",
+            RestartDataplane,
+        ),
+        (
+            "0000:01:00.0",
+            "0000:02:00.0",
+            "port.wan0.device",
+            RestartDataplane,
+        ),
+        ("192.0.2.2/24", "192.0.2.3/24", "interface.wan.addresses", Live),
+        (
+            "vlan = [100]",
+            "vlan = [101]",
+            "interface.other.vlan",
+            RestartBoth,
+        ),
+        (
+            "inside = [",
+            "slots = 512\ninside = [",
+            "vrf.main.slots",
+            RestartDataplane,
+        ),
         (
             "gateway = \"192.0.2.254\"",
             "gateway = \"192.0.2.253\"",
             "vrf.main.route.0.0.0.0/0",
-            true,
+            Live,
         ),
-        ("00:01\"", "00:02\"", "vrf.main.neighbor.wan 192.0.2.254", true),
-        ("icmp_s = 60", "icmp_s = 90", "vrf.main.timeouts.icmp_s", true),
+        ("00:01\"", "00:02\"", "vrf.main.neighbor.wan 192.0.2.254", Live),
+        ("icmp_s = 60", "icmp_s = 90", "vrf.main.timeouts.icmp_s", Live),
         (
             "action = \"accept\"",
             "action = \"reject\"",
             "vrf.main.firewall.rule.10",
-            true,
+            Live,
+        ),
+        (
+            "[[vrf.firewall.rule]]",
+            "[vrf.firewall]\non_change = \"recheck\"\n[[vrf.firewall.rule]]",
+            "vrf.main.firewall.on_change",
+            Live,
         ),
         (
             "block_size = 512",
             "block_size = 256",
             "vrf.main.cg_nat.pool.public",
-            false,
+            RestartDataplane,
         ),
-        ("outbound = \"wan\"", "", "vrf.main.cg_nat.rule.1", true),
-        ("10.150.0.2", "10.150.0.3", "vrf.main.peer.peer1", false),
+        ("outbound = \"wan\"", "", "vrf.main.cg_nat.rule.1", Live),
+        (
+            "10.150.0.2",
+            "10.150.0.3",
+            "vrf.main.peer.peer1",
+            RestartDataplane,
+        ),
         (
             "192.0.2.1\"",
             "192.0.2.7\"",
             "ha_group.group1.virtual_addresses",
-            true,
+            Live,
         ),
         (
             "name = \"group1\"",
             "name = \"group1\"\nstate = \"master\"",
             "ha_group.group1.state",
-            false,
+            NextStart,
         ),
         (
             "interface = \"sync0\"",
             "interface = \"sync1\"",
             "sync.interface",
-            false,
+            RestartDataplane,
         ),
-        ("[sync]", "[log]\nlevel = \"warn\"\n[sync]", "log.level", true),
+        (
+            "interface = \"sync0\"",
+            "interface = \"sync0\"\nboot_wait_ms = 7",
+            "sync.boot_wait_ms",
+            NextStart,
+        ),
+        (
+            "[sync]",
+            "[keepalived]\nrestart_grace_s = 9\n[sync]",
+            "keepalived.restart_grace_s",
+            RestartControl,
+        ),
+        ("[sync]", "[log]\nlevel = \"warn\"\n[sync]", "log.level", Live),
         (
             "[sync]",
             "[log]\nsyslog = \"/run/log\"\n[sync]",
             "log.syslog",
-            false,
+            RestartDataplane,
         ),
     ];
-    for (from, to, path, live) in cases {
-        assert_eq!(changes(from, to), [(path.to_owned(), live)], "{from} -> {to}");
+    for (from, to, path, takes) in cases {
+        assert_eq!(changes(from, to), [(path.to_owned(), takes)], "{from} -> {to}");
     }
     assert_eq!(changes("id = 1\n", "id = 1\n"), []);
+}
+
+/// Numbers of interfaces, VRFs and ports are their places in the file: flows, roles and the kernel's routes go by them.
+#[test]
+fn another_order_of_what_is_numbered_is_a_change() {
+    let (head, rest) = BASE.split_once("[[interface]]").unwrap();
+    let mut interfaces: Vec<&str> = rest.split("[[interface]]").collect();
+    let (last, tail) = interfaces.pop().unwrap().split_once("\n[").unwrap();
+    let text = format!(
+        "{head}[[interface]]{last}\n[[interface]]{}\n[{tail}",
+        interfaces.join("[[interface]]")
+    );
+    let (old, new) = (load("f", BASE, &[]).unwrap(), load("f", &text, &[]).unwrap());
+    let changed: Vec<_> = diff(&old, &new).into_iter().map(|c| (c.path, c.takes)).collect();
+    assert_eq!(changed, [("order.interface".to_owned(), Takes::RestartBoth)]);
+}
+
+#[test]
+fn an_interface_may_shrink_live_and_grow_as_far_as_its_port_goes() {
+    let mtu = |bytes: u32| {
+        let text = BASE.replacen("name = \"lan\"", &format!("name = \"lan\"\nmtu = {bytes}"), 1);
+        load("f", &text, &[]).unwrap_or_else(|f| panic!("{f}"))
+    };
+    let takes = |from: u32, to: u32| diff(&mtu(from), &mtu(to))[0].takes;
+    assert_eq!(takes(1_500, 1_400), Takes::Live);
+    assert_eq!(takes(1_400, 1_500), Takes::RestartDataplane);
+}
+
+#[test]
+fn every_setting_is_shown_with_its_default_and_what_another_value_takes() {
+    let shown = settings(&load("f", BASE, &[]).unwrap());
+    let of = |path: &str| shown.iter().find(|s| s.path == path).unwrap();
+    assert_eq!(
+        (of("log.level").value.as_str(), of("log.level").takes),
+        ("info", Takes::Live)
+    );
+    assert_eq!(of("node.id").value, "1");
+    assert!(
+        shown
+            .iter()
+            .all(|s| !s.reason.is_empty() && s.reason != "read at start"),
+        "{shown:?}"
+    );
 }
 
 #[test]

@@ -132,5 +132,6 @@ fn a_change_of_vrrp_is_named_with_what_it_takes() {
     let changes = diff(&old, &new);
     assert_eq!(changes.len(), 1, "{changes:?}");
     assert_eq!(changes[0].path, "ha_group.group1.vrrp");
-    assert!(!changes[0].live && changes[0].reason.contains("fragment"));
+    assert_eq!(changes[0].takes, Takes::RestartControl);
+    assert!(changes[0].reason.contains("fragment"), "{changes:?}");
 }
