@@ -5,23 +5,45 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::EnvFilter;
 
+/// Changes the level, once logging has been started.
+type SetLevel = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
+
 /// Starts logging lines of `level` (error, warn, info, debug or trace) and worse.
 pub fn to_stderr(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let overridden = EnvFilter::try_from_default_env();
+    let changeable = overridden.is_err();
+    let filter = overridden.unwrap_or_else(|_| EnvFilter::new(level));
     let stderr = || Lines {
         to: io::stderr(),
         missing: &MISSING,
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let builder = tracing_subscriber::fmt()
         .with_writer(stderr)
         .with_ansi(io::stderr().is_terminal())
-        .init();
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    builder.init();
+    if changeable {
+        // Refused only after the end of the subscriber, which lives as long as the process.
+        let set = move |filter| drop(handle.reload(filter));
+        let _set_once = SET_LEVEL.set(Box::new(set));
+    }
+}
+
+/// Changes the level of lines that are written, unless `RUST_LOG` has overridden it.
+pub fn set_level(level: &str) {
+    if let Some(set) = SET_LEVEL.get() {
+        set(EnvFilter::new(level));
+    }
 }
 
 /// Lines of this process that were lost so far.
