@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! control                                      data
-//!    │ Hello, SetIntent, SetForwarding, SetGroup  │
+//!    │ Hello, SetConfig, SetForwarding, SetGroup  │
 //!    ├───────────────────────────────────────────►│   one Reply per Request, matched by number,
 //!    │ queries: counters, conntracks, peers, …    │   in any order
 //!    │◄───────────────────────────────────────────┤
@@ -23,6 +23,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+use ctl::config_report::SettingChange;
 use ctl::job_report::{CompareReport, CompareWanted, ResyncOutcome};
 use ctl::journal::JournalPage;
 use ctl::protocol::Refusal;
@@ -32,7 +33,7 @@ use ctl::report::{
 };
 use ctl::sync_report::{SlotRow, SyncReport, SyncState};
 use ctl::sync_view::{ConservationRow, OperationRow, ProtectionRow, SyncOverview};
-use dataplane::config::{Action, Forwarding, Intent, InterfaceId};
+use dataplane::config::{Action, Forwarding, InterfaceId};
 use dataplane::role::Role;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +44,7 @@ pub use self::socket::{Arrived, ClientId, FrameServer, claim_socket};
 
 /// Version of the messages below. Both processes are installed together, so only equal versions talk; the check
 /// is for the moment between the restart of one and of the other during an upgrade.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// From control to data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,8 +54,14 @@ pub enum Request {
         /// Node the asker is configured for; another node's is refused.
         node: String,
     },
-    /// The checked configuration. Replaces the former whole; refused when it needs a restart.
-    SetIntent(Box<Intent>),
+    /// The configuration. Without `try_ms` for good, as far as a running process can take it: [`Reply::LeftOut`] names the
+    /// rest. Otherwise for that long: whole or refused, and given up for the one before unless the same is set for good.
+    SetConfig {
+        /// The configuration.
+        config: ConfigText,
+        /// How long it is tried, in milliseconds.
+        try_ms: Option<u64>,
+    },
     /// Reachability. Replaces the former whole.
     SetForwarding(Box<Forwarding>),
     /// What a group shall be.
@@ -188,6 +195,19 @@ pub enum Request {
         /// Its name in the configuration.
         peer: String,
     },
+    /// Whether this configuration could be tried now; refused with everything that is in the way.
+    CheckConfig(ConfigText),
+    /// Gives up the configuration that is tried. [`Reply::Done`], also when nothing is tried any more.
+    RollBack,
+}
+
+/// A configuration file. It travels as it was written: both processes read it, and each judges what it means to itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigText {
+    /// Name of the file, for messages.
+    pub file: String,
+    /// Its text.
+    pub text: String,
 }
 
 /// From data to control, to one request.
@@ -254,6 +274,8 @@ pub enum Reply {
     Compare(CompareReport),
     /// See [`Request::Job`].
     Resync(ResyncOutcome),
+    /// See [`Request::SetConfig`]. Empty: everything was taken.
+    LeftOut(Vec<SettingChange>),
 }
 
 /// From data to control, unasked.
@@ -279,6 +301,8 @@ pub enum Event {
         /// Section, such as `inside` or `cg-nat pool public`.
         section: String,
     },
+    /// The data process was told (SIGHUP) to read its file again; both have to take it.
+    ReloadWanted,
     /// A rule with `log` decided about a flow's first packet.
     RuleHit {
         /// VRF.

@@ -55,7 +55,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for (signal, flag) in [
         (SIGTERM, &signals.stop),
         (SIGINT, &signals.stop),
-        (SIGHUP, &signals.rekey),
+        (SIGHUP, &signals.reload),
     ] {
         signal_hook::flag::register(signal, Arc::clone(flag)).context("installing a signal handler")?;
     }

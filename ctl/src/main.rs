@@ -69,6 +69,15 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
             let (file, text) = read(&file)?;
             Command::ConfigDiff { file, text }
         }
+        Verb::Config(Config::Apply { file, confirm_within }) => {
+            let (file, text) = read(&file)?;
+            let within_s = confirm_within;
+            Command::ConfigApply { file, text, within_s }
+        }
+        Verb::Config(Config::Confirm) => Command::ConfigConfirm,
+        Verb::Config(Config::Rollback) => Command::ConfigRollBack,
+        Verb::Config(Config::Show { settings: false }) => Command::ConfigShow,
+        Verb::Config(Config::Show { settings: true }) => Command::ConfigSettings,
         Verb::Events(words) => {
             let socket = socket(line.node.as_deref(), line.socket)?;
             let manner = Manner {
@@ -99,6 +108,13 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
     let socket = socket(line.node.as_deref(), line.socket)?;
     let comparing = matches!(command, Command::Compare(_));
     let mut node = Client::connect(&socket).map_err(failure)?;
+    if let Command::ConfigApply { file, text, .. } = &command
+        && !line.json
+    {
+        let (file, text) = (file.clone(), text.clone());
+        let changes = node.call(&Command::ConfigDiff { file, text });
+        print(&changes.map_err(failure)?, false);
+    }
     let reply = node
         .call_whole(command)
         .and_then(|reply| wait_for_job(&mut node, reply))

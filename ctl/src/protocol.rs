@@ -16,7 +16,7 @@ use std::io::{Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::config_report::SettingChange;
+use crate::config_report::{Applied, RunningConfig, Setting, SettingChange};
 use crate::job_report::{CompareReport, CompareWanted, ResyncOutcome};
 use crate::journal::JournalPage;
 use crate::report::{
@@ -196,6 +196,23 @@ pub enum Command {
         /// Its text.
         text: String,
     },
+    /// Runs with this configuration until it is confirmed or the time is over.
+    ConfigApply {
+        /// Name of the file, for messages.
+        file: String,
+        /// Its text.
+        text: String,
+        /// Time to confirm it, in seconds.
+        within_s: u64,
+    },
+    /// Keeps what is tried, and replaces the node's file by it.
+    ConfigConfirm,
+    /// Gives up what is tried.
+    ConfigRollBack,
+    /// What runs, as it was written.
+    ConfigShow,
+    /// What runs, setting by setting.
+    ConfigSettings,
 }
 
 /// What the operator gets.
@@ -254,8 +271,14 @@ pub enum Reply {
     Resync(ResyncOutcome),
     /// To [`Command::ConfigDiff`]; none means no difference.
     SettingChanges(Vec<SettingChange>),
-    /// To [`Command::SetHaGroup`], [`Command::DeclareDead`], [`Command::HoldHaGroup`] and
-    /// [`Command::KeepalivedCheck`].
+    /// To [`Command::ConfigApply`].
+    Applied(Applied),
+    /// To [`Command::ConfigShow`].
+    RunningConfig(RunningConfig),
+    /// To [`Command::ConfigSettings`].
+    Settings(Vec<Setting>),
+    /// To [`Command::SetHaGroup`], [`Command::DeclareDead`], [`Command::HoldHaGroup`], [`Command::KeepalivedCheck`],
+    /// [`Command::ConfigConfirm`] and [`Command::ConfigRollBack`].
     Done,
     /// To [`Command::ConfigCheck`]: one line each; none means no error. To [`Command::KeepalivedConfig`]: its lines.
     Lines(Vec<String>),

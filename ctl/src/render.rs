@@ -51,6 +51,9 @@ pub fn text(reply: &Reply) -> String {
             .map(|row| format!("{}\n", event_line(row)))
             .collect(),
         Reply::SettingChanges(list) => config::changes(list),
+        Reply::Applied(tried) => config::applied(tried),
+        Reply::RunningConfig(running) => config::running(running),
+        Reply::Settings(list) => config::settings(list),
         Reply::Done => String::new(),
         Reply::Lines(lines) => lines.iter().map(|line| format!("{line}\n")).collect(),
     }

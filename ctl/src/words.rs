@@ -69,7 +69,7 @@ pub(crate) enum Verb {
     /// Keepalived's own check of the node: exit code 0 when it may be elected.
     #[command(hide = true)]
     KeepalivedCheck,
-    /// Examine a configuration file.
+    /// Examine a configuration file, or have a running node take it.
     #[command(subcommand)]
     Config(Config),
     /// Keys of the sync link.
@@ -330,7 +330,30 @@ pub(crate) enum Config {
         /// The file.
         file: PathBuf,
     },
+    /// Run with this file, and go back to what runs now unless it is confirmed in time.
+    #[command(after_help = APPLY_HELP)]
+    Apply {
+        /// The file.
+        file: PathBuf,
+        /// Time to confirm it.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        confirm_within: u64,
+    },
+    /// Keep what was applied: the node's own file is replaced by it.
+    Confirm,
+    /// Go back at once from what was applied.
+    Rollback,
+    /// Print what runs, as it was written.
+    Show {
+        /// Setting by setting instead, defaults included, with what another value takes.
+        #[arg(long)]
+        settings: bool,
+    },
 }
+
+const APPLY_HELP: &str = "Both processes take it, or neither. It is refused if one of its settings needs a restart; all of \
+them are named. The node's own file stays as it is until `twinpathctl config confirm`, so a process that dies before \
+comes back with what ran before.";
 
 /// After `key`.
 #[derive(Debug, Subcommand)]

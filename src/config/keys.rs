@@ -33,6 +33,13 @@ pub fn replace_keys(keyring: &Keyring, config: &Config) -> Result<(), Fault> {
     replaced.map_err(|error| fault(config, &error))
 }
 
+/// Whether two configurations name the same keys, wherever in the file.
+#[must_use]
+pub fn same_keys(one: &Config, other: &Config) -> bool {
+    let path = |config: &Config| config.sync.as_ref().and_then(wanted).map(str::to_owned);
+    path(one) == path(other) && trusted(one) == trusted(other)
+}
+
 /// File of the private key, if lanes need one.
 pub(super) fn wanted(sync: &SyncConfig) -> Option<&str> {
     let path = sync.private_key.as_deref();

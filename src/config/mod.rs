@@ -36,7 +36,7 @@ use crate::thread::Idle;
 
 pub use self::diff::{diff, settings};
 pub use self::host::{Host, check_host};
-pub use self::keys::{open_keys, replace_keys};
+pub use self::keys::{open_keys, replace_keys, same_keys};
 pub use self::locate::{Fault, Faults};
 use self::locate::{Place, Report};
 use self::section::Section;
@@ -280,6 +280,7 @@ pub enum Syslog {
 #[derive(Debug, Clone, Default)]
 struct Places {
     file: String,
+    text: String,
     /// Line and column by path, such as `port.lan0.kernel_interface`.
     marks: HashMap<String, (usize, usize)>,
 }
@@ -289,6 +290,19 @@ impl Config {
     #[must_use]
     pub fn file(&self) -> &str {
         &self.places.file
+    }
+
+    /// Takes over what needs no restart whatever else a file says: what the packet path is told to do. The result is no
+    /// file's configuration, so it has no text.
+    pub fn take_intent(&mut self, from: Self) {
+        (self.intent, self.forwarding) = (from.intent, from.forwarding);
+        self.places.text.clear();
+    }
+
+    /// What was read, as it was written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.places.text
     }
 }
 
@@ -324,6 +338,7 @@ pub fn load(file: &str, text: &str, cores: &[usize]) -> Result<Config, Faults> {
     let root = Section::new(document.get_ref(), &report, Place(0), "the file".to_owned());
     let mut places = Places {
         file: file.to_owned(),
+        text: text.to_owned(),
         marks: HashMap::new(),
     };
 

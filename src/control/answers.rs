@@ -1,6 +1,8 @@
 //! Each operator's command: answered from the configuration, from the groups, or by the data process.
 
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use ctl::job_report::CompareWanted;
 use ctl::protocol::{Command, PAGE_ROWS_MAX, Refusal, RefusalKind, Reply};
@@ -10,25 +12,32 @@ use ctl::report::{
 use dataplane::config::{Action, InterfaceId, PortRange, RuleIntent};
 use dataplane::time::Instant;
 
+use super::apply::{Configured, Parts};
 use super::groups::Groups;
 use super::host::ThisMachine;
 use super::link::DataLink;
 use super::vrrp::{Vrrp, fragment};
+use super::watch::Watch;
 use crate::config::{self, Config};
-use crate::ipc::{self, Request};
+use crate::ipc::{self, ConfigText, Request};
 use crate::machine;
+
+/// For how long a configuration may be tried, in seconds.
+const WITHIN_S: RangeInclusive<u64> = 1..=86_400;
 
 /// What answers are made of.
 #[derive(Debug)]
 pub struct Answers<'a> {
     /// The configuration this process runs with.
-    pub config: &'a Config,
+    pub configured: &'a mut Configured,
     /// HA groups.
     pub groups: &'a mut Groups,
     /// Groups that VRRP drives.
     pub vrrp: &'a mut Vrrp,
     /// The data process.
     pub data: &'a mut DataLink,
+    /// Routes, neighbours and addresses.
+    pub watch: &'a mut Watch,
     /// When this process started.
     pub started: Instant,
     /// Now.
@@ -118,11 +127,20 @@ impl Answers<'_> {
             Command::KeepalivedCheck => self.vrrp.check(self.now).map(|()| Reply::Done),
             Command::ConfigCheck { file, text } => Ok(Reply::Lines(check(&file, &text))),
             Command::ConfigDiff { file, text } => self.diff(&file, &text),
+            Command::ConfigApply { file, text, within_s } => self.apply(ConfigText { file, text }, within_s),
+            Command::ConfigConfirm => self.change(Configured::confirm).map(|()| Reply::Done),
+            Command::ConfigRollBack => self.change(Configured::roll_back).map(|()| Reply::Done),
+            Command::ConfigShow => Ok(Reply::RunningConfig(self.configured.report(self.now))),
+            Command::ConfigSettings => Ok(Reply::Settings(config::settings(self.config()))),
         }
     }
 
+    const fn config(&self) -> &Config {
+        self.configured.running()
+    }
+
     fn check_vrf(&self, name: &str) -> Result<(), Refusal> {
-        let known = self.config.intent.vrfs.iter().any(|vrf| vrf.name == name);
+        let known = self.config().intent.vrfs.iter().any(|vrf| vrf.name == name);
         if known {
             Ok(())
         } else {
@@ -131,7 +149,7 @@ impl Answers<'_> {
     }
 
     fn interface_name(&self, id: InterfaceId) -> String {
-        self.config
+        self.config()
             .intent
             .interfaces
             .get(id.index())
@@ -147,8 +165,8 @@ impl Answers<'_> {
             Err(refusal) => return Err(refusal),
         };
         let report = |row: &ctl::report::GroupRow| {
-            let intent = self.config.intent.ha_groups.iter().find(|g| g.name == row.name);
-            let driven = self.config.ha_groups.iter().find(|g| g.name == row.name);
+            let intent = self.config().intent.ha_groups.iter().find(|g| g.name == row.name);
+            let driven = self.config().ha_groups.iter().find(|g| g.name == row.name);
             let own = intent.map_or(&[][..], |g| &g.virtual_addresses);
             let addresses = driven.and_then(|g| g.vrrp.as_ref()).map_or(own, |v| &v.addresses);
             HaGroupReport {
@@ -199,7 +217,7 @@ impl Answers<'_> {
     }
 
     fn check_group(&self, name: &str) -> Result<(), Refusal> {
-        if self.config.ha_groups.iter().any(|g| g.name == name) {
+        if self.config().ha_groups.iter().any(|g| g.name == name) {
             Ok(())
         } else {
             Err(Refusal::not_found("HA group", name))
@@ -211,12 +229,12 @@ impl Answers<'_> {
             self.check_group(name)?;
         }
         let driven = |g: &config::HaGroupConfig| g.vrrp.is_some() && group.is_none_or(|name| name == g.name);
-        if !self.config.ha_groups.iter().any(driven) {
+        if !self.config().ha_groups.iter().any(driven) {
             let message = "no HA group here has vrrp in its configuration";
             return Err(Refusal::new(RefusalKind::Refused, message));
         }
-        let dir = ctl::paths::node_dir(&self.config.node.name);
-        let text = fragment::render(self.config, group, &dir, ctl);
+        let dir = ctl::paths::node_dir(&self.config().node.name);
+        let text = fragment::render(self.config(), group, &dir, ctl);
         Ok(Reply::Lines(text.lines().map(str::to_owned).collect()))
     }
 
@@ -227,7 +245,7 @@ impl Answers<'_> {
             Err(refusal) if refusal.kind == RefusalKind::Unreachable => None,
             Err(refusal) => return Err(refusal),
         };
-        let Some(intent) = self.config.intent.vrfs.iter().find(|v| v.name == vrf) else {
+        let Some(intent) = self.config().intent.vrfs.iter().find(|v| v.name == vrf) else {
             return Err(Refusal::not_found("VRF", vrf));
         };
         let mut rows: Vec<RuleRow> = intent
@@ -280,7 +298,7 @@ impl Answers<'_> {
             process: "control".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             dpdk: None,
-            node: self.config.node.name.clone(),
+            node: self.config().node.name.clone(),
             pid: std::process::id(),
             uptime_s: self.now.since(self.started).as_secs(),
         }];
@@ -296,7 +314,30 @@ impl Answers<'_> {
     fn diff(&self, file: &str, text: &str) -> Result<Reply, Refusal> {
         let new = config::load(file, text, &machine::cores())
             .map_err(|faults| Refusal::new(RefusalKind::Refused, format!("{file} has errors:\n{faults}")))?;
-        Ok(Reply::SettingChanges(config::diff(self.config, &new)))
+        Ok(Reply::SettingChanges(config::diff(self.config(), &new)))
+    }
+
+    fn apply(&mut self, wanted: ConfigText, within_s: u64) -> Result<Reply, Refusal> {
+        if !WITHIN_S.contains(&within_s) {
+            let message = format!(
+                "a configuration is tried for {} to {} seconds",
+                WITHIN_S.start(),
+                WITHIN_S.end()
+            );
+            return Err(Refusal::new(RefusalKind::Refused, message));
+        }
+        let within = Duration::from_secs(within_s);
+        self.change(|configured, parts| configured.apply(wanted, within, parts))
+            .map(Reply::Applied)
+    }
+
+    fn change<T>(&mut self, change: impl FnOnce(&mut Configured, &mut Parts<'_>) -> T) -> T {
+        let mut parts = Parts {
+            data: self.data,
+            watch: self.watch,
+            now: self.now,
+        };
+        change(self.configured, &mut parts)
     }
 }
 

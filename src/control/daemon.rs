@@ -4,6 +4,7 @@
 //! netlink ──► watch ──► Forwarding ──► data process ──► events: wanted neighbours ──► watch
 //! operator ─► server ─► answers ─────► data process
 //! keepalived ⇄ vrrp ────► roles ─────► data process ──► events: readiness ──────────► vrrp
+//! operator, SIGHUP ──► apply ──► data process
 //! signals ──► end
 //! ```
 //!
@@ -20,9 +21,10 @@ use dataplane::flow::VrfId;
 use dataplane::time::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::answers::Answers;
+use super::apply::{Configured, Parts};
 use super::groups::Groups;
 use super::link::DataLink;
 use super::server::CtlServer;
@@ -54,13 +56,14 @@ pub enum DaemonError {
 /// Everything the control process has.
 #[derive(Debug)]
 pub struct Daemon {
-    config: Config,
+    configured: Configured,
     groups: Groups,
     vrrp: Vrrp,
     watch: Watch,
     data: DataLink,
     server: CtlServer,
     signals: UnixStream,
+    hangups: UnixStream,
     clock: Clock,
     started: Instant,
 }
@@ -75,11 +78,8 @@ impl Daemon {
         let started = clock.now();
         let node = config.node.name.clone();
         let server = CtlServer::bind(&paths::control_socket(&node))?;
-        let (signals, told) = UnixStream::pair()?;
-        signals.set_nonblocking(true)?;
-        for signal in [SIGTERM, SIGINT] {
-            signal_hook::low_level::pipe::register(signal, told.try_clone()?)?;
-        }
+        let signals = told_of(&[SIGTERM, SIGINT])?;
+        let hangups = told_of(&[SIGHUP])?;
         Ok(Self {
             groups: Groups::new(
                 config
@@ -91,9 +91,10 @@ impl Daemon {
             vrrp: Vrrp::new(&config, &paths::node_dir(&node), started),
             watch: Watch::new(kernel_map(&config), started),
             data: DataLink::new(paths::data_socket(&node), node, started),
-            config,
+            configured: Configured::new(config),
             server,
             signals,
+            hangups,
             clock,
             started,
         })
@@ -129,22 +130,44 @@ impl Daemon {
         }
         // A lost data process costs the role before anybody waits for a new one.
         self.vrrp.turn(now, &mut self.data);
-        self.data
-            .turn(now, &self.config.intent, self.watch.published(), &mut self.groups);
+        self.parts(now, Configured::turn);
+        if let Some(greeted) = self.data.greet(now) {
+            if greeted.restarted {
+                self.parts(now, Configured::follow_restart);
+            }
+            let config = self.configured.text();
+            self.data
+                .introduce(greeted, config, self.watch.published(), &mut self.groups);
+        }
+        if matches!(self.hangups.read(&mut [0; 8]), Ok(1..)) {
+            self.parts(now, Configured::reload);
+        }
         self.vrrp.turn(now, &mut self.data);
         let mut answers = Answers {
-            config: &self.config,
+            configured: &mut self.configured,
             groups: &mut self.groups,
             vrrp: &mut self.vrrp,
             data: &mut self.data,
+            watch: &mut self.watch,
             started: self.started,
             now,
         };
         self.server.turn(|command| answers.answer(command));
     }
 
+    /// What runs, and those whom it concerns.
+    fn parts(&mut self, now: Instant, go: impl FnOnce(&mut Configured, &mut Parts<'_>)) {
+        let mut parts = Parts {
+            data: &mut self.data,
+            watch: &mut self.watch,
+            now,
+        };
+        go(&mut self.configured, &mut parts);
+    }
+
     fn event(&mut self, event: Event, now: Instant) {
         match event {
+            Event::ReloadWanted => self.parts(now, Configured::reload),
             Event::NeighborWanted { interface, address } => self.watch.want(interface, address, now),
             Event::RoleChanged(row) => {
                 tracing::info!(
@@ -196,10 +219,14 @@ impl Daemon {
         if let Some(vrrp) = self.vrrp.next_turn() {
             next = next.min(vrrp);
         }
+        if let Some(trial) = self.configured.next_turn() {
+            next = next.min(trial);
+        }
         let wait = next.since(self.clock.now()).min(WAIT_MAX);
         // Rounded up: waking just before the moment would spin through its last millisecond.
         let wait_ms = u16::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u16::MAX);
-        let mut descriptors = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let told = [&self.signals, &self.hangups];
+        let mut descriptors = told.map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).to_vec();
         descriptors.extend(self.watch.readable().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         descriptors.extend(self.vrrp.readable().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         descriptors.extend(self.data.readable().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
@@ -216,6 +243,16 @@ impl Daemon {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Readable when one of these signals has come.
+fn told_of(signals: &[i32]) -> std::io::Result<UnixStream> {
+    let (told, teller) = UnixStream::pair()?;
+    told.set_nonblocking(true)?;
+    for &signal in signals {
+        signal_hook::low_level::pipe::register(signal, teller.try_clone()?)?;
+    }
+    Ok(told)
 }
 
 const fn preferred(state: InitialState) -> GroupState {

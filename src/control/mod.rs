@@ -2,10 +2,12 @@
 //!
 //! Reading order: [`daemon`] (the loop), then what it joins: [`watch`] (kernel → reachability, out of [`netlink`],
 //! [`message`], [`mirror`], [`vrf`] and [`resolver`]), [`groups`] (HA groups), [`link`] (the connection to the data
-//! process), [`vrrp`] (groups that keepalived drives), [`server`] and [`answers`] (the operator's commands). [`host`] answers what a configuration asks of the
+//! process), [`vrrp`] (groups that keepalived drives), [`server`] and [`answers`] (the operator's commands),
+//! [`apply`] and [`save`] (another configuration). [`host`] answers what a configuration asks of the
 //! machine.
 
 pub mod answers;
+pub mod apply;
 pub mod daemon;
 pub mod groups;
 pub mod host;
@@ -14,6 +16,7 @@ pub mod message;
 pub mod mirror;
 pub mod netlink;
 pub mod resolver;
+pub mod save;
 pub mod server;
 pub mod vrf;
 pub mod vrrp;

@@ -99,6 +99,17 @@ impl Watch {
         self.publish(now)
     }
 
+    /// The configuration says something else of reachability. Returns all of it, when anything has been published.
+    pub fn set_fixed(&mut self, fixed: Forwarding, now: Instant) -> Option<&Forwarding> {
+        self.map.fixed = fixed;
+        self.published.as_ref()?;
+        self.gathering = Some(Gathering {
+            first: Instant::default(),
+            last: Instant::default(),
+        });
+        self.publish(now)
+    }
+
     /// A packet waits for this neighbour.
     pub fn want(&mut self, interface: InterfaceId, address: IpAddr, now: Instant) {
         if address.is_multicast() || address.is_unspecified() || address.is_loopback() {

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use ctl::protocol::{Refusal, RefusalKind};
-use dataplane::config::Intent;
 use dataplane::drain::GivenUp;
 use dataplane::flow::{Addr, VrfId};
 use dataplane::inbox::Ask;
@@ -17,6 +16,7 @@ use state_sync::port::PumpEvent;
 use state_sync::role::DeclareError;
 
 use super::answer::{self, Pending, Served, Sources};
+use super::apply::Running;
 use super::ask::tuple;
 use super::jobs::Jobs;
 use super::publisher::Publisher;
@@ -37,6 +37,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) server: Server,
+    pub(crate) running: Running,
     pub(crate) sources: Sources,
     pub(crate) syslog: Syslog,
     pub(crate) notices: Receiver<Notice>,
@@ -63,6 +64,7 @@ impl Agent {
         for request in incoming {
             self.serve(request, now, ports);
         }
+        work += self.end_trial(now) + self.tell_sections();
         work += self.step_roles(now);
         work += self.announce(now);
         work += self.notices(now);
@@ -356,7 +358,12 @@ impl Agent {
             Request::Hello { .. } => Ok(Served::Now(Reply::Hello {
                 boot: self.sources.facts.boot_id,
             })),
-            Request::SetIntent(intent) => self.set_intent(*intent).map(Served::Now),
+            Request::CheckConfig(wanted) => self.check_config(&wanted).map(Served::Now),
+            Request::SetConfig { config, try_ms } => self.set_config(&config, try_ms, now).map(Served::Now),
+            Request::RollBack => {
+                self.roll_back("as told");
+                Ok(Served::Now(Reply::Done))
+            }
             Request::SetForwarding(forwarding) => {
                 if self.publisher.set_forwarding(*forwarding) {
                     self.publish();
@@ -388,26 +395,7 @@ impl Agent {
         }
     }
 
-    /// A changed intent is taken when tables, pools and lanes can stay as they are.
-    fn set_intent(&mut self, intent: Intent) -> Result<Reply, Refusal> {
-        if let Some(what) = needs_restart(&self.sources.intent, &intent) {
-            let message = format!("{what} can't change while the data process runs: restart it");
-            return Err(Refusal::new(RefusalKind::Refused, message));
-        }
-        if self.sources.intent != intent {
-            let compiled = self
-                .publisher
-                .compile(&intent)
-                .map_err(|error| Refusal::new(RefusalKind::Refused, error.to_string()))?;
-            self.sources.intent = intent;
-            let text = format!("the data process has taken over a changed configuration: {compiled}");
-            self.sources.journal.note("configuration", None, None, text);
-            self.publish();
-        }
-        Ok(Reply::Done)
-    }
-
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         self.publisher.publish(&self.sources.intent, &self.sources.shared);
     }
 
@@ -431,32 +419,6 @@ impl Agent {
         }
         done
     }
-}
-
-/// The part of an intent that tables, pools and lanes were built from.
-fn needs_restart(old: &Intent, new: &Intent) -> Option<&'static str> {
-    let vrf_names = |i: &Intent| {
-        i.vrfs
-            .iter()
-            .map(|v| (v.name.clone(), v.slots))
-            .collect::<Vec<_>>()
-    };
-    if vrf_names(old) != vrf_names(new) {
-        return Some("the list of VRFs or a slot count");
-    }
-    let changed = |differ: fn(&dataplane::config::VrfIntent, &dataplane::config::VrfIntent) -> bool| {
-        old.vrfs.iter().zip(&new.vrfs).any(|(o, n)| differ(o, n))
-    };
-    if changed(|o, n| o.pools != n.pools) {
-        return Some("an address pool");
-    }
-    if changed(|o, n| o.inside != n.inside) {
-        return Some("the inside prefixes");
-    }
-    if changed(|o, n| o.ha_group != n.ha_group) {
-        return Some("the HA group of a VRF");
-    }
-    None
 }
 
 /// One end of a flow, as people write it.

@@ -133,7 +133,9 @@ pub(crate) fn answer(
         Request::SyncReport { vrf } => sync_report(sources, facts.vrf(&vrf)?)?,
         Request::Slots { vrf } => slot_rows(sources, facts.vrf(&vrf)?),
         Request::Hello { .. }
-        | Request::SetIntent(_)
+        | Request::SetConfig { .. }
+        | Request::CheckConfig(_)
+        | Request::RollBack
         | Request::SetForwarding(_)
         | Request::Compare(_)
         | Request::Resync { .. }

@@ -21,6 +21,7 @@ use state_sync::pump::Pump;
 
 use super::agent::Agent;
 use super::answer::Sources;
+use super::apply::Running;
 use super::facts::Facts;
 use super::jobs::Jobs;
 use super::journal::Journal;
@@ -35,7 +36,6 @@ use crate::dpdk::mempool::ROOM_DEFAULT;
 use crate::dpdk::{Eal, EalError, Mbuf, Mempool, PoolError, PortError, PortSet, Ports, WorkerHandle};
 use crate::ipc::{IpcError, Server};
 use crate::plan::{Plan, PlanError};
-use crate::secure::keys::Keyring;
 use crate::secure::{SecureNet, SecureWire};
 use crate::socket::{SocketError, SyncNet, SyncWire};
 use crate::supervisor::Supervisor;
@@ -132,8 +132,8 @@ impl Start {
 pub struct Signals {
     /// End in order.
     pub stop: Arc<AtomicBool>,
-    /// Read the keys of the sync link again; taken back when that has been done.
-    pub rekey: Arc<AtomicBool>,
+    /// Read the configuration and the keys of the sync link again; taken back when that has been done.
+    pub reload: Arc<AtomicBool>,
 }
 
 /// Runs the data process until it is told to stop.
@@ -198,6 +198,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     let (events, pumps) = threads.spawn_events(wiring.events, sockets, &board)?;
     let mut agent = Agent {
         server,
+        running: Running::new(config.clone(), keys),
         sources: Sources {
             log_lines: LogLines::default(),
             rates: Rates::default(),
@@ -226,8 +227,8 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     let mut supervisor = Supervisor::ready(clock.now());
     thread::run(Idle::Calm, &signals.stop, &clock, |now| {
         supervisor.turn(now);
-        if signals.rekey.swap(false, Ordering::Relaxed) {
-            rekey(config, keys.as_deref());
+        if signals.reload.swap(false, Ordering::Relaxed) {
+            agent.reload(now);
         }
         agent.turn(now, &ports)
     });
@@ -254,26 +255,6 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         "every mbuf is back; stopped"
     );
     Ok(())
-}
-
-/// Takes the keys of the file as it is now into use. Nothing else of it is looked at; after a fault, the keys in use
-/// stay.
-fn rekey(config: &Config, keys: Option<&Keyring>) {
-    let Some(keys) = keys else {
-        tracing::warn!("no keys to read: the sync link is plain by configuration");
-        return;
-    };
-    let text = match std::fs::read_to_string(config.file()) {
-        Ok(text) => text,
-        Err(error) => return tracing::error!(%error, "the configuration can't be read; keys stay"),
-    };
-    let replaced = config::load(config.file(), &text, &[])
-        .map_err(|faults| faults.to_string())
-        .and_then(|new| config::replace_keys(keys, &new).map_err(|fault| fault.to_string()));
-    match replaced {
-        Ok(()) => tracing::info!(public_key = %keys.own(), "keys of the sync link read again"),
-        Err(fault) => tracing::error!(fault, "keys stay as they were"),
-    }
 }
 
 /// Stop flags: workers first, so that their last deltas still find an event thread.

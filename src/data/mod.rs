@@ -8,6 +8,7 @@
 
 mod agent;
 mod answer;
+mod apply;
 mod ask;
 mod assembly;
 mod facts;

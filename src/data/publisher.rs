@@ -63,6 +63,11 @@ impl Publisher {
         changed
     }
 
+    /// The file says something else of reachability than what is there.
+    pub(crate) const fn forwarding(&mut self) -> &mut Forwarding {
+        &mut self.forwarding
+    }
+
     /// A snapshot of an intent whose rules were compiled last.
     pub(crate) fn snapshot(&self, intent: &Intent) -> Snapshot {
         Snapshot::build(intent, &self.policies, &self.forwarding, &self.ports)

@@ -243,7 +243,7 @@ fn a_frame_is_length_version_postcard() {
     })
     .unwrap();
     // 300 as a varint is ac 02; Roles is the sixth variant.
-    assert_eq!(frame, [0, 0, 0, 5, 0, 1, 0xac, 0x02, 5]);
+    assert_eq!(frame, [0, 0, 0, 5, 0, 2, 0xac, 0x02, 5]);
     let rows = Reply::Conntracks(Rows {
         rows: vec![],
         next: Some(9),
@@ -253,7 +253,7 @@ fn a_frame_is_length_version_postcard() {
         result: Ok(rows),
     })
     .unwrap();
-    assert_eq!(frame, [0, 0, 0, 9, 0, 1, 0, 1, 0, 11, 0, 1, 9]);
+    assert_eq!(frame, [0, 0, 0, 9, 0, 2, 0, 1, 0, 11, 0, 1, 9]);
 }
 
 #[test]

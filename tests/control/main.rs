@@ -2,6 +2,8 @@
 //! process between operators and a data process. Needs root, as the control process does.
 
 #[cfg(test)]
+mod apply;
+#[cfg(test)]
 mod kernel;
 #[cfg(test)]
 mod lab;

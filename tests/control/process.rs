@@ -5,22 +5,22 @@ use std::process::{Child, Command as Process};
 use std::time::Duration;
 
 use ctl::client::{Client, ClientError};
-use ctl::protocol::{Command, RefusalKind, Reply as Answer};
+use ctl::protocol::{Command, Refusal, RefusalKind, Reply as Answer};
 use ctl::report::{GroupRow, GroupState, RoleRow, RoleState};
 use dataplane::config::{Forwarding, InterfaceId};
-use twinpath::ipc::{Event, Reply, Request, Server};
+use twinpath::ipc::{ConfigText, Event, Reply, Request, Server};
 
 use crate::lab::{Lab, PATIENCE};
 
 /// A control process of a node of its own, in a run directory of its own.
 pub(crate) struct Node {
-    lab: Lab,
+    pub(crate) lab: Lab,
     pub(crate) dir: PathBuf,
     pub(crate) process: Child,
 }
 
 impl Node {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(config)
     }
 
@@ -81,7 +81,7 @@ fn spawn(dir: &PathBuf) -> Child {
     process.spawn().unwrap()
 }
 
-fn config(netns: &str) -> String {
+pub(crate) fn config(netns: &str) -> String {
     format!(
         r#"
 [node]
@@ -115,7 +115,12 @@ pub(crate) struct Data {
     groups: Vec<GroupRow>,
     /// Every order that was given.
     pub(crate) orders: Vec<(GroupState, bool)>,
-    pub(crate) intents: usize,
+    /// Every configuration it was told to take, and for how long.
+    pub(crate) configs: Vec<(ConfigText, Option<u64>)>,
+    /// How often it was told to go back.
+    pub(crate) rolled_back: usize,
+    /// What it says to configurations, when it doesn't take them.
+    pub(crate) refusal: Option<&'static str>,
     forwarding: Option<Forwarding>,
 }
 
@@ -130,7 +135,9 @@ impl Data {
             boot,
             groups,
             orders: Vec::new(),
-            intents: 0,
+            configs: Vec::new(),
+            rolled_back: 0,
+            refusal: None,
             forwarding: None,
         }
     }
@@ -156,9 +163,19 @@ impl Data {
                     Reply::Hello { boot: self.boot }
                 }
                 Request::Groups => Reply::Groups(self.groups.clone()),
-                Request::SetIntent(intent) => {
-                    assert_eq!(intent.vrfs[0].name, "main");
-                    self.intents += 1;
+                Request::CheckConfig(_) | Request::SetConfig { .. } if self.refusal.is_some() => {
+                    let message = self.refusal.unwrap_or_default();
+                    let refusal = Refusal::new(RefusalKind::Refused, message);
+                    self.server.reply(incoming.ticket, Err(refusal));
+                    continue;
+                }
+                Request::CheckConfig(_) => Reply::Done,
+                Request::SetConfig { config, try_ms } => {
+                    self.configs.push((config, try_ms));
+                    Reply::LeftOut(vec![])
+                }
+                Request::RollBack => {
+                    self.rolled_back += 1;
                     Reply::Done
                 }
                 Request::SetForwarding(forwarding) => {
@@ -188,7 +205,7 @@ impl Data {
             .is_some_and(|f| f.neighbors.iter().any(|n| n.address == address))
     }
 
-    fn has_route(&self, prefix: &str) -> bool {
+    pub(crate) fn has_route(&self, prefix: &str) -> bool {
         let prefix = prefix.parse().unwrap();
         self.forwarding
             .as_ref()
@@ -288,7 +305,7 @@ fn a_data_process_is_told_everything_and_then_every_change() {
     let node = Node::start();
     let mut data = Data::start(&node, 1, group(GroupState::Master, false));
     data.until(&node, "intent and routes", |d| {
-        d.intents == 1 && d.has_route("192.0.2.0/24")
+        d.configs.len() == 1 && d.has_route("192.0.2.0/24")
     });
     assert_eq!(data.orders, [], "it prefers the same by itself");
     node.lab.here("route add 203.0.113.0/24 via 192.0.2.2");
@@ -307,7 +324,7 @@ fn a_data_process_is_told_everything_and_then_every_change() {
 fn a_killed_control_process_learns_what_changed_meanwhile_and_reads_the_role_back() {
     let mut node = Node::start();
     let mut data = Data::start(&node, 1, group(GroupState::Master, false));
-    data.until(&node, "the first greeting", |d| d.intents == 1);
+    data.until(&node, "the first greeting", |d| d.configs.len() == 1);
     let order = Command::SetHaGroup {
         name: "g".into(),
         state: GroupState::Backup,
@@ -318,7 +335,7 @@ fn a_killed_control_process_learns_what_changed_meanwhile_and_reads_the_role_bac
     node.restart();
     node.lab.here("route add 203.0.113.0/24 via 192.0.2.2");
     data.until(&node, "the route", |d| {
-        d.intents == 2 && d.has_route("203.0.113.0/24")
+        d.configs.len() == 2 && d.has_route("203.0.113.0/24")
     });
     assert_eq!(
         data.orders.len(),
@@ -333,7 +350,7 @@ fn a_killed_control_process_learns_what_changed_meanwhile_and_reads_the_role_bac
 fn a_restarted_data_process_gets_the_operators_state_as_a_preference_only() {
     let node = Node::start();
     let mut data = Data::start(&node, 1, group(GroupState::Master, false));
-    data.until(&node, "the first greeting", |d| d.intents == 1);
+    data.until(&node, "the first greeting", |d| d.configs.len() == 1);
     let order = Command::SetHaGroup {
         name: "g".into(),
         state: GroupState::Backup,

@@ -203,7 +203,7 @@ fn a_restarted_control_process_trusts_no_history() {
     says(&mut fifo, "BACKUP");
     let orders = data.orders.len();
     node.restart();
-    data.until(&node, "the second greeting", |d| d.intents == 2);
+    data.until(&node, "the second greeting", |d| d.configs.len() == 2);
     assert_eq!(shown(&mut data, &node).vrrp.unwrap().says, "asked");
     assert_eq!(data.orders.len(), orders, "the history was believed");
     assert_eq!(track(&node).as_deref(), Some("0"), "it may be master");

@@ -124,7 +124,16 @@ fn ipc_seeds() -> Vec<Vec<u8>> {
                 node: "node1".to_owned(),
             },
         )),
-        ipc::encode(&(2_u32, ipc::Request::SetIntent(Box::new(setup.intent())))),
+        ipc::encode(&(
+            2_u32,
+            ipc::Request::SetConfig {
+                config: ipc::ConfigText {
+                    file: "node1.toml".to_owned(),
+                    text: EXAMPLE.to_owned(),
+                },
+                try_ms: Some(1_000),
+            },
+        )),
         ipc::encode(&(3_u32, ipc::Request::SetForwarding(Box::new(setup.forwarding())))),
         ipc::encode(&(
             4_u32,

@@ -125,6 +125,7 @@ class TestOperator(LabCase):
         for node in self.lab.nodes.values():
             per_vrf = ("ha-fp-conntrack state", "ha-fp-conntrack peer", "conntrack", "cg-nat statistics",
                        "cg-nat pools", "cg-nat users", "cg-nat blocks", "fp-firewall rules")
+            self.assertTrue(node.ctl("config", "show")["text"] and node.ctl("config", "show", "--settings"))
             whole_node = ("ha-group", "port", "worker", "event", "drops", "memory", "version")
             for words in [f"{words} vrf {VRF}".split() for words in per_vrf] + [[word] for word in whole_node]:
                 self.assertIsNotNone(node.ctl("show", *words), words)

@@ -163,8 +163,8 @@ class TestUnits(ToolCase):
         shutil.copytree("/lib/systemd/system", self.units, symlinks=True)
         for unit in UNITS:
             shutil.copy(REPOSITORY / "scripts/package.d" / unit, self.units)
-        for program in PROGRAMS:
-            file = self.root / "usr/sbin" / program
+        for program in (*(f"usr/sbin/{name}" for name in PROGRAMS), "bin/kill"):
+            file = self.root / program
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch(mode=0o755)
 
