@@ -356,6 +356,9 @@ pub enum IpcError {
     /// The other side closed the connection.
     #[error("the other process closed the connection")]
     Closed,
+    /// The data process is gone; its sockets may not have noticed yet.
+    #[error("the data process has ended")]
+    Ended,
     /// No answer in time.
     #[error("the data process did not answer in time")]
     TimedOut,

@@ -1,5 +1,6 @@
-//! Where a node keeps its sockets: `/run/twinpath/NODE/`, or below `TWINPATH_RUN_DIR` when several users share a
-//! machine. The directory is made by the first process of the node and holds nothing that must outlive it.
+//! Where a node keeps its sockets, and the file that tells whether its data process lives: `/run/twinpath/NODE/`, or
+//! below `TWINPATH_RUN_DIR` when several users share a machine. The directory is made by the first process of the node
+//! and holds nothing that must outlive it.
 
 use std::path::PathBuf;
 
@@ -28,4 +29,10 @@ pub fn control_socket(node: &str) -> PathBuf {
 #[must_use]
 pub fn data_socket(node: &str) -> PathBuf {
     node_dir(node).join("dataplane.sock")
+}
+
+/// File that the data process holds locked as long as it lives.
+#[must_use]
+pub fn data_lifeline(node: &str) -> PathBuf {
+    node_dir(node).join("dataplane.alive")
 }

@@ -90,7 +90,12 @@ impl Daemon {
             ),
             vrrp: Vrrp::new(&config, &paths::node_dir(&node), started),
             watch: Watch::new(kernel_map(&config), started),
-            data: DataLink::new(paths::data_socket(&node), node, started),
+            data: DataLink::new(
+                paths::data_socket(&node),
+                paths::data_lifeline(&node),
+                node,
+                started,
+            ),
             configured: Configured::new(config),
             server,
             signals,

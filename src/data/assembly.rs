@@ -33,7 +33,9 @@ use super::syslog::{LogLines, Syslog};
 use crate::clock::Clock;
 use crate::config::{self, Config, Fault};
 use crate::dpdk::mempool::ROOM_DEFAULT;
-use crate::dpdk::{Eal, EalError, Mbuf, Mempool, PoolError, PortError, PortSet, Ports, WorkerHandle};
+use crate::dpdk::{
+    Eal, EalError, Lifeline, Mbuf, Mempool, PoolError, PortError, PortSet, Ports, WorkerHandle,
+};
 use crate::ipc::{IpcError, Server};
 use crate::plan::{Plan, PlanError};
 use crate::secure::{SecureNet, SecureWire};
@@ -145,6 +147,8 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     let clock = Clock::start();
     let server = Server::bind(&ctl::paths::data_socket(&config.node.name))?;
     let sync = Arc::new(settings::sync_config(config));
+    // By this thread, which lives until the end, and before the first greeting, which tells the same boot number.
+    let lifeline = hold_lifeline(&config.node.name, sync.boot_id);
     let keys = config::open_keys(config)?.map(Arc::new);
     let sockets = settings::open_sockets(config, &sync, keys.as_ref())?;
 
@@ -248,6 +252,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         }
     }
     drop(agent);
+    drop(lifeline);
     let stopped = eal.stop(vec![ports], pool)?;
     tracing::info!(
         mbufs = stopped.mbufs,
@@ -255,6 +260,13 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         "every mbuf is back; stopped"
     );
     Ok(())
+}
+
+/// Without it everything works; the control process only learns later of a sudden death.
+fn hold_lifeline(node: &str, boot: u64) -> Option<Lifeline> {
+    Lifeline::hold(&ctl::paths::data_lifeline(node), boot)
+        .inspect_err(|error| tracing::warn!(%error, "a death of this process would be noticed late"))
+        .ok()
 }
 
 /// Stop flags: workers first, so that their last deltas still find an event thread.

@@ -1,4 +1,4 @@
-//! DPDK, and every `unsafe` line of the project.
+//! DPDK, and every `unsafe` line of the project: the lock of a [`lifeline`] and the step into a namespace aren't DPDK's.
 //!
 //! # Life
 //!
@@ -32,6 +32,7 @@ mod sys;
 pub mod device;
 pub mod eal;
 pub mod error;
+pub mod lifeline;
 pub mod mbuf;
 pub mod mempool;
 pub mod port;
@@ -42,6 +43,7 @@ pub mod tsc;
 pub use device::Device;
 pub use eal::{Eal, EalError, EalOptions, EalStopped, Memory, WorkerHandle};
 pub use error::Errno;
+pub use lifeline::{Lifeline, LifelineError};
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, PoolError};
 pub use port::{Link, PortConfig, PortError, PortSet, devices_at_start};

@@ -51,7 +51,12 @@ impl Play {
         let now = Instant::from_secs(100);
         Self {
             vrrp: Vrrp::new(&checked(), &dir, now),
-            data: DataLink::new(dir.join("nobody.sock"), "n1".into(), now),
+            data: DataLink::new(
+                dir.join("nobody.sock"),
+                dir.join("nobody.alive"),
+                "n1".into(),
+                now,
+            ),
             dir,
             now,
         }
