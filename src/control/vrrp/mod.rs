@@ -38,6 +38,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(1);
 /// The peer takes over after three advert intervals and a part of one (RFC 5798, section 6.1).
 const ADVERTS_UNTIL_MISSED: u32 = 4;
 
+/// What a dying master's last advert may take until it is heard, beyond an advert interval.
+const FAREWELL_SPARE: Duration = Duration::from_millis(100);
+
 /// All groups driven by VRRP.
 #[derive(Debug)]
 pub struct Vrrp {
@@ -58,6 +61,10 @@ struct Group {
     instances: Vec<String>,
     addresses: Vec<IpAddr>,
     notice_after: Duration,
+    /// See [`Self::patient`].
+    farewell: Duration,
+    /// Since when a node that stands by lacks something.
+    lacks_since: Option<Instant>,
     said: Said,
     /// Since when `said` has been one that time changes.
     since: Instant,
@@ -91,6 +98,8 @@ impl Vrrp {
                     notice_after: Duration::from_millis(u64::from(
                         vrrp.advert_interval_ms * ADVERTS_UNTIL_MISSED,
                     )),
+                    farewell: Duration::from_millis(u64::from(vrrp.advert_interval_ms)) + FAREWELL_SPARE,
+                    lacks_since: None,
                     said: Said::Leaving,
                     since: now,
                     heard: false,
@@ -130,6 +139,7 @@ impl Vrrp {
             if group.grow_old(now) && self.edge.as_ref().is_some_and(|edge| edge.process().is_err()) {
                 group.take_back();
             }
+            let state = group.patient(state, now);
             let decision = decide(group.said, state, group.held);
             group.carry_out(decision, data);
         }
@@ -154,7 +164,8 @@ impl Vrrp {
     pub fn next_turn(&self) -> Option<Instant> {
         let leaving = self.groups.iter().filter(|g| g.said == Said::Leaving);
         let aged = leaving.map(|g| g.since + g.notice_after);
-        aged.chain(self.edge.as_ref()?.next_turn()).min()
+        let lacking = self.groups.iter().filter_map(Group::patient_until);
+        aged.chain(lacking).chain(self.edge.as_ref()?.next_turn()).min()
     }
 
     /// Whether VRRP drives this group.
@@ -283,6 +294,28 @@ impl Group {
             tracing::info!(group = self.name, says = said.name(), "keepalived");
             (self.said, self.since) = (said, now);
         }
+    }
+
+    /// A node that stands by and was ready stays so for a moment after it has come to lack something. What it lacks may be a
+    /// peer that has just died: that one's last advert (priority 0) has keepalived take over within less than an advert
+    /// interval, and another priority meanwhile would have it count the whole time until a master is missed, from the
+    /// beginning. A master that lives isn't harmed: being elected against it takes three intervals.
+    fn patient(&mut self, data: Data, now: Instant) -> Data {
+        let was_ready = self.said == Said::Backup && self.written == Some(Track::Clear);
+        if data != Data::Unready || !was_ready {
+            self.lacks_since = None;
+            return data;
+        }
+        let since = *self.lacks_since.get_or_insert(now);
+        if now.since(since) < self.farewell {
+            Data::Ready
+        } else {
+            data
+        }
+    }
+
+    fn patient_until(&self) -> Option<Instant> {
+        self.lacks_since.map(|since| since + self.farewell)
     }
 
     /// Whether it has just become certain that keepalived is gone.

@@ -237,6 +237,32 @@ fn a_masters_track_file_survives_the_restart_of_this_process() {
 }
 
 #[test]
+fn a_standby_stays_electable_while_a_dying_masters_last_advert_may_count() {
+    let mut play = Play::new("farewell");
+    let group = &mut play.vrrp.groups[0];
+    let at = |ms: u64| Instant::from_secs(100) + Duration::from_millis(ms);
+    // Adverts come every 20 ms: 120 ms in all.
+    (group.said, group.written) = (Said::Backup, Some(Track::Clear));
+    assert_eq!(group.patient(Data::Unready, at(0)), Data::Ready);
+    assert_eq!(group.patient(Data::Unready, at(119)), Data::Ready);
+    assert_eq!(group.patient_until(), Some(at(120)));
+    assert_eq!(group.patient(Data::Unready, at(120)), Data::Unready);
+    // Each time anew, and for nobody else.
+    assert_eq!(group.patient(Data::Ready, at(121)), Data::Ready);
+    assert_eq!(group.patient(Data::Unready, at(122)), Data::Ready);
+    assert_eq!(group.patient(Data::Down, at(123)), Data::Down);
+    group.written = Some(Track::Lowest);
+    assert_eq!(
+        group.patient(Data::Unready, at(124)),
+        Data::Unready,
+        "it wasn't ready"
+    );
+    (group.said, group.written) = (Said::Master, Some(Track::Clear));
+    assert_eq!(group.patient(Data::Unready, at(125)), Data::Unready);
+    assert_eq!(group.patient_until(), None, "no turn for nothing");
+}
+
+#[test]
 fn a_hold_outlives_this_process_and_is_for_vrrp_groups_only() {
     let mut play = Play::new("hold");
     assert!(play.vrrp.hold("other", true).is_err());
