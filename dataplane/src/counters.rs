@@ -78,6 +78,8 @@ counters! {
     echos_answered,
     /// Gratuitous ARP and unsolicited NA sent.
     announcements_sent,
+    /// Packets forwarded while standing by, because a switchover moved the traffic.
+    assisted,
     /// Conntracks created by packets.
     conntracks_created,
     /// Conntracks ended by timeout.

@@ -6,6 +6,7 @@ use crate::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::delta::Term;
 use crate::flow::VrfId;
 use crate::share::Share;
+use crate::time::Instant;
 
 /// What this node is for a VRF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -40,6 +41,8 @@ pub struct Roles {
     owned: Vec<AtomicBool>,
     /// Number of the drain under way; 0 for none.
     drains: Vec<AtomicU32>,
+    /// In nanoseconds; see [`Roles::assists_until`].
+    assists: Vec<AtomicU64>,
 }
 
 impl Roles {
@@ -52,6 +55,7 @@ impl Roles {
             reigned: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
             owned: (0..vrfs).map(|_| AtomicBool::new(true)).collect(),
             drains: (0..vrfs).map(|_| AtomicU32::new(0)).collect(),
+            assists: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -132,6 +136,23 @@ impl Roles {
     pub fn set_drain(&self, vrf: VrfId, number: u32) {
         if let Some(cell) = self.drains.get(vrf.index()) {
             cell.store(number, Ordering::Release);
+        }
+    }
+
+    /// Until when this node, standing by, forwards what comes to it because a switchover moves the traffic. A moment and no
+    /// flag: it ends whether or not anybody says so. Read after the role, it is no older than that.
+    #[must_use]
+    pub fn assists_until(&self, vrf: VrfId) -> Instant {
+        let assists = self.assists.get(vrf.index());
+        assists.map_or(Instant::default(), |ns| {
+            Instant::from_ns(ns.load(Ordering::Acquire))
+        })
+    }
+
+    /// To be stored before the role, or packets that come in between would be dropped.
+    pub fn set_assists_until(&self, vrf: VrfId, until: Instant) {
+        if let Some(cell) = self.assists.get(vrf.index()) {
+            cell.store(until.ns(), Ordering::Release);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Finds each packet's conntrack: one pass asks for the index lines, one for the entries, one compares. On a node that
-//! is not active, what is found only decides under which reason the packet is dropped.
+//! is not active, what is found only decides under which reason the packet is dropped, unless a switchover moves the traffic.
 
-use super::{Batch, Context};
+use super::{Batch, Context, Work};
 use crate::conntrack::State;
 use crate::delta::Class;
 use crate::flow::{Direction, proto};
@@ -49,7 +49,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             if work.entry == NIL {
                 result = Found::NotAll;
             } else {
-                work.drop(Drop::StandbyMatched);
+                assist(meta, work, cx);
             }
             return;
         }
@@ -67,6 +67,21 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
         }
     });
     result
+}
+
+/// A packet of a flow that isn't this node's to forward. While a switchover moves the traffic it goes on all the same, and
+/// changes nothing here: the state of the flow is the other node's.
+#[cold]
+fn assist(meta: &Meta, work: &mut Work, cx: &mut Context<'_>) {
+    let assisted = cx.tables.assists(work.at.vrf, cx.now)
+        && !cx.tables.conntracks[work.entry].waits
+        && !reopens(cx, meta, work.entry, work.direction);
+    if assisted {
+        work.assisted = true;
+        cx.tables.counters.assisted += 1;
+    } else {
+        work.drop(Drop::StandbyMatched);
+    }
 }
 
 /// A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).

@@ -87,6 +87,8 @@ pub(crate) struct Work {
     pub(crate) first: bool,
     /// It has waited until the peers knew its flow.
     pub(crate) released: bool,
+    /// Forwarded for the node that is active: it isn't tracked here.
+    pub(crate) assisted: bool,
     /// It is a fragment that has met its packet: its place in [`Batch::pieces`] is valid.
     pub(crate) passed: bool,
     /// The tuple it leaves with.
@@ -125,6 +127,7 @@ impl Work {
         direction: Direction::Original,
         first: false,
         released: false,
+        assisted: false,
         passed: false,
         to: FlowKey {
             src: crate::flow::Addr::v6([0; 16]),

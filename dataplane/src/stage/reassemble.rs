@@ -56,11 +56,11 @@ pub(crate) fn reassemble<P: Packet>(
             work.verdict = Verdict::Punt;
             continue;
         }
-        let active = cx.tables.is_active(meta.key.vrf);
+        let follows = cx.tables.is_active(meta.key.vrf) || cx.tables.assists(meta.key.vrf, cx.now);
         let fate = match meta.piece {
             // Nothing is followed or kept for a node that forwards nothing. A first piece goes on, to be counted.
-            Piece::First if !active => Fate::Pass(Mark::of(meta), Ticket::NONE),
-            _ if !active => Fate::Drop(Drop::StandbyUnmatched),
+            Piece::First if !follows => Fate::Pass(Mark::of(meta), Ticket::NONE),
+            _ if !follows => Fate::Drop(Drop::StandbyUnmatched),
             piece => {
                 let key = packet_key(meta);
                 let hash = cx.tables.conntracks.hash(&key);

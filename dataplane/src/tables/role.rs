@@ -27,6 +27,8 @@ pub struct VrfRole {
     pub owned_s: u32,
     /// The longest timeout of the VRF.
     pub timeout_max_s: u32,
+    /// Until when it forwards, standing by, what comes to it because a switchover moves the traffic.
+    pub assists_until: Instant,
 }
 
 impl VrfRole {
@@ -41,6 +43,7 @@ impl VrfRole {
         owned_s: u32::MAX,
         // Until the configuration says what it is.
         timeout_max_s: u32::MAX,
+        assists_until: Instant::from_ns(0),
     };
 
     /// Whether this node's word still counts: it is active, or was until it was told to stand by and nobody has
@@ -67,6 +70,7 @@ impl Tables {
             let (role, term) = roles.get(VrfId(index));
             let seen = &mut self.roles[usize::from(index)];
             seen.share = roles.share(VrfId(index));
+            seen.assists_until = roles.assists_until(VrfId(index));
             if role.is_active() || roles.is_owned(VrfId(index)) {
                 seen.owned_s = now.secs();
             }
@@ -115,6 +119,13 @@ impl Tables {
     #[must_use]
     pub fn is_active(&self, vrf: VrfId) -> bool {
         self.roles[vrf.index()].role.is_active()
+    }
+
+    /// Whether this node stands by for the VRF, and a switchover is moving the traffic to it or away from it.
+    #[must_use]
+    pub fn assists(&self, vrf: VrfId, now: Instant) -> bool {
+        let seen = &self.roles[vrf.index()];
+        seen.role == Role::Backup && now < seen.assists_until
     }
 
     /// What could not be told while another node's word counted has to be sent now: the slots go out anew.
