@@ -167,6 +167,7 @@ impl RoleKeeper {
             {
                 tell_doubt(&vrf.name, decision.in_doubt);
             }
+            self.roles.set_assists_until(id, decision.assists_until);
             let known = vrf.last.map(|l| (l.role, l.term));
             if known != Some((decision.role, decision.term)) {
                 self.roles.set(id, decision.role, decision.term);

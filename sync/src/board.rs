@@ -30,7 +30,8 @@ pub struct Board {
 /// What one event thread knows of one peer's VRF.
 #[derive(Debug, Default)]
 struct Cell {
-    /// Bit 0 known, bit 1 ready, bit 2 must-equal sections equal, bits 3..5 role, 5..15 handover, then the term, of 47 bits.
+    /// Bit 0 known, bit 1 ready, bit 2 must-equal sections equal, bits 3..5 role, 5..16 handover, bit 16 takes invitations, then
+    /// the term, of 47 bits.
     word: AtomicU64,
     verified: AtomicU32,
     exported: AtomicU32,
@@ -60,6 +61,8 @@ pub struct PeerVrf {
     pub equal: bool,
     /// What it says about a handover.
     pub handover: Handover,
+    /// Whether it knows how to be invited.
+    pub takes_invitations: bool,
 }
 
 /// How many slots of a VRF have come from a peer on an event thread's connections, and gone to it.
@@ -151,7 +154,8 @@ impl Board {
                 | u64::from(v.equal) << 2
                 | (v.role as u64) << 3
                 | u64::from(v.handover.packed()) << 5
-                | v.term.0 << 15
+                | u64::from(v.takes_invitations) << 16
+                | v.term.0 << 17
         });
         if let Some(known) = known {
             self.hear(vrf, known.term);
@@ -180,10 +184,11 @@ impl Board {
         };
         (word & 1 != 0).then_some(PeerVrf {
             role,
-            term: Term(word >> 15),
+            term: Term(word >> 17),
             ready: word & 2 != 0,
             equal: word & 4 != 0,
-            handover: Handover::unpacked((word >> 5 & 0x3ff) as u32),
+            handover: Handover::unpacked((word >> 5 & 0x7ff) as u32),
+            takes_invitations: word & 1 << 16 != 0,
         })
     }
 
@@ -238,13 +243,15 @@ mod tests {
             ready: false,
             equal: true,
             handover: Handover::Told(255),
+            takes_invitations: false,
         };
         let new = PeerVrf {
             role: Role::Backup,
-            term: Term(514),
+            term: Term((1 << 47) - 1),
             ready: true,
             equal: false,
-            handover: Handover::Telling(7),
+            handover: Handover::Invites(255),
+            takes_invitations: true,
         };
         let progress = |verified, exported, drained| Progress {
             verified,
@@ -289,6 +296,7 @@ mod interleavings {
             ready: true,
             equal: true,
             handover: Handover::None,
+            takes_invitations: true,
         })
     }
 

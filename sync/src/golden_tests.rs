@@ -215,12 +215,20 @@ fn records() -> Vec<(&'static str, Vec<u8>, Message)> {
     );
     add("HEARTBEAT", &record::put_heartbeat, Message::Heartbeat);
     add("BYE", &record::put_bye, Message::Bye);
-    let (handle, handover) = (1, Handover::Asked(5));
-    add(
-        "VRF-HANDOVER",
-        &|o| record::put_vrf_handover(o, handle, handover),
-        Message::VrfHandover { handle, handover },
-    );
+    for (title, handover) in [
+        ("VRF-HANDOVER", Handover::Asked(5)),
+        ("VRF-HANDOVER told", Handover::Told(5)),
+        ("VRF-HANDOVER telling", Handover::Telling(5)),
+        ("VRF-HANDOVER invites", Handover::Invites(2)),
+        ("VRF-HANDOVER nothing", Handover::None),
+    ] {
+        let handle = 1;
+        add(
+            title,
+            &|o| record::put_vrf_handover(o, handle, handover),
+            Message::VrfHandover { handle, handover },
+        );
+    }
     add(
         "ACK",
         &|o| record::put_ack(o, 258),

@@ -9,6 +9,15 @@
 //!   takes over, under a higher term ──►
 //!                                              stands by
 //! ```
+//!
+//! A switchover begins at the other end, and there is nothing left to ask for when the standby hears of it:
+//!
+//! ```text
+//!                                              active, ordered to hand over: drains
+//!   standby                           ◄── Invites(its node id)
+//!   takes over, under a higher term ──►
+//!                                              stands by
+//! ```
 
 use core::time::Duration;
 
@@ -18,8 +27,16 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// How long a node that asks waits for any answer at all: one that is dead, and not missed yet, gives none.
 pub const ANSWER_MAX: Duration = Duration::from_millis(100);
 
-/// What a node says to its peers about who is to be active (sync/PROTOCOL.md R-45). The number tells one wish from the
-/// next.
+/// How long a node that hands its role over waits for the peer to take it: an election with default timers takes up to a
+/// second.
+pub const TAKE_OVER_MAX: Duration = Duration::from_secs(3);
+
+/// How long a node that has handed its role over assists: it forwards what still comes to it. Neighbours that have missed the
+/// new node's first announcement are told again after half of it.
+pub const ASSIST_MAX: Duration = Duration::from_secs(1);
+
+/// What a node says to its peers about who is to be active (sync/PROTOCOL.md R-45, R-46). The number tells one wish from
+/// the next.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Handover {
     /// Nothing.
@@ -31,28 +48,32 @@ pub enum Handover {
     Told(u8),
     /// It was asked, and is telling.
     Telling(u8),
+    /// The node of this id has everything, and is to take over.
+    Invites(u8),
 }
 
 impl Handover {
-    /// In ten bits.
+    /// In eleven bits.
     #[must_use]
     pub const fn packed(self) -> u32 {
         match self {
             Self::None => 0,
-            Self::Asked(number) => 1 | (number as u32) << 2,
-            Self::Told(number) => 2 | (number as u32) << 2,
-            Self::Telling(number) => 3 | (number as u32) << 2,
+            Self::Asked(number) => 1 | (number as u32) << 3,
+            Self::Told(number) => 2 | (number as u32) << 3,
+            Self::Telling(number) => 3 | (number as u32) << 3,
+            Self::Invites(node) => 4 | (node as u32) << 3,
         }
     }
 
     /// From [`Self::packed`].
     #[must_use]
     pub const fn unpacked(word: u32) -> Self {
-        let [number, ..] = (word >> 2).to_le_bytes();
-        match word & 3 {
+        let [number, ..] = (word >> 3).to_le_bytes();
+        match word & 7 {
             1 => Self::Asked(number),
             2 => Self::Told(number),
             3 => Self::Telling(number),
+            4 => Self::Invites(number),
             _ => Self::None,
         }
     }

@@ -11,8 +11,10 @@ use crate::wire::{Breach, Io, Wire};
 
 /// The protocol version spoken here, oldest and newest (sync/PROTOCOL.md R-4).
 pub const VERSIONS: (u8, u8) = (1, 1);
+/// A node may be invited to take over.
+pub const INVITATIONS: u32 = 1;
 /// Optional features known here.
-pub const FEATURES: u32 = 0;
+pub const FEATURES: u32 = INVITATIONS;
 
 /// First bytes of a client's HELLO.
 pub(crate) const MAGIC_HELLO: [u8; 4] = *b"TWPS";

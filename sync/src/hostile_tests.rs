@@ -480,8 +480,8 @@ fn r4_a_peer_of_version_2_is_spoken_to_in_version_1() {
     assert!(matches!(plug.recv(&mut answer), Io::Done(_)));
     assert_eq!(
         answer[10..16],
-        [0, 1, 0, 0, 0, 0],
-        "accepted, version 1, no features"
+        [0, 1, 0, 0, 0, 1],
+        "accepted, version 1, the one feature that both know"
     );
     assert_eq!(cluster.nodes[0].cause("record-unknown-type"), 3);
     assert!(!is_closed(&mut plug));

@@ -68,7 +68,7 @@ impl<W: Wire> Inlet<W> {
         };
         let (peer, hello) = (arrival.peer, arrival.hello);
         let mut conn = Conn::new(arrival.wire, &encode_answer(&answer), false, s.now);
-        let mut peering = Peering::new(peer, &s.sections);
+        let mut peering = Peering::new(peer, hello.features, &s.sections);
         peering.open_all(&mut conn, &s.config, &s.own, s.now);
         let credit = credit(s, hello.lanes);
         conn.put(s.now, |out| record::put_credit(out, credit));

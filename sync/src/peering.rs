@@ -16,6 +16,7 @@ use crate::config::SyncConfig;
 use crate::conn::Conn;
 use crate::fingerprint::{Difference, Section, Strength, differences};
 use crate::handover::Handover;
+use crate::hello::INVITATIONS;
 use crate::record::{Bound, VrfOpen, VrfState, put_vrf_handover, put_vrf_open, put_vrf_state};
 use crate::shared::Shared;
 use crate::wire::Wire;
@@ -36,6 +37,8 @@ pub(crate) struct Own {
 #[derive(Debug)]
 pub(crate) struct Peering {
     peer: u8,
+    /// The peer may be invited to take over.
+    takes_invitations: bool,
     /// Our VRF by the peer's handle; none where the peer names a VRF this node hasn't got.
     handles: Vec<Option<VrfId>>,
     /// By our VRF.
@@ -63,7 +66,8 @@ pub(crate) struct Opened {
 }
 
 impl Peering {
-    pub(crate) fn new(peer: u8, sections: &Arc<[Vec<Section>]>) -> Self {
+    /// Of a connection with a peer that has announced so many optional features.
+    pub(crate) fn new(peer: u8, features: u32, sections: &Arc<[Vec<Section>]>) -> Self {
         let nothing = Own {
             role: Role::Fault,
             term: Term::NONE,
@@ -73,6 +77,7 @@ impl Peering {
         let vrfs = sections.len();
         Self {
             peer,
+            takes_invitations: features & INVITATIONS != 0,
             handles: Vec::new(),
             known: vec![None; vrfs],
             announced: vec![nothing; vrfs],
@@ -130,7 +135,13 @@ impl Peering {
     /// Tells what has changed since.
     pub(crate) fn announce<W: Wire>(&mut self, conn: &mut Conn<W>, own: &[Own], now: Instant) {
         for ((handle, said), own) in (0u16..).zip(&mut self.announced).zip(own) {
-            let before = core::mem::replace(said, *own);
+            // A peer that doesn't know the word is told nothing.
+            let untold = matches!(own.handover, Handover::Invites(_)) && !self.takes_invitations;
+            let own = Own {
+                handover: if untold { Handover::None } else { own.handover },
+                ..*own
+            };
+            let before = core::mem::replace(said, own);
             if before.handover != own.handover {
                 conn.put(now, |out| put_vrf_handover(out, handle, own.handover));
             }
@@ -138,7 +149,7 @@ impl Peering {
                 handover: own.handover,
                 ..before
             };
-            if state_before != *own {
+            if state_before != own {
                 let state = VrfState {
                     handle,
                     role: own.role,
@@ -173,6 +184,7 @@ impl Peering {
             ready: open.ready,
             equal,
             handover: Handover::None,
+            takes_invitations: self.takes_invitations,
         };
         self.known[usize::from(id)] = Some(Known {
             state,
@@ -199,7 +211,7 @@ impl Peering {
         Ok(vrf)
     }
 
-    /// Takes in a VRF-HANDOVER.
+    /// Takes in a VRF-HANDOVER.
     pub(crate) fn handed(&mut self, handle: u16, handover: Handover) -> Result<(), Cause> {
         let vrf = self.handles.get(usize::from(handle)).copied().flatten();
         let known = vrf.and_then(|vrf| self.known[vrf.index()].as_mut());

@@ -318,7 +318,7 @@ pub(crate) const fn takes_credit(kind: u8) -> bool {
     kind >= kind::SLOT_BEGIN && kind != kind::SLOT_VERSION
 }
 
-/// Appends VRF-HANDOVER.
+/// Appends VRF-HANDOVER.
 pub(crate) fn put_vrf_handover(out: &mut Vec<u8>, handle: u16, handover: Handover) {
     record(out, kind::VRF_HANDOVER, |out| {
         out.put_u16(handle);
@@ -327,6 +327,7 @@ pub(crate) fn put_vrf_handover(out: &mut Vec<u8>, handle: u16, handover: Handove
             Handover::Asked(number) => [1, number],
             Handover::Told(number) => [2, number],
             Handover::Telling(number) => [3, number],
+            Handover::Invites(node) => [4, node],
         });
     });
 }
@@ -458,6 +459,7 @@ fn get_vrf_handover(mut from: &[u8]) -> Result<Message, RecordError> {
         (1, number) => Handover::Asked(number),
         (2, number) => Handover::Told(number),
         (3, number) => Handover::Telling(number),
+        (4, node) => Handover::Invites(node),
         _ => return Err(RecordError::Malformed(None)),
     };
     Ok(Message::VrfHandover { handle, handover })

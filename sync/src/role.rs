@@ -9,13 +9,16 @@
 //! (`dataplane/src/drain.rs`), and the role is given up when every live peer has acknowledged it. At once where no
 //! peer lives, after [`DRAIN_MAX`](crate::handover::DRAIN_MAX) at the latest, and not at all where a higher term has
 //! demoted: then nobody listens any more. Whoever is ordered to take over from a live peer asks it to drain first
-//! ([`Handover`]), and waits as long, if it gets an answer at all.
+//! ([`Handover`]), and waits as long, if it gets an answer at all. A *switchover* is an order to the active node: it drains,
+//! and then invites one peer, which takes over if it can; nothing is given up before.
+//! Whichever of the two stands by *assists* meanwhile: it forwards what comes to it for flows that it knows.
 //!
 //! Besides the role the machine says whether this node is *in doubt*: whether a peer may be giving out ports, or may
 //! have to go on with a table from which some are missing (sync/PROTOCOL.md R-71).
 
 mod drain;
 mod peer;
+mod switchover;
 mod table;
 mod wish;
 
@@ -29,9 +32,12 @@ use thiserror::Error;
 
 use self::drain::Drains;
 pub use self::peer::{PeerView, outranks};
+use self::switchover::Switchovers;
+pub use self::switchover::{SwitchoverEnd, SwitchoverError, SwitchoverPhase};
 pub use self::table::{Cause, Desire};
 use self::table::{Situation, decide};
 use self::wish::Wishes;
+use crate::board::PeerVrf;
 use crate::handover::{DrainEnd, Handover};
 
 /// What a step decided. The caller stores role and term into [`dataplane::role::Roles`].
@@ -51,6 +57,8 @@ pub struct Decision {
     pub drain: u32,
     /// What the peers are to be told.
     pub handover: Handover,
+    /// Until when this node, standing by, forwards what comes to it for flows that both know.
+    pub assists_until: Instant,
 }
 
 /// Why a peer can't be declared dead.
@@ -77,6 +85,9 @@ pub struct RoleMachine {
     heard: Vec<Heard>,
     drains: Drains,
     wishes: Wishes,
+    switchovers: Switchovers,
+    /// Has taken over because it was invited, and nobody has asked since.
+    invited: bool,
 }
 
 /// When a peer last said something about the VRF.
@@ -123,6 +134,8 @@ impl RoleMachine {
             heard,
             drains: Drains::default(),
             wishes: Wishes::new(),
+            switchovers: Switchovers::default(),
+            invited: false,
         }
     }
 
@@ -134,8 +147,9 @@ impl RoleMachine {
         self
     }
 
-    /// An order at run time.
+    /// An order at run time. It ends a switchover.
     pub fn order(&mut self, desire: Desire) {
+        self.cancel_switchover();
         let done = desire == Desire::Ordered && self.role == Role::Master;
         self.desire = if done { Desire::Preferred } else { desire };
     }
@@ -151,6 +165,68 @@ impl RoleMachine {
         }
         heard.declared_dead = true;
         Ok(())
+    }
+
+    /// Whether a peer, by its place, could be handed the role now, as `peers` are.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn check_switchover(&self, peer: usize, peers: &[PeerView]) -> Result<(), SwitchoverError> {
+        let view = peers.get(peer).ok_or(SwitchoverError::NoPeer)?;
+        if self.role != Role::Master {
+            return Err(SwitchoverError::NotActive);
+        }
+        if self.switchovers.phase().is_some() {
+            return Err(SwitchoverError::UnderWay);
+        }
+        view.refusal(self.is_elected()).map_or(Ok(()), Err)
+    }
+
+    /// Begins to hand the role to a peer, by its place.
+    ///
+    /// # Errors
+    /// When [`Self::check_switchover`] has one.
+    pub fn switch_over(
+        &mut self,
+        now: Instant,
+        peer: usize,
+        peers: &[PeerView],
+    ) -> Result<(), SwitchoverError> {
+        self.check_switchover(peer, peers)?;
+        self.switchovers.begin(now, peer);
+        Ok(())
+    }
+
+    /// Whatever else had to be confirmed is: the peer may take over, if it has confirmed, too.
+    pub fn hand_over(&mut self, now: Instant) {
+        self.switchovers.hand_over(now);
+    }
+
+    /// The role stays here, unless the peer has it already.
+    pub const fn cancel_switchover(&mut self) {
+        self.switchovers.cancel();
+    }
+
+    /// How far the switchover under way is, if any is.
+    #[must_use]
+    pub fn switchover(&self) -> Option<SwitchoverPhase> {
+        self.switchovers.phase()
+    }
+
+    /// How the last switchover ended and how long it took, once.
+    pub const fn take_switchover_end(&mut self) -> Option<(SwitchoverEnd, Duration)> {
+        self.switchovers.take_end()
+    }
+
+    /// Whether this node has taken over by a peer's invitation, once.
+    pub const fn take_invited(&mut self) -> bool {
+        core::mem::replace(&mut self.invited, false)
+    }
+
+    /// Whether an election decides about the role.
+    #[must_use]
+    pub const fn is_elected(&self) -> bool {
+        !self.wishes.asks
     }
 
     /// What is wanted at present.
@@ -176,6 +252,7 @@ impl RoleMachine {
                 in_doubt: false,
                 drain: 0,
                 handover: Handover::None,
+                assists_until: Instant::default(),
             };
         }
         self.listen(now, peers);
@@ -183,24 +260,29 @@ impl RoleMachine {
         if self.role == Role::Fault && mutant::on(Mutant::EmptyOverwrites) {
             self.adopt(peers);
         }
-        let (mut next, mut cause) = decide(self.role, self.desire, self.situation(now, peers));
+        let mut situation = self.situation(now, peers);
+        let (mut next, mut cause) = decide(self.role, self.desire, situation);
         if self.role == Role::Fault && next == Role::Backup {
             self.role = Role::Backup;
             self.adopt(peers);
-            (next, cause) = decide(Role::Backup, self.desire, self.situation(now, peers));
+            situation = self.situation(now, peers);
+            (next, cause) = decide(Role::Backup, self.desire, situation);
         }
         // A higher term that nobody claims any more is in slots that a peer, or this node, took over half from a node
         // that died: under a lower one they could not be written again.
         let outlived = self.role == Role::Master && self.seen > self.term;
         if next == Role::Master && (self.role != Role::Master || outlived) {
             self.term = self.seen.max(self.term).next_of(self.node, self.boot_id);
-            self.desire = if self.desire == Desire::Ordered {
-                Desire::Preferred
-            } else {
-                self.desire
-            };
+            // An invitation is an order that has come another way.
+            let invited = situation == Situation::Invited;
+            self.invited |= invited;
+            if invited || self.desire == Desire::Ordered {
+                self.desire = Desire::Preferred;
+            }
         }
         self.role = next;
+        let invited = self.is_invited(peers);
+        self.switchovers.play(now, self.role, invited);
         if !self.leaves(peers) {
             self.drains.end(now, self.role, cause, peers);
         }
@@ -220,7 +302,23 @@ impl RoleMachine {
             in_doubt: self.in_doubt(peers),
             drain: self.drains.number(),
             handover: self.handover(peers),
+            assists_until: self.assists_until(peers),
         }
+    }
+
+    /// Only as long as the peer is there: entries that nobody renews any more are nobody's to forward by.
+    fn assists_until(&self, peers: &[PeerView]) -> Instant {
+        let owned = self.role == Role::Backup && peers.iter().any(PeerView::is_master);
+        let until = self.switchovers.assists_until().filter(|_| owned);
+        until.unwrap_or_default()
+    }
+
+    /// Whether an active peer hands the role to this node, which has everything. One of a lower term has said so before it
+    /// was outranked.
+    fn is_invited(&self, peers: &[PeerView]) -> bool {
+        let invites = |v: PeerVrf| v.handover == Handover::Invites(self.node) && v.term >= self.term;
+        let invited = |p: &PeerView| p.is_master() && p.vrf.is_some_and(invites) && !p.importing(self.term);
+        self.role == Role::Backup && peers.iter().any(invited)
     }
 
     /// Whether a node is there that the VRF's entries belong to: this one, if it is active, or a live peer that is active
@@ -253,16 +351,23 @@ impl RoleMachine {
             self.drains.begin(now, self.desire == Desire::Backup);
         }
         self.drains.follow(peers);
+        let drained = self.drains.is_told().then(|| self.drains.number());
+        self.switchovers.follow(now, drained, peers);
         let ordered = (self.role, self.desire) == (Role::Backup, Desire::Ordered);
         self.wishes.follow(now, ordered, peers);
     }
 
     fn leaves(&self, peers: &[PeerView]) -> bool {
         self.role == Role::Master
-            && (self.desire == Desire::Backup || peers.iter().any(|p| p.asked().is_some()))
+            && (self.desire == Desire::Backup
+                || self.switchovers.phase().is_some()
+                || peers.iter().any(|p| p.asked().is_some()))
     }
 
     fn handover(&self, peers: &[PeerView]) -> Handover {
+        if let Some(peer) = self.switchovers.invited().and_then(|place| peers.get(place)) {
+            return Handover::Invites(peer.node);
+        }
         match (self.wishes.number(), peers.iter().find_map(PeerView::asked)) {
             (Some(wish), _) => Handover::Asked(wish),
             (None, Some(number)) if self.drains.is_told() => Handover::Told(number),
@@ -290,6 +395,8 @@ impl RoleMachine {
         };
         if peers.iter().any(|p| p.importing(self.term)) {
             Situation::Importing
+        } else if !self.is_elected() && self.is_invited(peers) {
+            Situation::Invited
         } else if self.leaves(peers) && self.drains.is_untold(now, peers) {
             Situation::Untold
         } else if quiet(false) {
@@ -329,6 +436,7 @@ impl RoleMachine {
             .any(|p| p.clients_up < p.clients_total || p.locals_up < p.locals_total || p.locals_total == 0);
         match decided {
             None | Some(Cause::ImportUnfinished | Cause::PeerActive) if differs => Some(Cause::ConfigDiffers),
+            None if self.switchovers.phase().is_some() => Some(Cause::HandingOver),
             None if lanes => Some(Cause::LanesDown),
             other => other,
         }

@@ -52,6 +52,8 @@ mod replication;
 #[cfg(test)]
 mod resync;
 #[cfg(test)]
+mod switchover;
+#[cfg(test)]
 mod tcp_failover;
 #[cfg(test)]
 mod terms;

@@ -33,7 +33,9 @@ use state_sync::handover::{DrainEnd, Handover};
 use state_sync::port::{Arrival, PumpCommand, PumpEvent, PumpPorts};
 use state_sync::pump::Pump;
 use state_sync::report::PumpReport;
-use state_sync::role::{Cause, Decision, DeclareError, Desire, RoleMachine};
+use state_sync::role::{
+    Cause, Decision, DeclareError, Desire, RoleMachine, SwitchoverEnd, SwitchoverError, SwitchoverPhase,
+};
 
 use crate::config::{LAN, Setup, WAN};
 use crate::network::{MemNet, MemWire};
@@ -228,6 +230,7 @@ impl Node {
             self.shared
                 .roles
                 .set_share(vrf, self.sync.share(config, decision.in_doubt));
+            self.shared.roles.set_assists_until(vrf, decision.assists_until);
             if machine.last.map(|l| (l.role, l.term)) != Some((decision.role, decision.term)) {
                 let was_active = machine.last.is_some_and(|l| l.role.is_active());
                 self.shared.roles.set(vrf, decision.role, decision.term);
@@ -242,7 +245,41 @@ impl Node {
             self.board.set_ready(vrf, decision.ready);
             machine.last = Some(decision);
         }
+        let confirmed = |m: &Machine| m.machine.switchover() == Some(SwitchoverPhase::Confirmed);
+        if self.machines.iter().all(confirmed) {
+            self.machines.iter_mut().for_each(|m| m.machine.hand_over(now));
+        }
         changed
+    }
+
+    /// Hands all VRFs to the peer, as `switchover` does.
+    ///
+    /// # Errors
+    /// What is in the way; nothing has begun then.
+    pub fn switch_over(&mut self, now: Instant) -> Result<(), SwitchoverError> {
+        let now = now + self.offset;
+        let views: Vec<_> = (0..self.setup.vrfs())
+            .map(|vrf| [self.board.view(0, VrfId(vrf), self.setup.slots)])
+            .collect();
+        for (machine, views) in self.machines.iter().zip(&views) {
+            machine.machine.check_switchover(0, views)?;
+        }
+        for (machine, views) in self.machines.iter_mut().zip(&views) {
+            machine.machine.switch_over(now, 0, views)?;
+        }
+        Ok(())
+    }
+
+    /// How far the switchover of a VRF is.
+    #[must_use]
+    pub fn switchover(&self, vrf: VrfId) -> Option<SwitchoverPhase> {
+        self.machines.get(vrf.index())?.machine.switchover()
+    }
+
+    /// How the last switchover of a VRF ended, once.
+    pub fn take_switchover_end(&mut self, vrf: VrfId) -> Option<SwitchoverEnd> {
+        let machine = self.machines.get_mut(vrf.index())?;
+        machine.machine.take_switchover_end().map(|(end, _)| end)
     }
 
     /// Whether every role machine calls the node ready.

@@ -14,7 +14,7 @@ use dataplane::tables::Tables;
 use state_sync::handover::DRAIN_MAX;
 use state_sync::port::PumpCommand;
 use state_sync::report::PumpReport;
-use state_sync::role::Desire;
+use state_sync::role::{Desire, SwitchoverError, SwitchoverPhase};
 use testkit::checker::view;
 use testkit::cluster::{Cluster, Death};
 use testkit::config::{MAIN, server, subscriber, subscriber6};
@@ -576,8 +576,8 @@ impl Play {
         failures
     }
 
-    /// The active node is told to stand by, or the other one to be active, and it dies when that is so: the other one must
-    /// have every conntrack but those that a rule keeps from it for ever, and those that it says it lacks, and forward it.
+    /// The active node is told to stand by, or to hand the role over, or the other one to be active, and it dies when that is
+    /// so: the other one must have every conntrack but those that a rule keeps from it for ever, and those that it says it lacks, and forward it.
     fn demotion(&mut self) {
         self.rest();
         let Some(active) = self.cluster.active() else {
@@ -593,18 +593,27 @@ impl Play {
         }
         let held: Vec<_> = told_some_day(self.cluster.node(active)).collect();
         // Where an election decides, an order to the other one comes too late to tell anything.
-        let asks = !self.cluster.setups[0].elected && self.random.one_in(2);
+        let elected = self.cluster.setups[0].elected;
+        let (asks, gives_up) = match self.random.below(3) {
+            0 if !elected => (true, false),
+            1 => (false, false),
+            _ => (false, true),
+        };
+        let now = self.cluster.now;
         if asks {
             self.cluster.order(standby, Desire::Ordered);
-        } else {
+        } else if gives_up {
             self.cluster.order(active, Desire::Backup);
+        } else if let Err(cause) = self.cluster.node(active).switch_over(now) {
+            assert_ne!(cause, SwitchoverError::NotActive);
+            return;
         }
-        let end = self.cluster.now + DRAIN_MAX;
+        let end = now + DRAIN_MAX;
         let handed = |cluster: &mut Cluster| {
-            if asks {
-                cluster.node(standby).is_active(MAIN)
-            } else {
+            if gives_up {
                 !cluster.node(active).is_active(MAIN)
+            } else {
+                cluster.node(standby).is_active(MAIN)
             }
         };
         // As long as it stands by: later it says nothing about that any more.
@@ -612,10 +621,17 @@ impl Play {
         while !handed(&mut self.cluster) {
             lacking = view(self.cluster.node(standby)).lacking;
             assert!(self.cluster.now < end, "nothing is in the way of the drain");
+            if elected && self.cluster.node(active).switchover(MAIN) == Some(SwitchoverPhase::HandingOver) {
+                self.cluster.order(standby, Desire::Ordered);
+            }
             self.cluster.turn(Duration::from_micros(200));
+            if !asks && !gives_up {
+                let one_is = (0..2).any(|n| self.cluster.node(n).is_active(MAIN));
+                assert!(one_is, "between two nodes a switchover leaves the role to nobody");
+            }
         }
         let left: HashSet<_> = told_some_day(self.cluster.node(active)).collect();
-        if !asks {
+        if gives_up {
             lacking = view(self.cluster.node(standby)).lacking;
         }
         let death = self.death();

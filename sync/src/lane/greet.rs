@@ -56,23 +56,23 @@ impl<W: Wire> Lane<W> {
         };
         let answer = decode_answer(body).map_err(|_| Cause::HelloMalformed)?;
         judge(&answer, s.config.node_id)?;
-        self.up(s, answer.node_id);
+        self.up(s, &answer);
         Ok(1)
     }
 
-    fn up(&mut self, s: &mut Shared, node: u8) {
+    fn up(&mut self, s: &mut Shared, answer: &Answer) {
         let State::Greeting { mut conn, .. } =
             core::mem::replace(&mut self.state, State::Down { until: s.now })
         else {
             return;
         };
         conn.wake(s.now);
-        let mut peering = Peering::new(self.tag.peer, &s.sections);
+        let mut peering = Peering::new(self.tag.peer, answer.features, &s.sections);
         peering.open_all(&mut conn, &s.config, &s.own, s.now);
         self.state = State::Up {
             conn,
             peering,
-            node,
+            node: answer.node_id,
             acked: 0,
         };
         self.attempts = 0;

@@ -23,6 +23,8 @@ pub enum Desire {
 pub(super) enum Situation {
     /// A live peer holds state that this node lacks.
     Importing,
+    /// A live peer is master, and has invited this node to take over.
+    Invited,
     /// A peer has not been heard since boot, and the boot wait is not over.
     Waiting,
     /// A peer was heard and is gone, less than the boot wait ago.
@@ -55,6 +57,8 @@ pub enum Cause {
     Draining,
     /// Ordered to be master, and the peer that is tells what it kept back.
     PeerTelling,
+    /// A switchover is under way: the peer has everything, and is to take over.
+    HandingOver,
     /// A must-equal section of the configuration, or the slot count, differs from the peer's.
     ConfigDiffers,
     /// Not every lane is up.
@@ -71,8 +75,11 @@ impl Cause {
             Self::MasterPending => "master ordered; import from a live peer unfinished",
             Self::PeerActive => "prefers master; a peer is active",
             Self::Outranked => "demoted by a peer with a higher term",
-            Self::Draining => "draining: about to stand by; peers are being told what was kept back",
+            Self::Draining => {
+                "draining: about to hand the role over; peers are being told what was kept back"
+            }
             Self::PeerTelling => "master ordered; the active peer is telling what it kept back",
+            Self::HandingOver => "switchover: the peer has everything and is to take over",
             Self::ConfigDiffers => "configuration differs from the peer's in a section that must be equal",
             Self::LanesDown => "not every sync lane is up",
         }
@@ -110,7 +117,7 @@ const fn row(
 const TABLE: &[Row] = &{
     use Desire::{Backup as WantBackup, Ordered, Preferred};
     use Role::{Backup, Fault, Master};
-    use Situation::{Active, Importing, Lost, Telling, Untold, Waiting};
+    use Situation::{Active, Importing, Invited, Lost, Telling, Untold, Waiting};
     [
         row(
             Fault,
@@ -139,6 +146,7 @@ const TABLE: &[Row] = &{
             Backup,
             Some(Cause::ImportUnfinished),
         ),
+        row(Backup, None, Some(Invited), Master, None),
         row(Backup, Some(WantBackup), None, Backup, None),
         row(
             Backup,
