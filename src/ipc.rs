@@ -31,6 +31,7 @@ use ctl::report::{
     BlockRow, ConntrackFilter, ConntrackRow, Count, DropRow, EventRow, GroupRow, GroupState, MemoryRow, Page,
     PlanReport, PoolRow, PortRow, RoleRow, RoleState, Rows, RuleHits, Tuple, UserRow, VersionRow, WorkerRow,
 };
+use ctl::switchover::SwitchoverReport;
 use ctl::sync_report::{SlotRow, SyncReport, SyncState};
 use ctl::sync_view::{ConservationRow, OperationRow, ProtectionRow, SyncOverview};
 use dataplane::config::{Action, Forwarding, InterfaceId};
@@ -195,6 +196,15 @@ pub enum Request {
         /// Its name in the configuration.
         peer: String,
     },
+    /// Hands a group that is active here to a peer. [`Reply::Switchover`].
+    Switchover {
+        /// Group name.
+        name: String,
+        /// Name of the peer; none where there is only one.
+        to: Option<String>,
+    },
+    /// Switchovers under way, and the last one of each group. [`Reply::Switchovers`].
+    Switchovers,
     /// Whether this configuration could be tried now; refused with everything that is in the way.
     CheckConfig(ConfigText),
     /// Gives up the configuration that is tried. [`Reply::Done`], also when nothing is tried any more.
@@ -274,6 +284,10 @@ pub enum Reply {
     Compare(CompareReport),
     /// See [`Request::Job`].
     Resync(ResyncOutcome),
+    /// See [`Request::Switchover`].
+    Switchover(SwitchoverReport),
+    /// See [`Request::Switchovers`].
+    Switchovers(Vec<SwitchoverReport>),
     /// See [`Request::SetConfig`]. Empty: everything was taken.
     LeftOut(Vec<SettingChange>),
 }
@@ -315,6 +329,13 @@ pub enum Event {
         protocol: u8,
         /// The packet.
         tuple: Tuple,
+    },
+    /// A switchover has come a step further.
+    Switchover(SwitchoverReport),
+    /// A peer has handed this group to this node.
+    Handed {
+        /// Group name.
+        group: String,
     },
 }
 

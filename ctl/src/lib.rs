@@ -14,5 +14,6 @@ pub mod paths;
 pub mod protocol;
 pub mod render;
 pub mod report;
+pub mod switchover;
 pub mod sync_report;
 pub mod sync_view;

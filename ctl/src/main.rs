@@ -16,6 +16,7 @@ use ctl::client::{Client, ClientError};
 use ctl::job_report::Verdict;
 use ctl::key::{KeyError, PrivateKey};
 use ctl::protocol::{Command, ProtocolError, RefusalKind, Reply};
+use ctl::switchover::SwitchoverPhase;
 use ctl::{paths, render};
 
 use crate::follow::Manner;
@@ -28,7 +29,7 @@ const UNKNOWN: u8 = 2;
 const USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
 
-/// Between two looks at a job.
+/// Between two looks at a job or a switchover.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// A message and the exit code that goes with it.
@@ -98,6 +99,7 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
             .ok_or_else(|| Failure(USAGE, "\"all\" stands alone".to_owned()))?,
         Verb::Hold(grip) => grip.command(true),
         Verb::Release(grip) => grip.command(false),
+        Verb::Switchover(switchover) => switchover.command(),
         Verb::KeepalivedConfig { group } => Command::KeepalivedConfig {
             group,
             ctl: own_path(),
@@ -118,6 +120,7 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
     let reply = node
         .call_whole(command)
         .and_then(|reply| wait_for_job(&mut node, reply))
+        .and_then(|reply| wait_for_switchover(&mut node, reply))
         .map_err(failure)
         .map_err(|Failure(code, message)| {
             let unknown = comparing && code == REFUSED;
@@ -131,16 +134,17 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
             Verdict::Different => DIFFERENT,
             Verdict::Unknown => UNKNOWN,
         }),
+        Reply::Switchover(report) if report.phase != SwitchoverPhase::Done => ExitCode::from(REFUSED),
         Reply::Resync(outcome) if outcome.cause.is_some() => ExitCode::from(REFUSED),
         _ => ExitCode::SUCCESS,
     })
 }
 
+/// Asks how far a job is until it is over; says so on a terminal.
 #[expect(
     clippy::disallowed_methods,
     reason = "a program that only waits for an answer has no turns"
 )]
-/// Asks how far a job is until it is over; says so on a terminal.
 fn wait_for_job(node: &mut Client, reply: Reply) -> Result<Reply, ClientError> {
     let Reply::Job(number) = reply else {
         return Ok(reply);
@@ -169,6 +173,22 @@ fn wait_for_job(node: &mut Client, reply: Reply) -> Result<Reply, ClientError> {
         }
         std::thread::sleep(LOOK_AGAIN_AFTER);
     }
+}
+
+/// Asks how far a switchover is until it is over.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a program that only waits for an answer has no turns"
+)]
+fn wait_for_switchover(node: &mut Client, mut reply: Reply) -> Result<Reply, ClientError> {
+    while let Reply::Switchover(report) = &reply
+        && !report.phase.is_over()
+    {
+        std::thread::sleep(LOOK_AGAIN_AFTER);
+        let name = report.group.clone();
+        reply = node.call(&Command::SwitchoverReport { name })?;
+    }
+    Ok(reply)
 }
 
 fn failure(error: ClientError) -> Failure {

@@ -23,6 +23,7 @@ use crate::report::{
     BlockRow, ConntrackFilter, ConntrackRow, Count, DropRow, EventRow, GroupState, HaGroupReport, MemoryRow,
     Page, PoolRow, PortRow, Rows, RuleRow, UserRow, VersionRow, WorkerRow,
 };
+use crate::switchover::SwitchoverReport;
 use crate::sync_report::{SlotRow, SyncReport, SyncState};
 use crate::sync_view::{ConservationRow, OperationRow, ProtectionRow, SyncOverview};
 
@@ -173,6 +174,19 @@ pub enum Command {
         /// Hold it, or release it.
         held: bool,
     },
+    /// Hands a group that is active here to a peer, make before break.
+    Switchover {
+        /// Group name.
+        name: String,
+        /// Name of the peer; none where there is only one.
+        #[serde(default)]
+        to: Option<String>,
+    },
+    /// How far the switchover of a group is, or how the last one ended.
+    SwitchoverReport {
+        /// Group name.
+        name: String,
+    },
     /// What keepalived has to include for the groups that it drives.
     KeepalivedConfig {
         /// Only this group.
@@ -269,6 +283,8 @@ pub enum Reply {
     Compare(CompareReport),
     /// To [`Command::Job`].
     Resync(ResyncOutcome),
+    /// To [`Command::Switchover`] and [`Command::SwitchoverReport`].
+    Switchover(SwitchoverReport),
     /// To [`Command::ConfigDiff`]; none means no difference.
     SettingChanges(Vec<SettingChange>),
     /// To [`Command::ConfigApply`].

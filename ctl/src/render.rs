@@ -15,6 +15,7 @@ use crate::report::{
     BlockRow, ConntrackRow, Count, DropRow, EventRow, HaGroupReport, MemoryRow, PoolRow, PortRow, Rows,
     RuleRow, Tuple, UserRow, VersionRow, WorkerRow,
 };
+use crate::switchover::SwitchoverReport;
 use crate::sync_report::{PeerReport, SlotRow, SyncReport, SyncState};
 
 /// A reply as text, with a newline at the end; empty when there is nothing to say.
@@ -50,6 +51,7 @@ pub fn text(reply: &Reply) -> String {
             .iter()
             .map(|row| format!("{}\n", event_line(row)))
             .collect(),
+        Reply::Switchover(report) => switchover(report),
         Reply::SettingChanges(list) => config::changes(list),
         Reply::Applied(tried) => config::applied(tried),
         Reply::RunningConfig(running) => config::running(running),
@@ -277,6 +279,16 @@ fn ha_group(group: &HaGroupReport) -> String {
                 t.line("blocked", vrrp.blocked.as_deref().unwrap_or("no"));
             });
         }
+        if let Some(report) = &group.switchover {
+            t.open("switchover", |t| {
+                t.line("peer", &report.peer);
+                t.line("phase", report.phase.name());
+                if !report.end.is_empty() {
+                    t.line("end", &report.end);
+                }
+                t.line("took-ms", report.took_ms);
+            });
+        }
         for virtual_address in &group.virtual_addresses {
             t.line(
                 "virtual-address",
@@ -293,6 +305,23 @@ fn ha_group(group: &HaGroupReport) -> String {
             });
         }
     })
+}
+
+fn switchover(report: &SwitchoverReport) -> String {
+    let SwitchoverReport {
+        group,
+        peer,
+        phase,
+        end,
+        took_ms,
+    } = report;
+    let phase = phase.name();
+    let end = if end.is_empty() {
+        String::new()
+    } else {
+        format!(" ({end})")
+    };
+    format!("switchover of {group} to {peer}: {phase} after {took_ms} ms{end}\n")
 }
 
 fn conntracks(rows: &[ConntrackRow]) -> String {

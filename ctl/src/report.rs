@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::switchover::SwitchoverReport;
+
 /// One named number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
@@ -123,6 +125,8 @@ pub struct HaGroupReport {
     pub vrrp: Option<VrrpReport>,
     /// Virtual addresses with their interface.
     pub virtual_addresses: Vec<InterfaceAddress>,
+    /// The switchover that is under way here, or the last one.
+    pub switchover: Option<SwitchoverReport>,
     /// Roles of the VRFs that listen to it.
     pub vrfs: Vec<RoleRow>,
 }

@@ -13,6 +13,12 @@ use ipnet::IpNet;
 pub(crate) use self::sync::Events;
 use self::sync::{COMPARE_HELP, Compare, EVENTS_HELP, RESYNC_HELP, Resync, SYNC_HELP, ShowSync};
 
+/// Behind the options of `switchover`.
+const SWITCHOVER_HELP: &str = "\
+The node stays active until the peer is. First it tells the peer what it kept back; when the peer has acknowledged \
+everything, it takes over (a group driven by VRRP: keepalived moves). At any step before, whatever goes wrong leaves the \
+role here. Exit code 0: the peer has taken over; 1: the role is still here, and the cause is printed.";
+
 /// Operate a twinpath node.
 #[derive(Debug, Parser)]
 #[command(name = "twinpathctl", version, infer_subcommands = false)]
@@ -61,6 +67,9 @@ pub(crate) enum Verb {
     /// End a hold.
     #[command(subcommand)]
     Release(Grip),
+    /// Hand an HA group that is active here to a peer, without losing a connection. Waits until it is over.
+    #[command(after_help = SWITCHOVER_HELP)]
+    Switchover(Switchover),
     /// Print what keepalived has to include for the HA groups that it drives.
     KeepalivedConfig {
         /// Only this HA group.
@@ -298,6 +307,16 @@ impl Peer {
     }
 }
 
+/// After `switchover`.
+#[derive(Debug, Args)]
+pub(crate) struct Switchover {
+    /// Name of the HA group.
+    group: String,
+    /// Peer that takes over; may be left out where there is only one.
+    #[arg(long, value_name = "PEER")]
+    to: Option<String>,
+}
+
 /// After `hold` and `release`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Grip {
@@ -446,6 +465,17 @@ impl Set {
             Wanted::Backup => GroupState::Backup,
         };
         Command::SetHaGroup { name, state }
+    }
+}
+
+impl Switchover {
+    /// The command these words mean.
+    #[must_use]
+    pub(crate) fn command(self) -> Command {
+        Command::Switchover {
+            name: self.group,
+            to: self.to,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use ctl::protocol::{Command, PAGE_ROWS_MAX, Refusal, RefusalKind, Reply};
 use ctl::report::{
     GroupState, HaGroupReport, InterfaceAddress, Page, RoleRow, RuleHits, RuleRow, VersionRow,
 };
+use ctl::switchover::SwitchoverReport;
 use dataplane::config::{Action, InterfaceId, PortRange, RuleIntent};
 use dataplane::time::Instant;
 
@@ -123,6 +124,8 @@ impl Answers<'_> {
                 self.check_group(&name)?;
                 self.vrrp.hold(&name, held).map(|()| Reply::Done)
             }
+            Command::Switchover { name, to } => self.switch_over(&name, to),
+            Command::SwitchoverReport { name } => self.switchover(&name),
             Command::KeepalivedConfig { group, ctl } => self.keepalived_config(group.as_deref(), &ctl),
             Command::KeepalivedCheck => self.vrrp.check(self.now).map(|()| Reply::Done),
             Command::ConfigCheck { file, text } => Ok(Reply::Lines(check(&file, &text))),
@@ -164,6 +167,7 @@ impl Answers<'_> {
             Err(refusal) if refusal.kind == RefusalKind::Unreachable => Vec::new(),
             Err(refusal) => return Err(refusal),
         };
+        let switchovers = self.switchovers().unwrap_or_default();
         let report = |row: &ctl::report::GroupRow| {
             let intent = self.config().intent.ha_groups.iter().find(|g| g.name == row.name);
             let driven = self.config().ha_groups.iter().find(|g| g.name == row.name);
@@ -181,6 +185,7 @@ impl Answers<'_> {
                         address: v.address,
                     })
                     .collect(),
+                switchover: switchovers.iter().find(|s| s.group == row.name).cloned(),
                 vrfs: roles
                     .iter()
                     .filter(|r: &&RoleRow| r.ha_group.as_ref() == Some(&row.name))
@@ -196,7 +201,7 @@ impl Answers<'_> {
     fn set_group(&mut self, name: &str, state: GroupState) -> Result<Reply, Refusal> {
         if self.vrrp.drives(name) {
             let message = format!(
-                "VRRP drives the HA group {name}, and nobody else: hold and release are what you may change here"
+                "VRRP drives the HA group {name}, and nobody else: hold, release and switchover are what you may do here"
             );
             return Err(Refusal::new(RefusalKind::Refused, message));
         }
@@ -208,6 +213,35 @@ impl Answers<'_> {
             "an operator has ordered a state"
         );
         Ok(Reply::Done)
+    }
+
+    fn switch_over(&mut self, name: &str, to: Option<String>) -> Result<Reply, Refusal> {
+        self.check_group(name)?;
+        if self.vrrp.drives(name) {
+            self.vrrp.check_switchover(name)?;
+        }
+        let request = Request::Switchover {
+            name: name.to_owned(),
+            to,
+        };
+        forward!(self, request, Switchover => Reply::Switchover)
+    }
+
+    fn switchovers(&mut self) -> Result<Vec<SwitchoverReport>, Refusal> {
+        match self.data.call(Request::Switchovers)? {
+            ipc::Reply::Switchovers(reports) => Ok(reports),
+            _ => Err(wrong_reply()),
+        }
+    }
+
+    fn switchover(&mut self, name: &str) -> Result<Reply, Refusal> {
+        self.check_group(name)?;
+        let mut reports = self.switchovers()?.into_iter();
+        let report = reports.find(|report| report.group == name);
+        report.map(Reply::Switchover).ok_or_else(|| {
+            let message = format!("the data process knows of no switchover of the HA group {name}");
+            Refusal::new(RefusalKind::NotFound, message)
+        })
     }
 
     fn declare_dead(&mut self, peer: String) -> Result<Reply, Refusal> {

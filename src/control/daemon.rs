@@ -185,6 +185,15 @@ impl Daemon {
                 self.vrrp.note(row);
             }
             Event::ReadinessChanged(row) => self.vrrp.note(row),
+            Event::Switchover(report) => {
+                let (phase, end) = (report.phase.name(), &report.end);
+                tracing::info!(group = report.group, peer = report.peer, phase, end, "switchover");
+                self.vrrp.switchover(&report, now);
+            }
+            Event::Handed { group } => {
+                tracing::info!(group, "a peer has handed the role to this node");
+                self.groups.ordered(&group, GroupState::Master);
+            }
             Event::FingerprintDiffers { peer, vrf, section } => {
                 tracing::error!(
                     peer,

@@ -100,6 +100,7 @@ impl Agent {
 
     fn step_roles(&mut self, now: Instant) -> usize {
         let changed = self.sources.keeper.step(now);
+        self.tell_switchovers();
         for &change in &changed {
             let (Change::Role(vrf) | Change::Readiness(vrf) | Change::Drained(vrf, ..)) = change;
             let Some(row) = self.sources.keeper.row(vrf) else {
@@ -132,6 +133,28 @@ impl Agent {
             self.server.broadcast(Event::RoleChanged(row));
         }
         changed.len()
+    }
+
+    fn tell_switchovers(&mut self) {
+        for report in self.sources.keeper.take_switchover_news() {
+            let (phase, end, took_ms) = (report.phase.name(), &report.end, report.took_ms);
+            tracing::info!(
+                group = report.group,
+                peer = report.peer,
+                phase,
+                end,
+                took_ms,
+                "switchover"
+            );
+            let text = format!("HA group {}: {phase} after {took_ms} ms: {end}", report.group);
+            self.sources
+                .journal
+                .note("switchover", None, Some(&report.peer), text);
+            self.server.broadcast(Event::Switchover(report));
+        }
+        for group in self.sources.keeper.take_handed() {
+            self.server.broadcast(Event::Handed { group });
+        }
     }
 
     fn announce(&mut self, now: Instant) -> usize {
@@ -380,6 +403,10 @@ impl Agent {
                 } else {
                     Err(Refusal::new(RefusalKind::NotFound, format!("no HA group {name}")))
                 }
+            }
+            Request::Switchover { name, to } => {
+                let report = self.sources.keeper.switch_over(now, &name, to.as_deref())?;
+                Ok(Served::Now(Reply::Switchover(report)))
             }
             Request::DeclareDead { peer } => match self.sources.keeper.declare_dead(&peer) {
                 Ok(()) => Ok(Served::Now(Reply::Done)),

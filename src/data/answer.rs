@@ -82,6 +82,7 @@ pub(crate) fn answer(
     let workers = &sources.workers;
     Ok(match request {
         Request::Groups => Served::Now(Reply::Groups(sources.keeper.groups())),
+        Request::Switchovers => Served::Now(Reply::Switchovers(sources.keeper.switchovers())),
         Request::Roles => Served::Now(Reply::Roles(sources.keeper.rows())),
         Request::Plan => Served::Now(Reply::Plan(facts.plan.clone())),
         Request::Version => Served::Now(Reply::Version(version(facts, now))),
@@ -141,6 +142,7 @@ pub(crate) fn answer(
         | Request::Resync { .. }
         | Request::Job { .. }
         | Request::DeclareDead { .. }
+        | Request::Switchover { .. }
         | Request::SetGroup { .. } => {
             return Err(Refusal::new(RefusalKind::Protocol, "not a question".to_owned()));
         }

@@ -1,10 +1,13 @@
 //! One role machine per VRF, stepped by the agent: reads what the event threads know of the peers, writes the one
 //! word that workers read.
 
+mod switchover;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use ctl::report::{GroupRow, GroupState, RoleRow};
+use ctl::switchover::SwitchoverReport;
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
 use dataplane::role::{Role, Roles};
@@ -15,6 +18,7 @@ use state_sync::config::SyncConfig;
 use state_sync::handover::DrainEnd;
 use state_sync::role::{Decision, DeclareError, Desire, PeerView, RoleMachine, outranks};
 
+use self::switchover::Switchover;
 use crate::config::{Config, InitialState};
 use crate::ipc::role_state;
 
@@ -35,6 +39,10 @@ pub(crate) struct RoleKeeper {
     board: Arc<Board>,
     vrfs: Vec<Vrf>,
     groups: Vec<GroupRow>,
+    switchovers: Vec<Switchover>,
+    switchover_news: Vec<SwitchoverReport>,
+    /// Groups that peers have handed over.
+    handed: Vec<String>,
 }
 
 /// What a step has changed.
@@ -131,6 +139,9 @@ impl RoleKeeper {
             board,
             vrfs,
             groups,
+            switchovers: Vec::new(),
+            switchover_news: Vec::new(),
+            handed: Vec::new(),
         };
         keeper.start_lone_vrfs(sync);
         keeper
@@ -182,7 +193,18 @@ impl RoleKeeper {
             }
             self.board.set_ready(id, decision.ready);
             vrf.last = Some(decision);
+            if vrf.machine.take_invited()
+                && let Some(group) = self
+                    .groups
+                    .iter_mut()
+                    .find(|g| Some(&g.name) == vrf.group.as_ref())
+            {
+                // As good as an order to this node.
+                (group.state, group.explicit) = (GroupState::Master, true);
+                self.handed.push(group.name.clone());
+            }
         }
+        self.follow_switchovers(now);
         changed
     }
 

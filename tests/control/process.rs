@@ -191,6 +191,7 @@ impl Data {
                     self.orders.push((state, explicit));
                     Reply::Done
                 }
+                Request::Switchovers => Reply::Switchovers(vec![]),
                 Request::Roles => Reply::Roles(vec![Self::role(true)]),
                 other => unreachable!("{other:?}"),
             };

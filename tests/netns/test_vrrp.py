@@ -202,7 +202,7 @@ class TestFailback(VrrpCase):
     def test_a_hold_keeps_the_role_where_it_is_until_it_is_released(self):
         self.active, self.standby = (self.lab.node(place) for place in self.wait_pair("node1"))
         sessions = self.start_traffic()
-        with self.assertRaisesRegex(LabError, "hold and release"):
+        with self.assertRaisesRegex(LabError, "hold, release and switchover"):
             self.active.set_state("backup")
         self.active.ctl("hold", "ha-group", HA_GROUP)
         self.assertEqual(views.group(self.active)["vrrp"]["says"], "master", "a hold demotes nobody")

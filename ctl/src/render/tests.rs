@@ -2,6 +2,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::report::{FlowState, GroupState, NatReport, Owner, RoleRow, RoleState};
+use crate::switchover::{SwitchoverPhase, SwitchoverReport};
 use crate::sync_report::{
     ClientReport, ConnectionStatus, LagReport, LaneSecurity, LocalNodeReport, PeerAddress, ResyncReport,
     SlotsReport,
@@ -240,6 +241,13 @@ fn groups_show_who_set_them_and_what_their_vrfs_are() {
             interface: "lan".into(),
             address: ip("100.64.0.1"),
         }],
+        switchover: Some(SwitchoverReport {
+            group: "group1".into(),
+            peer: "peer1".into(),
+            phase: SwitchoverPhase::RolledBack,
+            end: "VRF main: the peer is gone".into(),
+            took_ms: 12,
+        }),
         vrfs: vec![RoleRow {
             vrf: "main".into(),
             ha_group: Some("group1".into()),
@@ -254,6 +262,12 @@ fn groups_show_who_set_them_and_what_their_vrfs_are() {
 ha-group group1
     state master
     set-by operator
+    switchover
+        peer peer1
+        phase rolled-back
+        end VRF main: the peer is gone
+        took-ms 12
+        ..
     virtual-address lan 100.64.0.1
     vrf main
         role master
@@ -264,7 +278,12 @@ ha-group group1
         ..
     ..
 ";
+    let last = group.switchover.clone().unwrap();
     assert_eq!(text(&Reply::HaGroups(vec![group])), wanted);
+    assert_eq!(
+        text(&Reply::Switchover(last)),
+        "switchover of group1 to peer1: rolled-back after 12 ms (VRF main: the peer is gone)\n"
+    );
 }
 
 #[test]

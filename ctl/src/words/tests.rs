@@ -14,6 +14,7 @@ fn command(line: &str) -> Option<Command> {
         Verb::Peer(peer) => peer.command(),
         Verb::Compare(compare) => compare.command(),
         Verb::Resync(resync) => resync.command()?,
+        Verb::Switchover(switchover) => switchover.command(),
         Verb::Hold(grip) => grip.command(true),
         Verb::Release(grip) => grip.command(false),
         Verb::KeepalivedCheck => Command::KeepalivedCheck,
@@ -63,6 +64,13 @@ fn words_in_the_place_of_vrf_and_state_are_literal() {
             Some(Command::DeclareDead { peer: "node2".into() }),
         ),
         ("twinpathctl peer declare-dead", None),
+        (
+            "twinpathctl switchover g --to peer1",
+            Some(Command::Switchover {
+                name: "g".into(),
+                to: Some("peer1".into()),
+            }),
+        ),
         (
             "twinpathctl hold ha-group g",
             Some(Command::HoldHaGroup {

@@ -59,6 +59,17 @@ pub enum Track {
     Fault = 254,
 }
 
+/// What a switchover makes of the group here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// None is under way.
+    Stays,
+    /// The peer has everything: keepalived is to leave it the election, and the role stays here until the peer has it.
+    Leaves,
+    /// The peer hasn't taken over: the role has stayed here, and keepalived is to win the election again.
+    Returns,
+}
+
 /// The one thing in the way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
@@ -76,6 +87,10 @@ pub enum Cause {
     Fault,
     /// An operator holds the group.
     Held,
+    /// A switchover is under way.
+    Leaving,
+    /// A switchover was not carried out.
+    Returning,
 }
 
 impl Cause {
@@ -90,6 +105,8 @@ impl Cause {
             Self::Silent => "keepalived hasn't said its state; see pid_file and state_file of [keepalived]",
             Self::Fault => "keepalived is in fault: an interface, or its check of this process",
             Self::Held => "held by an operator",
+            Self::Leaving => "a switchover moves the group to the peer",
+            Self::Returning => "the peer has not taken over; keepalived is to elect this node again",
         }
     }
 }
@@ -176,9 +193,28 @@ const fn order(said: Said) -> Option<GroupState> {
     }
 }
 
+/// What a switchover changes of what [`decide`] says otherwise: keepalived out of the election, or back in it, means
+/// nothing for the role. A keepalived that is gone, or a data process, ends that.
+fn moving(said: Said, data: Data, to: Move) -> Option<Decision> {
+    let there = matches!(said, Said::Backup | Said::Master | Said::Fault) && data != Data::Down;
+    let (track, blocked) = match to {
+        Move::Leaves if there => (Track::Fault, Cause::Leaving),
+        Move::Returns if there && said != Said::Master => (Track::Clear, Cause::Returning),
+        _ => return None,
+    };
+    Some(Decision {
+        order: None,
+        track: Some(track),
+        blocked: Some(blocked),
+    })
+}
+
 /// Decides.
 #[must_use]
-pub fn decide(said: Said, data: Data, held: bool) -> Decision {
+pub fn decide(said: Said, data: Data, held: bool, to: Move) -> Decision {
+    if let Some(decision) = moving(said, data, to) {
+        return decision;
+    }
     let matches = |r: &&Row| {
         (r.said.is_empty() || r.said.contains(&said))
             && r.data.is_none_or(|d| d == data)
@@ -213,7 +249,7 @@ mod tests {
         for said in SAID {
             for data in DATA {
                 for held in [false, true] {
-                    check(said, data, held, decide(said, data, held));
+                    check(said, data, held, decide(said, data, held, Move::Stays));
                 }
             }
         }
@@ -227,7 +263,7 @@ mod tests {
             let mut line = format!("{:<8}", said.name());
             for data in DATA {
                 let cell = |held| {
-                    decide(said, data, held)
+                    decide(said, data, held, Move::Stays)
                         .track
                         .map_or("-".to_owned(), |t| (t as u8).to_string())
                 };
@@ -292,5 +328,32 @@ mod tests {
         let orders: Vec<_> = SAID.iter().map(|&s| order(s)).collect();
         let (master, backup) = (Some(GroupState::Master), Some(GroupState::Backup));
         assert_eq!(orders, [None, None, backup, backup, master, backup]);
+    }
+
+    /// Keepalived leaves the election, so that the peer wins it; the data process goes on until the peer is active.
+    #[test]
+    fn a_switchover_moves_the_election_and_not_the_role() {
+        every(|said, data, held, stays| {
+            let (leaves, returns) = (
+                decide(said, data, held, Move::Leaves),
+                decide(said, data, held, Move::Returns),
+            );
+            let there = matches!(said, Said::Backup | Said::Master | Said::Fault) && data != Data::Down;
+            if !there {
+                assert_eq!(
+                    (leaves, returns),
+                    (stays, stays),
+                    "{said:?} {data:?}: as without it"
+                );
+                return;
+            }
+            let of = |d: Decision| (d.order, d.track, d.blocked);
+            assert_eq!(of(leaves), (None, Some(Track::Fault), Some(Cause::Leaving)));
+            if said == Said::Master {
+                assert_eq!(returns, stays, "it is elected: all is as before");
+            } else {
+                assert_eq!(of(returns), (None, Some(Track::Clear), Some(Cause::Returning)));
+            }
+        });
     }
 }

@@ -7,6 +7,9 @@
 //! data process ── readiness ───────────────────────────┘             └─► track file ─► keepalived
 //! ```
 //!
+//! A switchover drains first, in the data process; then this process takes keepalived out of the election, and the role
+//! stays until the peer has it.
+//!
 //! [`machine`] is the table that decides, [`notify`] reads what keepalived writes, [`keepalived`] is the edge to it,
 //! [`fragment`] writes what its configuration has to include. What is remembered here is only what each side said
 //! last; a restarted process asks both again.
@@ -23,10 +26,11 @@ use std::time::Duration;
 
 use ctl::protocol::{Refusal, RefusalKind};
 use ctl::report::{GroupRow, GroupState, RoleRow, VrrpReport};
+use ctl::switchover::{SwitchoverPhase, SwitchoverReport};
 use dataplane::time::Instant;
 
 use self::keepalived::{Heard, Keepalived, Places};
-use self::machine::{Cause, Data, Decision, Said, Track, decide};
+use self::machine::{Cause, Data, Decision, Move, Said, Track, decide};
 use super::link::DataLink;
 use super::mirror::Mirror;
 use super::netlink::{Kernel, NetlinkError};
@@ -37,6 +41,9 @@ use crate::ipc::{Reply, Request};
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
 /// The peer takes over after three advert intervals and a part of one (RFC 5798, section 6.1).
 const ADVERTS_UNTIL_MISSED: u32 = 4;
+
+/// From the first advert that is missed to the election: a part of an interval, and the time of two processes.
+const ELECTION_WAIT: Duration = Duration::from_secs(1);
 
 /// What a dying master's last advert may take until it is heard, beyond an advert interval.
 const FAREWELL_SPARE: Duration = Duration::from_millis(100);
@@ -71,6 +78,10 @@ struct Group {
     /// A line has come since keepalived was last asked: it is as new as the answer.
     heard: bool,
     held: bool,
+    /// With preempt the preferred node would take back at once what it has handed over.
+    preempt: bool,
+    moves: Move,
+    moves_since: Instant,
     told: Option<GroupState>,
     written: Option<Track>,
     blocked: Option<Cause>,
@@ -104,6 +115,9 @@ impl Vrrp {
                     since: now,
                     heard: false,
                     held: hold_file.exists(),
+                    preempt: vrrp.preempt,
+                    moves: Move::Stays,
+                    moves_since: now,
                     told: None,
                     written: None,
                     blocked: None,
@@ -139,8 +153,9 @@ impl Vrrp {
             if group.grow_old(now) && self.edge.as_ref().is_some_and(|edge| edge.process().is_err()) {
                 group.take_back();
             }
+            group.settle_down(now);
             let state = group.patient(state, now);
-            let decision = decide(group.said, state, group.held);
+            let decision = decide(group.said, state, group.held, group.moves);
             group.carry_out(decision, data);
         }
     }
@@ -164,8 +179,13 @@ impl Vrrp {
     pub fn next_turn(&self) -> Option<Instant> {
         let leaving = self.groups.iter().filter(|g| g.said == Said::Leaving);
         let aged = leaving.map(|g| g.since + g.notice_after);
+        let returning = self.groups.iter().filter(|g| g.moves == Move::Returns);
+        let back = returning.map(|g| g.moves_since + g.return_wait());
         let lacking = self.groups.iter().filter_map(Group::patient_until);
-        aged.chain(lacking).chain(self.edge.as_ref()?.next_turn()).min()
+        aged.chain(back)
+            .chain(lacking)
+            .chain(self.edge.as_ref()?.next_turn())
+            .min()
     }
 
     /// Whether VRRP drives this group.
@@ -229,6 +249,45 @@ impl Vrrp {
         Ok(())
     }
 
+    /// Whether a group could be switched over from here.
+    ///
+    /// # Errors
+    /// When keepalived hasn't elected this node: then there is nothing that it could leave.
+    pub fn check_switchover(&self, name: &str) -> Result<(), Refusal> {
+        let said = self.groups.iter().find(|g| g.name == name).map(|g| g.said);
+        match said {
+            Some(Said::Master) | None => Ok(()),
+            Some(other) => {
+                let message = format!(
+                    "keepalived's state of the HA group {name} is {} here, and has to be master",
+                    other.name()
+                );
+                Err(Refusal::new(RefusalKind::Refused, message))
+            }
+        }
+    }
+
+    /// A switchover has come a step further.
+    pub fn switchover(&mut self, report: &SwitchoverReport, now: Instant) {
+        let Some(n) = self.groups.iter().position(|g| g.name == report.group) else {
+            return;
+        };
+        let group = &mut self.groups[n];
+        let left = group.moves == Move::Leaves;
+        group.moves = match report.phase {
+            SwitchoverPhase::HandingOver => Move::Leaves,
+            SwitchoverPhase::RolledBack if left => Move::Returns,
+            _ => Move::Stays,
+        };
+        group.moves_since = now;
+        if report.phase == SwitchoverPhase::Done
+            && group.preempt
+            && let Err(refusal) = self.hold(&report.group, true)
+        {
+            tracing::error!(group = report.group, %refusal, "the group isn't held, and may come back");
+        }
+    }
+
     /// The answer to keepalived's own check: that this process lives, knows its data process, and has written what
     /// keepalived shall find in the track files.
     ///
@@ -261,6 +320,8 @@ impl Vrrp {
         self.roles.clear();
         for group in &mut self.groups {
             group.told = None;
+            // Whatever it was doing, it does no longer.
+            group.moves = Move::Stays;
         }
         if data.connection().is_some()
             && let Ok(Reply::Roles(roles)) = data.call(Request::Roles)
@@ -296,6 +357,11 @@ impl Group {
         }
     }
 
+    /// How long keepalived has to elect this node again.
+    fn return_wait(&self) -> Duration {
+        self.notice_after + ELECTION_WAIT
+    }
+
     /// A node that stands by and was ready stays so for a moment after it has come to lack something. What it lacks may be a
     /// peer that has just died: that one's last advert (priority 0) has keepalived take over within less than an advert
     /// interval, and another priority meanwhile would have it count the whole time until a master is missed, from the
@@ -316,6 +382,14 @@ impl Group {
 
     fn patient_until(&self) -> Option<Instant> {
         self.lacks_since.map(|since| since + self.farewell)
+    }
+
+    /// A switchover that was rolled back is forgotten when keepalived has elected this node again, or somebody else.
+    fn settle_down(&mut self, now: Instant) {
+        let waited = now.since(self.moves_since) >= self.return_wait();
+        if self.moves == Move::Returns && (self.said == Said::Master || waited) {
+            self.moves = Move::Stays;
+        }
     }
 
     /// Whether it has just become certain that keepalived is gone.

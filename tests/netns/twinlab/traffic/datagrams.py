@@ -34,6 +34,9 @@ class Flow:
         self.number = 0
         self.answered = 0
         self.received = 0
+        self.reordered = 0
+        self.first = 1  # question since the last beginning
+        self.answers = set()  # to those
         if kind == "udp":
             self.socket = socket.socket(family, socket.SOCK_DGRAM)
             self.socket.bind((source, 0))
@@ -95,8 +98,11 @@ class Datagrams:
             except OSError:
                 continue  # an ICMP error about an earlier packet: a loss, seen as such
             if number is not None:
+                flow.reordered += number < flow.answered
                 flow.answered = max(flow.answered, number)
                 flow.received += 1
+                if number >= flow.first:
+                    flow.answers.add(number)
                 self.silence.heard(now())
 
     def _send(self, flow):
@@ -108,6 +114,9 @@ class Datagrams:
 
     async def do_begin(self):
         """Starts the regular questions."""
+        for flow in self.flows:
+            flow.first = flow.number + 1
+            flow.answers.clear()
         self.task = asyncio.create_task(self._ask_on())
 
     async def _ask_on(self):
@@ -127,10 +136,13 @@ class Datagrams:
         return {"survived": len(self.flows) - len(open_flows), "of": len(self.flows)}
 
     async def do_report(self, since=0.0):
-        """Counts, and the longest time in which nothing at all came back."""
+        """Counts, those since the last beginning apart, and the longest time in which nothing at all came back."""
         received = sum(flow.received for flow in self.flows)
         running = self.task is not None
         return {"sent": self.sent, "unsent": self.unsent, "received": received, "lost": self.sent - received,
+                "reordered": sum(flow.reordered for flow in self.flows),
+                "asked_since": sum(flow.number + 1 - flow.first for flow in self.flows),
+                "answered_since": sum(len(flow.answers) for flow in self.flows),
                 "gap_ms": self.silence.longest_ms(since, now() if running else None)}
 
     async def do_end(self):

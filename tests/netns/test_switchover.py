@@ -1,0 +1,223 @@
+"""Planned switchover: the role goes to the peer and back under traffic; what goes wrong leaves it where it was."""
+
+import os
+import signal
+import subprocess
+import unittest
+
+from labcase import HA_GROUP, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_pair, wait_until
+from test_vrrp import VrrpCase
+
+PATIENCE_S = 30
+
+
+class SwitchoverMixin:
+    """Steps that groups of either kind share."""
+
+    def begin_traffic(self):
+        """Connections, and UDP streams with sequence numbers."""
+        self.server = self.traffic.server()
+        self.sessions = self.open_sessions(60, 100)
+        self.stream = self.traffic.udp(5, self.traffic.addresses[:4])
+        self.stream.ask("begin")
+        self.assert_all_alive(self.stream, what="streams")
+        wait_equal(self.lab, at_least=60)
+
+    def switch_over(self, node):
+        """Hands the group of a node to the other one; returns that."""
+        report = node.ctl("switchover", HA_GROUP, within_s=PATIENCE_S)
+        self.assertEqual((report["phase"], report["peer"]), ("done", "peer1"))
+        peer = self.lab.node(other(node.place))
+        self.assertEqual(views.role(peer), "master", "the command ends when the peer is active")
+        self.assertEqual(views.role(node), "backup")
+        self.say(f"{peer.place} is active after {report['took_ms']} ms")
+        return peer
+
+    def begin_switchover(self, node):
+        """The same without waiting for the end."""
+        # pylint: disable-next=consider-using-with  # ended by the clean-up
+        command = subprocess.Popen(node.ctl_words("switchover", HA_GROUP), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        self.addCleanup(command.wait, PATIENCE_S)
+
+    def kill_control_at(self, phase, active, stopped, dying):
+        """The switchover from a node stays in a phase as long as a process, (node, daemon), is stopped; there another
+        node's, or its own, control process is killed and started again. Returns who is active in the end."""
+        process = stopped[0].pid(stopped[1])
+        os.kill(process, signal.SIGSTOP)
+        try:
+            self.begin_switchover(active)
+            wait_until(f"the switchover is {phase}", lambda: self.phase(active) == phase, RECOVER_S)
+            dying.kill("control")
+        finally:
+            if stopped[0].pid(stopped[1]) == process:
+                os.kill(process, signal.SIGCONT)
+        dying.start("control")
+        wait_until("the switchover is over", lambda: self.phase(active) in ("done", "rolled-back"), RECOVER_S)
+        end = self.phase(active)
+        after = self.settle(active if end == "rolled-back" else self.lab.node(other(active.place)))
+        self.say(f"control process of {dying.place} killed while {phase}: {end}, {after.place} is active")
+        self.assert_all_alive(self.sessions, what="connections after that")
+        self.assert_all_alive(self.stream, what="streams after that")
+        return after
+
+    def phase(self, node):
+        """Of the switchover that is under way at a node, or the last one's."""
+        return (views.group(node)["switchover"] or {}).get("phase")
+
+    def refused(self, node, *words):
+        """What a switchover that doesn't come about says."""
+        done = subprocess.run(node.ctl_words("switchover", *words), capture_output=True, text=True, check=False,
+                              timeout=PATIENCE_S)
+        self.assertEqual(done.returncode, 1, f"{words}: {done.stdout}{done.stderr}")
+        return done.stdout + done.stderr
+
+    def assert_nothing_lost(self, active):
+        """As below, and every packet of the streams has come."""
+        self.assert_unharmed(active)
+        self.assert_none_lost(self.stream)
+
+    def assert_unharmed(self, active):
+        """Everybody goes on, nobody was reset, no port has two owners; tells what the streams have lost."""
+        self.assert_all_alive(self.sessions, what="connections in the end")
+        self.assert_all_alive(self.stream, what="streams in the end")
+        self.assertEqual(self.sessions.ask("report")["resets"], 0)
+        self.stream.ask("end")
+        self.assert_no_conflicts(self.server, active)
+        report = self.stream.ask("report")
+        self.say(f"streams: {report['sent']} sent, {report['lost']} lost, {report['reordered']} reordered")
+        return report
+
+
+class TestStaticGroup(SwitchoverMixin, LabCase):
+    """Nobody but the operator moves the role."""
+
+    clients = 8
+
+    def test_the_role_goes_there_and_back_under_traffic(self):
+        self.begin_traffic()
+        active = self.node1
+        for _ in range(4):
+            active = self.switch_over(active)
+            wait_pair(self.lab, active=active.place)
+            self.assert_all_alive(self.sessions, what="connections after a switchover")
+            wait_equal(self.lab, at_least=60)
+        self.assert_nothing_lost(active)
+
+    def settle(self, active):
+        """A pair with equal tables and this active node."""
+        wait_pair(self.lab, active=active.place)
+        wait_equal(self.lab, at_least=60)
+        return active
+
+    def test_a_control_process_may_die_in_the_middle(self):
+        self.begin_traffic()
+        active = self.node1
+        for dies in ("active", "standby"):
+            standby = self.lab.node(other(active.place))
+            dying = active if dies == "active" else standby
+            active = self.kill_control_at("draining", active, (standby, "dataplane"), dying)
+        self.assert_unharmed(self.switch_over(active))
+
+    def test_what_cannot_end_well_does_not_begin_and_says_why(self):
+        for node, words, why in ((self.node1, ("nobody",), "no HA group named"),
+                                 (self.node1, (HA_GROUP, "--to", "nobody"), "no peer named"),
+                                 (self.node2, (HA_GROUP,), "this node isn't active")):
+            self.assertIn(why, self.refused(node, *words))
+        self.node2.kill()
+        wait_until("the peer is missed", lambda: "isn't connected" in self.refused(self.node1, HA_GROUP), RECOVER_S)
+        self.assertEqual(views.role(self.node1), "master")
+        self.node2.start()
+        wait_pair(self.lab)
+        self.switch_over(self.node1)
+
+    def test_a_peer_that_hangs_in_the_middle_leaves_the_role_here(self):
+        self.begin_traffic()
+        process = self.node2.pid("dataplane")
+        os.kill(process, signal.SIGSTOP)
+        self.addCleanup(os.kill, process, signal.SIGCONT)
+        said = self.refused(self.node1, HA_GROUP)
+        self.assertIn("rolled-back", said)
+        shown = views.group(self.node1)["switchover"]
+        self.assertEqual(shown["phase"], "rolled-back")
+        self.assertIn("VRF main", shown["end"])
+        self.assertEqual(views.role(self.node1), "master")
+        os.kill(process, signal.SIGCONT)
+        wait_pair(self.lab, active="node1")
+        wait_equal(self.lab, at_least=60)
+        self.assert_unharmed(self.node1)
+
+
+class TestVrrpGroup(SwitchoverMixin, VrrpCase):
+    """Keepalived moves the role, after the peer has everything."""
+
+    clients = 8
+
+    def test_the_role_goes_there_and_back_under_traffic(self):
+        self.begin_traffic()
+        active = self.active
+        for _ in range(4):
+            active = self.switch_over(active)
+            self.wait_pair(active.place)
+            self.assert_all_alive(self.sessions, what="connections after a switchover")
+            wait_equal(self.lab, at_least=60)
+        self.assertFalse(views.group(active)["vrrp"]["held"], "nothing latches")
+        self.assert_nothing_lost(active)
+
+    def settle(self, active):
+        """A pair with equal tables and this active node."""
+        self.wait_pair(active.place)
+        wait_equal(self.lab, at_least=60)
+        return active
+
+    def test_a_control_process_may_die_at_any_step(self):
+        """Draining: nobody has told keepalived yet. Handing over: keepalived here is out of the election, and the word of
+        the other one's isn't read."""
+        self.begin_traffic()
+        active = self.active
+        for phase, held in (("draining", "dataplane"), ("handing-over", "control")):
+            for dies in ("active", "standby"):
+                standby = self.lab.node(other(active.place))
+                dying = active if dies == "active" else standby
+                active = self.kill_control_at(phase, active, (standby, held), dying)
+        active = self.switch_over(active)
+        self.settle(active)
+        self.assertFalse(views.group(active)["vrrp"]["held"], "nothing latches")
+        self.assert_unharmed(active)
+
+    def test_a_peer_without_keepalived_leaves_the_role_here(self):
+        self.begin_traffic()
+        self.standby.kill("keepalived")
+        said = self.refused(self.active, HA_GROUP)
+        self.assertIn("has not taken over in time", said)
+        self.assertEqual(views.role(self.active), "master")
+        self.standby.start("keepalived")
+        self.wait_pair(self.active.place)
+        self.assert_unharmed(self.active)
+
+    def test_only_the_elected_node_hands_over(self):
+        self.assertIn("has to be master", self.refused(self.standby, HA_GROUP))
+        with self.assertRaisesRegex(LabError, "switchover"):
+            self.active.set_state("backup")
+
+
+class TestVrrpPreempt(SwitchoverMixin, VrrpCase):
+    """node1 is preferred, and would take back what it has handed over."""
+
+    clients = 8
+    settings = ("ha=vrrp", "preempt=true")
+
+    def test_the_preferred_node_stays_away_until_it_is_released(self):
+        self.active, self.standby = (self.lab.node(place) for place in self.wait_pair("node1"))
+        self.begin_traffic()
+        active = self.switch_over(self.active)
+        wait_until("it is held", lambda: self.blocked(self.active) == "held by an operator", RECOVER_S)
+        self.assert_all_alive(self.sessions, what="connections after the switchover")
+        self.assertEqual(views.role(active), "master")
+        self.active.ctl("release", "ha-group", HA_GROUP)
+        self.wait_pair("node1")
+        self.assert_unharmed(self.active)
+
+
+if __name__ == "__main__":
+    unittest.main()
