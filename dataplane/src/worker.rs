@@ -4,7 +4,7 @@
 //! ```text
 //!   handoff rings ┐
 //!   rx queues ────┴► parse ► steer ► (fragments: reassemble) ► lookup ► admit ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
-//!                    then, once per turn: emit ► expire ► absorb ► audit ► missing ► inbox
+//!                    then, once per turn: emit ► expire ► absorb ► audit ► missing ► foresee ► inbox
 //! ```
 //!
 //! Born with its queues, rings and tables, all sized at start; driven by a pinned thread in production and by hand in
@@ -32,6 +32,7 @@ use crate::stage::answer::answer;
 use crate::stage::audit::audit;
 use crate::stage::emit::emit;
 use crate::stage::expire::expire;
+use crate::stage::foresee::{Ways, foresee};
 use crate::stage::forward::forward;
 use crate::stage::hold::{Holds, Next, Waiting, hold};
 use crate::stage::lookup::{Found, lookup};
@@ -183,6 +184,12 @@ impl<I: Io> Worker<I> {
         work += self.absorb(patience, now);
         audit(&mut self.tables, now);
         ask_for_missing(&mut self.tables, now);
+        let mut ways = Ways {
+            snapshot: &snapshot,
+            pools: &shared.pools,
+            notices: &mut self.links.notices,
+        };
+        foresee(&mut self.tables, &mut ways, now);
         work + self.ask(now)
     }
 

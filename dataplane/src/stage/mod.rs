@@ -34,6 +34,7 @@ pub(crate) mod absorb;
 pub(crate) mod apply;
 pub mod compare;
 pub(crate) mod evict;
+pub(crate) mod foresee;
 pub(crate) mod missing;
 pub(crate) mod slots;
 pub(crate) mod tail;

@@ -36,6 +36,7 @@ use crate::slot::Slots;
 use crate::stage::audit::Audit;
 use crate::stage::compare::Comparing;
 use crate::stage::digest::Rounds;
+use crate::stage::foresee::Foresight;
 use crate::stage::missing::Search;
 
 /// Entries of a former reign that may wait per event thread.
@@ -120,6 +121,7 @@ pub struct Tables {
     pub(crate) rounds: Rounds,
     pub(crate) audit: Audit,
     pub(crate) search: Search,
+    pub(crate) foresight: Foresight,
     pub(crate) comparing: Comparing,
     pub(crate) dead: usize,
     listed: u64,
@@ -175,6 +177,7 @@ impl Tables {
             rounds: Rounds::default(),
             audit: Audit::default(),
             search: Search::default(),
+            foresight: Foresight::default(),
             comparing: Comparing::new(slots_total),
             dead: 0,
             listed: 0,
