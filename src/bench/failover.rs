@@ -1,4 +1,4 @@
-//! The role flip, and what the demo found out about a failover with real processes.
+//! The role flip, and what real processes in the lab have shown about a failover.
 //!
 //! Flip: a standby that has imported everything gets a packet of an established flow into its receive queue; the role
 //! is stored and the announcements are asked for, as the agent does; timed until that packet has left, translated.
@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 use dataplane::inbox::Ask;
 use dataplane::role::Role;
 use dataplane::verdict::Drop;
+use serde::Deserialize;
 use twinpath::dpdk::tsc;
 
 use super::flows::{self, Profile, Step};
@@ -130,29 +131,37 @@ fn rest(node: &mut Node, rig: &mut Rig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes over what `scripts/demo --json` has found.
-pub(crate) fn demo(path: &Path, report: &mut Report) -> anyhow::Result<()> {
+/// Figures of one kind, a value per run, as `tests/netns/bench.py` writes them.
+#[derive(Debug, Deserialize)]
+struct LabRow {
+    id: String,
+    unit: String,
+    values: Vec<f64>,
+    goal: Option<f64>,
+    note: String,
+}
+
+/// All of them.
+#[derive(Debug, Deserialize)]
+struct LabRows {
+    rows: Vec<LabRow>,
+}
+
+/// Takes over what real processes in the lab have shown. The worst run is part of the note.
+pub(crate) fn lab(path: &Path, report: &mut Report) -> anyhow::Result<()> {
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let found: serde_json::Value = serde_json::from_str(&text).context("the demo's report")?;
-    let number = |name: &str| found.get(name).and_then(serde_json::Value::as_f64);
-    if let Some(gap) = number("gap_ms") {
-        report.add(
-            "failover.kill_gap_ms",
-            &[gap],
-            "ms",
-            "scripts/demo: silence of a TCP download around kill -9 and the order to take over, sender's timer included",
-        );
-    }
-    if let (Some(before), Some(survived)) = (number("sessions_before"), number("sessions_survived"))
-        && before > 0.0
-    {
-        report.add_with_goal(
-            "failover.survived_share",
-            &[survived / before],
-            "",
-            Some(1.0),
-            &format!("scripts/demo: {survived} of {before} sessions exchanged data afterwards"),
-        );
+    let found: LabRows = serde_json::from_str(&text).context("the lab's figures")?;
+    for row in found.rows {
+        let unit = match row.unit.as_str() {
+            "ms" => "ms",
+            "packets" => "packets",
+            _ => "",
+        };
+        // Of a share the least is the worst.
+        let worst = if unit.is_empty() { f64::min } else { f64::max };
+        let worst = row.values.iter().copied().reduce(worst).unwrap_or_default();
+        let note = format!("worst {worst}; {}", row.note);
+        report.add_with_goal(&row.id, &row.values, unit, row.goal, &note);
     }
     Ok(())
 }

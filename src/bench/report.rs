@@ -62,13 +62,13 @@ impl Report {
         }
         if self.rows.is_empty() {
             println!(
-                "{:<26} {:>12} {:>12} {:>12} {:>5} {:>8}  unit, note",
+                "{:<31} {:>12} {:>12} {:>12} {:>5} {:>8}  unit, note",
                 "row", "median", "q1", "q3", "runs", "goal"
             );
         }
         let goal_text = goal.map_or_else(|| "-".to_owned(), |g| format!("{g}"));
         println!(
-            "{id:<26} {:>12} {:>12} {:>12} {:>5} {goal_text:>8}  {unit}{}{note}",
+            "{id:<31} {:>12} {:>12} {:>12} {:>5} {goal_text:>8}  {unit}{}{note}",
             figure(spread.median),
             figure(spread.q1),
             figure(spread.q3),

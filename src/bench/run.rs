@@ -17,7 +17,7 @@ pub(crate) struct Wish {
     pub(crate) failover: bool,
     pub(crate) quick: bool,
     pub(crate) commit: String,
-    pub(crate) demo: Option<PathBuf>,
+    pub(crate) lab: Option<PathBuf>,
     pub(crate) output: PathBuf,
 }
 
@@ -91,8 +91,8 @@ pub(crate) fn run(wish: &Wish) -> anyhow::Result<()> {
             None => failover::pair(&mut rig, extent, other)?,
         };
         failover::flips(&mut rig, other, pair, &mut report).context("role flip")?;
-        if let Some(demo) = &wish.demo {
-            failover::demo(demo, &mut report)?;
+        if let Some(lab) = &wish.lab {
+            failover::lab(lab, &mut report)?;
         }
     }
     drop(pair);

@@ -35,9 +35,9 @@ struct Arguments {
     /// Commit that the report names.
     #[arg(long, default_value = "unknown")]
     commit: String,
-    /// Output of `scripts/demo --json` to take failover rows from.
+    /// Output of `tests/netns/bench.py` to take failover rows from.
     #[arg(long)]
-    demo: Option<PathBuf>,
+    lab: Option<PathBuf>,
     /// Where the JSON goes.
     #[arg(long, default_value = "target/bench/report.json")]
     output: PathBuf,
@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
         failover: wants(Part::Failover),
         quick: arguments.quick,
         commit: arguments.commit.clone(),
-        demo: arguments.demo.clone(),
+        lab: arguments.lab.clone(),
         output: arguments.output.clone(),
     })
 }

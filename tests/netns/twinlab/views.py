@@ -94,10 +94,15 @@ def protection(node):
             **{count["name"]: count["value"] for count in row["unprotected"]}}
 
 
+def event_rows(node, kind):
+    """The events of one kind, oldest first."""
+    lines = run(*node.ctl_words("events", "--json")).splitlines()
+    return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
 def events(node, kind):
-    """Texts of the events of one kind, oldest first."""
-    lines = run(*node.ctl_words("events", "--json"), within_s=10).splitlines()
-    return [row["text"] for row in map(json.loads, lines) if row["kind"] == kind]
+    """Their texts."""
+    return [row["text"] for row in event_rows(node, kind)]
 
 
 def drops(node):
