@@ -6,7 +6,7 @@ import subprocess
 import unittest
 
 from labcase import HA_GROUP, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_pair, wait_until
-from test_vrrp import VrrpCase
+from test_vrrp import VRRP, VrrpCase
 
 PATIENCE_S = 30
 
@@ -210,7 +210,7 @@ class TestVrrpPreempt(SwitchoverMixin, VrrpCase):
     """node1 is preferred, and would take back what it has handed over."""
 
     clients = 8
-    settings = ("ha=vrrp", "preempt=true")
+    settings = (*VRRP, "preempt=true")
 
     def test_the_preferred_node_stays_away_until_it_is_released(self):
         self.active, self.standby = (self.lab.node(place) for place in self.wait_pair("node1"))

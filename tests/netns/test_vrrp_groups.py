@@ -3,12 +3,13 @@
 import unittest
 
 from labcase import RECOVER_S, LabCase, LabError, wait_until
+from test_vrrp import VRRP
 from twinlab.nodeconfig import device, driver, knobs_of_nodes, sync_addresses
 from twinlab.topology import SERVER_FAR, SERVER_FAR_NET
 
 SESSIONS = 60
 BLUE_CLIENTS = [f"100.80.1.{n + 1}" for n in range(20)]
-SETTINGS = ("ha=vrrp", "preempt=true", "workers=1", "event_threads=1")
+SETTINGS = (*VRRP, "preempt=true", "workers=1", "event_threads=1")
 
 
 def blue(place, knobs):
