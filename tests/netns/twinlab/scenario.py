@@ -122,6 +122,24 @@ def wait_elected(lab, active=None):
     return wait_until(f"a pair, {active or 'either'} active", probe, ELECTED_WITHIN_S, 0.1)
 
 
+def wait_settled(lab, at_least=1):
+    """Waits until one node, whichever it is, is master and stays so, with every slot verified at its peer, and both tables
+    are equal; returns the master."""
+    def probe():
+        roles = {place: views.role(node) for place, node in lab.nodes.items()}
+        if sorted(roles.values()) != ["backup", "master"]:
+            raise LabError(f"roles {roles}")
+        return next(node for place, node in lab.nodes.items() if roles[place] == "master")
+
+    def settled():
+        master = probe()
+        if not views.in_sync(master):
+            raise LabError(f"{master.place} is master, and its peer lacks slots")
+        wait_equal(lab, at_least)
+        return probe() is master and master
+    return wait_until("one node is master, the other has everything", settled, PAIR_WITHIN_S, 0.1)
+
+
 def wait_in_sync(lab, active):
     """Waits until the active node has every slot verified at its peer."""
     wait_until(f"every slot of {active} is in sync", lambda: views.in_sync(lab.node(active)), SYNC_WITHIN_S, 0.1)
@@ -167,4 +185,4 @@ def double_owners(node):
 
 __all__ = ["RECOVER_S", "DaemonEnded", "Interrupted", "LabError", "catch_signals", "double_owners", "ignore_signals",
            "other", "running_lab", "show_last_words", "wait_elected", "wait_equal", "wait_in_sync",
-           "wait_pair", "wait_role", "wait_still"]
+           "wait_pair", "wait_role", "wait_settled", "wait_still"]
