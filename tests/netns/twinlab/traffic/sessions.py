@@ -29,14 +29,14 @@ class Session:
         self.reader = self.writer = None
         self.tasks = []
 
-    async def open(self, source, target, port, within_s):
+    async def open(self, source, target, port, within_s, hello_within_s):
         """Connects and has the first line echoed: only then the connection counts."""
         try:
             self.reader, self.writer = await asyncio.wait_for(
                 asyncio.open_connection(target, port, local_addr=(source, 0)), within_s)
             self.tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._chat())]
             inside = "{} {}".format(*self.writer.get_extra_info("sockname")[:2])
-            await asyncio.wait_for(self._say(f"hello {inside}\n".encode()), within_s)
+            await asyncio.wait_for(self._say(f"hello {inside}\n".encode()), hello_within_s)
         except (OSError, asyncio.TimeoutError) as error:
             self._fail(error)
         return self.error is None
@@ -113,7 +113,7 @@ class Sessions:
     async def start(self):
         """Nothing before the first command."""
 
-    async def do_open(self, count, within_s=10.0, port=ECHO_PORT):
+    async def do_open(self, count, within_s=10.0, port=ECHO_PORT, hello_within_s=None):
         """Opens `count` more, sources in turn; those that don't open are counted by cause, and by whether the server's
         answer was seen before."""
         gate = asyncio.Semaphore(CONNECTS_AT_ONCE)
@@ -123,7 +123,7 @@ class Sessions:
             source = self.sources[self.next_source % len(self.sources)]
             self.next_source += 1
             async with gate:
-                if await session.open(source, self.target, port, within_s):
+                if await session.open(source, self.target, port, within_s, hello_within_s or within_s):
                     self.all.append(session)
                 else:
                     answered = " after an answer" if session.writer else ""
