@@ -106,6 +106,21 @@ class LabCase(TimedCase):
         self.assertEqual(server.ask("report")["conflicts"], [], "public address and port given to two flows")
         self.assertEqual(double_owners(node), {}, "public ports with two owners in the table")
 
+    def connections(self):
+        """What has become of the lanes so far, for `assert_no_reconnects`: lanes made anew by place, and silences."""
+        nodes = self.lab.nodes.items()
+        return ({place: sum(lane["reconnects"] for lane in node.ctl("show", "sync")["lanes"]) for place, node in nodes},
+                sum(views.counted(node, "silent") for _, node in nodes))
+
+    def assert_no_reconnects(self, before):
+        """No lane was lost since `connections`, unless this machine has kept a process from running for a second: its peer
+        hears nothing of it then, which is counted."""
+        (lost, silent), (lost_before, silent_before) = self.connections(), before
+        if silent == silent_before:
+            self.assertEqual(lost, lost_before, "lanes were lost")
+        else:
+            self.say(f"a lane heard nothing for a second on this machine; made anew {lost_before} before, {lost} now")
+
     def assert_lanes_and_workers_busy(self, node, workers, event_threads):
         """Each lane and each worker carried something: an even spread that is none would show here."""
         lanes, loads = views.records_per_lane(node), views.packets_per_worker(node)

@@ -107,12 +107,14 @@ class TestInsults(LabCase):
 
     def test_garbage_on_the_sync_port_changes_nothing(self):
         """From the peer's own address: each connection is closed, counted by its cause, and no entry moves."""
+        connections = self.connections()
         for name, (insult, cause) in INSULTS.items():
             for sender, victim in ((self.node2, self.node1), (self.node1, self.node2)):
                 self._insult(name, sender, victim, insult, cause)
         self._nothing_has_changed()
         for node in self.lab.nodes.values():
-            self.assertTrue(views.lanes_up(node, 2), f"{node.place} lost a lane")
+            wait_until(f"every lane of {node.place} is up", lambda n=node: views.lanes_up(n, 2), RECOVER_S)
+        self.assert_no_reconnects(connections)
 
     def test_a_stranger_on_the_sync_link_is_not_listened_to(self):
         """Another address than a configured peer's: closed unread."""

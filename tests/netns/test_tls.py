@@ -11,17 +11,6 @@ from twinlab.nodeconfig import SYNC_PORT, knobs_of_nodes
 from twinlab.shell import in_namespace, run
 
 
-def counted(node, name):
-    """A counter of all event threads."""
-    return sum(count["value"] for row in node.ctl("show", "event") for count in row["counters"]
-               if count["name"] == name)
-
-
-def reconnects(node):
-    """How often the node's lanes have been connected anew."""
-    return counted(node, "reconnects")
-
-
 class TestTls(LabCase):
     """Both nodes protect the link."""
 
@@ -76,8 +65,8 @@ class TestTls(LabCase):
         knobs = knobs_of_nodes(self.settings)
         self.lab.configure("node2", knobs["node2"], private_key=self.node2.key_file("other.key"))
         self.node2.start()
-        wait_until("node1 has refused the key", lambda: counted(self.node1, "tls-key-unknown") > 0, 20, 0.1)
-        wait_until("node2 was told so", lambda: counted(self.node2, "tls-key-refused") > 0, 20, 0.1)
+        wait_until("node1 has refused the key", lambda: views.counted(self.node1, "tls-key-unknown") > 0, 20, 0.1)
+        wait_until("node2 was told so", lambda: views.counted(self.node2, "tls-key-refused") > 0, 20, 0.1)
         self.assertTrue(views.lanes_down(self.node1), "a lane is up")
         self.assertEqual(views.difference(before, views.entries(self.node1)), [])
         self.assertEqual(views.entries(self.node2), {}, "a node without its key was given entries")
@@ -95,17 +84,17 @@ class TestTls(LabCase):
         wait_equal(self.lab, at_least=self.clients)
         knobs = knobs_of_nodes(self.settings)
         first, second = self.node1.public_key(), self.node1.public_key("next.key")
-        began = {place: reconnects(node) for place, node in self.lab.nodes.items()}
+        connections = self.connections()
         self.lab.configure("node2", knobs["node2"], public_keys=[first, second])
         self.rekey(self.node2)
         self.lab.configure("node1", knobs["node1"], private_key=self.node1.key_file("next.key"))
         self.rekey(self.node1)
         self.open_sessions(20)
         wait_equal(self.lab, at_least=self.clients + 20)
-        self.assertEqual({place: reconnects(node) for place, node in self.lab.nodes.items()}, began, "lanes lost")
+        self.assert_no_reconnects(connections)
         self.lab.configure("node2", knobs["node2"], public_keys=[second])
         self.rekey(self.node2)
-        wait_until("lanes of the old key have ended", lambda: counted(self.node2, "tls-key-removed") > 0,
+        wait_until("lanes of the old key have ended", lambda: views.counted(self.node2, "tls-key-removed") > 0,
                    RECOVER_S, 0.05)
         began = time.monotonic()
         wait_until("lanes are up under the new key",
@@ -140,9 +129,9 @@ class TestTls(LabCase):
                 "try:\n while s.recv(4096): pass\nexcept ConnectionError: pass\n")
         for _ in range(3):
             run(*in_namespace(self.node1.namespace, "/usr/bin/python3", "-c", code))
-        wait_until("each of them is counted", lambda: counted(self.node2, "tls-handshake") >= 3, RECOVER_S)
+        wait_until("each of them is counted", lambda: views.counted(self.node2, "tls-handshake") >= 3, RECOVER_S)
         self.assertEqual(views.difference(before, views.entries(self.node2)), [])
-        self.assertEqual(counted(self.node2, "wrong-magic"), 0)
+        self.assertEqual(views.counted(self.node2, "wrong-magic"), 0)
 
 
 class TestPlainPeer(LabCase):
@@ -158,8 +147,8 @@ class TestPlainPeer(LabCase):
             node.start(wait=False)
         for node in self.lab.nodes.values():
             node.wait_running()
-        wait_until("node1 has refused plain talk", lambda: counted(self.node1, "tls-handshake") > 0, 20, 0.1)
-        wait_until("node2 has refused the other language", lambda: counted(self.node2, "wrong-magic") > 0, 20, 0.1)
+        wait_until("node1 has refused plain talk", lambda: views.counted(self.node1, "tls-handshake") > 0, 20, 0.1)
+        wait_until("node2 has refused the other language", lambda: views.counted(self.node2, "wrong-magic") > 0, 20, 0.1)
         for node in self.lab.nodes.values():
             self.assertTrue(views.lanes_down(node), f"a lane of {node.place} is up")
 

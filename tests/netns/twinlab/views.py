@@ -79,6 +79,12 @@ def packets_per_queue(node):
             for count in row["xstats"] if re.fullmatch(r"rx_q\d+_?packets", count["name"])}
 
 
+def counted(node, name):
+    """A counter of the event threads, summed."""
+    return sum(count["value"] for row in node.ctl("show", "event") for count in row["counters"]
+               if count["name"] == name)
+
+
 def worker_counters(node):
     """Counters of all workers, summed by name."""
     total = Counter()
