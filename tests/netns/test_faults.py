@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from labcase import RECOVER_S, VRF, LabCase, views, wait_equal, wait_in_sync, wait_pair, wait_role, wait_until
-from test_compare import ask
+from test_compare import decided
 from twinlab.shell import run
 
 STOPPED_S = 4
@@ -46,7 +46,7 @@ class FaultCase(LabCase):
         """By both lists, and by the operator's question."""
         wait_in_sync(self.lab, active)
         wait_equal(self.lab, at_least=at_least)
-        code, report, complaint = ask(self.lab.node(active), "compare", "--all")
+        code, report, complaint = decided(self.lab.node(active), "--all")
         self.assertEqual((code, report and report["result"]), (0, "equal"), f"{report} {complaint}")
 
 
