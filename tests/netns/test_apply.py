@@ -165,14 +165,15 @@ class TestDeath(ApplyCase):
         node.ctl(*apply, "--confirm-within", "600")
         node.kill("control")
         node.start("control")
-        self.assertEqual(rules(node), before)
+        wait_until("the rules are those of the file again", lambda: rules(node) == before, RECOVER_S)
 
-        node.ctl(*apply, "--confirm-within", "1")
+        # Long enough for it to be killed before it goes back itself.
+        node.ctl(*apply, "--confirm-within", "5")
         node.kill("control")
         log = node.directory / "dataplane.log"
-        wait_until("the data process goes back by itself", lambda: "not confirmed it in time" in log.read_text(), 20)
+        wait_until("the data process goes back by itself", lambda: "not confirmed it in time" in log.read_text(), 40)
         node.start("control")
-        self.assertEqual(rules(node), before)
+        wait_until("the rules are those of the file once more", lambda: rules(node) == before, RECOVER_S)
         self.assertIn("changed configuration: rolled back: the control process has not confirmed it in time",
                       noted(node))
 

@@ -15,8 +15,8 @@ OURS = "label=com.docker.compose.project=twinpath"
 class TestContainers(TimedCase):
     """Two appliances, client and server, each with the installed package in a container of its own."""
 
-    # The base image is made once, of Debian packages; that is most of it.
-    limit_s = 600
+    # The base image is made once, of Debian packages; that is most of it, and the network's and the disk's matter.
+    limit_s = 1000
 
     def setUp(self):
         if subprocess.run([UP, "--ready"], capture_output=True, check=False).returncode:

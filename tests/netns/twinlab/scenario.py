@@ -161,7 +161,7 @@ def wait_equal(lab, at_least=1, within_s=SYNC_WITHIN_S):
     return found["entries"]
 
 
-def wait_still(what, count, for_s=1.0, within_s=RECOVER_S):
+def wait_still(what, count, for_s=2.0, within_s=RECOVER_S):
     """Waits until a count has not moved for a while: what was under way has arrived, and no more comes."""
     last = [count(), time.monotonic()]
 
