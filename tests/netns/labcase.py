@@ -15,7 +15,7 @@ from twinlab.scenario import (RECOVER_S, Interrupted, double_owners, other, runn
 from twinlab.shell import LabError, wait_until
 from twinlab.topology import SERVER6
 
-LIMIT_S = 240
+LIMIT_S = 300
 
 
 class TimeUp(Exception):

@@ -46,7 +46,7 @@ class PacketCase(LabCase):
                     self.node1.directory / "syslog.sock")
         self.node1.config_file.write_text(self.configuration(text), encoding="ascii")
         self.node1.start()
-        wait_role(self.node1, "master", 20)
+        wait_role(self.node1, "master")
         self.inside = self.frames("client", "lan0")
         self.outside = self.frames("server", "wan0")
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from labcase import VRF, LabCase, LabError, views, wait_equal, wait_in_sync, wait_until
+from labcase import RECOVER_S, VRF, LabCase, LabError, views, wait_equal, wait_in_sync, wait_until
 
 DECIDED_WITHIN_S = 60
 
@@ -81,7 +81,7 @@ class TestCompare(LabCase):
         code, report, complaint = ask(self.node1, "compare", "vrf", "nowhere")
         self.assertEqual((code, report), (2, None))
         self.lab.topology.cut("sync")
-        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node1), 20)
+        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node1), RECOVER_S)
         code, report, complaint = ask(self.node1, "compare", "vrf", VRF, "slot", 1)
         self.assertEqual(code, 2, f"{report} {complaint}")
         cause = complaint if report is None else report["parts"][0]["undecided"][0]["cause"]

@@ -65,7 +65,7 @@ class TestControlProcess(LabCase):
         wait_equal(self.lab, at_least=100)
         self.node2.kill("control")
         self.node2.start("control")
-        wait_role(self.node2, "backup", 10)
+        wait_role(self.node2, "backup")
         self.fail_over()
         self.assert_all_alive(sessions)
 

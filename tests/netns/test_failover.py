@@ -135,7 +135,7 @@ class TestReturn(LabCase):
         self.node1.wait_running()
         nodes = self.lab.nodes.values()
         wait_until("exactly one node is master",
-                   lambda: sorted(views.role(node) for node in nodes) == ["backup", "master"], 20, 0.1)
+                   lambda: sorted(views.role(node) for node in nodes) == ["backup", "master"], RECOVER_S, 0.1)
         wait_equal(self.lab, at_least=200)
         for node in self.lab.nodes.values():
             lost = before.keys() - views.entries(node).keys()

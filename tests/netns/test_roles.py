@@ -164,19 +164,19 @@ class TestDeclaredDead(LabCase):
 
     def test_a_peer_declared_dead_leaves_all_ports_to_the_other_node_until_it_is_back(self):
         """Refused while the peer lives; doubt begins with its death, ends with the order, and doesn't outlive a return."""
-        wait_until("there is no doubt", lambda: not self.in_doubt(self.node1), 20, 0.1)
+        wait_until("there is no doubt", lambda: not self.in_doubt(self.node1), RECOVER_S, 0.1)
         code, said = self.declare(self.node1)
         self.assertEqual(code, 1)
         self.assertIn("alive", said)
         self.node2.kill()
-        wait_until("node1 is in doubt", lambda: self.in_doubt(self.node1), 20, 0.1)
+        wait_until("node1 is in doubt", lambda: self.in_doubt(self.node1), RECOVER_S, 0.1)
         wait_until("it takes the operator's word", self.declared, RECOVER_S)
-        wait_until("the doubt is over", lambda: not self.in_doubt(self.node1), 20, 0.1)
+        wait_until("the doubt is over", lambda: not self.in_doubt(self.node1), RECOVER_S, 0.1)
         self.node2.start()
         wait_in_sync(self.lab, "node1")
-        wait_until("its return leaves no doubt", lambda: not self.in_doubt(self.node1), 20, 0.1)
+        wait_until("its return leaves no doubt", lambda: not self.in_doubt(self.node1), RECOVER_S, 0.1)
         self.node2.kill()
-        wait_until("node1 is in doubt again", lambda: self.in_doubt(self.node1), 20, 0.1)
+        wait_until("node1 is in doubt again", lambda: self.in_doubt(self.node1), RECOVER_S, 0.1)
 
 
 class TestDataProcessAlone(LabCase):
@@ -192,7 +192,7 @@ class TestDataProcessAlone(LabCase):
         self.node1.start("dataplane", wait=False)
         nodes = self.lab.nodes.values()
         wait_until("one node is master and one is backup",
-                   lambda: sorted(views.role(node) for node in nodes) == ["backup", "master"], 20, 0.1)
+                   lambda: sorted(views.role(node) for node in nodes) == ["backup", "master"], RECOVER_S, 0.1)
         wait_equal(self.lab, at_least=200)
         for node in nodes:
             self.assertEqual(before.keys() - views.entries(node).keys(), set(), f"entries that {node.place} lost")

@@ -47,7 +47,7 @@ class TestLink(LabCase):
         self.traffic.udp(500).ask("begin")
         count = wait_equal(self.lab, at_least=self.clients * 3)
         self.lab.topology.cut("sync")
-        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node1), 20)
+        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node1), RECOVER_S)
         gone = self.traffic.addresses[: self.clients * 3 // 10]
         for address in gone:
             self.node1.ctl("flush", "conntrack", "vrf", VRF, "--src", address)

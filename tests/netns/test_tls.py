@@ -35,7 +35,7 @@ class TestTls(LabCase):
         """Sessions, and a complete resync with all that is said when a connection is made."""
         self.open_sessions(self.clients)
         self.lab.topology.cut("sync")
-        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node1), 20)
+        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node1), RECOVER_S)
         self.lab.topology.heal("sync")
         wait_in_sync(self.lab, "node1")
         wait_equal(self.lab, at_least=self.clients)
@@ -65,8 +65,8 @@ class TestTls(LabCase):
         knobs = knobs_of_nodes(self.settings)
         self.lab.configure("node2", knobs["node2"], private_key=self.node2.key_file("other.key"))
         self.node2.start()
-        wait_until("node1 has refused the key", lambda: views.counted(self.node1, "tls-key-unknown") > 0, 20, 0.1)
-        wait_until("node2 was told so", lambda: views.counted(self.node2, "tls-key-refused") > 0, 20, 0.1)
+        wait_until("node1 has refused the key", lambda: views.counted(self.node1, "tls-key-unknown") > 0, RECOVER_S, 0.1)
+        wait_until("node2 was told so", lambda: views.counted(self.node2, "tls-key-refused") > 0, RECOVER_S, 0.1)
         self.assertTrue(views.lanes_down(self.node1), "a lane is up")
         self.assertEqual(views.difference(before, views.entries(self.node1)), [])
         self.assertEqual(views.entries(self.node2), {}, "a node without its key was given entries")
@@ -147,8 +147,8 @@ class TestPlainPeer(LabCase):
             node.start(wait=False)
         for node in self.lab.nodes.values():
             node.wait_running()
-        wait_until("node1 has refused plain talk", lambda: views.counted(self.node1, "tls-handshake") > 0, 20, 0.1)
-        wait_until("node2 has refused the other language", lambda: views.counted(self.node2, "wrong-magic") > 0, 20, 0.1)
+        wait_until("node1 has refused plain talk", lambda: views.counted(self.node1, "tls-handshake") > 0, RECOVER_S, 0.1)
+        wait_until("node2 has refused the other language", lambda: views.counted(self.node2, "wrong-magic") > 0, RECOVER_S, 0.1)
         for node in self.lab.nodes.values():
             self.assertTrue(views.lanes_down(node), f"a lane of {node.place} is up")
 

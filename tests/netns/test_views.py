@@ -46,7 +46,7 @@ class TestViews(LabCase):
         self.assertTrue(all(section["equal"] for section in peer["sections"]), peer["sections"])
         self.assertEqual({lane["status"] for lane in whole["lanes"]}, {"established"})
         self.lab.topology.cut("sync")
-        wait_until("flows are exposed", lambda: self._unprotected().get("no-peer", 0) >= 50, 20)
+        wait_until("flows are exposed", lambda: self._unprotected().get("no-peer", 0) >= 50, RECOVER_S)
         wait_until("lanes and direction say so, too", self._nothing_is_sent, RECOVER_S)
         self.lab.topology.heal("sync")
         wait_in_sync(self.lab, "node1")
@@ -82,12 +82,12 @@ class TestEvents(LabCase):
             return [event.get("kind") for event in seen()]
 
         wait_until("both directions are seen, and what came of it",
-                   lambda: kinds().count("peer-seen") >= 2 and {"start", "role", "resync-end"} <= set(kinds()), 20)
+                   lambda: kinds().count("peer-seen") >= 2 and {"start", "role", "resync-end"} <= set(kinds()), RECOVER_S)
         self.node1.kill("control")
         self.lab.topology.cut("sync")
-        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node2), 20)
+        wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node2), RECOVER_S)
         self.node1.start("control")
-        wait_until("the loss was read afterwards", lambda: "peer-lost" in kinds(), 20)
+        wait_until("the loss was read afterwards", lambda: "peer-lost" in kinds(), RECOVER_S)
         self.lab.topology.heal("sync")
         wait_in_sync(self.lab, "node1")
         numbers = [event["sequence"] for event in seen()]
@@ -96,5 +96,5 @@ class TestEvents(LabCase):
         wait_until("the resync was read", lambda: "resync-requested" in kinds(), RECOVER_S)
         self.node1.kill("dataplane")
         self.node1.start("dataplane")
-        wait_until("the new list is read", lambda: {"restarted": True} in seen(), 30)
-        wait_until("its first event, too", lambda: kinds().count("start") == 2, 20)
+        wait_until("the new list is read", lambda: {"restarted": True} in seen(), RECOVER_S)
+        wait_until("its first event, too", lambda: kinds().count("start") == 2, RECOVER_S)

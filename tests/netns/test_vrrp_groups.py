@@ -5,6 +5,7 @@ import unittest
 from labcase import RECOVER_S, LabCase, LabError, wait_until
 from test_vrrp import VRRP
 from twinlab.nodeconfig import device, driver, knobs_of_nodes, sync_addresses
+from twinlab.scenario import ELECTED_WITHIN_S
 from twinlab.topology import SERVER_FAR, SERVER_FAR_NET
 
 SESSIONS = 60
@@ -116,7 +117,7 @@ class TestTwoGroups(LabCase):
             if roles != {"main": [main], "blue": [blue_at]}:
                 raise LabError(f"masters: {roles}")
             return True
-        wait_until(f"main at {main}, blue at {blue_at}", probe, 30, 0.1)
+        wait_until(f"main at {main}, blue at {blue_at}", probe, ELECTED_WITHIN_S, 0.1)
 
     def test_each_node_is_active_for_its_own_vrf_and_takes_over_the_others(self):
         self.wait_roles("node1", "node2")

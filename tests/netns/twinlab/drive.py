@@ -39,7 +39,7 @@ class Program:
             self._ended()
         return self.number
 
-    def hear(self, number, within_s=20.0):
+    def hear(self, number, within_s=45.0):
         """The reply to command `number`."""
         end = time.monotonic() + within_s
         while number not in self.replies:
@@ -58,7 +58,7 @@ class Program:
             raise LabError(f"{self.name}: {reply['error']}")
         return reply
 
-    def ask(self, do, patience_s=20.0, **arguments):
+    def ask(self, do, patience_s=45.0, **arguments):
         """Command and reply."""
         return self.hear(self.tell(do, **arguments), patience_s)
 

@@ -16,8 +16,8 @@ DAEMONS = {"dataplane": "twinpath-dataplane", "control": "twinpath-control"}
 KEEPALIVED = "keepalived"
 RUN_ROOT = Path("/run/twinpath")
 VRF, HA_GROUP = "main", "group1"
-START_WITHIN_S = 30
-END_WITHIN_S = 30
+START_WITHIN_S = 60
+END_WITHIN_S = 60
 
 
 def binaries():
@@ -205,7 +205,7 @@ class Node:
 
     # -- operator
 
-    def ctl(self, *words, within_s=20):
+    def ctl(self, *words, within_s=60):
         """Runs `twinpathctl --node NAME WORDS --json` and returns what it printed, decoded."""
         text = run(*self.ctl_words(*words, "--json"), within_s=within_s)
         if not text.strip():

@@ -113,7 +113,7 @@ class Sessions:
     async def start(self):
         """Nothing before the first command."""
 
-    async def do_open(self, count, within_s=10.0, port=ECHO_PORT, hello_within_s=None):
+    async def do_open(self, count, within_s=20.0, port=ECHO_PORT, hello_within_s=None):
         """Opens `count` more, sources in turn; those that don't open are counted by cause, and by whether the server's
         answer was seen before."""
         gate = asyncio.Semaphore(CONNECTS_AT_ONCE)
