@@ -5,6 +5,8 @@ import subprocess
 
 from labcase import RECOVER_S, VRF, LabCase, views, wait_equal, wait_in_sync, wait_until
 
+PATIENCE_S = 60
+
 
 def rows_by_name(rows):
     """Rows of operations by their name."""
@@ -28,8 +30,13 @@ class TestViews(LabCase):
         self.assertGreaterEqual(sent["send PUT"]["calls"], 100)
         self.assertGreaterEqual(applied["worker apply"]["calls"], 100)
         self.assertGreaterEqual(applied["receive PUT"]["bytes"], 100 * 20)
-        wait_until("a rate over ten seconds is known",
-                   lambda: rows_by_name(self.node1.ctl("show", "sync", "operations"))["receive ACK"]["per_s_10"], 40)
+
+        def acknowledged():
+            # Something to acknowledge in every ten seconds.
+            sessions.ask("open", count=1)
+            return rows_by_name(self.node1.ctl("show", "sync", "operations"))["receive ACK"]["per_s_10"]
+
+        wait_until("a rate over ten seconds is known", acknowledged, PATIENCE_S, 0.5)
         flows = self.node1.ctl("show", "protection")[0]
         self.assertEqual(flows["flows"], flows["protected"] + sum(r["value"] for r in flows["unprotected"]))
         wait_until("all flows are protected", lambda: self._unprotected() == {}, RECOVER_S)

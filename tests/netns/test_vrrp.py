@@ -10,7 +10,6 @@ import time
 import unittest
 
 from labcase import HA_GROUP, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_role, wait_until
-from twinlab.nodeconfig import knobs_of_nodes
 from twinlab.scenario import wait_elected
 from twinlab.shell import run
 from twinlab.topology import LAN_GATEWAY, WAN_GATEWAY
