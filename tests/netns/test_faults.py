@@ -12,7 +12,7 @@ from pathlib import Path
 
 from labcase import RECOVER_S, VRF, LabCase, views, wait_equal, wait_in_sync, wait_pair, wait_role, wait_until
 from test_compare import decided
-from twinlab.shell import run
+from twinlab.shell import freeze, run
 
 STOPPED_S = 4
 LOG_DISK_KB = 64
@@ -81,7 +81,7 @@ class TestStopped(FaultCase):
     def stopped(self, node):
         """Its data process stands still for some seconds."""
         pid, began = node.pid("dataplane"), time.monotonic()
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         try:
             yield
             time.sleep(max(0, began + STOPPED_S - time.monotonic()))

@@ -8,6 +8,7 @@ import unittest
 
 from labcase import (RECOVER_S, SERVER6, VRF, LabCase, other, views, wait_equal, wait_in_sync, wait_pair, wait_role,
                      wait_until)
+from twinlab.shell import freeze
 
 # A flow that a node doesn't know is not forwarded; this long is waited before it counts as lost.
 LOST_S = 3
@@ -167,7 +168,7 @@ class CommitCase(LabCase):
         """Its data process stands still: nothing is closed, nothing answers."""
         process = self.node2.pid("dataplane")
         self.addCleanup(self.go_on, process)
-        os.kill(process, signal.SIGSTOP)
+        freeze(process)
 
     def go_on(self, process):
         """It goes on, if it still exists."""

@@ -9,6 +9,7 @@ import unittest.mock
 
 from labcase import LabCase
 from twinlab.node import DAEMONS
+from twinlab.shell import freeze
 
 WATCHDOG_S = 0.4
 
@@ -54,7 +55,7 @@ class TestSupervisor(LabCase):
         self.node1.start("dataplane", wait=False)
         while self.hear() != "WATCHDOG=1":
             pass
-        os.kill(self.node1.pid("dataplane"), 19)  # SIGSTOP
+        freeze(self.node1.pid("dataplane"))
         while self.hear(2 * WATCHDOG_S):
             pass
         self.assertIsNone(self.hear(2 * WATCHDOG_S))

@@ -8,6 +8,7 @@ import unittest
 from labcase import HA_GROUP, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_pair, wait_until
 from test_vrrp import VRRP, VrrpCase
 from twinlab.scenario import wait_settled
+from twinlab.shell import freeze
 
 PATIENCE_S = 30
 # Times that a moment is tried to be caught which may be over before anybody has looked.
@@ -73,7 +74,7 @@ class SwitchoverMixin:
             standby = self.lab.node(other(active.place))
             dying = active if dies == "active" else standby
             process = standby.pid(held)
-            os.kill(process, signal.SIGSTOP)
+            freeze(process)
             try:
                 if phase := self.catch(phases, active):
                     dying.kill("control")
@@ -167,7 +168,7 @@ class TestStaticGroup(SwitchoverMixin, LabCase):
         process = self.node2.pid("dataplane")
         self.addCleanup(os.kill, process, signal.SIGCONT)
         for _ in range(TRIES):
-            os.kill(process, signal.SIGSTOP)
+            freeze(process)
             said = self.refused(self.node1, HA_GROUP)
             if "isn't connected" not in said:
                 break

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -65,6 +66,18 @@ def start_time(pid):
     except (OSError, IndexError):
         return None
     return None if ended else int(fields[19])
+
+
+def freeze(pid):
+    """SIGSTOP, and waits until every thread stands still: until then the others go on."""
+    def still():
+        states = []
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/stat", encoding="ascii", errors="replace") as file:
+                states.append(file.read().rsplit(")", 1)[1].split()[0])
+        return set(states) <= {"T", "t"}
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(f"process {pid} stands still", still, 30, 0.001)
 
 
 def checksum(data):
