@@ -90,6 +90,8 @@ class SwitchoverMixin:
         end = self.phase(active)
         # One that is cancelled may have reached the peer, which then has the role all the same.
         after = self.settled()
+        if end == "done":
+            self.assertEqual(after.place, other(active.place), "who has taken over stays active")
         self.say(f"control process of {dying.place} killed while {phase}: {end}, {after.place} is active")
         self.assert_all_alive(self.sessions, what="connections after that")
         self.assert_all_alive(self.stream, what="streams after that")
