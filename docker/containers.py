@@ -74,7 +74,7 @@ class ContainerNode:
         self.topology = topology
         self.directory = STATE / place
 
-    def ctl(self, *words, within_s=10):
+    def ctl(self, *words, within_s=60):
         """twinpathctl in the container; what it printed, decoded."""
         text = run(*self.topology.inside(self.place, "twinpathctl", *words, "--json"), within_s=within_s)
         return json.loads(text) if text.strip() else True
@@ -139,7 +139,7 @@ class ContainerLab:
                     "CLIENTS": str(CLIENTS)}
         done = subprocess.run([*compose_command(), "-p", PROJECT, "-f", str(HERE / "compose.yml"), *words],
                               env={**os.environ, **settings}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=120, check=False)
+                              timeout=300, check=False)
         if done.returncode != 0:
             raise LabError(f"compose {' '.join(words)}: {done.stderr.strip()[-1500:]}")
 
