@@ -123,10 +123,12 @@ class TestPackage(ToolCase):
         self.assertEqual(left, ["etc/twinpath/host.conf"])
 
     def test_the_configuration_that_comes_along_has_no_fault(self):
-        said = run(self.tree / "usr/sbin/twinpathctl", "config", "check", self.tree / "etc/twinpath/twinpath.toml")
-        # This machine needn't have its interfaces; the file itself has to be right.
-        faults = [line for line in said.splitlines() if "error" in line
-                  and "no errors" not in line and "not an error of the file" not in line]
+        file = self.tree / "etc/twinpath/twinpath.toml"
+        done = subprocess.run([self.tree / "usr/sbin/twinpathctl", "config", "check", file], capture_output=True, text=True,
+                              check=False)
+        # This machine needn't have its interfaces and cores; the file itself has to be right.
+        excused = ("not an error of the file", "doesn't exist; use ")
+        faults = [line for line in (done.stdout + done.stderr).splitlines() if not any(word in line for word in excused)]
         self.assertEqual(faults, [])
 
     def test_completions_are_understood_by_their_shell(self):
