@@ -16,7 +16,7 @@ die() { say "${0##*/}: $*"; exit 1; }
 BUILD_NEEDS="pkg-config:pkg-config cc:gcc /usr/include/stdio.h:libc6-dev clang:clang libdpdk:libdpdk-dev
              libclang:libclang-dev"
 LAB_NEEDS="ip:iproute2 nft:nftables ethtool:ethtool sysctl:procps ping:iputils-ping curl:curl jq:jq tcpdump:tcpdump
-           keepalived:keepalived /usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1:libfaketime
+           keepalived:keepalived /usr/lib/frr/bgpd:frr /usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1:libfaketime
            /usr/bin/python3:python3"
 # For looking around by hand in the lab; nothing here fails without them.
 HAND_NEEDS="iperf3:iperf3 nc:netcat-openbsd"

@@ -8,6 +8,9 @@
     lab.py ctl NODE WORDS…                                 twinpathctl of that node
     lab.py status [--json]
 
+With `--set routing=bgp` or `routing=ospf` two upstream routers (up1, up2) stand before the server, and FRR runs there, beside
+both nodes and at the server; `exec up1 vtysh --vty_socket FOLDER` talks to it (`status` names the folders).
+
 The id in TWINPATH_LAB (default `tp`) is part of every name, so labs don't meet. State is under
 /run/twinpath-lab/ID/, the nodes' sockets under /run/twinpath/ID-NODE/.
 """
@@ -29,7 +32,8 @@ if __package__ in (None, ""):
 from twinlab.node import DAEMONS, KEEPALIVED, RUN_ROOT, DaemonEnded, Node, binaries  # noqa: E402
 from twinlab.nodeconfig import knobs_of_nodes, toml  # noqa: E402
 from twinlab.shell import PYTHON, LabError, in_namespace, start_time, wait_until  # noqa: E402
-from twinlab.topology import PLACES, Topology  # noqa: E402
+from twinlab.routers import Router  # noqa: E402
+from twinlab.topology import PLACES, ROUTERS, Topology  # noqa: E402
 
 STATE_ROOT = Path("/run/twinpath-lab")
 CLIENTS = 96
@@ -47,6 +51,20 @@ class Lab:
         self.directory = STATE_ROOT / lab_id
         self.topology = Topology(lab_id)
         self.nodes = {place: Node(lab_id, place, self.directory) for place in ("node1", "node2")}
+        self.routers = self._routers(self._settings())
+
+    def _settings(self):
+        """What the lab was built with; nothing when it isn't up."""
+        try:
+            return json.loads((self.directory / "lab.json").read_text(encoding="ascii"))["settings"]
+        except (OSError, ValueError):
+            return []
+
+    def _routers(self, settings):
+        """Who runs routing daemons, by place. What one node is told about this counts for all."""
+        protocol = knobs_of_nodes(settings)["node1"].routing
+        places = () if protocol == "static" else (*ROUTERS, "server", *self.nodes)
+        return {place: Router(self.topology, place, self.directory, protocol) for place in places}
 
     def node(self, place):
         """A node by its place."""
@@ -66,17 +84,20 @@ class Lab:
         if self.directory.exists():
             raise LabError(f"lab {self.lab_id} is up already (scripts/lab down)")
         knobs = knobs_of_nodes(settings)
+        self.routers = self._routers(settings)
         with self._locked():
             self.directory.mkdir(parents=True)
             record = {"clients": clients, "settings": list(settings), "owner": owner,
                       "owner_start_time": start_time(owner) if owner else None}
             (self.directory / "lab.json").write_text(json.dumps(record), encoding="ascii")
-            self.topology.up(clients)
+            self.topology.up(clients, routed=bool(self.routers))
             for node in self.nodes.values():
                 node.directory.mkdir()
             for place in self.nodes:
                 self.configure(place, knobs[place])
             self._start_syslog()
+        for router in self.routers.values():
+            router.start()
         if not bare:
             # Both at once: a booting node waits for its peer.
             for node in self.nodes.values():
@@ -162,7 +183,9 @@ class Lab:
                 "kernel_forwarded": self.topology.kernel_forwarded(place),
                 "kernel_filtered": self.topology.kernel_filtered(place),
             }
-        return {"lab": self.lab_id, "up": True, "links": self.topology.links(), "nodes": nodes}
+        routers = {place: {"folder": str(router.directory), "daemons": {d: router.pid(d) for d in router.daemons}}
+                   for place, router in self.routers.items()}
+        return {"lab": self.lab_id, "up": True, "links": self.topology.links(), "nodes": nodes, "routers": routers}
 
     @staticmethod
     def _roles(node):
@@ -185,6 +208,9 @@ def render_status(status):
         filtered = ", ".join(f"{name} {count}" for name, count in node["kernel_filtered"].items())
         lines += [f"{place}   {node['name']}: {daemons}; {roles}",
                   f"        kernel: {node['kernel_forwarded']} packets forwarded, kept from it: {filtered}"]
+    for place, router in status["routers"].items():
+        daemons = ", ".join(f"{d} {'pid ' + str(pid) if pid else 'not running'}" for d, pid in router["daemons"].items())
+        lines.append(f"{place:<8}{daemons}; in {router['folder']}")
     return "\n".join(lines)
 
 
@@ -197,7 +223,8 @@ def arguments(words):
     up.add_argument("--bare", action="store_true", help="network only, no daemons")
     up.add_argument("--clients", type=int, default=CLIENTS, help="client addresses per family (default %(default)s)")
     up.add_argument("--set", action="append", default=os.environ.get("TWINPATH_LAB_SET", "").split(),
-                    metavar="[NODE.]KNOB=VALUE", help="configuration knob, for both nodes or one")
+                    metavar="[NODE.]KNOB=VALUE", help="configuration knob, for both nodes or one; "
+                    "routing=bgp or routing=ospf: FRR on the nodes, on two upstream routers and at the server")
     commands.add_parser("down", help="remove everything of this lab")
     for name, words_help in (("cut", "take a link away"), ("heal", "give it back")):
         link = commands.add_parser(name, help=words_help)
@@ -209,7 +236,7 @@ def arguments(words):
         node.add_argument("node")
         node.add_argument("--only", choices=(*DAEMONS, KEEPALIVED))
     run_in = commands.add_parser("exec", help="run a command in a namespace")
-    run_in.add_argument("place", choices=PLACES)
+    run_in.add_argument("place", choices=(*PLACES, *ROUTERS))
     run_in.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND…")
     ctl = commands.add_parser("ctl", help="twinpathctl of a node")
     ctl.add_argument("node")

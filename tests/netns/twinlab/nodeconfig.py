@@ -51,6 +51,7 @@ class Knobs:
     udp_established_s: int = 300
     framecnt: int = 8192
     level: str = "info"
+    routing: str = "static"  # or "bgp", "ospf": routing daemons find the ways; of the whole lab
 
     def with_settings(self, settings):
         """A copy with `{"workers": "4"}` applied; unknown names and bad numbers are the user's mistake."""

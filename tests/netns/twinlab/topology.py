@@ -11,6 +11,12 @@ Born by `up`, gone by `down`; every interface lives in a namespace of the lab, b
 a container engine may filter bridged frames. A cable is pulled at its fabric end, so the node's own interface
 only loses its carrier and keeps its addresses, as it would in a rack.
 
+Where the lab is routed, two upstream routers stand between the nodes and the server, and every path to and from it is what
+routing daemons have agreed upon (`routers.py`):
+
+       node1 node2 ── wan bridge ──┬── up1 ──┬── core bridge ── server
+         192.0.2.2 .3              └── up2 ──┘   198.18.0.10, and 203.0.113.10 behind it
+
 The nodes' kernels own an address on each side (to resolve neighbours with) and nothing else: forwarding is off,
 and an ingress filter shows them ARP, IPv6 neighbour discovery and VRRP only. Packet sockets see frames before it.
 """
@@ -44,6 +50,21 @@ CABLES = {
 BRIDGES = ("lan", "wan", "sync")
 CARRIES_WITHIN_S = 30
 PLACES = ("client", "node1", "node2", "server", "fabric")
+
+# What a routed lab has besides, or instead.
+ROUTERS = ("up1", "up2")
+ROUTED_CABLES = CABLES | {
+    "wans": ("core", "server", "wan0", "02:00:c0:00:00:10"),
+    "wanu1": ("wan", "up1", "wan0", "02:00:c0:00:00:21"),
+    "wanu2": ("wan", "up2", "wan0", "02:00:c0:00:00:22"),
+    "core1": ("core", "up1", "core0", "02:00:c6:00:00:21"),
+    "core2": ("core", "up2", "core0", "02:00:c6:00:00:22"),
+}
+SERVER_CORE = "198.18.0.10"
+ROUTER_ADDRESSES = {
+    "up1": {"wan0": "192.0.2.21", "core0": "198.18.0.21"},
+    "up2": {"wan0": "192.0.2.22", "core0": "198.18.0.22"},
+}
 
 NODE_ADDRESSES = {
     "node1": {"lan0": ("100.64.0.2/16", "fd00:64::2/64"), "wan0": ("192.0.2.2/24", "fd00:c0::2/64"),
@@ -82,6 +103,12 @@ table netdev twinpath {
     }
 }
 """
+# The routing daemons' own packets, to the node's own address or to OSPF's routers; nothing that a subscriber could send.
+ROUTED_FILTER = """
+insert rule netdev twinpath wan0 ip saddr {{ {routers} }} ip daddr {own} tcp sport 179 accept
+insert rule netdev twinpath wan0 ip saddr {{ {routers} }} ip daddr {own} tcp dport 179 accept
+insert rule netdev twinpath wan0 ip saddr 192.0.2.0/24 ip daddr {{ {own}, 224.0.0.5, 224.0.0.6 }} meta l4proto 89 accept
+"""
 
 
 def client_addresses(count):
@@ -110,9 +137,14 @@ class Topology:
 
     def namespace(self, place):
         """Name of the namespace of a place (`client`, `node1`, …)."""
-        if place not in PLACES:
-            raise LabError(f"no namespace {place!r}: there are {', '.join(PLACES)}")
+        if place not in (*PLACES, *ROUTERS):
+            raise LabError(f"no namespace {place!r}: there are {', '.join((*PLACES, *ROUTERS))}")
         return f"{self.lab_id}-{place}"
+
+    @property
+    def cables(self):
+        """Every cable of this lab."""
+        return ROUTED_CABLES if os.path.exists(f"/run/netns/{self.namespace(ROUTERS[0])}") else CABLES
 
     def inside(self, place, *words):
         """The words of a command that runs `words` at a place."""
@@ -120,24 +152,28 @@ class Topology:
 
     # -- birth
 
-    def up(self, clients, pool_on_link=True):
+    def up(self, clients, pool_on_link=True, routed=False):
         """Creates everything. `clients` is the number of client addresses per family."""
-        for place in PLACES:
+        for place in (*PLACES, *ROUTERS) if routed else PLACES:
             run("ip", "netns", "add", self.namespace(place))
             self._sysctl(place, {"net.ipv6.conf.all.disable_ipv6": 1} if place == "fabric" else SYSCTLS)
             self.ip(place, ["link set lo up"])
+        bridges = (*BRIDGES, "core") if routed else BRIDGES
         run(*in_namespace(self.namespace("fabric"), "sh", "-e", "-c", BRIDGE_FILTERS))
-        self.ip("fabric", [f"link add {bridge} type bridge stp_state 0 mcast_snooping 0" for bridge in BRIDGES]
-                 + [f"link set {bridge} up" for bridge in BRIDGES])
-        for port, cable in CABLES.items():
+        self.ip("fabric", [f"link add {bridge} type bridge stp_state 0 mcast_snooping 0" for bridge in bridges]
+                 + [f"link set {bridge} up" for bridge in bridges])
+        for port, cable in self.cables.items():
             self.plug(port, *cable)
-        self.wait_carrying(CABLES)
+        self.wait_carrying(self.cables)
         for node, interfaces in NODE_ADDRESSES.items():
             self.ip(node, [f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "")
                             for interface, addresses in interfaces.items() for address in addresses])
             run(*in_namespace(self.namespace(node), "nft", "-f", "-"), stdin=NODE_FILTER)
         self._address_client(clients)
-        self._address_server(pool_on_link)
+        if routed:
+            self._address_routed()
+        else:
+            self._address_server(pool_on_link)
 
     def plug(self, port, bridge, place, interface, mac):
         """Lays a cable from a bridge to a place."""
@@ -145,7 +181,7 @@ class Topology:
             "peer", "name", interface, "address", mac, "netns", self.namespace(place))
         self.ip("fabric", [f"link set {port} master {bridge}", f"link set {port} up"])
         self.ip(place, [f"link set {interface} up"])
-        if place in ("client", "server"):
+        if place in ("client", "server", *ROUTERS):
             # A packet socket hands over what the sender left for hardware to do: full checksums, real frames.
             run(*in_namespace(self.namespace(place), "ethtool", "-K", interface,
                               "tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off"))
@@ -162,6 +198,17 @@ class Topology:
                             f"addr add {SERVER_FAR}/32 dev lo", pool,
                             f"route add fd00:64::/64 via {WAN_GATEWAY6}"])
 
+    def _address_routed(self):
+        """Addresses only: the ways are the routing daemons' to find."""
+        self.ip("server", [f"addr add {SERVER_CORE}/24 dev wan0", f"addr add {SERVER_FAR}/32 dev lo"])
+        for place, addresses in ROUTER_ADDRESSES.items():
+            self._sysctl(place, {"net.ipv4.ip_forward": 1})
+            self.ip(place, [f"addr add {address}/24 dev {interface}" for interface, address in addresses.items()])
+        routers = ", ".join(addresses["wan0"] for addresses in ROUTER_ADDRESSES.values())
+        for node, addresses in NODE_ADDRESSES.items():
+            rules = ROUTED_FILTER.format(routers=routers, own=addresses["wan0"][0].split("/")[0])
+            run(*in_namespace(self.namespace(node), "nft", "-f", "-"), stdin=rules)
+
     def _sysctl(self, place, values):
         script = "\n".join(f"echo {value} > /proc/sys/{name.replace('.', '/')}" for name, value in values.items())
         run(*in_namespace(self.namespace(place), "sh", "-e", "-c", script))
@@ -174,7 +221,7 @@ class Topology:
 
     def down(self):
         """Ends every process in the lab's namespaces, then removes them. Nothing to remove is no error."""
-        mine = [self.namespace(place) for place in PLACES]
+        mine = [self.namespace(place) for place in (*PLACES, *ROUTERS)]
         present = [name for name in mine if os.path.exists(f"/run/netns/{name}")]
         self._end_processes(present)
         for name in present:
@@ -202,11 +249,11 @@ class Topology:
 
     def ports_of(self, link):
         """Fabric ports meant by a link name: a bridge (`lan`: all its cables) or one cable (`lan1`)."""
-        if link in CABLES:
+        if link in self.cables:
             return [link]
-        ports = [port for port, cable in CABLES.items() if cable[0] == link]
+        ports = [port for port, cable in self.cables.items() if cable[0] == link]
         if not ports:
-            raise LabError(f"no link {link!r}: there are {', '.join((*BRIDGES, *CABLES))}")
+            raise LabError(f"no link {link!r}: there are {', '.join((*BRIDGES, *self.cables))}")
         return ports
 
     def cut(self, link, silent=False, ways=("ingress", "egress")):
@@ -228,7 +275,7 @@ class Topology:
             run(*in_namespace(self.namespace("fabric"), "nft", "delete", "table", "netdev", f"cut_{port}"),
                 check=False)
             self.ip("fabric", [f"link set {port} up"])
-        self.wait_carrying({port: CABLES[port] for port in ports})
+        self.wait_carrying({port: self.cables[port] for port in ports})
 
     def wait_carrying(self, cables):
         """Waits until frames cross these cables: a kernel may take a link into use a second after its carrier has come."""
@@ -268,7 +315,7 @@ class Topology:
         up = {name: "LOWER_UP" in link["flags"] for name, link in self._interfaces("fabric").items()}
         tables = run(*in_namespace(self.namespace("fabric"), "nft", "list", "tables"))
         return {port: "silent" if f"cut_{port}" in tables.split() else ("up" if up.get(port) else "down")
-                for port in CABLES}
+                for port in self.cables}
 
     def kernel_forwarded(self, node):
         """Packets that the node's kernel has forwarded itself, IPv4 and IPv6 together. Must stay 0."""
