@@ -1,0 +1,228 @@
+"""Routing daemons beside the appliances: FRR finds the ways, twinpath sends by them and nobody else does."""
+
+import json
+import time
+import unittest
+
+from labcase import LabCase, LabError, views, wait_equal, wait_role, wait_until
+from twinlab.routers import UPSTREAM_AS
+from twinlab.scenario import wait_elected
+from twinlab.shell import in_namespace, run
+from twinlab.topology import (POOL_NET, ROUTER_ADDRESSES, ROUTERS, SERVER, SERVER_FAR, SERVER_FAR_NET, WAN_GATEWAY)
+
+SESSIONS = 200
+# Sessions of routing daemons come up at their own pace: timers of seconds, on cores that others use too.
+CONVERGED_WITHIN_S = 90
+UPSTREAM = {router: ROUTER_ADDRESSES[router]["wan0"] for router in ROUTERS}
+CORE = {router: ROUTER_ADDRESSES[router]["core0"] for router in ROUTERS}
+
+# Which flows come out of the appliances at an upstream router, by public address, protocol and port.
+WITNESS = """
+table inet ways {
+    set flows { type ipv4_addr . inet_proto . inet_service; size 65536; flags dynamic; }
+    chain seen {
+        type filter hook forward priority 0; policy accept;
+        iifname "wan0" meta l4proto { tcp, udp } update @flows { ip saddr . meta l4proto . th sport }
+    }
+}
+"""
+
+
+class RoutedCase(LabCase):
+    """A pair between subscribers and two upstream routers. What it has learned of the server is by both."""
+
+    settings = ("routing=bgp",)
+    prefix = SERVER_FAR_NET
+
+    def setUp(self):
+        super().setUp()
+        for place in self.lab.nodes:
+            self.wait_ways(place, self.prefix, UPSTREAM.values())
+        for router in ROUTERS:
+            self.wait_ways(router, POOL_NET, [WAN_GATEWAY])
+            run(*in_namespace(self.lab.topology.namespace(router), "nft", "-f", "-"), stdin=WITNESS)
+        self.wait_ways("server", POOL_NET, CORE.values())
+        self.server = self.traffic.server()
+
+    def wait_ways(self, place, prefix, gateways):
+        """Waits until the kernel of a place sends packets to `prefix` by these gateways and no others."""
+        wanted = sorted(gateways)
+
+        def probe():
+            if (found := self.lab.routers[place].ways(prefix)) != wanted:
+                raise LabError(f"they are {found}")
+            return True
+        wait_until(f"the ways of {place} to {prefix} are {wanted}", probe, CONVERGED_WITHIN_S, 0.1)
+
+    def start_traffic(self):
+        """TCP connections and UDP flows to what only the routing daemons know the way to."""
+        sessions = self.open_sessions(SESSIONS, 100, target=SERVER_FAR)
+        datagrams = self.traffic.udp(50, target=SERVER_FAR)
+        datagrams.ask("begin")
+        self.assert_all_alive(datagrams, what="UDP flows")
+        return sessions, datagrams
+
+    def assert_going_on(self, sessions, datagrams, when):
+        """Nobody has lost its connection."""
+        self.assert_all_alive(sessions, what=f"connections {when}")
+        self.assert_all_alive(datagrams, what=f"UDP flows {when}")
+        self.assertEqual(sessions.ask("report")["resets"], 0, when)
+
+    def flows_by_way(self, sessions, datagrams):
+        """What came by each upstream router while every flow has exchanged data."""
+        for router in ROUTERS:
+            run(*in_namespace(self.lab.topology.namespace(router), "nft", "flush", "set", "inet", "ways", "flows"))
+        self.assert_going_on(sessions, datagrams, "while the ways are looked at")
+        return {router: self._flows_at(router) for router in ROUTERS}
+
+    def _flows_at(self, router):
+        shown = json.loads(run(*in_namespace(self.lab.topology.namespace(router), "nft", "-j", "list", "set", "inet", "ways",
+                                             "flows")))
+        elements = next(entry["set"] for entry in shown["nftables"] if "set" in entry).get("elem", [])
+        return {json.dumps(element.get("elem", {}).get("val", element)) for element in elements}
+
+    def assert_spread(self, sessions, datagrams):
+        """Both ways are used, each flow uses one."""
+        flows = self.flows_by_way(sessions, datagrams)
+        one, two = flows.values()
+        self.say(f"flows by way: {len(one)} and {len(two)}")
+        self.assertEqual(one & two, set(), "flows that came by both ways")
+        self.assertGreaterEqual(len(one | two), SESSIONS)
+        self.assertTrue(one and two, "a way that nobody uses")
+
+    def assert_moves(self, sessions, datagrams, take_away, give_back):
+        """A way is withdrawn: everybody goes by the other one, and by both when it is back."""
+        take_away()
+        for place in self.lab.nodes:
+            self.wait_ways(place, self.prefix, [UPSTREAM["up2"]])
+        self.wait_ways("server", POOL_NET, [CORE["up2"]])
+        self.assert_going_on(sessions, datagrams, "after a way was withdrawn")
+        flows = self.flows_by_way(sessions, datagrams)
+        self.assertEqual(flows["up1"], set(), "flows by the way that was withdrawn")
+        give_back()
+        for place in self.lab.nodes:
+            self.wait_ways(place, self.prefix, UPSTREAM.values())
+        self.wait_ways("server", POOL_NET, CORE.values())
+        self.assert_going_on(sessions, datagrams, "after the way has come back")
+        self.assert_spread(sessions, datagrams)
+
+
+class TestBgp(RoutedCase):
+    """bgpd on both appliances. Both announce the pool, by the virtual address."""
+
+    def neighbors_of_up1(self, command):
+        """An operator of the upstream router closes, or opens, its sessions with the appliances."""
+        self.lab.routers["up1"].configure(f"router bgp {UPSTREAM_AS}",
+                                          *(command.format(self.lab.routers[place].address) for place in self.lab.nodes))
+
+    def test_flows_keep_their_way_and_move_when_it_is_withdrawn(self):
+        sessions, datagrams = self.start_traffic()
+        self.assert_spread(sessions, datagrams)
+        self.assert_moves(sessions, datagrams, lambda: self.neighbors_of_up1("neighbor {} shutdown"),
+                          lambda: self.neighbors_of_up1("no neighbor {} shutdown"))
+        self.assert_no_conflicts(self.server, self.node1)
+
+    def test_a_dead_data_process_changes_no_route_and_costs_no_connection(self):
+        sessions, datagrams = self.start_traffic()
+        wait_equal(self.lab, at_least=SESSIONS)
+        died = time.monotonic()
+        self.node1.kill("dataplane", wait=False)
+        self.node2.set_state("master")
+        wait_role(self.node2, "master")
+        self.assert_going_on(sessions, datagrams, "after the take-over")
+        self.say(f"silence {sessions.ask('report', since=died)['gap_ms']} ms")
+        for router in ROUTERS:
+            self.assertEqual(self.lab.routers[router].ways(POOL_NET), [WAN_GATEWAY])
+        self.assertEqual(self.lab.routers["node1"].ways(self.prefix), sorted(UPSTREAM.values()), "FRR goes on beside it")
+        self.assert_no_conflicts(self.server, self.node2)
+
+
+class TestBgpAndVrrp(RoutedCase):
+    """keepalived moves the addresses, bgpd finds the ways, and both share the appliance's interfaces."""
+
+    settings = ("routing=bgp", "ha=vrrp")
+
+    def setUp(self):
+        super().setUp()
+        self.active, self.standby = (self.lab.node(place) for place in wait_elected(self.lab))
+
+    def test_a_node_that_dies_with_its_routing_daemons_takes_nothing_along(self):
+        sessions, datagrams = self.start_traffic()
+        wait_equal(self.lab, at_least=SESSIONS)
+        died = time.monotonic()
+        self.active.kill()
+        self.lab.routers[self.active.place].kill()
+        self.lab.topology.forget_kernel(self.active.place)
+        wait_role(self.standby, "master")
+        self.assert_going_on(sessions, datagrams, "after the take-over")
+        self.say(f"silence {sessions.ask('report', since=died)['gap_ms']} ms")
+        for router in ROUTERS:
+            self.assertEqual(self.lab.routers[router].ways(POOL_NET), [WAN_GATEWAY])
+        # The upstream routers have given the dead one up, and nobody minds.
+        wait_until("its sessions are given up", lambda: not self.sessions_with(self.active.place), CONVERGED_WITHIN_S, 0.5)
+        self.assert_going_on(sessions, datagrams, "after its sessions were given up")
+        self.lab.routers[self.active.place].start()
+        self.active.start()
+        self.wait_ways(self.active.place, self.prefix, UPSTREAM.values())
+        wait_elected(self.lab, self.standby.place)
+        wait_equal(self.lab, at_least=SESSIONS)
+        self.assert_going_on(sessions, datagrams, "in the end")
+
+    def sessions_with(self, place):
+        """The upstream routers that have a BGP session with a node."""
+        address = self.lab.routers[place].address
+        shown = {router: json.loads(self.lab.routers[router].tell("show bgp summary json")) for router in ROUTERS}
+        return [router for router, summary in shown.items()
+                if summary["ipv4Unicast"]["peers"][address]["state"] == "Established"]
+
+
+class TestOspf(RoutedCase):
+    """ospfd on both appliances. The upstream routers have a static route for the pool, to the virtual address."""
+
+    settings = ("routing=ospf",)
+    prefix = f"{SERVER_FAR}/32"
+
+    def test_flows_follow_the_area_and_survive_a_failover(self):
+        sessions, datagrams = self.start_traffic()
+        self.assert_spread(sessions, datagrams)
+        self.assert_moves(sessions, datagrams, lambda: self.lab.topology.cut("core1"),
+                          lambda: self.lab.topology.heal("core1"))
+        wait_equal(self.lab, at_least=SESSIONS)
+        died = self.fail_over()
+        self.assert_going_on(sessions, datagrams, "after the take-over")
+        self.say(f"silence {sessions.ask('report', since=died)['gap_ms']} ms")
+        self.assert_no_conflicts(self.server, self.node2)
+
+
+ROUTES = 50_000
+
+
+class TestManyRoutes(LabCase):
+    """A large table comes and goes under traffic."""
+
+    def test_fifty_thousand_routes_are_loaded_changed_and_removed_under_traffic(self):
+        server = self.traffic.server()
+        sessions, ping = self.open_sessions(SESSIONS, 100), self.traffic.ping(20)
+        ping.ask("begin")
+        self.assert_all_alive(ping)
+        prefixes = [f"{20 + n // 65536}.{n // 256 % 256}.{n % 256}.0/24" for n in range(ROUTES)]
+        for verb in ("add", "replace", "del"):
+            # The last line is the one that everybody waits for.
+            batch = [f"route {verb} {prefix} via {SERVER} dev wan0" + (" metric 20" if verb != "replace" else " metric 20 mtu 1400")
+                     for prefix in prefixes]
+            for place in self.lab.nodes:
+                self.lab.topology.ip(place, batch + ([f"route add {SERVER_FAR_NET} via {SERVER} dev wan0"] if verb == "add"
+                                                     else []))
+            self.assert_all_alive(sessions, what=f"connections while routes are told ({verb})")
+            self.open_sessions(10, target=SERVER_FAR)
+        self.assert_all_alive(ping)
+        report = ping.ask("report")
+        self.say(f"echo requests {report['sent']}, unanswered {report['lost']}")
+        self.assertEqual(server.ask("report")["resets"], 0)
+        self.assertEqual(sessions.ask("report")["resets"], 0)
+        self.assertEqual(views.role(self.node1), "master")
+        wait_equal(self.lab, at_least=SESSIONS)
+
+
+if __name__ == "__main__":
+    unittest.main()
