@@ -429,6 +429,28 @@ pub struct Forwarding {
     pub neighbors: Vec<Neighbor>,
 }
 
+/// Reachability, told in parts: a full table of routes is more than one message, and most changes are of few routes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardingPart {
+    /// The first of all there is. Otherwise what is told is different from before.
+    pub begins: bool,
+    /// Nothing more belongs to it: from now on it counts.
+    pub ends: bool,
+    /// Links, addresses and neighbours: all of them, always. Routes: those of this part; one without a next hop is gone.
+    pub forwarding: Forwarding,
+}
+
+impl From<Forwarding> for ForwardingPart {
+    /// Everything at once.
+    fn from(forwarding: Forwarding) -> Self {
+        Self {
+            begins: true,
+            ends: true,
+            forwarding,
+        }
+    }
+}
+
 /// State of one interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
@@ -452,7 +474,7 @@ pub struct Route {
 }
 
 /// One way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NextHop {
     /// Interface.
     pub interface: InterfaceId,

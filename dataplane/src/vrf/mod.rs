@@ -7,12 +7,14 @@
 mod lpm;
 mod neighbor;
 mod prefixes;
+mod routes;
 mod snapshot;
 
 #[cfg(test)]
 mod tests;
 
-pub use lpm::Lpm;
+pub use lpm::{Lpm, Prefixes};
 pub use neighbor::Neighbors;
 pub use prefixes::{AddressSet, PrefixSet};
+pub use routes::Routes;
 pub use snapshot::{Interface, Local, PortInfo, Snapshot, Vrf, Way};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::{AddressSet, Lpm, Neighbors, PrefixSet};
+use super::routes::Table;
+use super::{AddressSet, Lpm, Neighbors, PrefixSet, Routes};
 use crate::config::{
-    CommitIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent, Route, Timeouts,
+    CommitIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent, Timeouts,
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
@@ -134,6 +135,19 @@ impl Snapshot {
     /// name an interface or a VRF which doesn't exist (the kernel is ahead of the configuration) are left out.
     #[must_use]
     pub fn build(intent: &Intent, policies: &Policies, forwarding: &Forwarding, ports: &[PortInfo]) -> Self {
+        let routes = Routes::of(&forwarding.routes, intent.interfaces.len());
+        Self::assemble(intent, policies, forwarding, &routes, ports)
+    }
+
+    /// As [`Self::build`], with routes that are kept and changed elsewhere instead of those of `forwarding`.
+    #[must_use]
+    pub fn assemble(
+        intent: &Intent,
+        policies: &Policies,
+        forwarding: &Forwarding,
+        routes: &Routes,
+        ports: &[PortInfo],
+    ) -> Self {
         let mut interfaces: Vec<Interface> = (0..)
             .zip(&intent.interfaces)
             .map(|(n, i)| build_interface(InterfaceId(n), i, intent, forwarding, ports))
@@ -148,7 +162,7 @@ impl Snapshot {
         let vrfs: Vec<Vrf> = (0..)
             .map(VrfId)
             .take(intent.vrfs.len())
-            .map(|id| build_vrf(id, (intent, policies), forwarding, &interfaces, &neighbors))
+            .map(|id| build_vrf(id, (intent, policies), (forwarding, routes), &interfaces, &neighbors))
             .collect();
         set_answered(&mut interfaces, &vrfs);
         Self {
@@ -322,64 +336,30 @@ impl Hops {
     }
 }
 
-/// Routes of one VRF on their way into the tries.
-struct Builder<'a> {
-    interfaces: &'a [Interface],
-    neighbors: &'a Neighbors,
-    hops: Hops,
-    seen: std::collections::HashMap<Vec<(InterfaceId, Option<IpAddr>)>, u32>,
-    v4: Vec<(u128, u8, u32)>,
-    v6: Vec<(u128, u8, u32)>,
-}
-
-impl Builder<'_> {
-    fn add(&mut self, prefix: &IpNet, via: &[NextHop]) {
-        let Some(set) = self.set(via) else { return };
-        match prefix {
-            IpNet::V4(p) => self
-                .v4
-                .push((u128::from(u32::from(p.network())) << 96, p.prefix_len(), set)),
-            IpNet::V6(p) => self.v6.push((u128::from(p.network()), p.prefix_len(), set)),
-        }
-    }
-
-    /// Ways over interfaces that are down only count when there is no other.
-    fn set(&mut self, via: &[NextHop]) -> Option<u32> {
-        let known = |hop: &&NextHop| hop.interface.index() < self.interfaces.len();
-        let mut ways: Vec<(InterfaceId, Option<IpAddr>)> = via
-            .iter()
-            .filter(known)
-            .filter(|h| self.interfaces[h.interface.index()].up)
-            .map(|h| (h.interface, h.gateway))
-            .collect();
-        if ways.is_empty() {
-            ways = via
-                .iter()
-                .filter(known)
-                .map(|h| (h.interface, h.gateway))
-                .collect();
-        }
-        if ways.is_empty() {
-            return None;
-        }
-        if let Some(&set) = self.seen.get(&ways) {
-            return Some(set);
-        }
-        let set = u32::try_from(self.hops.sets.len()).ok()?;
-        let first = u32::try_from(self.hops.ways.len()).ok()?;
-        self.hops.sets.push((first, u32::try_from(ways.len()).ok()?));
-        let neighbors = self.neighbors;
-        self.hops.ways.extend(ways.iter().map(|&(interface, gateway)| {
-            let gateway = gateway.map(Addr::from);
+/// The ways of each set, in the order of their numbers. Ways over interfaces that are down only count when there is no other.
+fn build_hops<'a>(
+    sets: impl Iterator<Item = &'a [NextHop]>,
+    interfaces: &[Interface],
+    neighbors: &Neighbors,
+) -> Hops {
+    let mut hops = Hops::default();
+    for via in sets {
+        let is_up = |hop: &&NextHop| interfaces.get(hop.interface.index()).is_some_and(|i| i.up);
+        let any_up = via.iter().any(|hop| is_up(&hop));
+        let first = hops.ways.len();
+        let ways = via.iter().filter(|hop| !any_up || is_up(hop)).map(|hop| {
+            let gateway = hop.gateway.map(Addr::from);
             Way {
-                interface,
+                interface: hop.interface,
                 gateway,
-                gateway_mac: gateway.and_then(|gateway| neighbors.get(interface, &gateway)),
+                gateway_mac: gateway.and_then(|gateway| neighbors.get(hop.interface, &gateway)),
             }
-        }));
-        self.seen.insert(ways, set);
-        Some(set)
+        });
+        hops.ways.extend(ways);
+        #[expect(clippy::cast_possible_truncation, reason = "far fewer than 2^32 ways")]
+        hops.sets.push((first as u32, (hops.ways.len() - first) as u32));
     }
+    hops
 }
 
 fn build_interface(
@@ -446,22 +426,12 @@ fn build_interface(
 fn build_vrf(
     id: VrfId,
     (intent, policies): (&Intent, &Policies),
-    forwarding: &Forwarding,
+    (forwarding, routes): (&Forwarding, &Routes),
     interfaces: &[Interface],
     neighbors: &Neighbors,
 ) -> Vrf {
     let configured = &intent.vrfs[id.index()];
-    let mut builder = Builder {
-        interfaces,
-        neighbors,
-        hops: Hops::default(),
-        seen: std::collections::HashMap::new(),
-        v4: Vec::new(),
-        v6: Vec::new(),
-    };
-    for Route { prefix, via, .. } in forwarding.routes.iter().filter(|r| r.vrf == id) {
-        builder.add(prefix, via);
-    }
+    let table = routes.table(id);
     let inside = PrefixSet::new(&configured.inside);
     Vrf {
         name: configured.name.clone(),
@@ -478,11 +448,11 @@ fn build_vrf(
         policy: Arc::clone(&policies.vrf(id).firewall),
         nat: Arc::clone(&policies.vrf(id).nat),
         locals: locals(id, intent, forwarding, interfaces),
-        announcements: announcements(id, intent, forwarding, interfaces, &inside),
+        announcements: announcements(id, intent, (forwarding, routes), interfaces, &inside),
         inside,
-        v4: Lpm::new(builder.v4),
-        v6: Lpm::new(builder.v6),
-        hops: builder.hops,
+        v4: table.map_or_else(Lpm::default, Table::v4),
+        v6: table.map_or_else(Lpm::default, Table::v6),
+        hops: table.map_or_else(Hops::default, |table| build_hops(table.sets(), interfaces, neighbors)),
     }
 }
 
@@ -518,7 +488,7 @@ fn locals(
 fn announcements(
     id: VrfId,
     intent: &Intent,
-    forwarding: &Forwarding,
+    (forwarding, routes): (&Forwarding, &Routes),
     interfaces: &[Interface],
     inside: &PrefixSet,
 ) -> Vec<(InterfaceId, Addr)> {
@@ -532,7 +502,7 @@ fn announcements(
         let anywhere = rules().any(|r| r.outbound.is_none());
         for (n, _) in of_vrf() {
             let named = rules().any(|r| r.outbound == Some(n));
-            if named || (anywhere && !is_inside(n, intent, forwarding, interfaces, inside)) {
+            if named || (anywhere && !is_inside(n, intent, (forwarding, routes), interfaces, inside)) {
                 list.extend(pool.addresses.iter().map(|&a| (n, Addr::from(a))));
             }
         }
@@ -546,17 +516,16 @@ fn announcements(
 fn is_inside(
     id: InterfaceId,
     intent: &Intent,
-    forwarding: &Forwarding,
+    (forwarding, routes): (&Forwarding, &Routes),
     interfaces: &[Interface],
     inside: &PrefixSet,
 ) -> bool {
     let learnt = forwarding.addresses.iter().filter(|a| a.0 == id).map(|a| &a.1);
     let vrf = interfaces[id.index()].vrf;
-    let on_link = forwarding
-        .routes
-        .iter()
-        .filter(|r| r.vrf == vrf && r.via.iter().any(|h| h.interface == id && h.gateway.is_none()))
-        .map(|r| &r.prefix)
+    let on_link = routes
+        .table(vrf)
+        .into_iter()
+        .flat_map(|table| table.on_link(id))
         .filter(|p| p.prefix_len() > 0);
     intent.interfaces[id.index()]
         .addresses
