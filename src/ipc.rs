@@ -34,7 +34,7 @@ use ctl::report::{
 use ctl::switchover::SwitchoverReport;
 use ctl::sync_report::{SlotRow, SyncReport, SyncState};
 use ctl::sync_view::{ConservationRow, OperationRow, ProtectionRow, SyncOverview};
-use dataplane::config::{Action, Forwarding, InterfaceId};
+use dataplane::config::{Action, ForwardingPart, InterfaceId};
 use dataplane::role::Role;
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +45,7 @@ pub use self::socket::{Arrived, ClientId, FrameServer, claim_socket};
 
 /// Version of the messages below. Both processes are installed together, so only equal versions talk; the check
 /// is for the moment between the restart of one and of the other during an upgrade.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// From control to data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +63,8 @@ pub enum Request {
         /// How long it is tried, in milliseconds.
         try_ms: Option<u64>,
     },
-    /// Reachability. Replaces the former whole.
-    SetForwarding(Box<Forwarding>),
+    /// Reachability: all of it, or what is different, in one part or several.
+    SetForwarding(Box<ForwardingPart>),
     /// What a group shall be.
     SetGroup {
         /// Group name.

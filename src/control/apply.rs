@@ -261,9 +261,7 @@ impl Configured {
     /// Runs `new`; returns what ran before.
     fn adopt(&mut self, new: Config, parts: &mut Parts<'_>) -> Config {
         crate::log::set_level(new.log.level);
-        if let Some(forwarding) = parts.watch.set_fixed(new.forwarding.clone(), parts.now) {
-            parts.data.tell(forwarding);
-        }
+        parts.watch.set_fixed(new.forwarding.clone());
         core::mem::replace(&mut self.running, new)
     }
 }

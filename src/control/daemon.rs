@@ -128,10 +128,19 @@ impl Daemon {
         for event in self.data.events() {
             self.event(event, now);
         }
-        if let Some(forwarding) = self.watch.turn(now) {
-            let (routes, neighbors) = (forwarding.routes.len(), forwarding.neighbors.len());
-            tracing::debug!(routes, neighbors, "reachability has changed");
-            self.data.tell(forwarding);
+        if let Some(part) = self.watch.turn(now) {
+            let (routes, neighbors) = (part.forwarding.routes.len(), part.forwarding.neighbors.len());
+            tracing::debug!(
+                routes,
+                neighbors,
+                part.begins,
+                part.ends,
+                "reachability has changed"
+            );
+            let began = self.clock.now();
+            self.data.tell(part);
+            let ended = self.clock.now();
+            self.watch.took(ended.since(began), ended);
         }
         // A lost data process costs the role before anybody waits for a new one.
         self.vrrp.turn(now, &mut self.data);
@@ -142,7 +151,7 @@ impl Daemon {
             }
             let config = self.configured.text();
             self.data
-                .introduce(greeted, config, self.watch.published(), &mut self.groups);
+                .introduce(greeted, config, self.watch.whole(), &mut self.groups);
         }
         if matches!(self.hangups.read(&mut [0; 8]), Ok(1..)) {
             self.parts(now, Configured::reload);

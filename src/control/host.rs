@@ -44,7 +44,7 @@ impl Host for ThisMachine {
 }
 
 fn read(netns: Option<&str>) -> Option<Mirror> {
-    Some(Mirror::of(Kernel::open(netns).ok()?.read_all().ok()?))
+    Some(Mirror::of(Kernel::open(netns).ok()?.read_interfaces().ok()?))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ctl::protocol::{Refusal, RefusalKind};
-use dataplane::config::Forwarding;
+use dataplane::config::ForwardingPart;
 use dataplane::time::Instant;
 
 use super::groups::Groups;
@@ -131,7 +131,7 @@ impl DataLink {
         &mut self,
         mut greeted: Greeted,
         config: ConfigText,
-        forwarding: Option<&Forwarding>,
+        forwarding: impl Iterator<Item = ForwardingPart>,
         groups: &mut Groups,
     ) {
         let client = &mut greeted.client;
@@ -199,11 +199,11 @@ impl DataLink {
         }
     }
 
-    /// Tells new reachability, when there is somebody to tell.
-    pub fn tell(&mut self, forwarding: &Forwarding) {
+    /// Tells new reachability, or a part of it, when there is somebody to tell.
+    pub fn tell(&mut self, part: ForwardingPart) {
         if self.client.is_some()
             && self.numbered_alike
-            && let Err(error) = self.call(Request::SetForwarding(Box::new(forwarding.clone())))
+            && let Err(error) = self.call(Request::SetForwarding(Box::new(part)))
         {
             tracing::warn!(%error, "routes and neighbours were not taken");
         }
@@ -259,7 +259,7 @@ impl DataLink {
 fn say_all(
     client: &mut Client,
     config: ConfigText,
-    forwarding: Option<&Forwarding>,
+    forwarding: impl Iterator<Item = ForwardingPart>,
     groups: &mut Groups,
 ) -> Result<bool, IpcError> {
     // First what runs, so that nothing running is overridden.
@@ -280,12 +280,11 @@ fn say_all(
         Some(_) => return Err(IpcError::WrongReply),
         None => true,
     };
-    if let Some(forwarding) = forwarding.filter(|_| numbered_alike) {
-        let forwarding = Box::new(forwarding.clone());
-        accept(
-            client.call(Request::SetForwarding(forwarding)),
-            "routes and neighbours",
-        )?;
+    if numbered_alike {
+        for part in forwarding {
+            let part = Request::SetForwarding(Box::new(part));
+            accept(client.call(part), "routes and neighbours")?;
+        }
     }
     for request in groups.settle(&told) {
         accept(client.call(request), "the state of an HA group")?;

@@ -94,7 +94,7 @@ fn connect(link: &mut DataLink, now: Instant) -> Option<bool> {
         file: "f".into(),
         text: String::new(),
     };
-    link.introduce(greeted, config, None, &mut Groups::new([]));
+    link.introduce(greeted, config, std::iter::empty(), &mut Groups::new([]));
     assert!(link.connection().is_some(), "introduced");
     Some(restarted)
 }

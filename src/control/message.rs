@@ -43,6 +43,9 @@ pub enum Change {
     Route(RouteKey, KernelRoute),
     /// A route is gone; with the next hops it had.
     NoRoute(RouteKey, Vec<Hop>),
+    /// A next-hop object, or a group of them, is there, is different or is gone. Routes that refer to it change with it, and
+    /// may vanish with it, without a word.
+    NextHopObject(u32),
     /// A neighbour has this MAC address.
     Neighbor(u32, IpAddr, KernelNeighbor),
     /// A neighbour isn't known, or no longer.
@@ -84,10 +87,12 @@ pub struct KernelRoute {
     pub hops: Vec<Hop>,
     /// Added beside another route of the same key.
     pub appended: bool,
+    /// The next-hop object it refers to.
+    pub object: Option<u32>,
 }
 
 /// A way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hop {
     /// Interface index.
     pub link: u32,
@@ -123,11 +128,16 @@ pub fn change_of(message: &RouteNetlinkMessage, flags: u16) -> Option<Change> {
         RouteNetlinkMessage::DelAddress(m) => address(m).map(|(link, net, _)| Change::NoAddress(link, net)),
         RouteNetlinkMessage::NewRoute(m) => {
             let (key, hops) = route(m)?;
+            let object = m.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::NhId(id) => Some(*id),
+                _ => None,
+            });
             Some(Change::Route(
                 key,
                 KernelRoute {
                     hops,
                     appended: flags & NLM_F_APPEND != 0,
+                    object,
                 },
             ))
         }
@@ -137,6 +147,24 @@ pub fn change_of(message: &RouteNetlinkMessage, flags: u16) -> Option<Change> {
             neighbor_address(m).map(|address| Change::NoNeighbor(m.header.ifindex, address))
         }
         _ => None,
+    }
+}
+
+/// What the body of a message about a next-hop object tells: `struct nhmsg`, then attributes (linux/nexthop.h).
+#[must_use]
+pub fn next_hop_object(body: &[u8]) -> Option<Change> {
+    const NHMSG_BYTES: usize = 8;
+    const ATTRIBUTE_BYTES: usize = 4;
+    const NHA_ID: u16 = 1;
+    let mut rest = body.get(NHMSG_BYTES..)?;
+    loop {
+        let (&[l0, l1, t0, t1], value) = rest.split_first_chunk::<ATTRIBUTE_BYTES>()?;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        if u16::from_ne_bytes([t0, t1]) == NHA_ID {
+            return Some(Change::NextHopObject(u32::from_ne_bytes(*value.first_chunk()?)));
+        }
+        // Attributes start at multiples of four bytes.
+        rest = rest.get(length.max(ATTRIBUTE_BYTES).next_multiple_of(4)..)?;
     }
 }
 

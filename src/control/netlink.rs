@@ -22,17 +22,26 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-use super::message::{Change, change_of};
+use super::message::{Change, change_of, next_hop_object};
 
-/// Multicast groups of linux/rtnetlink.h: links, neighbours, addresses and routes of both families.
-const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
-/// Asked for; the kernel gives what `net.core.rmem_max` allows.
-const RECEIVE_BYTES: i32 = 4 << 20;
+/// Multicast groups of linux/rtnetlink.h: links, neighbours, addresses and routes of both families, next-hop objects.
+const GROUPS: [u32; 7] = [1, 3, 5, 7, 9, 11, 32];
+/// Asked for; the kernel gives what `net.core.rmem_max` allows. A full table that changes at once needs more than most
+/// systems allow; what doesn't fit costs a reading.
+const RECEIVE_BYTES: i32 = 64 << 20;
 const BUFFER_BYTES: usize = 64 << 10;
 /// Of `struct nlmsghdr`.
 const HEADER_BYTES: usize = 16;
+/// `RTM_NEWNEXTHOP` and `RTM_DELNEXTHOP` of linux/rtnetlink.h, which the library doesn't know.
+const NEXT_HOP_OBJECTS: [u16; 2] = [104, 105];
 /// A reading that the kernel interrupted because something changed is repeated this often.
-const READINGS_MAX: u32 = 8;
+pub(super) const READINGS_MAX: u32 = 8;
+/// Datagrams of notifications taken in at once: whoever else waits for this thread shall not wait for long.
+const FOLLOW_DATAGRAMS: usize = 1_024;
+/// Tables of a full reading.
+pub(super) const TABLES: usize = 6;
+/// The first ones.
+const LINKS_AND_ADDRESSES: [usize; 2] = [0, 1];
 
 /// Why the kernel can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +66,22 @@ pub struct Kernel {
     follower: Socket,
     reader: Socket,
     sequence: u32,
+    /// The last question to `reader`, and whether its answer is whole so far.
+    asked: u32,
+    whole: bool,
     buffer: Vec<u8>,
+}
+
+/// How far the reading of one table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// There is more.
+    More,
+    /// That was all. Not `whole` when something changed under it.
+    Done {
+        /// Nothing is missing.
+        whole: bool,
+    },
 }
 
 impl Kernel {
@@ -98,63 +122,77 @@ impl Kernel {
             follower,
             reader,
             sequence: 0,
+            asked: 0,
+            whole: true,
             buffer: vec![0; BUFFER_BYTES],
         })
     }
 
-    /// Everything there is.
+    /// Links and addresses, whatever else there may be: routes may be a million.
     ///
     /// # Errors
     /// When the kernel refuses or never holds still.
-    pub fn read_all(&mut self) -> Result<Vec<Change>, NetlinkError> {
+    pub fn read_interfaces(&mut self) -> Result<Vec<Change>, NetlinkError> {
         for _ in 0..READINGS_MAX {
             let mut changes = Vec::new();
-            let mut whole = true;
-            for request in readings() {
-                whole &= self.read(request, &mut changes)?;
+            let mut all_whole = true;
+            for table in LINKS_AND_ADDRESSES {
+                self.begin(table)?;
+                all_whole &= loop {
+                    if let Progress::Done { whole } = self.read(&mut changes)? {
+                        break whole;
+                    }
+                };
             }
-            if whole {
+            if all_whole {
                 return Ok(changes);
             }
         }
         Err(NetlinkError::Restless)
     }
 
-    /// One reading; false when something changed under it.
-    fn read(
-        &mut self,
-        request: RouteNetlinkMessage,
-        changes: &mut Vec<Change>,
-    ) -> Result<bool, NetlinkError> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let frame = frame(request, NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
-        self.reader.send(&frame, 0)?;
-        let mut whole = true;
-        loop {
-            let length = self.reader.recv(&mut self.buffer.as_mut_slice(), 0)?;
-            for message in messages(&self.buffer[..length.min(BUFFER_BYTES)]) {
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
-                match message.payload {
-                    NetlinkPayload::Done(_) => return Ok(whole),
-                    NetlinkPayload::Error(error) => return Err(error.to_io().into()),
-                    // In a reading the append flag means nothing.
-                    NetlinkPayload::InnerMessage(inner) => changes.extend(change_of(&inner, 0)),
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// The changes that were notified since the last call.
+    /// Asks for one of the [`TABLES`]; [`Self::read`] brings it, datagram by datagram.
     ///
     /// # Errors
-    /// [`NetlinkError::Overrun`] when some were lost: [`Self::read_all`] then says what is true.
+    /// When the question can't be sent.
+    pub fn begin(&mut self, table: usize) -> Result<(), NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.asked = self.sequence;
+        self.whole = true;
+        let frame = frame(reading(table), NLM_F_REQUEST | NLM_F_DUMP, self.sequence);
+        self.reader.send(&frame, 0)?;
+        Ok(())
+    }
+
+    /// The next datagram of what was asked for.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn read(&mut self, changes: &mut Vec<Change>) -> Result<Progress, NetlinkError> {
+        let length = self.reader.recv(&mut self.buffer.as_mut_slice(), 0)?;
+        for message in messages(&self.buffer[..length.min(BUFFER_BYTES)]) {
+            if message.header.sequence_number != self.asked {
+                continue;
+            }
+            self.whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
+            match message.payload {
+                NetlinkPayload::Done(_) => return Ok(Progress::Done { whole: self.whole }),
+                NetlinkPayload::Error(error) => return Err(error.to_io().into()),
+                // In a reading the append flag means nothing.
+                NetlinkPayload::InnerMessage(inner) => changes.extend(change_of(&inner, 0)),
+                _ => {}
+            }
+        }
+        Ok(Progress::More)
+    }
+
+    /// The changes that were notified since the last call, or the first ones of many: the rest leaves it readable.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Overrun`] when some were lost: a full reading then says what is true.
     pub fn follow(&mut self) -> Result<Vec<Change>, NetlinkError> {
         let mut changes = Vec::new();
-        loop {
+        for _ in 0..FOLLOW_DATAGRAMS {
             let length = match self.follower.recv(&mut self.buffer.as_mut_slice(), 0) {
                 Ok(length) => length,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(changes),
@@ -162,7 +200,15 @@ impl Kernel {
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => return Err(NetlinkError::Overrun),
                 Err(e) => return Err(e.into()),
             };
-            for message in messages(&self.buffer[..length.min(BUFFER_BYTES)]) {
+            let bytes = &self.buffer[..length.min(BUFFER_BYTES)];
+            // One message to a datagram, when it is a notification.
+            if let Some((kind, body)) = kind_and_body(bytes)
+                && NEXT_HOP_OBJECTS.contains(&kind)
+            {
+                changes.extend(next_hop_object(body));
+                continue;
+            }
+            for message in messages(bytes) {
                 match message.payload {
                     NetlinkPayload::InnerMessage(inner) => {
                         changes.extend(change_of(&inner, message.header.flags))
@@ -176,6 +222,7 @@ impl Kernel {
                 }
             }
         }
+        Ok(changes)
     }
 
     /// Has the kernel resolve a neighbour, or confirm a stale one. What comes of it is notified.
@@ -237,7 +284,7 @@ impl Kernel {
     }
 }
 
-fn readings() -> [RouteNetlinkMessage; 6] {
+fn reading(table: usize) -> RouteNetlinkMessage {
     let route = |family| {
         let mut message = RouteMessage::default();
         message.header.address_family = family;
@@ -248,14 +295,15 @@ fn readings() -> [RouteNetlinkMessage; 6] {
         message.header.family = family;
         RouteNetlinkMessage::GetNeighbour(message)
     };
-    [
-        RouteNetlinkMessage::GetLink(LinkMessage::default()),
-        RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-        route(AddressFamily::Inet),
-        route(AddressFamily::Inet6),
-        neighbor(AddressFamily::Inet),
-        neighbor(AddressFamily::Inet6),
-    ]
+    // Links first: without them nothing else means anything.
+    match table {
+        0 => RouteNetlinkMessage::GetLink(LinkMessage::default()),
+        1 => RouteNetlinkMessage::GetAddress(AddressMessage::default()),
+        2 => route(AddressFamily::Inet),
+        3 => route(AddressFamily::Inet6),
+        4 => neighbor(AddressFamily::Inet),
+        _ => neighbor(AddressFamily::Inet6),
+    }
 }
 
 fn frame(message: RouteNetlinkMessage, flags: u16, sequence: u32) -> Vec<u8> {
@@ -267,6 +315,12 @@ fn frame(message: RouteNetlinkMessage, flags: u16, sequence: u32) -> Vec<u8> {
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     bytes
+}
+
+/// Type of the first message of a datagram, and what follows its header.
+fn kind_and_body(bytes: &[u8]) -> Option<(u16, &[u8])> {
+    let (header, body) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+    Some((u16::from_ne_bytes([header[4], header[5]]), body))
 }
 
 /// Cuts a datagram into messages. One that isn't understood is left out: a new attribute of a newer kernel on one

@@ -1,11 +1,14 @@
 //! Where the kernel keeps what a VRF and its interfaces need, and how mirrors become a [`Forwarding`]. Fixed by the
 //! configuration; the mirrors change under it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use dataplane::config::{Forwarding, InterfaceId, Link, Neighbor, NextHop, Route};
 use dataplane::flow::VrfId;
+use ipnet::IpNet;
 
+use super::message::Hop;
 use super::mirror::Mirror;
 
 /// The main routing table of a namespace.
@@ -84,59 +87,123 @@ impl KernelMap {
     /// Everything about reachability, as of now.
     #[must_use]
     pub fn assemble(&self, mirrors: &Mirrors) -> Forwarding {
-        let known = self.known(mirrors);
-        let mut all = self.fixed.clone();
+        let ground = self.ground(mirrors);
+        let mut all = self.without_routes(&ground, mirrors);
+        all.routes.extend(self.routes(&ground, mirrors, None));
+        all
+    }
+
+    /// What routes are understood by.
+    #[must_use]
+    pub fn ground(&self, mirrors: &Mirrors) -> Ground {
+        let mut links: BTreeMap<Option<String>, BTreeMap<u32, InterfaceId>> = BTreeMap::new();
+        for ((netns, index), id) in self.known(mirrors) {
+            links.entry(netns).or_default().insert(index, id);
+        }
+        let vrfs = self.vrfs.iter().map(|source| {
+            let netns = source.netns().map(str::to_owned);
+            Some(Place {
+                table: table_of(source, mirrors.get(&netns)?)?,
+                links: links.get(&netns).cloned().unwrap_or_default(),
+                netns,
+            })
+        });
+        let vrfs = vrfs.collect();
+        Ground { vrfs, links }
+    }
+
+    /// Links, addresses and neighbours.
+    #[must_use]
+    pub fn without_routes(&self, ground: &Ground, mirrors: &Mirrors) -> Forwarding {
+        let mut all = Forwarding {
+            routes: Vec::new(),
+            ..self.fixed.clone()
+        };
         for id in self.ids() {
             all.links.extend(self.link(id, mirrors));
         }
         for (netns, mirror) in mirrors {
-            let id_of = |index: u32| known.get(&(netns.clone(), index)).copied();
+            let Some(links) = ground.links.get(netns) else {
+                continue;
+            };
             all.addresses.extend(
                 mirror
                     .addresses()
-                    .filter_map(|(link, net)| Some((id_of(link)?, net))),
+                    .filter_map(|(link, net)| Some((*links.get(&link)?, net))),
             );
             all.neighbors
                 .extend(mirror.neighbors().filter_map(|(link, address, neighbor)| {
                     Some(Neighbor {
-                        interface: id_of(link)?,
+                        interface: *links.get(&link)?,
                         address,
                         mac: neighbor.mac,
                     })
                 }));
         }
-        for (vrf, source) in (0..).map(VrfId).zip(&self.vrfs) {
-            let netns = source.netns().map(str::to_owned);
-            let Some(mirror) = mirrors.get(&netns) else {
-                continue;
-            };
-            let Some(table) = table_of(source, mirror) else {
-                continue;
-            };
-            for (prefix, hops) in mirror.routes(table) {
-                let via: Vec<NextHop> = hops
-                    .iter()
-                    .filter_map(|hop| {
-                        let interface = *known.get(&(netns.clone(), hop.link))?;
-                        Some(NextHop {
-                            interface,
-                            gateway: hop.gateway,
-                        })
-                    })
-                    .collect();
-                // Written down in the configuration, a route wins over the kernel's for the same prefix.
-                let fixed = self
-                    .fixed
-                    .routes
-                    .iter()
-                    .any(|r| r.vrf == vrf && r.prefix == prefix);
-                if !via.is_empty() && !fixed {
-                    all.routes.push(Route { vrf, prefix, via });
-                }
-            }
-        }
         self.drop_shadowed_neighbors(&mut all);
         all
+    }
+
+    /// All routes in order, the configuration's first; behind `after`, where some have been told.
+    pub fn routes<'a>(
+        &'a self,
+        ground: &'a Ground,
+        mirrors: &'a Mirrors,
+        after: Option<(VrfId, IpNet)>,
+    ) -> impl Iterator<Item = Route> + 'a {
+        let fixed = self.fixed.routes.iter().filter(move |_| after.is_none()).cloned();
+        let places = (0..).map(VrfId).zip(&ground.vrfs);
+        let learnt = places
+            .skip_while(move |(vrf, _)| after.is_some_and(|(last, _)| *vrf < last))
+            .filter_map(|(vrf, place)| Some((vrf, place.as_ref()?)))
+            .flat_map(move |(vrf, place)| {
+                let after = after.filter(|(last, _)| *last == vrf).map(|(_, prefix)| prefix);
+                let routes = mirrors.get(&place.netns).into_iter();
+                let routes = routes.flat_map(move |mirror| mirror.routes(place.table, after));
+                routes.filter_map(move |(prefix, hops)| {
+                    let via = place.via(hops);
+                    // Written down in the configuration, a route wins over the kernel's for the same prefix.
+                    let counts = !via.is_empty() && self.fixed_route(vrf, prefix).is_none();
+                    counts.then_some(Route { vrf, prefix, via })
+                })
+            });
+        fixed.chain(learnt)
+    }
+
+    /// One route; without a next hop when there is none.
+    #[must_use]
+    pub fn route(&self, ground: &Ground, mirrors: &Mirrors, vrf: VrfId, prefix: IpNet) -> Route {
+        if let Some(fixed) = self.fixed_route(vrf, prefix) {
+            return fixed.clone();
+        }
+        let learnt = || {
+            let place = ground.vrfs.get(vrf.index())?.as_ref()?;
+            Some(place.via(mirrors.get(&place.netns)?.ways(place.table, prefix)))
+        };
+        Route {
+            vrf,
+            prefix,
+            via: learnt().unwrap_or_default(),
+        }
+    }
+
+    /// Of several for one prefix the last one counts.
+    fn fixed_route(&self, vrf: VrfId, prefix: IpNet) -> Option<&Route> {
+        let mut fixed = self.fixed.routes.iter().rev();
+        fixed.find(|route| route.vrf == vrf && route.prefix == prefix)
+    }
+
+    /// The gateways of all routes.
+    #[must_use]
+    pub fn gateways(&self, ground: &Ground, mirrors: &Mirrors) -> BTreeSet<(InterfaceId, IpAddr)> {
+        let learnt = ground.vrfs.iter().flatten().flat_map(|place| {
+            let mirror = mirrors.get(&place.netns).into_iter();
+            let hops = mirror.flat_map(|mirror| mirror.gateways(place.table));
+            hops.filter_map(|hop| Some((*place.links.get(&hop.link)?, hop.gateway?)))
+        });
+        let fixed = self.fixed.routes.iter().flat_map(|route| &route.via);
+        let fixed = fixed.filter_map(|hop| Some((hop.interface, hop.gateway?)));
+        learnt.chain(fixed).collect()
     }
 
     fn link(&self, id: InterfaceId, mirrors: &Mirrors) -> Option<Link> {
@@ -169,6 +236,48 @@ impl KernelMap {
 
     fn ids(&self) -> impl Iterator<Item = InterfaceId> + use<> {
         (0..u16::try_from(self.interfaces.len()).unwrap_or(u16::MAX)).map(InterfaceId)
+    }
+}
+
+/// Where each VRF's routes are, and which interface is which: as long as it is the same, a change of a route is a change of
+/// that route alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ground {
+    vrfs: Vec<Option<Place>>,
+    links: BTreeMap<Option<String>, BTreeMap<u32, InterfaceId>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    netns: Option<String>,
+    table: u32,
+    links: BTreeMap<u32, InterfaceId>,
+}
+
+impl Ground {
+    /// VRFs that have their routes in this table of a namespace.
+    pub fn vrfs_of<'a>(&'a self, netns: &'a Option<String>, table: u32) -> impl Iterator<Item = VrfId> + 'a {
+        let places = (0..).map(VrfId).zip(&self.vrfs);
+        places
+            .filter(move |(_, place)| {
+                place
+                    .as_ref()
+                    .is_some_and(|p| p.table == table && p.netns == *netns)
+            })
+            .map(|(vrf, _)| vrf)
+    }
+}
+
+impl Place {
+    /// Next hops over interfaces that are ours.
+    fn via(&self, hops: &[Hop]) -> Vec<NextHop> {
+        let ours = hops.iter().filter_map(|hop| {
+            Some(NextHop {
+                interface: *self.links.get(&hop.link)?,
+                gateway: hop.gateway,
+            })
+        });
+        ours.collect()
     }
 }
 
@@ -214,6 +323,7 @@ mod tests {
             KernelRoute {
                 hops,
                 appended: false,
+                object: None,
             },
         )
     }

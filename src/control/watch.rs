@@ -1,30 +1,44 @@
-//! Follows the kernel: one [`Kernel`] and one mirror per namespace, changes gathered for a few milliseconds, then
-//! one whole [`Forwarding`] when it differs from the last one. Also the place where wanted neighbours are asked
-//! for, because the answers come back here.
+//! Follows the kernel: one [`Kernel`] and one mirror per namespace. Changes are gathered for a few milliseconds, then told:
+//! first everything, afterwards what has changed. Also the place where wanted neighbours are asked for, because the answers come
+//! back here.
+//!
+//! A routing table may be as large as the Internet's, and the thread that turns this has other things to do within
+//! milliseconds. So reading and telling are cut into slices, and a change is told by the routes that it concerns.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use dataplane::config::{Forwarding, InterfaceId};
+use dataplane::config::{Forwarding, ForwardingPart, InterfaceId, Route};
+use dataplane::flow::VrfId;
 use dataplane::time::Instant;
+use ipnet::IpNet;
 
+use super::message::Change;
 use super::mirror::{Mirror, Outcome};
-use super::netlink::{Kernel, NetlinkError};
+use super::netlink::{Kernel, NetlinkError, Progress, READINGS_MAX, TABLES};
 use super::resolver::{Known, Resolver};
-use super::vrf::{KernelMap, Mirrors};
+use super::vrf::{Ground, KernelMap, Mirrors};
 
 /// Quiet time after which gathered changes are published.
 const QUIET: Duration = Duration::from_millis(3);
 /// Changes that never pause are published this often.
 const GATHER_MAX: Duration = Duration::from_millis(20);
-/// Between two full readings.
+/// Where telling is slow, this many times as long passes before the next time.
+const PAUSE_TIMES: u32 = 4;
+/// Routes of one part.
+const PART_ROUTES: usize = 16_384;
+/// Datagrams of a reading taken in at once, with some hundred routes each.
+const READ_DATAGRAMS: usize = 24;
+/// Between two full readings; and this many times as long as one takes.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
+const READ_AGAIN_TIMES: u32 = 2;
 /// Between two attempts to open a namespace that isn't there.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Something rarely missed is never missed forever.
+/// Something rarely missed is never missed forever. Again, at least so many times as long as a reading takes.
 const AUDIT: Duration = Duration::from_secs(60);
+const AUDIT_TIMES: u32 = 100;
 
 /// The watcher of all namespaces of a configuration.
 #[derive(Debug)]
@@ -34,9 +48,22 @@ pub struct Watch {
     mirrors: Mirrors,
     resolver: Resolver,
     gathering: Option<Gathering>,
-    published: Option<Forwarding>,
+    /// Nothing new is told before.
+    told_again_at: Instant,
+    /// What has been told, routes apart, and what it was understood by; none when all of it has to be told again.
+    told: Option<(Ground, Forwarding)>,
+    telling: Option<Telling>,
     readings: u64,
     overruns: u64,
+}
+
+/// What is still to be told.
+#[derive(Debug)]
+enum Telling {
+    /// Every route behind this one.
+    All(Option<(VrfId, IpNet)>),
+    /// These.
+    Changes(BTreeSet<(VrfId, IpNet)>),
 }
 
 #[derive(Debug)]
@@ -46,7 +73,22 @@ struct Namespace {
     /// Full reading due.
     read_at: Option<Instant>,
     last_read: Instant,
+    /// How long the last full reading took.
+    took: Duration,
     audit_at: Instant,
+    reading: Option<Reading>,
+    /// What the first reading has brought so far.
+    young: Option<Mirror>,
+}
+
+/// A full reading under way.
+#[derive(Debug)]
+struct Reading {
+    table: usize,
+    tries: u32,
+    began: Instant,
+    /// What changed since this table was begun.
+    changes: Vec<Change>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +98,7 @@ struct Gathering {
 }
 
 impl Watch {
-    /// A watcher that has seen nothing yet; its first [`Self::turn`] reads everything.
+    /// A watcher that has seen nothing yet; its first [`Self::turn`] begins to read everything.
     #[must_use]
     pub fn new(map: KernelMap, now: Instant) -> Self {
         let namespaces = map
@@ -67,7 +109,10 @@ impl Watch {
                 kernel: None,
                 read_at: Some(now),
                 last_read: Instant::default(),
+                took: Duration::ZERO,
                 audit_at: now + AUDIT,
+                reading: None,
+                young: Some(Mirror::default()),
             })
             .collect();
         Self {
@@ -76,14 +121,16 @@ impl Watch {
             mirrors: Mirrors::new(),
             resolver: Resolver::default(),
             gathering: None,
-            published: None,
+            told_again_at: now,
+            told: None,
+            telling: None,
             readings: 0,
             overruns: 0,
         }
     }
 
-    /// Does what is due, and returns reachability when it has changed.
-    pub fn turn(&mut self, now: Instant) -> Option<&Forwarding> {
+    /// Does what is due, and returns what there is to tell.
+    pub fn turn(&mut self, now: Instant) -> Option<ForwardingPart> {
         let mut changed = false;
         for namespace in &mut self.namespaces {
             changed |= namespace.follow(&mut self.mirrors, &mut self.overruns, now);
@@ -92,22 +139,45 @@ impl Watch {
             changed |= read;
         }
         if changed {
-            let first = self.gathering.map_or(now, |g| g.first);
-            self.gathering = Some(Gathering { first, last: now });
+            self.gather(now);
         }
         self.resolve(now);
-        self.publish(now)
+        if self.telling.is_none()
+            && self
+                .gathering
+                .is_some_and(|g| now >= g.due().max(self.told_again_at))
+        {
+            self.gathering = None;
+            return self.begin_telling(now);
+        }
+        self.next_part()
     }
 
-    /// The configuration says something else of reachability. Returns all of it, when anything has been published.
-    pub fn set_fixed(&mut self, fixed: Forwarding, now: Instant) -> Option<&Forwarding> {
+    /// How long it took to tell what the last turn returned: it is paid for by whoever else waits for the same threads.
+    pub fn took(&mut self, took: Duration, now: Instant) {
+        self.told_again_at = now + took * PAUSE_TIMES;
+    }
+
+    /// Everything, to whoever hears it for the first time; nothing before the kernel has been read.
+    pub fn whole(&mut self) -> impl Iterator<Item = ForwardingPart> + '_ {
+        let read = !self.mirrors.is_empty();
+        if read {
+            self.tell_all();
+        }
+        std::iter::from_fn(move || if read { self.next_part() } else { None })
+    }
+
+    /// The configuration says something else of reachability: all of it is told again.
+    pub fn set_fixed(&mut self, fixed: Forwarding) {
         self.map.fixed = fixed;
-        self.published.as_ref()?;
-        self.gathering = Some(Gathering {
-            first: Instant::default(),
-            last: Instant::default(),
-        });
-        self.publish(now)
+        if self.told.take().is_some() {
+            self.telling = None;
+            self.gathering = Some(Gathering {
+                first: Instant::default(),
+                last: Instant::default(),
+            });
+            self.told_again_at = Instant::default();
+        }
     }
 
     /// A packet waits for this neighbour.
@@ -116,12 +186,6 @@ impl Watch {
             return;
         }
         self.resolver.want((interface, address), now);
-    }
-
-    /// Reachability as last returned by [`Self::turn`].
-    #[must_use]
-    pub const fn published(&self) -> Option<&Forwarding> {
-        self.published.as_ref()
     }
 
     /// Descriptors that become readable when there is something to follow.
@@ -134,9 +198,12 @@ impl Watch {
     /// When [`Self::turn`] has something to do even if nothing becomes readable.
     #[must_use]
     pub fn next_turn(&self) -> Instant {
+        if self.telling.is_some() || self.namespaces.iter().any(|n| n.reading.is_some()) {
+            return Instant::default();
+        }
         let mut next = self.resolver.next_turn();
         if let Some(gathering) = self.gathering {
-            next = next.min(gathering.due());
+            next = next.min(gathering.due().max(self.told_again_at));
         }
         for namespace in &self.namespaces {
             next = next
@@ -169,24 +236,82 @@ impl Watch {
             .try_for_each(|kernel| kernel.limit_queue(bytes))
     }
 
-    fn publish(&mut self, now: Instant) -> Option<&Forwarding> {
-        if self.gathering.is_none_or(|g| now < g.due()) {
-            return None;
+    fn gather(&mut self, now: Instant) {
+        let first = self.gathering.map_or(now, |g| g.first);
+        self.gathering = Some(Gathering { first, last: now });
+    }
+
+    fn begin_telling(&mut self, now: Instant) -> Option<ForwardingPart> {
+        let ground = self.map.ground(&self.mirrors);
+        self.resolver
+            .set_gateways(self.map.gateways(&ground, &self.mirrors), now);
+        let rest = self.map.without_routes(&ground, &self.mirrors);
+        let mut changes = BTreeSet::new();
+        for (netns, mirror) in &mut self.mirrors {
+            mirror.note_changes();
+            for (table, prefix) in mirror.take_changes() {
+                changes.extend(ground.vrfs_of(netns, table).map(|vrf| (vrf, prefix)));
+            }
         }
-        self.gathering = None;
-        let forwarding = self.map.assemble(&self.mirrors);
-        let gateways: BTreeSet<_> = forwarding
-            .routes
-            .iter()
-            .flat_map(|route| &route.via)
-            .filter_map(|hop| Some((hop.interface, hop.gateway?)))
-            .collect();
-        self.resolver.set_gateways(gateways, now);
-        if self.published.as_ref() == Some(&forwarding) {
-            return None;
+        let before = self.told.replace((ground, rest));
+        let now_told = self.told.as_ref();
+        match before {
+            Some(before) if now_told.is_some_and(|(ground, _)| *ground == before.0) => {
+                if changes.is_empty() && now_told.is_some_and(|(_, rest)| *rest == before.1) {
+                    return None;
+                }
+                self.telling = Some(Telling::Changes(changes));
+            }
+            _ => self.telling = Some(Telling::All(None)),
         }
-        self.published = Some(forwarding);
-        self.published.as_ref()
+        self.next_part()
+    }
+
+    fn tell_all(&mut self) {
+        let ground = self.map.ground(&self.mirrors);
+        let rest = self.map.without_routes(&ground, &self.mirrors);
+        for mirror in self.mirrors.values_mut() {
+            mirror.note_changes();
+            mirror.take_changes();
+        }
+        self.told = Some((ground, rest));
+        self.telling = Some(Telling::All(None));
+    }
+
+    /// The next part of what is being told.
+    fn next_part(&mut self) -> Option<ForwardingPart> {
+        let (ground, rest) = self.told.as_ref()?;
+        let telling = self.telling.take()?;
+        let mut begins = false;
+        let routes: Vec<Route>;
+        let left = match telling {
+            Telling::All(after) => {
+                begins = after.is_none();
+                let fixed = if begins { self.map.fixed.routes.len() } else { 0 };
+                let all = self.map.routes(ground, &self.mirrors, after);
+                routes = all.take(PART_ROUTES + fixed).collect();
+                let last = routes.last().map(|last| (last.vrf, last.prefix));
+                (routes.len() >= PART_ROUTES + fixed).then_some(Telling::All(last))
+            }
+            Telling::Changes(mut changes) => {
+                let split = changes.iter().nth(PART_ROUTES).copied();
+                let later = split.map(|first| changes.split_off(&first));
+                let route =
+                    |&(vrf, prefix): &(VrfId, IpNet)| self.map.route(ground, &self.mirrors, vrf, prefix);
+                routes = changes.iter().map(route).collect();
+                later.map(Telling::Changes)
+            }
+        };
+        let forwarding = Forwarding {
+            routes,
+            ..rest.clone()
+        };
+        self.telling = left;
+        Some(ForwardingPart {
+            begins,
+            ends: self.telling.is_none(),
+            forwarding,
+        })
     }
 
     fn resolve(&mut self, now: Instant) {
@@ -242,16 +367,25 @@ impl Namespace {
         let Some(kernel) = &mut self.kernel else {
             return false;
         };
-        let mirror = mirrors.entry(self.name.clone()).or_default();
         let mut different = false;
         match kernel.follow() {
             Ok(changes) => {
-                for change in changes {
-                    match mirror.apply(change) {
-                        Outcome::Same => {}
-                        Outcome::Changed => different = true,
-                        Outcome::Unsure => self.read_soon(now),
+                let mut unsure = false;
+                let known = self.young.is_none();
+                if let Some(mirror) = self.young.as_mut().or_else(|| mirrors.get_mut(&self.name)) {
+                    for change in &changes {
+                        match mirror.apply(change.clone()) {
+                            Outcome::Same => {}
+                            Outcome::Changed => different = known,
+                            Outcome::Unsure => unsure = true,
+                        }
                     }
+                }
+                if let Some(reading) = &mut self.reading {
+                    reading.changes.extend(changes);
+                }
+                if unsure {
+                    self.read_soon(now);
                 }
             }
             Err(error) => {
@@ -260,6 +394,8 @@ impl Namespace {
                     NetlinkError::Overrun => *overruns += 1,
                     _ => self.kernel = None,
                 }
+                // What was lost may be of a table that has been read already.
+                self.reading = self.reading.take().filter(|_| self.kernel.is_some());
                 self.read_soon(now);
             }
         }
@@ -267,31 +403,39 @@ impl Namespace {
     }
 
     fn read_soon(&mut self, now: Instant) {
-        self.read_at
-            .get_or_insert(now.max(self.last_read + READ_AGAIN_AFTER));
+        let pause = READ_AGAIN_AFTER.max(self.took * READ_AGAIN_TIMES);
+        self.read_at.get_or_insert(now.max(self.last_read + pause));
     }
 
-    /// Reads everything when it is due; whether the mirror is different.
+    /// Reads everything when it is due, some of it at a time; whether that has come to an end.
     fn read_if_due(&mut self, mirrors: &mut Mirrors, now: Instant) -> bool {
         if now >= self.audit_at {
-            self.audit_at = now + AUDIT;
+            self.audit_at = now + AUDIT.max(self.took * AUDIT_TIMES);
             // A namespace may have been replaced by another of its name.
             if self.name.is_some() {
                 self.kernel = None;
+                self.reading = None;
             }
             self.read_soon(now);
         }
-        if self.read_at.is_none_or(|at| now < at) {
-            return false;
+        if self.reading.is_none() {
+            if self.read_at.is_none_or(|at| now < at) {
+                return false;
+            }
+            self.read_at = None;
         }
-        self.last_read = now;
-        match self.read() {
-            Ok(mirror) => {
-                self.read_at = None;
-                mirrors.insert(self.name.clone(), mirror);
+        match self.read(mirrors, now) {
+            Ok(false) => false,
+            Ok(true) => {
+                self.last_read = now;
+                self.took = self.reading.take().map_or(Duration::ZERO, |r| now.since(r.began));
+                if let Some(mirror) = self.young.take() {
+                    mirrors.insert(self.name.clone(), mirror);
+                }
                 true
             }
             Err(error) => {
+                self.reading = None;
                 let wait = if self.kernel.is_some() {
                     READ_AGAIN_AFTER
                 } else {
@@ -304,13 +448,64 @@ impl Namespace {
         }
     }
 
-    fn read(&mut self) -> Result<Mirror, NetlinkError> {
+    /// Goes on reading; true when everything has been read.
+    fn read(&mut self, mirrors: &mut Mirrors, now: Instant) -> Result<bool, NetlinkError> {
         let mut kernel = match self.kernel.take() {
             Some(kernel) => kernel,
             None => Kernel::open(self.name.as_deref())?,
         };
-        let reading = kernel.read_all();
+        let mirror = match &mut self.young {
+            Some(young) => young,
+            None => mirrors.entry(self.name.clone()).or_default(),
+        };
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => {
+                kernel.begin(0)?;
+                mirror.begin_table();
+                Reading::beginning(now)
+            }
+        };
+        let mut read = Vec::new();
+        for _ in 0..READ_DATAGRAMS {
+            // An error leaves no kernel behind: what it would still answer would be taken for an answer to something else.
+            let progress = kernel.read(&mut read)?;
+            read.drain(..).for_each(|change| mirror.read(change));
+            match progress {
+                Progress::More => continue,
+                Progress::Done { whole: true } => {
+                    mirror.end_table(reading.table, reading.changes.drain(..));
+                    reading.table += 1;
+                    reading.tries = 0;
+                }
+                Progress::Done { whole: false } => reading.tries += 1,
+            }
+            if reading.table == TABLES {
+                self.kernel = Some(kernel);
+                self.reading = Some(reading);
+                return Ok(true);
+            }
+            if reading.tries >= READINGS_MAX {
+                self.kernel = Some(kernel);
+                return Err(NetlinkError::Restless);
+            }
+            reading.changes.clear();
+            kernel.begin(reading.table)?;
+            mirror.begin_table();
+        }
         self.kernel = Some(kernel);
-        Ok(Mirror::of(reading?))
+        self.reading = Some(reading);
+        Ok(false)
+    }
+}
+
+impl Reading {
+    const fn beginning(now: Instant) -> Self {
+        Self {
+            table: 0,
+            tries: 0,
+            began: now,
+            changes: Vec::new(),
+        }
     }
 }

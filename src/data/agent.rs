@@ -387,8 +387,8 @@ impl Agent {
                 self.roll_back("as told");
                 Ok(Served::Now(Reply::Done))
             }
-            Request::SetForwarding(forwarding) => {
-                if self.publisher.set_forwarding(*forwarding) {
+            Request::SetForwarding(part) => {
+                if self.publisher.take(*part, &self.sources.intent) {
                     self.publish();
                 }
                 Ok(Served::Now(Reply::Done))

@@ -235,6 +235,8 @@ impl Agent {
         }
         // Until the control process tells all of it anew.
         replace_fixed(self.publisher.forwarding(), &old.forwarding, &new.forwarding);
+        self.publisher
+            .replace_routes(&old.forwarding.routes, &new.forwarding.routes, &new.intent);
         self.sources.intent = new.intent.clone();
         self.publish();
         self.running.untold.clone_from(&self.sources.pump_commands);
@@ -265,13 +267,12 @@ impl Agent {
     }
 }
 
-/// What the file says of reachability takes the place of what another one said; the kernel's part stays.
+/// What the file says of reachability, routes apart, takes the place of what another one said; the kernel's part stays.
 fn replace_fixed(all: &mut Forwarding, old: &Forwarding, new: &Forwarding) {
     replace(&mut all.links, &old.links, &new.links);
     replace(&mut all.addresses, &old.addresses, &new.addresses);
-    replace(&mut all.routes, &old.routes, &new.routes);
     replace(&mut all.neighbors, &old.neighbors, &new.neighbors);
-    // Of two entries for one thing the last one counts: of routes and neighbours the file's, of links the kernel's.
+    // Of two entries for one thing the last one counts: of neighbours the file's, of links the kernel's.
     all.links.rotate_right(new.links.len());
 }
 
@@ -297,30 +298,27 @@ fn refused(message: String) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dataplane::config::{NextHop, Route};
+    use dataplane::config::{InterfaceId, Neighbor};
 
-    fn route(prefix: &str) -> Route {
-        Route {
-            vrf: VrfId(0),
-            prefix: prefix.parse().unwrap(),
-            via: Vec::<NextHop>::new(),
-        }
-    }
-
-    fn of(prefixes: &[&str]) -> Forwarding {
+    fn of(last: &[u8]) -> Forwarding {
+        let neighbor = |&last: &u8| Neighbor {
+            interface: InterfaceId(0),
+            address: [10, 0, 0, last].into(),
+            mac: [last; 6],
+        };
         Forwarding {
-            routes: prefixes.iter().map(|p| route(p)).collect(),
+            neighbors: last.iter().map(neighbor).collect(),
             ..Forwarding::default()
         }
     }
 
     #[test]
-    fn routes_of_the_file_change_and_those_of_the_kernel_stay() {
-        let mut all = of(&["10.0.0.0/8", "192.0.2.0/24"]);
-        let (old, new) = (of(&["10.0.0.0/8"]), of(&["10.1.0.0/16"]));
+    fn neighbors_of_the_file_change_and_those_of_the_kernel_stay() {
+        let mut all = of(&[1, 2]);
+        let (old, new) = (of(&[1]), of(&[3]));
         replace_fixed(&mut all, &old, &new);
-        assert_eq!(all, of(&["192.0.2.0/24", "10.1.0.0/16"]));
+        assert_eq!(all, of(&[2, 3]));
         replace_fixed(&mut all, &new, &old);
-        assert_eq!(all, of(&["192.0.2.0/24", "10.0.0.0/8"]));
+        assert_eq!(all, of(&[2, 1]));
     }
 }

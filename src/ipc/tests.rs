@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use ctl::protocol::{Refusal, RefusalKind};
 use ctl::report::{ConntrackFilter, FlowState, GroupState, Page, RoleRow, RoleState, Rows};
-use dataplane::config::{Forwarding, InterfaceId, Neighbor};
+use dataplane::config::{Forwarding, ForwardingPart, InterfaceId, Neighbor};
 use proptest::prelude::*;
 
 use super::*;
@@ -106,7 +106,8 @@ fn a_message_of_several_megabytes_arrives_whole() {
             .collect(),
         ..Forwarding::default()
     };
-    let sent = forwarding.clone();
+    let part = ForwardingPart::from(forwarding);
+    let sent = part.clone();
     let server = Server::bind(&dir.socket()).unwrap();
     let thread = serve(server, 2, move |server, incoming| match incoming.request {
         Request::Hello { .. } => server.reply(incoming.ticket, Ok(Reply::Hello { boot: 1 })),
@@ -118,7 +119,7 @@ fn a_message_of_several_megabytes_arrives_whole() {
     });
     let mut client = Client::connect(&dir.socket(), "n", Duration::from_secs(30)).unwrap();
     assert_eq!(
-        client.call(Request::SetForwarding(Box::new(forwarding))).unwrap(),
+        client.call(Request::SetForwarding(Box::new(part))).unwrap(),
         Reply::Done
     );
     thread.join().unwrap();
@@ -243,7 +244,7 @@ fn a_frame_is_length_version_postcard() {
     })
     .unwrap();
     // 300 as a varint is ac 02; Roles is the sixth variant.
-    assert_eq!(frame, [0, 0, 0, 5, 0, 2, 0xac, 0x02, 5]);
+    assert_eq!(frame, [0, 0, 0, 5, 0, 3, 0xac, 0x02, 5]);
     let rows = Reply::Conntracks(Rows {
         rows: vec![],
         next: Some(9),
@@ -253,7 +254,7 @@ fn a_frame_is_length_version_postcard() {
         result: Ok(rows),
     })
     .unwrap();
-    assert_eq!(frame, [0, 0, 0, 9, 0, 2, 0, 1, 0, 11, 0, 1, 9]);
+    assert_eq!(frame, [0, 0, 0, 9, 0, 3, 0, 1, 0, 11, 0, 1, 9]);
 }
 
 #[test]

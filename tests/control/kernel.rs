@@ -153,6 +153,29 @@ fn a_wanted_neighbor_is_resolved_follows_its_mac_and_goes_when_it_fails() {
     });
 }
 
+/// The kernel takes the routes along, and says nothing about them.
+#[test]
+fn routes_go_and_change_with_their_next_hop_objects() {
+    let lab = Lab::new();
+    let mut watch = lab.watch();
+    for object in [
+        "1 via 192.0.2.2 dev lan0",
+        "2 via 192.0.2.3 dev lan0",
+        "10 group 1/2",
+    ] {
+        lab.here(&format!("nexthop add id {object}"));
+    }
+    lab.here("route add 203.0.113.0/24 nhid 10");
+    lab.here("route add 203.0.112.0/24 nhid 2");
+    lab.until(&mut watch, "routes by objects", |f| {
+        via(f, "203.0.113.0/24").len() == 2 && via(f, "203.0.112.0/24") == [hop(0, "192.0.2.3")]
+    });
+    lab.here("nexthop del id 2");
+    lab.until(&mut watch, "one way less, and one route", |f| {
+        via(f, "203.0.113.0/24") == [hop(0, "192.0.2.2")] && via(f, "203.0.112.0/24").is_empty()
+    });
+}
+
 #[test]
 fn lost_notifications_lead_to_a_full_reading() {
     let lab = Lab::new();

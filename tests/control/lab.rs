@@ -1,10 +1,11 @@
 //! Two network namespaces to try things in, gone when dropped.
 
+use std::ops::{Deref, DerefMut};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use dataplane::config::Forwarding;
+use dataplane::config::{Forwarding, ForwardingPart, Route};
 use dataplane::flow::VrfId;
 use twinpath::clock::Clock;
 use twinpath::control::vrf::{KernelMap, Source};
@@ -65,28 +66,73 @@ impl Lab {
         ip(&format!("-n {} {command}", self.there));
     }
 
-    pub(crate) fn watch(&self) -> Watch {
+    pub(crate) fn watch(&self) -> Watched {
         let map = KernelMap {
             vrfs: vec![Source::Netns(self.here.clone())],
             interfaces: vec![(VrfId(0), Some("lan0".into())), (VrfId(0), Some("wan0".into()))],
             fixed: Forwarding::default(),
         };
-        Watch::new(map, self.clock.now())
+        Watched {
+            watch: Watch::new(map, self.clock.now()),
+            told: None,
+        }
     }
 
-    /// Turns the watcher until `wanted` holds of what it publishes.
-    pub(crate) fn until(&self, watch: &mut Watch, what: &str, wanted: impl Fn(&Forwarding) -> bool) {
+    /// Turns the watcher until `wanted` holds of what it has told.
+    pub(crate) fn until(&self, watch: &mut Watched, what: &str, wanted: impl Fn(&Forwarding) -> bool) {
         let give_up = self.clock.now() + PATIENCE;
         loop {
             let now = self.clock.now();
-            watch.turn(now);
-            match watch.published() {
+            if let Some(part) = watch.turn(now) {
+                take(&mut watch.told, part);
+            }
+            match &watch.told {
                 Some(forwarding) if wanted(forwarding) => return,
-                _ => assert!(now < give_up, "never came: {what}\n{:#?}", watch.published()),
+                _ => assert!(now < give_up, "never came: {what}\n{:#?}", watch.told),
             }
             std::thread::yield_now();
         }
     }
+}
+
+/// A watcher, and what whoever listens to it knows.
+pub(crate) struct Watched {
+    watch: Watch,
+    told: Option<Forwarding>,
+}
+
+impl Watched {
+    pub(crate) fn published(&self) -> Option<&Forwarding> {
+        self.told.as_ref()
+    }
+}
+
+impl Deref for Watched {
+    type Target = Watch;
+
+    fn deref(&self) -> &Watch {
+        &self.watch
+    }
+}
+
+impl DerefMut for Watched {
+    fn deref_mut(&mut self) -> &mut Watch {
+        &mut self.watch
+    }
+}
+
+/// What is known after a part was told.
+pub(crate) fn take(known: &mut Option<Forwarding>, part: ForwardingPart) {
+    let before = known.take().filter(|_| !part.begins).unwrap_or_default();
+    let mut all = part.forwarding;
+    let told = std::mem::take(&mut all.routes);
+    let same = |a: &Route, b: &Route| a.vrf == b.vrf && a.prefix == b.prefix;
+    all.routes = before.routes;
+    all.routes
+        .retain(|route| !told.iter().any(|new| same(new, route)));
+    all.routes
+        .extend(told.into_iter().filter(|route| !route.via.is_empty()));
+    *known = Some(all);
 }
 
 impl Drop for Lab {

@@ -10,7 +10,7 @@ use ctl::report::{GroupRow, GroupState, RoleRow, RoleState};
 use dataplane::config::{Forwarding, InterfaceId};
 use twinpath::ipc::{ConfigText, Event, Reply, Request, Server};
 
-use crate::lab::{Lab, PATIENCE};
+use crate::lab::{Lab, PATIENCE, take};
 
 /// A control process of a node of its own, in a run directory of its own.
 pub(crate) struct Node {
@@ -178,8 +178,8 @@ impl Data {
                     self.rolled_back += 1;
                     Reply::Done
                 }
-                Request::SetForwarding(forwarding) => {
-                    self.forwarding = Some(*forwarding);
+                Request::SetForwarding(part) => {
+                    take(&mut self.forwarding, *part);
                     Reply::Done
                 }
                 Request::SetGroup {

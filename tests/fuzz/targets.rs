@@ -134,7 +134,10 @@ fn ipc_seeds() -> Vec<Vec<u8>> {
                 try_ms: Some(1_000),
             },
         )),
-        ipc::encode(&(3_u32, ipc::Request::SetForwarding(Box::new(setup.forwarding())))),
+        ipc::encode(&(
+            3_u32,
+            ipc::Request::SetForwarding(Box::new(setup.forwarding().into())),
+        )),
         ipc::encode(&(
             4_u32,
             ipc::Request::Sync {

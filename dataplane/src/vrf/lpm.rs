@@ -519,7 +519,11 @@ mod tests {
         let draw = |n: u64| crate::shard::mix64(n);
         for turn in 0..400_u64 {
             // Crowded into 10.1.0.0/16 and around it, and now and then anywhere.
-            let bits = if draw(turn) % 8 == 0 { draw(turn + 1_000) >> 32 } else { 0x0a01_0000 | draw(turn + 1_000) & 0x00_ffff };
+            let bits = if draw(turn) % 8 == 0 {
+                draw(turn + 1_000) >> 32
+            } else {
+                0x0a01_0000 | draw(turn + 1_000) & 0x00_ffff
+            };
             let len = 12 + (draw(turn + 2_000) % 21) as u8;
             let bits = u128::from(bits) << 96 & u128::MAX << (128 - u32::from(len));
             let number = (draw(turn + 3_000) % 3 != 0).then_some((draw(turn + 4_000) % 50) as u32);
@@ -530,7 +534,11 @@ mod tests {
             assert_eq!(list.get(bits, len), number);
             let changed = list.lpm();
             for n in 0..40 {
-                let near = if n % 2 == 0 { bits } else { u128::from(0x0a01_0000_u32) << 96 };
+                let near = if n % 2 == 0 {
+                    bits
+                } else {
+                    u128::from(0x0a01_0000_u32) << 96
+                };
                 let key = near ^ u128::from(draw(turn * 64 + n) & 0xffff) << 96;
                 assert_eq!(changed.get(key), oracle(&there, key), "turn {turn}, {key:032x}");
             }

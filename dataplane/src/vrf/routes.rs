@@ -82,7 +82,10 @@ impl Routes {
     /// How many there are, as of the last [`Self::settle`].
     #[must_use]
     pub fn len(&self) -> usize {
-        self.vrfs.iter().map(|table| table.v4.len() + table.v6.len()).sum()
+        self.vrfs
+            .iter()
+            .map(|table| table.v4.len() + table.v6.len())
+            .sum()
     }
 
     /// Whether there are none, as of the last [`Self::settle`].
@@ -213,7 +216,12 @@ mod tests {
     }
 
     fn sets_in_use(routes: &Routes) -> usize {
-        routes.vrfs[0].sets.known.iter().filter(|(_, holders)| *holders > 0).count()
+        routes.vrfs[0]
+            .sets
+            .known
+            .iter()
+            .filter(|(_, holders)| *holders > 0)
+            .count()
     }
 
     #[test]
@@ -226,7 +234,10 @@ mod tests {
             routes.set(&route("10.0.0.0/8", &[hop(1, Some(200))]), 2);
             routes.set(&route("10.0.0.0/8", &other), 2);
             routes.settle();
-            assert_eq!(routes.get(VRF, &"10.0.0.0/8".parse().unwrap()), Some(other.as_slice()));
+            assert_eq!(
+                routes.get(VRF, &"10.0.0.0/8".parse().unwrap()),
+                Some(other.as_slice())
+            );
             assert_eq!(sets_in_use(&routes), 2);
         }
         assert!(routes.vrfs[0].sets.known.len() <= 5);
@@ -239,14 +250,29 @@ mod tests {
 
     #[test]
     fn what_leads_over_interfaces_that_are_not_there_is_no_route() {
-        let routes = Routes::of(&[route("10.0.0.0/8", &[hop(7, None)]), route("10.1.0.0/16", &[hop(7, None), hop(1, None)])], 2);
+        let routes = Routes::of(
+            &[
+                route("10.0.0.0/8", &[hop(7, None)]),
+                route("10.1.0.0/16", &[hop(7, None), hop(1, None)]),
+            ],
+            2,
+        );
         assert_eq!(routes.get(VRF, &"10.0.0.0/8".parse().unwrap()), None);
-        assert_eq!(routes.get(VRF, &"10.1.0.0/16".parse().unwrap()), Some([hop(1, None)].as_slice()));
+        assert_eq!(
+            routes.get(VRF, &"10.1.0.0/16".parse().unwrap()),
+            Some([hop(1, None)].as_slice())
+        );
     }
 
     #[test]
     fn what_is_on_a_link_is_known_by_its_interface() {
-        let mut routes = Routes::of(&[route("10.0.0.0/8", &[hop(0, None)]), route("10.1.0.0/16", &[hop(1, Some(1))])], 2);
+        let mut routes = Routes::of(
+            &[
+                route("10.0.0.0/8", &[hop(0, None)]),
+                route("10.1.0.0/16", &[hop(1, Some(1))]),
+            ],
+            2,
+        );
         let on = |routes: &Routes, n| routes.vrfs[0].on_link(InterfaceId(n)).count();
         assert_eq!((on(&routes, 0), on(&routes, 1)), (1, 0));
         routes.set(&route("10.0.0.0/8", &[hop(0, Some(1))]), 2);

@@ -162,7 +162,15 @@ impl Snapshot {
         let vrfs: Vec<Vrf> = (0..)
             .map(VrfId)
             .take(intent.vrfs.len())
-            .map(|id| build_vrf(id, (intent, policies), (forwarding, routes), &interfaces, &neighbors))
+            .map(|id| {
+                build_vrf(
+                    id,
+                    (intent, policies),
+                    (forwarding, routes),
+                    &interfaces,
+                    &neighbors,
+                )
+            })
             .collect();
         set_answered(&mut interfaces, &vrfs);
         Self {
@@ -452,7 +460,9 @@ fn build_vrf(
         inside,
         v4: table.map_or_else(Lpm::default, Table::v4),
         v6: table.map_or_else(Lpm::default, Table::v6),
-        hops: table.map_or_else(Hops::default, |table| build_hops(table.sets(), interfaces, neighbors)),
+        hops: table.map_or_else(Hops::default, |table| {
+            build_hops(table.sets(), interfaces, neighbors)
+        }),
     }
 }
 

@@ -450,7 +450,7 @@ impl Group {
 /// Takes addresses from whichever interface of this namespace has them.
 fn withdraw(addresses: &[IpAddr]) -> Result<(), NetlinkError> {
     let mut kernel = Kernel::open(None)?;
-    let mirror = Mirror::of(kernel.read_all()?);
+    let mirror = Mirror::of(kernel.read_interfaces()?);
     for (link, net) in mirror
         .addresses()
         .filter(|(_, net)| addresses.contains(&net.addr()))
