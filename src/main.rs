@@ -10,7 +10,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use twinpath::config::{self, Faults};
 use twinpath::control::host::ThisMachine;
 use twinpath::data::{self, Signals, Start};
+use twinpath::dpdk::large;
 use twinpath::machine;
+
+#[global_allocator]
+static ALLOCATOR: large::Allocator = large::Allocator;
 
 /// Command line.
 #[derive(Debug, Parser)]

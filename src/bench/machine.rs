@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use serde::Serialize;
+use twinpath::dpdk::large::PagePolicy;
 
 use super::stats::as_f64;
 
@@ -31,7 +32,6 @@ struct Hugepages {
 
 impl Machine {
     pub(crate) fn look(cores: usize, huge_packets: bool) -> Self {
-        let tunables = std::env::var("GLIBC_TUNABLES").unwrap_or_default();
         Self {
             cpu: cpu(),
             cores,
@@ -39,7 +39,7 @@ impl Machine {
             hugepages: Hugepages {
                 reserved_mb: kb_of("/proc/meminfo", "Hugetlb:") / 1_024,
                 packets: huge_packets,
-                tables: tunables.contains("glibc.malloc.hugetlb=2"),
+                tables: PagePolicy::of_kernel() == PagePolicy::Given,
             },
             steal: 0.0,
             busy: 0.0,

@@ -11,6 +11,11 @@ use clap::{Parser, ValueEnum};
 use bench::flows::Profile;
 use bench::instructions;
 use bench::run::{Wish, run};
+use twinpath::dpdk::large;
+
+// As in the data process.
+#[global_allocator]
+static ALLOCATOR: large::Allocator = large::Allocator;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {

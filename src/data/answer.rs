@@ -28,7 +28,7 @@ use super::rates::{Counting, Rates};
 use super::roles::RoleKeeper;
 use super::syslog::LogLines;
 use super::view::{self, Balance, Counted, Frame};
-use crate::dpdk::PortSet;
+use crate::dpdk::{PortSet, large};
 use crate::ipc::{Reply, Request};
 
 /// Where answers come from.
@@ -353,6 +353,12 @@ fn memory(sources: &Sources, ports: &PortSet) -> Served {
         used: u64::from(ports.mbufs_in_use()),
         total: u64::from(sources.facts.mbufs),
     };
+    let pages = large::usage().ok().map(|usage| MemoryRow {
+        name: "tables in huge pages".to_owned(),
+        unit: "bytes".to_owned(),
+        used: usage.huge.min(usage.large),
+        total: usage.large,
+    });
     let rules = rule_memory(sources);
     let gather = Gather::once(&sources.workers, |tables, _| {
         let table = &tables.conntracks;
@@ -361,6 +367,7 @@ fn memory(sources: &Sources, ports: &PortSet) -> Served {
     });
     all(gather, move |answers| {
         let mut rows = vec![mbufs.clone()];
+        rows.extend(pages.clone());
         rows.extend(rules.clone());
         for (worker, (used, total, bytes)) in answers.into_iter().enumerate() {
             let row = |what: &str, unit: &str, used, total| MemoryRow {

@@ -1,4 +1,5 @@
-//! DPDK, and every `unsafe` line of the project: the lock of a [`lifeline`] and the step into a namespace aren't DPDK's.
+//! DPDK, and every `unsafe` line of the project: the lock of a [`lifeline`], the pages of [`large`] tables and the step into a
+//! namespace aren't DPDK's.
 //!
 //! # Life
 //!
@@ -32,6 +33,7 @@ mod sys;
 pub mod device;
 pub mod eal;
 pub mod error;
+pub mod large;
 pub mod lifeline;
 pub mod mbuf;
 pub mod mempool;
