@@ -29,8 +29,27 @@ const DELIVERY_MAX: Duration = Duration::from_secs(10);
 pub struct SyncSettings {
     /// Kernel interface; none leaves the choice to the routing table.
     pub interface: Option<String>,
+    /// Where the second links of peers are.
+    pub second: Option<SecondInterface>,
     /// TCP port of local nodes, the same on all nodes.
     pub port: u16,
+}
+
+/// The kernel interface of second links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecondInterface {
+    /// Its name.
+    pub interface: String,
+    /// Our addresses on it: what comes from one of them goes by it.
+    pub sources: Vec<IpAddr>,
+}
+
+impl SyncSettings {
+    /// Kernel interface of connections from one of our addresses.
+    fn interface_of(&self, own: IpAddr) -> Option<&str> {
+        let second = self.second.as_ref().filter(|s| s.sources.contains(&own));
+        second.map(|s| s.interface.as_str()).or(self.interface.as_deref())
+    }
 }
 
 /// Why listening is impossible.
@@ -80,10 +99,10 @@ impl SyncNet {
         let mut net = Self::connector(settings);
         for address in addresses {
             if net.listeners.iter().all(|l| l.address != *address) {
-                let at = net.end(*address, net.settings.port);
-                let socket = net
-                    .listen(at)
-                    .map_err(|source| SocketError::Listen { address: at, source })?;
+                let interface = net.settings.interface_of(*address);
+                let at = end(*address, net.settings.port, interface);
+                let socket =
+                    listen(at, interface).map_err(|source| SocketError::Listen { address: at, source })?;
                 net.listeners.push(Listener {
                     socket,
                     address: *address,
@@ -93,32 +112,13 @@ impl SyncNet {
         Ok(net)
     }
 
-    fn listen(&self, at: SocketAddr) -> io::Result<Socket> {
-        let socket = self.socket(at)?;
-        socket.set_reuse_address(true)?;
-        // The address may come later than the process, or be a tentative IPv6 one.
-        if at.is_ipv4() {
-            socket.set_freebind_v4(true)?
-        } else {
-            socket.set_freebind_v6(true)?
-        }
-        socket.bind(&at.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket)
-    }
-
-    fn socket(&self, at: SocketAddr) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_nonblocking(true)?;
-        if let Some(interface) = &self.settings.interface {
-            socket.bind_device(Some(interface.as_bytes()))?;
-        }
-        Ok(socket)
-    }
-
     fn start(&self, source: IpAddr, address: IpAddr) -> io::Result<Socket> {
-        let (from, to) = (self.end(source, 0), self.end(address, self.settings.port));
-        let socket = self.socket(to)?;
+        let interface = self.settings.interface_of(source);
+        let (from, to) = (
+            end(source, 0, interface),
+            end(address, self.settings.port, interface),
+        );
+        let socket = socket(to, interface)?;
         prepare(&socket)?;
         socket.bind(&from.into())?;
         match socket.connect(&to.into()) {
@@ -126,16 +126,39 @@ impl SyncNet {
             _ => Ok(socket),
         }
     }
+}
 
-    /// A link-local address means nothing without its interface (RFC 4007 section 6).
-    fn end(&self, address: IpAddr, port: u16) -> SocketAddr {
-        match address {
-            IpAddr::V6(v6) if v6.is_unicast_link_local() => {
-                let scope = self.settings.interface.as_deref().and_then(scope_of).unwrap_or(0);
-                SocketAddrV6::new(v6, port, 0, scope).into()
-            }
-            other => SocketAddr::new(other, port),
+fn listen(at: SocketAddr, interface: Option<&str>) -> io::Result<Socket> {
+    let socket = socket(at, interface)?;
+    socket.set_reuse_address(true)?;
+    // The address may come later than the process, or be a tentative IPv6 one.
+    if at.is_ipv4() {
+        socket.set_freebind_v4(true)?
+    } else {
+        socket.set_freebind_v6(true)?
+    }
+    socket.bind(&at.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn socket(at: SocketAddr, interface: Option<&str>) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if let Some(interface) = interface {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
+    Ok(socket)
+}
+
+/// A link-local address means nothing without its interface (RFC 4007 section 6).
+fn end(address: IpAddr, port: u16, interface: Option<&str>) -> SocketAddr {
+    match address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            let scope = interface.and_then(scope_of).unwrap_or(0);
+            SocketAddrV6::new(v6, port, 0, scope).into()
         }
+        other => SocketAddr::new(other, port),
     }
 }
 
@@ -253,6 +276,7 @@ mod tests {
     fn settings(port: u16) -> SyncSettings {
         SyncSettings {
             interface: None,
+            second: None,
             port,
         }
     }
@@ -322,9 +346,27 @@ mod tests {
     fn an_interface_that_does_not_exist_is_an_error_of_listening() {
         let settings = SyncSettings {
             interface: Some("no-such-if".to_owned()),
+            second: None,
             port: 0,
         };
         assert!(SyncNet::listener(settings, &["127.0.0.8".parse().unwrap()]).is_err());
+    }
+
+    #[test]
+    fn what_comes_from_a_second_address_goes_by_the_second_interface() {
+        let second: IpAddr = "127.0.0.8".parse().unwrap();
+        let settings = SyncSettings {
+            second: Some(SecondInterface {
+                interface: "no-such-if".to_owned(),
+                sources: vec![second],
+            }),
+            ..settings(0)
+        };
+        let first: IpAddr = "127.0.0.9".parse().unwrap();
+        assert_eq!(settings.interface_of(first), None);
+        assert_eq!(settings.interface_of(second), Some("no-such-if"));
+        assert!(SyncNet::listener(settings.clone(), &[first]).is_ok());
+        assert!(SyncNet::listener(settings, &[first, second]).is_err());
     }
 
     #[test]

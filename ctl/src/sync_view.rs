@@ -175,6 +175,10 @@ pub struct LaneRow {
     pub security: LaneSecurity,
     /// Number of the connection.
     pub incarnation: u32,
+    /// Link of the connection or of the last one: 1 or 2; 0 before there was any.
+    pub link: u8,
+    /// Connections that were made over another link than the one before.
+    pub link_changes: u64,
     /// Connections lost since start.
     pub reconnects: u64,
     /// Why the last one ended; empty when none did.

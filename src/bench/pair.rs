@@ -66,6 +66,7 @@ impl Side {
         let (hand_over, arrivals) = bounded(16);
         let settings = SyncSettings {
             interface: None,
+            second: None,
             port,
         };
         let own = IpAddr::V4(ADDRESSES[usize::from(id) - 1]);
@@ -150,6 +151,7 @@ fn config(id: u8, scene: Scene, boot_id: u64) -> SyncConfig {
             name: "peer1".to_owned(),
             source: IpAddr::V4(ADDRESSES[own]),
             address: IpAddr::V4(ADDRESSES[other]),
+            second: None,
         }],
         vrfs: vec![SyncVrf {
             name: "main".to_owned(),

@@ -75,6 +75,7 @@ pub(crate) fn plain(rig: &Rig, extent: Extent) -> anyhow::Result<Vec<f64>> {
 fn lane(keys: [Option<Arc<Keyring>>; 2]) -> anyhow::Result<Lane> {
     let settings = SyncSettings {
         interface: None,
+        second: None,
         port: free_port()?,
     };
     let [client, server] = keys;

@@ -266,6 +266,15 @@ fn peer_keys(report: &Report<'_>, file: &Everything<'_>) {
         let what = || {
             let line = report.line(*earlier);
             format!(
+                "the peer at {} has another second link in line {line}",
+                peer.address
+            )
+        };
+        let advice = "give the same second_source and second_address wherever a VRF names this peer";
+        report.check(other.second == peer.second, *place, what, advice);
+        let what = || {
+            let line = report.line(*earlier);
+            format!(
                 "the peer at {} has other public_keys in line {line}",
                 peer.address
             )
@@ -287,7 +296,30 @@ fn sync(report: &Report<'_>, file: &Everything<'_>) {
         }
         return;
     };
-    let name = sync.config.interface.as_str();
+    let second = sync.config.second_interface.as_deref();
+    let links = || file.vrfs.iter().flat_map(|v| v.config.peers.iter().zip(&v.peers));
+    if let Some((_, place)) = links().find(|(p, _)| p.second.is_some() && second.is_none()) {
+        report.add(
+            *place,
+            "a peer has a second link, and no interface for it",
+            "add second_interface to [sync]",
+        );
+    }
+    if second == Some(sync.config.interface.as_str()) {
+        report.add(
+            sync.second_interface,
+            "both links would fail together: second_interface is interface",
+            "use another kernel interface",
+        );
+    }
+    kept_apart(report, file, &sync.config.interface, sync.interface);
+    if let Some(second) = second {
+        kept_apart(report, file, second, sync.second_interface);
+    }
+}
+
+/// A sync interface carries no user traffic.
+fn kept_apart(report: &Report<'_>, file: &Everything<'_>, name: &str, place: Place) {
     let advice = "use a kernel interface that no port owns";
     let port = file.topology.ports.iter().enumerate().find(|(n, port)| {
         let carried = port.kernel_interface.as_deref() == Some(name)
@@ -300,7 +332,7 @@ fn sync(report: &Report<'_>, file: &Everything<'_>) {
             "user traffic could delay the lanes, or reach them",
         );
         report.add(
-            sync.interface,
+            place,
             format!("sync interface \"{name}\" {what} \"{}\": {why}", port.name),
             advice,
         );
@@ -320,7 +352,7 @@ fn sync(report: &Report<'_>, file: &Everything<'_>) {
             "sync interface \"{name}\" is the fast-path interface \"{}\"",
             interface.name
         );
-        report.add(sync.interface, what, advice);
+        report.add(place, what, advice);
     }
 }
 

@@ -310,6 +310,11 @@ fn flatten(config: &Config) -> Settings {
     put(&mut s, "keepalived.realtime_priority".into(), k.realtime_priority);
     if let Some(sync) = &config.sync {
         put(&mut s, "sync.interface".into(), &sync.interface);
+        put(
+            &mut s,
+            "sync.second_interface".into(),
+            sync.second_interface.as_deref().unwrap_or("none"),
+        );
         put(&mut s, "sync.port".into(), sync.port);
         put(&mut s, "sync.security".into(), lower(&sync.security));
         let key = sync.private_key.as_deref().unwrap_or("none");
@@ -453,7 +458,12 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
         put(
             s,
             format!("{path}.peer.{}", peer.name),
-            format!("source {} address {}", peer.source, peer.address),
+            join(
+                &peer
+                    .links()
+                    .map(|link| format!("source {} address {}", link.source, link.address))
+                    .collect::<Vec<_>>(),
+            ),
         );
         put(
             s,

@@ -8,7 +8,7 @@ use ctl::key::{KeyError, PrivateKey};
 use super::keys;
 use super::locate::Fault;
 use super::values::device_argument;
-use super::{Config, KernelBinding};
+use super::{Config, KernelBinding, PeerConfig};
 
 /// A machine, as far as a configuration depends on it.
 pub trait Host {
@@ -142,23 +142,45 @@ fn check_sync(config: &Config, host: &impl Host, faults: &mut Vec<Fault>) {
     if let Some(Err(error)) = keys::wanted(sync).map(|path| host.private_key(path)) {
         faults.push(keys::file_fault(config, &error));
     }
-    if !has(host, None, &sync.interface) {
-        let what = format!("there is no sync interface \"{}\"", sync.interface);
+    check_sync_interface(config, host, &sync.interface, ("interface", "source"), faults);
+    if let Some(second) = &sync.second_interface {
+        check_sync_interface(
+            config,
+            host,
+            second,
+            ("second_interface", "second_source"),
+            faults,
+        );
+    }
+}
+
+/// `keys` name the interface and our addresses on it.
+fn check_sync_interface(
+    config: &Config,
+    host: &impl Host,
+    interface: &str,
+    keys: (&str, &str),
+    faults: &mut Vec<Fault>,
+) {
+    if !has(host, None, interface) {
+        let what = format!("there is no sync interface \"{interface}\"");
         faults.push(config.places.fault(
-            "sync.interface",
+            &format!("sync.{}", keys.0),
             what,
             "create it before the start, or correct the name",
         ));
         return;
     }
-    let addresses = host.addresses(&sync.interface);
+    let addresses = host.addresses(interface);
     for vrf in &config.vrfs {
-        for peer in vrf.peers.iter().filter(|p| !addresses.contains(&p.source)) {
-            let path = format!("vrf.{}.peer.{}.source", vrf.name, peer.name);
-            let what = format!(
-                "source {} is not an address of \"{}\"",
-                peer.source, sync.interface
-            );
+        let own = |peer: &PeerConfig| match keys.1 {
+            "source" => Some(peer.source),
+            _ => peer.second.map(|link| link.source),
+        };
+        let lacking = |peer| own(peer).filter(|source| !addresses.contains(source));
+        for (peer, source) in vrf.peers.iter().filter_map(|p| Some((p, lacking(p)?))) {
+            let path = format!("vrf.{}.peer.{}.{}", vrf.name, peer.name, keys.1);
+            let what = format!("{} {source} is not an address of \"{interface}\"", keys.1);
             faults.push(config.places.fault(
                 &path,
                 what,

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use ctl::key::{KeyError, PrivateKey};
+use state_sync::config::SyncLink;
 
 use super::locate::Fault;
 use super::{Config, Security, SyncConfig};
@@ -56,14 +57,15 @@ pub(super) fn file_fault(config: &Config, error: &KeyError) -> Fault {
 fn trusted(config: &Config) -> Vec<Trusted> {
     let mut trusted: Vec<Trusted> = Vec::new();
     for peer in config.vrfs.iter().flat_map(|v| &v.peers) {
-        let (source, address) = (peer.source, peer.address);
-        if !trusted.iter().any(|t| (t.source, t.address) == (source, address)) {
-            let keys = peer.public_keys.clone();
-            trusted.push(Trusted {
-                source,
-                address,
-                keys,
-            });
+        for SyncLink { source, address } in peer.links() {
+            if !trusted.iter().any(|t| (t.source, t.address) == (source, address)) {
+                let keys = peer.public_keys.clone();
+                trusted.push(Trusted {
+                    source,
+                    address,
+                    keys,
+                });
+            }
         }
     }
     trusted
@@ -78,7 +80,7 @@ fn fault(config: &Config, error: &KeyringError) -> Fault {
                 .iter()
                 .flat_map(|v| v.peers.iter().map(move |p| (v, p)));
             let mut named = peers
-                .filter(|(_, p)| p.address == *address)
+                .filter(|(_, p)| p.links().any(|link| link.address == *address))
                 .map(|(v, p)| format!("vrf.{}.peer.{}.public_keys", v.name, p.name));
             let path = named.next_back().unwrap_or_default();
             (

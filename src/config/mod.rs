@@ -25,10 +25,12 @@ mod vrrp;
 mod tests;
 
 use std::collections::HashMap;
+use std::iter;
 use std::net::{IpAddr, SocketAddr};
 
 use ctl::key::PublicKey;
 use dataplane::config::{Forwarding, Intent, VirtualAddress};
+use state_sync::config::SyncLink;
 use toml::de::DeTable;
 
 use crate::plan::Hugepages;
@@ -179,8 +181,18 @@ pub struct PeerConfig {
     pub source: IpAddr,
     /// Address of the remote node; same family.
     pub address: IpAddr,
+    /// The same on the second sync interface.
+    pub second: Option<SyncLink>,
     /// Keys it may prove to hold; at least one when lanes are protected.
     pub public_keys: Vec<PublicKey>,
+}
+
+impl PeerConfig {
+    /// The ways to it, the first one first.
+    pub fn links(&self) -> impl Iterator<Item = SyncLink> {
+        let (source, address) = (self.source, self.address);
+        iter::once(SyncLink { source, address }).chain(self.second)
+    }
 }
 
 /// An HA group, beyond its intent.
@@ -239,6 +251,8 @@ pub enum InitialState {
 pub struct SyncConfig {
     /// Kernel interface they are bound to.
     pub interface: String,
+    /// Kernel interface of the peers' second links.
+    pub second_interface: Option<String>,
     /// TCP port of the local node.
     pub port: u16,
     /// Protection of the lanes.

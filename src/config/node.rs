@@ -134,6 +134,7 @@ fn thread_cores(
 pub(super) struct SyncRead {
     pub config: SyncConfig,
     pub interface: Place,
+    pub second_interface: Place,
 }
 
 pub(super) fn read_sync(root: &Section<'_>, places: &mut Places) -> Option<SyncRead> {
@@ -144,6 +145,9 @@ pub(super) fn read_sync(root: &Section<'_>, places: &mut Places) -> Option<SyncR
     let interface = section.required("interface", "\"sync0\"");
     let place = interface.as_ref().map_or(section.place, |i| i.place);
     places.mark(section.report(), "sync.interface".to_owned(), place);
+    let second = section.text("second_interface");
+    let second_place = second.as_ref().map_or(section.place, |i| i.place);
+    places.mark(section.report(), "sync.second_interface".to_owned(), second_place);
     if !section.has("security") {
         let what = "[sync] doesn't say how lanes are protected";
         let advice = "write security = \"tls\", or security = \"none\" to accept that they are plain, on a link \
@@ -164,6 +168,7 @@ pub(super) fn read_sync(root: &Section<'_>, places: &mut Places) -> Option<SyncR
     places.mark(section.report(), "sync.private_key".to_owned(), key_place);
     let config = SyncConfig {
         interface: interface.map_or(String::new(), |i| i.value.to_owned()),
+        second_interface: second.map(|i| i.value.to_owned()),
         port: section.number("port", 1..=65_535, SYNC_PORT),
         security,
         private_key: private_key.map(|k| k.value),
@@ -173,6 +178,7 @@ pub(super) fn read_sync(root: &Section<'_>, places: &mut Places) -> Option<SyncR
     Some(SyncRead {
         config,
         interface: place,
+        second_interface: second_place,
     })
 }
 

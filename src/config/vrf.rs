@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use dataplane::config::{Neighbor, NextHop, Route, Timeouts, VrfIntent};
 use dataplane::flow::VrfId;
+use state_sync::config::SyncLink;
 
 use super::care::{Around, read_commit};
-use super::locate::{At, Place};
+use super::locate::{At, Place, Report};
 use super::policy::{self, PoolPlaces};
 use super::section::Section;
 use super::topology::{Topology, add_route};
@@ -304,6 +305,46 @@ fn read_ha(
     (group.map(|g| g.value.to_owned()), peers)
 }
 
+/// The other way to a peer: both addresses, or none.
+fn read_second(section: &Section<'_>, peer: &str) -> Option<At<SyncLink>> {
+    let keys = ["second_source", "second_address"];
+    if !keys.iter().any(|key| section.has(key)) {
+        return None;
+    }
+    let source = section.required(
+        "second_source",
+        "this node's address on the second sync interface",
+    );
+    let source = source.and_then(|_| section.parsed("second_source", values::address));
+    let address = section.required("second_address", "the other node's address there");
+    let address = address.and_then(|_| section.parsed("second_address", values::address));
+    let (source, address) = (source?, address?);
+    check_ends(section.report(), peer, &source, &address);
+    Some(At {
+        place: source.place,
+        value: SyncLink {
+            source: source.value,
+            address: address.value,
+        },
+    })
+}
+
+fn check_ends(report: &Report<'_>, peer: &str, source: &At<IpAddr>, address: &At<IpAddr>) {
+    let (from, to) = (source.value, address.value);
+    report.check(
+        from.is_ipv4() == to.is_ipv4(),
+        address.place,
+        || format!("source {from} and address {to} are of different families"),
+        "use two IPv4 or two IPv6 addresses",
+    );
+    report.check(
+        from != to,
+        address.place,
+        || format!("peer \"{peer}\" has this node's own address"),
+        "use the other node's address",
+    );
+}
+
 fn read_peer(
     section: Section<'_>,
     others: &[At<PeerConfig>],
@@ -318,6 +359,7 @@ fn read_peer(
     let source = source.and_then(|_| section.parsed("source", values::address));
     let address = section.required("address", "the other node's address on the sync link");
     let address = address.and_then(|_| section.parsed("address", values::address));
+    let second = read_second(&section, name.as_ref().map_or("", |n| n.value.as_str()));
     let public_keys = section.list("public_keys", values::public_key);
     let (place, keys_place) = (section.place, section.place_of("public_keys"));
     section.finish();
@@ -327,26 +369,21 @@ fn read_peer(
         format!("vrf.{vrf}.peer.{}.public_keys", name.value),
         keys_place,
     );
-    let same_family = source.value.is_ipv4() == address.value.is_ipv4();
-    let what = || {
-        format!(
-            "source {} and address {} are of different families",
-            source.value, address.value
-        )
-    };
-    report.check(
-        same_family,
-        address.place,
-        what,
-        "use two IPv4 or two IPv6 addresses",
-    );
-    let what = || format!("peer \"{}\" has this node's own address", name.value);
-    report.check(
-        source.value != address.value,
-        address.place,
-        what,
-        "use the other node's address",
-    );
+    check_ends(report, &name.value, &source, &address);
+    if let Some(second) = &second {
+        let same = [second.value.source, second.value.address]
+            .iter()
+            .any(|end| [source.value, address.value].contains(end));
+        let what = || format!("both links to peer \"{}\" use the same address", name.value);
+        report.check(
+            !same,
+            second.place,
+            what,
+            "use addresses of the second sync interface",
+        );
+        let path = format!("vrf.{vrf}.peer.{}.second_source", name.value);
+        places.mark(report, path, second.place);
+    }
     for other in others {
         let what = || {
             format!(
@@ -380,6 +417,7 @@ fn read_peer(
             name: name.value,
             source: source.value,
             address: address.value,
+            second: second.map(|s| s.value),
             public_keys: public_keys.into_iter().map(|k| k.value).collect(),
         },
         place,

@@ -21,7 +21,7 @@ use crate::machine;
 use crate::plan::{Plan, PlanInput, PlanPort};
 use crate::secure::SecureNet;
 use crate::secure::keys::Keyring;
-use crate::socket::{SyncNet, SyncSettings};
+use crate::socket::{SecondInterface, SyncNet, SyncSettings};
 
 /// Descriptors of each queue.
 const DESCRIPTORS: u16 = 512;
@@ -192,6 +192,7 @@ fn peer_index(peers: &mut Vec<SyncPeer>, peer: &crate::config::PeerConfig) -> u8
             name: peer.name.clone(),
             source: peer.source,
             address: peer.address,
+            second: peer.second,
         });
         peers.len() - 1
     });
@@ -204,11 +205,26 @@ pub(super) fn open_sockets(
     sync: &SyncConfig,
     keys: Option<&Arc<Keyring>>,
 ) -> Result<Vec<SecureNet<SyncNet>>, StartError> {
+    let second = config.sync.as_ref().and_then(|s| s.second_interface.clone());
     let settings = SyncSettings {
         interface: config.sync.as_ref().map(|s| s.interface.clone()),
+        second: second.map(|interface| SecondInterface {
+            interface,
+            sources: sync
+                .peers
+                .iter()
+                .filter_map(|p| p.second)
+                .map(|l| l.source)
+                .collect(),
+        }),
         port: config.sync.as_ref().map_or(0, |s| s.port),
     };
-    let addresses: Vec<IpAddr> = sync.peers.iter().map(|p| p.source).collect();
+    let addresses: Vec<IpAddr> = sync
+        .peers
+        .iter()
+        .flat_map(SyncPeer::links)
+        .map(|l| l.source)
+        .collect();
     let mut nets = vec![SyncNet::listener(settings.clone(), &addresses)?];
     nets.resize_with(usize::from(sync.events), || SyncNet::connector(settings.clone()));
     let protect = |net| SecureNet::new(net, keys.cloned());

@@ -266,6 +266,8 @@ fn lane_row(
         status,
         security,
         incarnation: client.incarnation,
+        link: client.link,
+        link_changes: client.link_changes,
         reconnects: client.reconnects,
         last_down: client.last_down.clone().unwrap_or_default(),
         sent: client.records_sent,

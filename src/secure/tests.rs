@@ -542,6 +542,7 @@ fn over_loopback(
         .port();
     let settings = SyncSettings {
         interface: None,
+        second: None,
         port,
     };
     let listener = SyncNet::listener(settings.clone(), &[RIGHT]).unwrap();

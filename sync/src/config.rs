@@ -1,6 +1,7 @@
 //! What an event thread is told at start: who the peers are, which VRFs they share, and the timings.
 //! Built once from the configuration by the process that starts the threads; the same copy for every thread.
 
+use core::iter;
 use core::net::IpAddr;
 use core::time::Duration;
 
@@ -25,7 +26,7 @@ pub struct SyncConfig {
     pub workers: u16,
     /// Event threads E of this node, at most 64: also its number of lanes to each peer.
     pub events: u16,
-    /// Remote nodes; peers of several VRFs with equal (source, address) are one entry. At most 255.
+    /// Remote nodes; peers of several VRFs with equal addresses are one entry. At most 255.
     pub peers: Vec<SyncPeer>,
     /// All VRFs of this node; the index is the [`VrfId`].
     pub vrfs: Vec<SyncVrf>,
@@ -42,6 +43,28 @@ pub struct SyncPeer {
     pub source: IpAddr,
     /// Its address.
     pub address: IpAddr,
+    /// Another way to it, for the connections that the first one doesn't carry.
+    pub second: Option<SyncLink>,
+}
+
+/// Both addresses of connections to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SyncLink {
+    /// Ours.
+    pub source: IpAddr,
+    /// The peer's.
+    pub address: IpAddr,
+}
+
+impl SyncPeer {
+    /// The ways to it, the first one first.
+    pub fn links(&self) -> impl Iterator<Item = SyncLink> {
+        let first = SyncLink {
+            source: self.source,
+            address: self.address,
+        };
+        iter::once(first).chain(self.second)
+    }
 }
 
 /// A VRF as replication sees it.

@@ -109,12 +109,12 @@ impl<W: Wire> Door<W> {
     }
 }
 
-/// A peer is known by both addresses of the connection.
+/// A peer is known by both addresses of the connection.
 fn peer_of<W>(config: &SyncConfig, incoming: &Incoming<W>) -> Option<u8> {
-    let at = config
-        .peers
-        .iter()
-        .position(|p| p.source == incoming.local && p.address == incoming.remote);
+    let at = config.peers.iter().position(|p| {
+        p.links()
+            .any(|link| (link.source, link.address) == (incoming.local, incoming.remote))
+    });
     at.and_then(|n| u8::try_from(n).ok())
 }
 

@@ -16,7 +16,6 @@ mod answers;
 mod drain;
 mod report;
 
-use core::net::IpAddr;
 use std::collections::VecDeque;
 
 use dataplane::delta::{LaneTag, SlotRef};
@@ -28,7 +27,7 @@ use self::drain::Drains;
 use self::report::Past;
 use crate::board::PeerVrf;
 use crate::cause::Cause;
-use crate::config::{CONTROL_LANE, SyncConfig};
+use crate::config::{CONTROL_LANE, SyncConfig, SyncLink};
 use crate::conn::Conn;
 use crate::export::Export;
 use crate::hello::Preface;
@@ -43,8 +42,10 @@ use crate::wire::{Net, Wire};
 #[derive(Debug)]
 pub(crate) struct Lane<W> {
     tag: LaneTag,
-    source: IpAddr,
-    address: IpAddr,
+    /// The ways to the peer.
+    links: Vec<SyncLink>,
+    /// The one it is on, or tries next, by place.
+    link: usize,
     state: State<W>,
     /// Doublings of the pause before the next attempt.
     attempts: u32,
@@ -79,7 +80,6 @@ enum State<W> {
 impl<W: Wire> Lane<W> {
     /// A lane to `peer`, not yet connected.
     pub(crate) fn new(config: &SyncConfig, peer: u8, number: u8, incarnation: u32) -> Self {
-        let address = &config.peers[usize::from(peer)];
         let exports = (0u16..).zip(&config.vrfs).map(|(id, vrf)| {
             let slots = if vrf.has_peer(peer) && number != CONTROL_LANE {
                 vrf.slots
@@ -102,8 +102,8 @@ impl<W: Wire> Lane<W> {
                 lane: number,
                 incarnation,
             },
-            source: address.source,
-            address: address.address,
+            links: config.peers[usize::from(peer)].links().collect(),
+            link: 0,
             state: State::Down {
                 until: Instant::default(),
             },
@@ -216,6 +216,8 @@ impl<W: Wire> Lane<W> {
         // Jitter of up to half: lanes that died together must not come back together.
         let pause = pause / 2 + pause / 2 * (s.random() & 0xff) / 255;
         self.attempts += 1;
+        // The other link may carry what this one doesn't.
+        self.link = (self.link + 1) % self.links.len();
         let old = core::mem::replace(&mut self.state, State::Down { until: s.now + pause });
         self.report.last_down = Some(cause.name().to_owned());
         if let State::Up { conn, acked, .. } = old {

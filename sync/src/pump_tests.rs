@@ -337,6 +337,55 @@ fn a_silent_network_is_noticed_and_heartbeats_prevent_it() {
     cluster.until("synced again", 2_000, synced);
 }
 
+/// sync/PROTOCOL.md R-47.
+#[test]
+fn a_link_that_falls_silent_is_left_for_the_other_one_and_nothing_is_sent_anew() {
+    let mut cluster = Cluster::of_two_links(&[Shape::new(1, 2, 2), Shape::new(2, 2, 2)]);
+    cluster.nodes[0].set(MASTER.0, MASTER.1);
+    cluster.nodes[1].set(Role::Backup, Term::NONE);
+    (0..40).for_each(|n| cluster.nodes[0].put(n));
+    cluster.until("synced", 20_000, synced);
+    cluster.tick = Duration::from_millis(1);
+    let links = |c: &Cluster| -> Vec<(u8, u64)> {
+        let lanes = c
+            .nodes
+            .iter()
+            .flat_map(|n| n.pumps.iter().flat_map(|p| p.report().clients));
+        lanes.map(|lane| (lane.link, lane.link_changes)).collect()
+    };
+    let all_on = |c: &Cluster, link| {
+        let up = c.nodes.iter().all(|node| {
+            let view = node.board.view(0, VRF, SLOTS);
+            (view.clients_up, view.locals_up) == (view.clients_total, view.locals_total)
+        });
+        up && links(c).iter().all(|lane| lane.0 == link)
+    };
+    assert!(all_on(&cluster, 1) && links(&cluster).iter().all(|lane| lane.1 == 0));
+    for (silent, other, changes) in [(0, 2, 1), (1, 1, 2)] {
+        cluster.fabric.borrow_mut().silent[silent] = true;
+        // What is said meanwhile is told over the other link.
+        (0..10).for_each(|n| cluster.nodes[0].put(1_000 * u32::from(other) + n));
+        cluster.until("on the other link", 8_000, |c| all_on(c, other) && synced(c));
+        assert!(links(&cluster).iter().all(|lane| lane.1 == changes));
+        cluster.fabric.borrow_mut().silent[silent] = false;
+        cluster.run(3_000);
+        assert!(all_on(&cluster, other), "a link that works is stayed on");
+    }
+    assert_eq!(cluster.nodes[1].table().len(), 60);
+}
+
+/// sync/PROTOCOL.md R-47.
+#[test]
+fn a_node_that_boots_finds_its_peer_over_the_second_link_alone() {
+    let mut cluster = Cluster::of_two_links(&[Shape::new(1, 1, 1), Shape::new(2, 1, 1)]);
+    cluster.fabric.borrow_mut().silent[0] = true;
+    cluster.nodes[0].set(MASTER.0, MASTER.1);
+    cluster.nodes[1].set(Role::Backup, Term::NONE);
+    cluster.nodes[0].put(1);
+    cluster.tick = Duration::from_millis(1);
+    cluster.until("synced", 10_000, synced);
+}
+
 /// sync/PROTOCOL.md R-17.
 #[test]
 fn a_peer_that_does_not_read_costs_bounded_memory_and_is_dropped() {

@@ -51,6 +51,10 @@ pub struct ClientReport {
     pub status: String,
     /// Number of the connection.
     pub incarnation: u32,
+    /// Link of the connection or of the last one: 1 is the peer's first, 0 before there was any.
+    pub link: u8,
+    /// Connections that were made over another link than the one before.
+    pub link_changes: u64,
     /// Connections lost since start.
     pub reconnects: u64,
     /// Why the last connection ended.

@@ -20,10 +20,10 @@ use dataplane::time::Instant;
 use rtrb::RingBuffer;
 
 use self::fabric::Fabric;
-pub(crate) use self::fabric::{Plug, Socket, address};
+pub(crate) use self::fabric::{Plug, Socket, address, second_address};
 use self::worker::{Worker, put};
 use crate::board::Board;
-use crate::config::{SyncConfig, SyncPeer, SyncVrf, Timing};
+use crate::config::{SyncConfig, SyncLink, SyncPeer, SyncVrf, Timing};
 use crate::port::{Arrival, PumpEvent, PumpPorts};
 use crate::pump::Pump;
 use crate::role::{Decision, Desire, PeerView, RoleMachine};
@@ -81,6 +81,7 @@ pub(crate) fn config(shape: Shape, peers: &[u8]) -> SyncConfig {
                 name: format!("node{p}"),
                 source: own,
                 address: address(*p),
+                second: None,
             })
             .collect(),
         vrfs: vec![SyncVrf {
@@ -285,6 +286,24 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Nodes of these shapes, each the others' peer, all in fault.
     pub(crate) fn new(shapes: &[Shape]) -> Self {
+        Self::with(shapes, |_| {})
+    }
+
+    /// The same, over two links.
+    pub(crate) fn of_two_links(shapes: &[Shape]) -> Self {
+        Self::with(shapes, |config| {
+            let own = second_address(config.node_id);
+            for peer in &mut config.peers {
+                let node = shapes.iter().find(|shape| address(shape.id) == peer.address);
+                peer.second = node.map(|shape| SyncLink {
+                    source: own,
+                    address: second_address(shape.id),
+                });
+            }
+        })
+    }
+
+    fn with(shapes: &[Shape], change: impl Fn(&mut SyncConfig)) -> Self {
         let mut cluster = Self {
             fabric: Rc::new(RefCell::new(Fabric::new(700, 1 << 20))),
             nodes: Vec::new(),
@@ -293,7 +312,9 @@ impl Cluster {
         };
         for shape in shapes {
             let peers: Vec<u8> = shapes.iter().map(|s| s.id).filter(|id| *id != shape.id).collect();
-            let node = Node::new(&cluster.fabric, *shape, config(*shape, &peers));
+            let mut config = config(*shape, &peers);
+            change(&mut config);
+            let node = Node::new(&cluster.fabric, *shape, config);
             cluster.nodes.push(node);
         }
         cluster

@@ -424,6 +424,7 @@ impl Setup {
                 name: "peer1".to_owned(),
                 source: sync_address(node, self.sync_v6),
                 address: sync_address(3 - node, self.sync_v6),
+                second: None,
             }],
             vrfs: vrfs.collect(),
             timing: self.timing,

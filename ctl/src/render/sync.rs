@@ -104,6 +104,8 @@ fn lanes(rows: &[LaneRow]) -> String {
         "COALESCED",
         "BYTES",
         "UNSENT",
+        "LINK",
+        "LINK-CHANGES",
         "RECONNECTS",
         "LAST-DOWN",
     ];
@@ -128,6 +130,8 @@ fn lanes(rows: &[LaneRow]) -> String {
             row.coalesced.to_string(),
             row.bytes.to_string(),
             row.unsent_bytes.to_string(),
+            row.link.to_string(),
+            row.link_changes.to_string(),
             row.reconnects.to_string(),
             if row.last_down.is_empty() {
                 "-".to_owned()

@@ -259,6 +259,8 @@ fn the_overview_has_a_tree_of_vrfs_a_table_of_lanes_and_one_of_refusals() {
             status: ConnectionStatus::Down,
             security: LaneSecurity::None,
             incarnation: 5,
+            link: 2,
+            link_changes: 1,
             reconnects: 1,
             last_down: "silent".into(),
             sent: 10,
@@ -320,8 +322,8 @@ show-sync
         silent 1
         ..
     ..
-LANE    PEER   STATUS  SECURITY  SENT  APPLIED  LAG  LAG-MS  CREDIT  ABANDONED  REFUSED  COALESCED  BYTES  UNSENT  RECONNECTS  LAST-DOWN
-event0  peer1  down    none      10    8        0    0       90      2          3        6          400    0       1           silent
+LANE    PEER   STATUS  SECURITY  SENT  APPLIED  LAG  LAG-MS  CREDIT  ABANDONED  REFUSED  COALESCED  BYTES  UNSENT  LINK  LINK-CHANGES  RECONNECTS  LAST-DOWN
+event0  peer1  down    none      10    8        0    0       90      2          3        6          400    0       2     1             1           silent
 INCOMING  FROM                       REFUSED
 event0    peer1/event0,peer2/event2  stale 1, no-pool 5
 event1    -                          -

@@ -375,6 +375,27 @@ fn pools_and_sync() -> Vec<Case> {
              or reach them; use a kernel interface that no port owns",
         ),
         (
+            "interface = \"sync0\"",
+            "interface = \"sync0\"\nsecond_interface = \"sync0\"",
+            "67:20: both links would fail together: second_interface is interface; use another kernel interface",
+        ),
+        (
+            "interface = \"sync0\"",
+            "interface = \"sync0\"\nsecond_interface = \"lan0\"",
+            "67:20: sync interface \"lan0\" is the fast-path port \"lan0\": user traffic could delay the lanes, \
+             or reach them; use a kernel interface that no port owns",
+        ),
+        (
+            "address = \"10.150.0.2\"",
+            "address = \"10.150.0.2\"\nsecond_source = \"10.151.0.1\"\nsecond_address = \"10.151.0.2\"",
+            "56:1: a peer has a second link, and no interface for it; add second_interface to [sync]",
+        ),
+        (
+            "address = \"10.150.0.2\"",
+            "address = \"10.150.0.2\"\nsecond_source = \"10.151.0.1\"",
+            "56:1: [[vrf.ha_fp_conntrack.peer]] has no second_address; add second_address = the other node's address there",
+        ),
+        (
             "security = \"none\"",
             "",
             "65:1: [sync] doesn't say how lanes are protected; \

@@ -389,6 +389,46 @@ fn what_the_machine_lacks_is_located() {
 }
 
 #[test]
+fn a_second_link_is_looked_for_on_its_own_interface() {
+    let text = BASE
+        .replace(
+            "interface = \"sync0\"",
+            "interface = \"sync0\"\nsecond_interface = \"sync1\"",
+        )
+        .replace(
+            "address = \"10.150.0.2\"",
+            "address = \"10.150.0.2\"\nsecond_source = \"10.151.0.1\"\nsecond_address = \"10.151.0.2\"",
+        );
+    let config = load("f", &text, &[]).unwrap_or_else(|f| panic!("{f}"));
+    let links: Vec<String> = config.vrfs[0].peers[0]
+        .links()
+        .map(|link| format!("{} {}", link.source, link.address))
+        .collect();
+    assert_eq!(links, ["10.150.0.1 10.150.0.2", "10.151.0.1 10.151.0.2"]);
+    let found = |interfaces: &[(&'static str, &'static str)]| -> Vec<String> {
+        let machine = Made {
+            interfaces: interfaces.to_vec(),
+            addresses: vec![IpAddr::from([10, 150, 0, 1])],
+            cores: vec![0],
+        };
+        let faults = check_host(&config, &machine);
+        let sync = faults.iter().filter(|f| f.what.contains("sync"));
+        sync.map(|f| f.what.clone()).collect()
+    };
+    assert_eq!(
+        found(&[("", "sync0"), ("", "sync1")]),
+        ["second_source 10.151.0.1 is not an address of \"sync1\""]
+    );
+    assert_eq!(found(&[("", "sync0")]), ["there is no sync interface \"sync1\""]);
+    let twice = text.replace("second_address = \"10.151.0.2\"", "second_address = \"10.150.0.2\"");
+    let fault = load("f", &twice, &[]).unwrap_err().to_string();
+    assert_eq!(
+        fault,
+        "f:60:17: both links to peer \"peer1\" use the same address; use addresses of the second sync interface"
+    );
+}
+
+#[test]
 fn a_missing_namespace_or_kernel_vrf_is_one_fault() {
     let machine = Made {
         interfaces: vec![("", "sync0")],

@@ -2,6 +2,7 @@
 
 use super::{Lane, State};
 use crate::cause::Cause;
+use crate::config::SyncLink;
 use crate::conn::Conn;
 use crate::hello::{
     Answer, FEATURES, Hello, MAGIC_ANSWER, Preface, PrefaceError, VERSIONS, decode_answer, encode_hello,
@@ -12,12 +13,11 @@ use crate::shared::Shared;
 use crate::wire::{Net, Wire};
 
 impl<W: Wire> Lane<W> {
-    /// Begins a connection, with an incarnation of its own.
+    /// Begins a connection over the link whose turn it is, with an incarnation of its own.
     pub(super) fn connect(&mut self, s: &mut Shared, net: &mut impl Net<Wire = W>) -> Result<usize, Cause> {
         self.tag.incarnation = self.tag.incarnation.wrapping_add(1).max(1);
-        let wire = net
-            .connect(self.source, self.address)
-            .ok_or(Cause::ConnectFailed)?;
+        let SyncLink { source, address } = self.links[self.link];
+        let wire = net.connect(source, address).ok_or(Cause::ConnectFailed)?;
         let conn = Box::new(Conn::new(wire, &encode_hello(&self.hello(s)), true, s.now));
         self.state = State::Greeting {
             conn,
@@ -76,6 +76,11 @@ impl<W: Wire> Lane<W> {
             acked: 0,
         };
         self.attempts = 0;
+        let link = link_number(self.link);
+        if self.report.link != link {
+            self.report.link_changes += u64::from(self.report.link != 0);
+            self.report.link = link;
+        }
         s.changed = true;
         s.tell(PumpEvent::LaneUp {
             peer: self.tag.peer,
@@ -83,6 +88,11 @@ impl<W: Wire> Lane<W> {
             end: End::Client,
         });
     }
+}
+
+/// As operators count them: 1 is the first.
+fn link_number(link: usize) -> u8 {
+    u8::try_from(link + 1).unwrap_or(u8::MAX)
 }
 
 fn judge(answer: &Answer, own: u8) -> Result<(), Cause> {

@@ -20,6 +20,8 @@ pub(crate) struct Fabric {
     pub(crate) fuse: Option<usize>,
     /// Nothing can be connected.
     pub(crate) down: bool,
+    /// Links that carry nothing, without a word: the first and the second one.
+    pub(crate) silent: [bool; 2],
     /// What every stream finds wrong from now on.
     pub(crate) breach: Option<Breach>,
     pub(crate) carried: usize,
@@ -27,6 +29,7 @@ pub(crate) struct Fabric {
 
 #[derive(Debug, Default)]
 struct Pipe {
+    link: usize,
     bytes: VecDeque<u8>,
     closed: bool,
     broken: bool,
@@ -77,6 +80,9 @@ impl Wire for Plug {
         if fabric.breach.is_some() {
             return Io::Failed;
         }
+        if fabric.silent[fabric.pipes[self.from].link] {
+            return Io::Wait;
+        }
         let chunk = fabric.chunk;
         let pipe = &mut fabric.pipes[self.from];
         let n = pipe.bytes.len().min(buffer.len()).min(chunk);
@@ -117,14 +123,15 @@ impl Fabric {
 #[derive(Debug, Clone)]
 pub(crate) struct Socket {
     pub(crate) fabric: Rc<RefCell<Fabric>>,
-    address: IpAddr,
+    /// By link.
+    addresses: [IpAddr; 2],
 }
 
 impl Socket {
     pub(crate) fn new(fabric: &Rc<RefCell<Fabric>>, node: u8) -> Self {
         Self {
             fabric: Rc::clone(fabric),
-            address: address(node),
+            addresses: [address(node), second_address(node)],
         }
     }
 }
@@ -138,7 +145,12 @@ impl Net for Socket {
             return None;
         }
         let to = fabric.pipes.len();
-        fabric.pipes.extend([Pipe::default(), Pipe::default()]);
+        let link = usize::from(source != self.addresses[0]);
+        let pipe = || Pipe {
+            link,
+            ..Pipe::default()
+        };
+        fabric.pipes.extend([pipe(), pipe()]);
         fabric.waiting.entry(address).or_default().push_back((to, source));
         Some(Plug {
             fabric: Rc::clone(&self.fabric),
@@ -148,25 +160,26 @@ impl Net for Socket {
     }
 
     fn accept(&mut self) -> Option<Incoming<Plug>> {
-        let (pipe, remote) = self
-            .fabric
-            .borrow_mut()
-            .waiting
-            .get_mut(&self.address)?
-            .pop_front()?;
+        let (local, (pipe, remote)) = {
+            let mut fabric = self.fabric.borrow_mut();
+            let silent = fabric.silent;
+            let mut heard = self.addresses.iter().zip(silent).filter(|(_, silent)| !silent);
+            heard.find_map(|(address, _)| Some((*address, fabric.waiting.get_mut(address)?.pop_front()?)))?
+        };
         let wire = Plug {
             fabric: Rc::clone(&self.fabric),
             to: pipe + 1,
             from: pipe,
         };
-        Some(Incoming {
-            wire,
-            local: self.address,
-            remote,
-        })
+        Some(Incoming { wire, local, remote })
     }
 }
 
 pub(crate) fn address(node: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, node).into()
+}
+
+/// On the second link.
+pub(crate) fn second_address(node: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 1, node).into()
 }
