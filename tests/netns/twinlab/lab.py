@@ -90,7 +90,7 @@ class Lab:
             record = {"clients": clients, "settings": list(settings), "owner": owner,
                       "owner_start_time": start_time(owner) if owner else None}
             (self.directory / "lab.json").write_text(json.dumps(record), encoding="ascii")
-            self.topology.up(clients, routed=bool(self.routers))
+            self.topology.up(clients, routed=bool(self.routers), second_sync=knobs["node1"].second_sync)
             for node in self.nodes.values():
                 node.directory.mkdir()
             for place in self.nodes:
@@ -228,7 +228,7 @@ def arguments(words):
     commands.add_parser("down", help="remove everything of this lab")
     for name, words_help in (("cut", "take a link away"), ("heal", "give it back")):
         link = commands.add_parser(name, help=words_help)
-        link.add_argument("link", help="lan, wan, sync, or a cable such as lan1, wan2, sync1")
+        link.add_argument("link", help="lan, wan, sync, second, or a cable such as lan1, wan2, sync1")
         if name == "cut":
             link.add_argument("--silent", action="store_true", help="lose frames instead of the carrier")
     for name, words_help in (("kill", "kill -9"), ("start", "start what doesn't run"), ("stop", "orderly stop")):

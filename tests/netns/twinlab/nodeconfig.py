@@ -7,7 +7,7 @@ two real boxes differ: name, id, own addresses, preferred role, threads.
 from dataclasses import dataclass, fields, replace
 
 from .shell import LabError
-from .topology import LAN_GATEWAY, LAN_GATEWAY6, NODE_ADDRESSES, WAN_GATEWAY, WAN_GATEWAY6
+from .topology import LAN_GATEWAY, LAN_GATEWAY6, NODE_ADDRESSES, SECOND_ADDRESSES, WAN_GATEWAY, WAN_GATEWAY6
 
 SYNC_PORT = 7610
 VRID = 51
@@ -29,6 +29,7 @@ class Knobs:
     delta_ring_entries: int = 4096
     slots: int = 256
     sync_family: int = 4
+    second_sync: bool = False  # another sync link; of the whole lab
     security: str = "none"  # or "tls": each node then gets a key pair
     ha: str = "static"  # or "vrrp": a keepalived in each node, which decides
     state: str = ""  # empty: node1 master, node2 backup; static only
@@ -87,6 +88,13 @@ def sync_addresses(node, family):
     return tuple(NODE_ADDRESSES[which]["sync0"][index].split("/")[0] for which in (node, other))
 
 
+def second_link(node):
+    """What the file says of it: of the peer, and of [sync]."""
+    other = "node2" if node == "node1" else "node1"
+    return (f'second_source = "{SECOND_ADDRESSES[node]}"\nsecond_address = "{SECOND_ADDRESSES[other]}"\n',
+            'second_interface = "sync1"\n')
+
+
 def device(index, interface, knobs, queues):
     """The vdev of a port. The rings are as large as they are because bursts overran the default ones."""
     return (f"net_af_packet{index},iface={interface},blocksz=65536,framesz=2048,framecnt={knobs.framecnt},"
@@ -125,6 +133,7 @@ def toml(node, name, knobs, syslog, private_key=None, public_keys=(), directory=
     own_key = f'private_key = "{private_key}"\n' if private_key else ""
     queues = knobs.rx_queues or knobs.workers
     source, address = sync_addresses(node, knobs.sync_family)
+    second_ends, second_interface = second_link(node) if knobs.second_sync else ("", "")
     return f"""\
 # A lab node. Written by the lab; see the project's README for what each key means.
 [node]
@@ -224,7 +233,7 @@ listen_ha_group = "group1"
 name = "peer1"
 source = "{source}"
 address = "{address}"
-{peer_keys}
+{second_ends}{peer_keys}
 [[ha_group]]
 name = "group1"
 {driver(node, knobs)}
@@ -238,7 +247,7 @@ virtual_addresses = [
 {keepalived(knobs, directory)}
 [sync]
 interface = "sync0"
-port = {SYNC_PORT}
+{second_interface}port = {SYNC_PORT}
 security = "{knobs.security}"
 {own_key}boot_wait_ms = {knobs.boot_wait_ms}
 

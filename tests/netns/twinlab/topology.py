@@ -48,6 +48,12 @@ CABLES = {
     "sync2": ("sync", "node2", "sync0", "02:00:96:00:00:02"),
 }
 BRIDGES = ("lan", "wan", "sync")
+# Where the nodes have a second sync link.
+SECOND_CABLES = {
+    "second1": ("second", "node1", "sync1", "02:00:97:00:00:01"),
+    "second2": ("second", "node2", "sync1", "02:00:97:00:00:02"),
+}
+SECOND_ADDRESSES = {"node1": "10.151.0.1", "node2": "10.151.0.2"}
 CARRIES_WITHIN_S = 30
 PLACES = ("client", "node1", "node2", "server", "fabric")
 
@@ -144,7 +150,8 @@ class Topology:
     @property
     def cables(self):
         """Every cable of this lab."""
-        return ROUTED_CABLES if os.path.exists(f"/run/netns/{self.namespace(ROUTERS[0])}") else CABLES
+        cables = ROUTED_CABLES if os.path.exists(f"/run/netns/{self.namespace(ROUTERS[0])}") else CABLES
+        return cables | SECOND_CABLES if "second1" in self._interfaces("fabric") else cables
 
     def inside(self, place, *words):
         """The words of a command that runs `words` at a place."""
@@ -152,23 +159,26 @@ class Topology:
 
     # -- birth
 
-    def up(self, clients, pool_on_link=True, routed=False):
+    def up(self, clients, pool_on_link=True, routed=False, second_sync=False):
         """Creates everything. `clients` is the number of client addresses per family."""
         for place in (*PLACES, *ROUTERS) if routed else PLACES:
             run("ip", "netns", "add", self.namespace(place))
             self._sysctl(place, {"net.ipv6.conf.all.disable_ipv6": 1} if place == "fabric" else SYSCTLS)
             self.ip(place, ["link set lo up"])
-        bridges = (*BRIDGES, "core") if routed else BRIDGES
+        cables = (ROUTED_CABLES if routed else CABLES) | (SECOND_CABLES if second_sync else {})
+        bridges = dict.fromkeys(cable[0] for cable in cables.values())
         run(*in_namespace(self.namespace("fabric"), "sh", "-e", "-c", BRIDGE_FILTERS))
         self.ip("fabric", [f"link add {bridge} type bridge stp_state 0 mcast_snooping 0" for bridge in bridges]
                  + [f"link set {bridge} up" for bridge in bridges])
-        for port, cable in self.cables.items():
+        for port, cable in cables.items():
             self.plug(port, *cable)
-        self.wait_carrying(self.cables)
+        self.wait_carrying(cables)
         for node, interfaces in NODE_ADDRESSES.items():
             self.ip(node, [f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "")
                             for interface, addresses in interfaces.items() for address in addresses])
             run(*in_namespace(self.namespace(node), "nft", "-f", "-"), stdin=NODE_FILTER)
+        for node, address in SECOND_ADDRESSES.items() if second_sync else ():
+            self.ip(node, [f"addr add {address}/24 dev sync1"])
         self._address_client(clients)
         if routed:
             self._address_routed()

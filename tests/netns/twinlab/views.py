@@ -53,6 +53,12 @@ def lanes_down(node):
     return all(client["connection_status"] != "established" for client in peer(node)["clients"])
 
 
+def lane_links(node):
+    """Of each lane to the peer whether it is up, the link it is or was on, and how often that has changed."""
+    rows = node.ctl("show", "sync")["lanes"]
+    return [(row["status"] == "established", row["link"], row["link_changes"]) for row in rows]
+
+
 def in_sync(node):
     """Whether every slot towards the peer is verified and streaming (asked of the active node)."""
     slots = peer(node)["slots"]
