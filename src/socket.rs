@@ -20,6 +20,9 @@ const BACKLOG: i32 = 128;
 /// Unsent bytes the kernel takes: what it has not taken can still be folded together by the workers.
 const UNSENT_MAX_BYTES: u32 = 128 * 1024;
 
+/// Priority of the packets in this node's own queues: the highest that needs no privilege (socket(7), `SO_PRIORITY`).
+const PRIORITY: u32 = 6;
+
 /// How long the kernel tries to deliver sent bytes. Heartbeats notice a dead peer earlier; this ends what they
 /// can't see, a peer whose kernel is gone while its acknowledgements are outstanding.
 const DELIVERY_MAX: Duration = Duration::from_secs(10);
@@ -33,6 +36,8 @@ pub struct SyncSettings {
     pub second: Option<SecondInterface>,
     /// TCP port of local nodes, the same on all nodes.
     pub port: u16,
+    /// Code point of the packets (RFC 2474), below 64.
+    pub dscp: u8,
 }
 
 /// The kernel interface of second links.
@@ -101,8 +106,8 @@ impl SyncNet {
             if net.listeners.iter().all(|l| l.address != *address) {
                 let interface = net.settings.interface_of(*address);
                 let at = end(*address, net.settings.port, interface);
-                let socket =
-                    listen(at, interface).map_err(|source| SocketError::Listen { address: at, source })?;
+                let socket = listen(at, interface, net.settings.dscp)
+                    .map_err(|source| SocketError::Listen { address: at, source })?;
                 net.listeners.push(Listener {
                     socket,
                     address: *address,
@@ -119,7 +124,7 @@ impl SyncNet {
             end(address, self.settings.port, interface),
         );
         let socket = socket(to, interface)?;
-        prepare(&socket)?;
+        prepare(&socket, &to, self.settings.dscp)?;
         socket.bind(&from.into())?;
         match socket.connect(&to.into()) {
             Err(error) if !is_under_way(&error) => Err(error),
@@ -128,8 +133,9 @@ impl SyncNet {
     }
 }
 
-fn listen(at: SocketAddr, interface: Option<&str>) -> io::Result<Socket> {
+fn listen(at: SocketAddr, interface: Option<&str>, dscp: u8) -> io::Result<Socket> {
     let socket = socket(at, interface)?;
+    mark(&socket, &at, dscp)?;
     socket.set_reuse_address(true)?;
     // The address may come later than the process, or be a tentative IPv6 one.
     if at.is_ipv4() {
@@ -177,17 +183,16 @@ impl Net for SyncNet {
             let Ok((socket, remote)) = listener.socket.accept() else {
                 continue;
             };
-            let remote = remote.as_socket().map(|at| at.ip());
-            if let Some(remote) = remote
+            if let Some(at) = remote.as_socket()
                 && socket
                     .set_nonblocking(true)
-                    .and_then(|()| prepare(&socket))
+                    .and_then(|()| prepare(&socket, &at, self.settings.dscp))
                     .is_ok()
             {
                 return Some(Incoming {
                     wire: SyncWire(socket),
                     local: listener.address,
-                    remote,
+                    remote: at.ip(),
                 });
             }
         }
@@ -224,7 +229,8 @@ fn is_under_way(error: &io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::EINPROGRESS)
 }
 
-fn prepare(socket: &Socket) -> io::Result<()> {
+fn prepare(socket: &Socket, remote: &SocketAddr, dscp: u8) -> io::Result<()> {
+    mark(socket, remote, dscp)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(UNSENT_MAX_BYTES)?;
     socket.set_tcp_user_timeout(Some(DELIVERY_MAX))?;
@@ -232,6 +238,17 @@ fn prepare(socket: &Socket) -> io::Result<()> {
         .with_time(DELIVERY_MAX / 2)
         .with_interval(DELIVERY_MAX / 5);
     socket.set_tcp_keepalive(&keepalive)
+}
+
+/// The code point, and then the priority: the kernel derives one from an IPv4 code point, and nothing from the others.
+fn mark(socket: &Socket, end: &SocketAddr, dscp: u8) -> io::Result<()> {
+    let octet = u32::from(dscp) << 2;
+    if end.is_ipv4() {
+        socket.set_tos_v4(octet)?;
+    } else {
+        socket.set_tclass_v6(octet)?;
+    }
+    socket.set_priority(PRIORITY)
 }
 
 /// Index of an interface of this thread's network namespace that has an IPv6 address, from the kernel's list
@@ -278,6 +295,7 @@ mod tests {
             interface: None,
             second: None,
             port,
+            dscp: DSCP,
         }
     }
 
@@ -292,12 +310,27 @@ mod tests {
         )
     }
 
+    const DSCP: u8 = 48;
+
+    fn assert_marked(wire: &SyncWire) {
+        let remote = wire.0.peer_addr().unwrap().as_socket().unwrap();
+        let octet = if remote.is_ipv4() {
+            wire.0.tos_v4()
+        } else {
+            wire.0.tclass_v6()
+        };
+        assert_eq!(octet.unwrap(), u32::from(DSCP) << 2);
+        assert_eq!(wire.0.priority().unwrap(), PRIORITY);
+    }
+
     fn exchange(ours: IpAddr, theirs: IpAddr) {
         let (mut server, port) = listening(theirs);
         let mut client = SyncNet::connector(settings(port));
         let mut wire = client.connect(ours, theirs).unwrap();
         let mut incoming = eventually("accepted", || server.accept());
         assert_eq!((incoming.local, incoming.remote), (theirs, ours));
+        assert_marked(&wire);
+        assert_marked(&incoming.wire);
         eventually("sent", || (wire.send(b"hello") == Io::Done(5)).then_some(()));
         let mut buffer = [0; 16];
         let got = eventually("received", || match incoming.wire.recv(&mut buffer) {
@@ -348,6 +381,7 @@ mod tests {
             interface: Some("no-such-if".to_owned()),
             second: None,
             port: 0,
+            dscp: DSCP,
         };
         assert!(SyncNet::listener(settings, &["127.0.0.8".parse().unwrap()]).is_err());
     }

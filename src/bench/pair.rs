@@ -68,6 +68,7 @@ impl Side {
             interface: None,
             second: None,
             port,
+            dscp: 48,
         };
         let own = IpAddr::V4(ADDRESSES[usize::from(id) - 1]);
         let net = SyncNet::listener(settings, &[own])?;

@@ -77,6 +77,7 @@ fn lane(keys: [Option<Arc<Keyring>>; 2]) -> anyhow::Result<Lane> {
         interface: None,
         second: None,
         port: free_port()?,
+        dscp: 48,
     };
     let [client, server] = keys;
     let mut server = SecureNet::new(SyncNet::listener(settings.clone(), &[ADDRESSES[1]])?, server);

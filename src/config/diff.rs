@@ -309,6 +309,7 @@ fn flatten(config: &Config) -> Settings {
     put(&mut s, "keepalived.restart_grace_s".into(), k.restart_grace_s);
     put(&mut s, "keepalived.realtime_priority".into(), k.realtime_priority);
     if let Some(sync) = &config.sync {
+        put(&mut s, "sync.dscp".into(), sync.dscp);
         put(&mut s, "sync.interface".into(), &sync.interface);
         put(
             &mut s,

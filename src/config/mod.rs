@@ -255,6 +255,8 @@ pub struct SyncConfig {
     pub second_interface: Option<String>,
     /// TCP port of the local node.
     pub port: u16,
+    /// Code point of the lanes' packets.
+    pub dscp: u8,
     /// Protection of the lanes.
     pub security: Security,
     /// File of this node's private key; present when lanes are protected.

@@ -14,6 +14,8 @@ use super::{DataplaneConfig, LogConfig, NodeConfig, Places, Security, SyncConfig
 const THREADS_MAX: u16 = 64;
 /// TCP port of the local node, unless configured.
 const SYNC_PORT: u16 = 7610;
+/// Code point of the lanes' packets, unless configured: CS6, network control (RFC 4594 section 3.1).
+const SYNC_DSCP: u8 = 48;
 /// Where the lines about port blocks go, unless configured.
 const SYSLOG: &str = "/dev/log";
 
@@ -170,6 +172,7 @@ pub(super) fn read_sync(root: &Section<'_>, places: &mut Places) -> Option<SyncR
         interface: interface.map_or(String::new(), |i| i.value.to_owned()),
         second_interface: second.map(|i| i.value.to_owned()),
         port: section.number("port", 1..=65_535, SYNC_PORT),
+        dscp: section.number("dscp", 0..=63, SYNC_DSCP),
         security,
         private_key: private_key.map(|k| k.value),
         boot_wait_ms: section.number("boot_wait_ms", 0..=600_000, 3_000),

@@ -218,6 +218,7 @@ pub(super) fn open_sockets(
                 .collect(),
         }),
         port: config.sync.as_ref().map_or(0, |s| s.port),
+        dscp: config.sync.as_ref().map_or(0, |s| s.dscp),
     };
     let addresses: Vec<IpAddr> = sync
         .peers

@@ -544,6 +544,7 @@ fn over_loopback(
         interface: None,
         second: None,
         port,
+        dscp: 48,
     };
     let listener = SyncNet::listener(settings.clone(), &[RIGHT]).unwrap();
     let mut server = SecureNet::new(listener, Some(right));

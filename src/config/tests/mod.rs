@@ -267,6 +267,7 @@ fn defaults_are_those_of_the_example() {
         "in_doubt",
         "source = [",
         "port = 7610",
+        "dscp",
         "boot_wait",
         "syslog",
         "level",
@@ -420,7 +421,10 @@ fn a_second_link_is_looked_for_on_its_own_interface() {
         ["second_source 10.151.0.1 is not an address of \"sync1\""]
     );
     assert_eq!(found(&[("", "sync0")]), ["there is no sync interface \"sync1\""]);
-    let twice = text.replace("second_address = \"10.151.0.2\"", "second_address = \"10.150.0.2\"");
+    let twice = text.replace(
+        "second_address = \"10.151.0.2\"",
+        "second_address = \"10.150.0.2\"",
+    );
     let fault = load("f", &twice, &[]).unwrap_err().to_string();
     assert_eq!(
         fault,
