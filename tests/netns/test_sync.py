@@ -94,6 +94,25 @@ class TestLink(LabCase):
         wait_equal(self.lab, at_least=150)
 
 
+    def test_links_of_the_smallest_and_of_the_largest_mtu_carry_a_resync(self):
+        """1280 bytes, IPv6's least, and 9000; and one of each, as long as somebody has forgotten the other end."""
+        self.traffic.server()
+        self.open_sessions(self.clients)
+        count = self.clients
+        for mtus in ((1280, 1280), (9000, 9000), (1280, 9000)):
+            with self.subTest(mtus=mtus):
+                self.lab.topology.cut("sync")
+                wait_until("the lanes are seen to be down", lambda: views.lanes_down(self.node1), 20)
+                self.lab.topology.ip("fabric", [f"link set {port} mtu 9000" for port in ("sync1", "sync2", "sync")])
+                for node, mtu in zip(self.lab.nodes, mtus):
+                    self.lab.topology.ip(node, [f"link set sync0 mtu {mtu}"])
+                self.open_sessions(50)
+                count += 50
+                self.lab.topology.heal("sync")
+                wait_in_sync(self.lab, "node1")
+                wait_equal(self.lab, at_least=count)
+
+
 class TestInsults(LabCase):
     """Bytes that no peer would send."""
 
