@@ -320,6 +320,7 @@ fn flatten(config: &Config) -> Settings {
         put(&mut s, "sync.security".into(), lower(&sync.security));
         let key = sync.private_key.as_deref().unwrap_or("none");
         put(&mut s, "sync.private_key".into(), key);
+        put(&mut s, "sync.dead_after_ms".into(), sync.dead_after_ms);
         put(&mut s, "sync.boot_wait_ms".into(), sync.boot_wait_ms);
     }
     let syslog = match &config.log.syslog {

@@ -261,6 +261,8 @@ pub struct SyncConfig {
     pub security: Security,
     /// File of this node's private key; present when lanes are protected.
     pub private_key: Option<String>,
+    /// Silence after which a lane counts as dead, in milliseconds.
+    pub dead_after_ms: u32,
     /// How long a booting node waits for a peer that doesn't answer, in milliseconds.
     pub boot_wait_ms: u32,
 }

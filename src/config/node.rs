@@ -175,6 +175,7 @@ pub(super) fn read_sync(root: &Section<'_>, places: &mut Places) -> Option<SyncR
         dscp: section.number("dscp", 0..=63, SYNC_DSCP),
         security,
         private_key: private_key.map(|k| k.value),
+        dead_after_ms: section.number("dead_after_ms", 50..=60_000, 1_000),
         boot_wait_ms: section.number("boot_wait_ms", 0..=600_000, 3_000),
     };
     section.finish();

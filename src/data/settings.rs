@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dataplane::config::{Intent, PoolIntent};
 use dataplane::fingerprint;
@@ -181,7 +182,10 @@ pub(super) fn sync_config(config: &Config) -> SyncConfig {
         events: config.dataplane.event_threads,
         peers,
         vrfs,
-        timing: Timing::default(),
+        timing: match &config.sync {
+            Some(sync) => Timing::default().noticing_after(Duration::from_millis(sync.dead_after_ms.into())),
+            None => Timing::default(),
+        },
     }
 }
 

@@ -152,6 +152,21 @@ pub struct Timing {
     pub slot_answer: Duration,
 }
 
+impl Timing {
+    /// Heartbeats in the time after which silence means death.
+    const BEATS: u32 = 5;
+
+    /// Notices death after another time than by default, which its peer has to know.
+    #[must_use]
+    pub fn noticing_after(self, dead: Duration) -> Self {
+        Self {
+            heartbeat: dead / Self::BEATS,
+            dead,
+            ..self
+        }
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Self {

@@ -337,6 +337,26 @@ fn a_silent_network_is_noticed_and_heartbeats_prevent_it() {
     cluster.until("synced again", 2_000, synced);
 }
 
+/// sync/PROTOCOL.md R-16.
+#[test]
+fn silence_is_noticed_in_the_time_that_is_configured_and_idle_lanes_live() {
+    let mut cluster = Cluster::with(&[Shape::new(1, 1, 1), Shape::new(2, 1, 1)], |config| {
+        config.timing = config.timing.noticing_after(Duration::from_millis(100));
+    });
+    cluster.nodes[0].set(MASTER.0, MASTER.1);
+    cluster.nodes[1].set(Role::Backup, Term::NONE);
+    cluster.until("synced", 20_000, synced);
+    cluster.tick = Duration::from_millis(1);
+    let downs = |c: &Cluster| c.nodes[0].cause("silent") + c.nodes[1].cause("silent");
+    cluster.run(2_000);
+    assert_eq!(downs(&cluster), 0, "a heartbeat every 20 ms is enough");
+    cluster.fabric.borrow_mut().silent[0] = true;
+    cluster.run(80);
+    assert_eq!(downs(&cluster), 0);
+    cluster.run(50);
+    assert!(downs(&cluster) >= 4);
+}
+
 /// sync/PROTOCOL.md R-47.
 #[test]
 fn a_link_that_falls_silent_is_left_for_the_other_one_and_nothing_is_sent_anew() {

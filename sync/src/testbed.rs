@@ -303,7 +303,8 @@ impl Cluster {
         })
     }
 
-    fn with(shapes: &[Shape], change: impl Fn(&mut SyncConfig)) -> Self {
+    /// The same, configured otherwise.
+    pub(crate) fn with(shapes: &[Shape], change: impl Fn(&mut SyncConfig)) -> Self {
         let mut cluster = Self {
             fabric: Rc::new(RefCell::new(Fabric::new(700, 1 << 20))),
             nodes: Vec::new(),

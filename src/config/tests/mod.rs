@@ -268,6 +268,7 @@ fn defaults_are_those_of_the_example() {
         "source = [",
         "port = 7610",
         "dscp",
+        "dead_after",
         "boot_wait",
         "syslog",
         "level",
