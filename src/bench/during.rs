@@ -1,8 +1,16 @@
 //! What replication costs packets of established flows: with no peer, while a standby imports all flows, and beside a
-//! standby that has them.
+//! standby that has them. The standby's core is busy throughout.
 //!
 //! Packets go both ways through the active node, drawn at random from all flows. Its event thread takes turns with the
 //! worker on one core; only the worker's turns are timed, in which it also walks its tables for the standby.
+
+use core::hint;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::anyhow;
+use twinpath::thread;
 
 use super::flows::{self, Frame, Step};
 use super::path::drops;
@@ -30,7 +38,9 @@ pub(crate) fn run(
     for _ in 0..extent.resyncs {
         active.part(rig)?;
         let mut traffic = Traffic::default();
+        let neighbour = Neighbour::start(rig, core)?;
         let alone = traffic.some(rig, active, &mut random, extent.batches)?;
+        neighbour.stop()?;
         traffic.lost = 0;
         let side = active.standby(rig)?;
         let standby = Standby::start(rig, side, None, core)?;
@@ -55,7 +65,7 @@ pub(crate) fn run(
         &established,
         "%",
         Some(0.0),
-        &format!("worker's clocks per packet of {flows} established UDP flows, beside an equal standby against without a peer"),
+        &format!("worker's clocks per packet of {flows} established UDP flows, beside an equal standby against without a peer, its core as busy"),
     );
     report.add_with_goal(
         "sync.resync_rise",
@@ -72,6 +82,34 @@ pub(crate) fn run(
         "of those; then every conntrack compared equal",
     );
     Ok(())
+}
+
+/// What keeps the standby's core busy before there is one. Two cores may share more than memory: what a busy neighbour
+/// costs is not what replication costs.
+struct Neighbour {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Neighbour {
+    /// Looks at the clock all the time, as an idle thread of a node does.
+    fn start(rig: &Rig, core: usize) -> anyhow::Result<Self> {
+        let (stop, clock) = (Arc::new(AtomicBool::new(false)), rig.clock);
+        let halt = Arc::clone(&stop);
+        let thread = thread::spawn("neighbour", core, move || {
+            while !halt.load(Ordering::Relaxed) {
+                hint::black_box(clock.now());
+            }
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .join()
+            .map_err(|_| anyhow!("the neighbour has panicked"))
+    }
 }
 
 /// Packets of established flows, and what became of them.
