@@ -194,7 +194,8 @@ class TestOspf(RoutedCase):
         self.assert_no_conflicts(self.server, self.node2)
 
 
-ROUTES = 50_000
+ROUTES, BATCH = 50_000, 10_000
+OTHER = "192.0.2.11"
 
 
 class TestManyRoutes(LabCase):
@@ -207,12 +208,14 @@ class TestManyRoutes(LabCase):
         self.assert_all_alive(ping)
         prefixes = [f"{20 + n // 65536}.{n // 256 % 256}.{n % 256}.0/24" for n in range(ROUTES)]
         for verb in ("add", "replace", "del"):
+            via = {"add": f"via {SERVER}", "replace": f"via {OTHER}", "del": ""}[verb]
+            lines = [f"route {verb} {prefix} {via} dev wan0 metric 20" for prefix in prefixes]
             # The last line is the one that everybody waits for.
-            batch = [f"route {verb} {prefix} via {SERVER} dev wan0" + (" metric 20" if verb != "replace" else " metric 20 mtu 1400")
-                     for prefix in prefixes]
+            if verb == "add":
+                lines.append(f"route add {SERVER_FAR_NET} via {SERVER} dev wan0")
             for place in self.lab.nodes:
-                self.lab.topology.ip(place, batch + ([f"route add {SERVER_FAR_NET} via {SERVER} dev wan0"] if verb == "add"
-                                                     else []))
+                for first in range(0, len(lines), BATCH):
+                    self.lab.topology.ip(place, lines[first:first + BATCH])
             self.assert_all_alive(sessions, what=f"connections while routes are told ({verb})")
             self.open_sessions(10, target=SERVER_FAR)
         self.assert_all_alive(ping)

@@ -60,7 +60,7 @@ route-map announce permit 10
  set ip next-hop {gateway}
 """
 
-# Nobody waits for the election of a designated router on a cable with four ends.
+# The appliances are never the designated router of their link: it need not move when one of them dies.
 OSPF = """
 {interfaces}
 router ospf
@@ -113,8 +113,9 @@ def bgp_config(place):
                                                                 f" neighbor {address} advertisement-interval 0")]
     policies = [f"  neighbor {address} route-map announce out" for address, _ in neighbors] if node else []
     own = NODES_AS if node else SERVER_AS if place == "server" else UPSTREAM_AS
-    return BGP.format(own=own, router=address_of(place), neighbors="\n".join(lines), announced="\n".join(f"  network {network}" for network in networks),
-                      policies="\n".join(policies), pool=POOL_NET, gateway=WAN_GATEWAY)
+    return BGP.format(own=own, router=address_of(place), neighbors="\n".join(lines),
+                      announced="\n".join(f"  network {network}" for network in networks), policies="\n".join(policies),
+                      pool=POOL_NET, gateway=WAN_GATEWAY)
 
 
 def ospf_config(place):
