@@ -81,9 +81,22 @@ class RoutedCase(LabCase):
         elements = next(entry["set"] for entry in shown["nftables"] if "set" in entry).get("elem", [])
         return {json.dumps(element.get("elem", {}).get("val", element)) for element in elements}
 
+    def wait_flows(self, what, sessions, datagrams, wanted):
+        """Waits until the flows go as `wanted` says: a node sends by what its kernel has a moment later, and an upstream
+        router may see the last packet of before. Returns them, looked at once more."""
+        def probe():
+            flows = self.flows_by_way(sessions, datagrams)
+            if not wanted(flows):
+                raise LabError(f"{len(flows['up1'])} and {len(flows['up2'])} by either, "
+                               f"{len(flows['up1'] & flows['up2'])} by both")
+            return True
+        wait_until(what, probe, CONVERGED_WITHIN_S, 0.1)
+        return self.flows_by_way(sessions, datagrams)
+
     def assert_spread(self, sessions, datagrams):
         """Both ways are used, each flow uses one."""
-        flows = self.flows_by_way(sessions, datagrams)
+        flows = self.wait_flows("each flow goes by one way, and both are used", sessions, datagrams,
+                                lambda flows: flows["up1"] and flows["up2"] and not flows["up1"] & flows["up2"])
         one, two = flows.values()
         self.say(f"flows by way: {len(one)} and {len(two)}")
         self.assertEqual(one & two, set(), "flows that came by both ways")
@@ -97,7 +110,7 @@ class RoutedCase(LabCase):
             self.wait_ways(place, self.prefix, [UPSTREAM["up2"]])
         self.wait_ways("server", POOL_NET, [CORE["up2"]])
         self.assert_going_on(sessions, datagrams, "after a way was withdrawn")
-        flows = self.flows_by_way(sessions, datagrams)
+        flows = self.wait_flows("nobody goes by the way that was withdrawn", sessions, datagrams, lambda flows: not flows["up1"])
         self.assertEqual(flows["up1"], set(), "flows by the way that was withdrawn")
         give_back()
         for place in self.lab.nodes:
