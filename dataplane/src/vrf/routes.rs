@@ -32,7 +32,8 @@ pub(super) struct Table {
 #[derive(Debug, Default)]
 struct Sets {
     numbers: HashMap<Vec<NextHop>, u32>,
-    /// By number, with the count of prefixes that have it, or will from the next settling on. One that nobody has any more is empty, and given out again.
+    /// By number, with the count of prefixes that have it, or will from the next settling on. One that nobody has any more is
+    /// empty, and given out again.
     known: Vec<(Vec<NextHop>, usize)>,
     free: Vec<u32>,
 }
