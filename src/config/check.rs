@@ -249,7 +249,7 @@ fn streams(report: &Report<'_>, file: &Everything<'_>) {
     }
 }
 
-/// With protection, each peer needs a key to prove, and only one list of them counts.
+/// With protection, each peer needs a key to prove. Of its keys, and of its second link, only one word counts.
 fn peer_keys(report: &Report<'_>, file: &Everything<'_>) {
     let is_tls = |s: &SyncRead| s.config.security == Security::Tls;
     let peers = || file.vrfs.iter().flat_map(|v| v.config.peers.iter().zip(&v.peers));
@@ -263,24 +263,20 @@ fn peer_keys(report: &Report<'_>, file: &Everything<'_>) {
         let Some((other, earlier)) = peers().take(n).find(|(p, _)| same(p)) else {
             continue;
         };
-        let what = || {
-            let line = report.line(*earlier);
-            format!(
-                "the peer at {} has another second link in line {line}",
-                peer.address
-            )
-        };
-        let advice = "give the same second_source and second_address wherever a VRF names this peer";
-        report.check(other.second == peer.second, *place, what, advice);
-        let what = || {
-            let line = report.line(*earlier);
-            format!(
-                "the peer at {} has other public_keys in line {line}",
-                peer.address
-            )
-        };
-        let advice = "give the same list wherever a VRF names this peer";
-        report.check(other.public_keys == peer.public_keys, *place, what, advice);
+        let line = report.line(*earlier);
+        let what = |what: &str| format!("the peer at {} has {what} in line {line}", peer.address);
+        report.check(
+            other.second == peer.second,
+            *place,
+            || what("another second link"),
+            "give the same second_source and second_address wherever a VRF names this peer",
+        );
+        report.check(
+            other.public_keys == peer.public_keys,
+            *place,
+            || what("other public_keys"),
+            "give the same list wherever a VRF names this peer",
+        );
     }
 }
 
