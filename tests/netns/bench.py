@@ -12,7 +12,6 @@ first run to the last, have survived a run when each of them has carried a line 
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -23,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from twinlab import views  # noqa: E402
 from twinlab.drive import Traffic  # noqa: E402
-from twinlab.node import HA_GROUP, DaemonEnded  # noqa: E402
+from twinlab.node import HA_GROUP  # noqa: E402
 from twinlab.nodeconfig import knobs_of_nodes  # noqa: E402
-from twinlab.scenario import (Interrupted, catch_signals, double_owners, other, running_lab, wait_elected,  # noqa: E402
-                              wait_equal, wait_pair, wait_role)
+from twinlab.scenario import (double_owners, measured, other, running_lab, wait_elected, wait_equal,  # noqa: E402
+                              wait_pair, wait_role)
 from twinlab.shell import LabError  # noqa: E402
 
 CLIENTS = 50
@@ -206,26 +205,16 @@ def main():
     parser.add_argument("--default-runs", type=int, default=10, help="with default timers (default %(default)s)")
     parser.add_argument("--output", type=Path, help="where the JSON goes (default: standard output)")
     options = parser.parse_args()
-    rows, code = Rows(), 0
+    rows = Rows()
     unplanned = ("kill", "cut", "link")
-    try:
-        catch_signals()
+
+    def measure_all():
         run_lab(rows, ("ha=vrrp", f"advert_interval_ms={FAST_MS}"), "", (*unplanned, "planned"), options.runs)
         run_lab(rows, (), "_static", ("planned",), options.runs)
         run_lab(rows, ("ha=vrrp", f"advert_interval_ms={DEFAULT_MS}"), "_default", (*unplanned, "planned"),
                 options.default_runs)
-    except (LabError, DaemonEnded) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        code = 1
-    except Interrupted as signal_name:
-        print(f"interrupted by {signal_name}", file=sys.stderr)
-        code = 130
-    text = json.dumps(rows.report())
-    if options.output:
-        options.output.write_text(text + "\n", encoding="ascii")
-    else:
-        print(text)
-    sys.exit(code)
+
+    sys.exit(measured(measure_all, rows.report, options.output))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ nothing came back. The result is one object, `{"rows": [{"id", "unit", "value", 
 """
 
 import argparse
-import json
 import os
 import socket
 import statistics
@@ -23,8 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from twinlab.drive import Traffic  # noqa: E402
-from twinlab.node import DaemonEnded  # noqa: E402
-from twinlab.scenario import Interrupted, catch_signals, running_lab, wait_pair  # noqa: E402
+from twinlab.scenario import measured, running_lab, wait_pair  # noqa: E402
 from twinlab.shell import PYTHON, LabError  # noqa: E402
 from twinlab.topology import SERVER, SERVER_FAR, SERVER_FAR_NET  # noqa: E402
 
@@ -79,10 +77,10 @@ def fill(verb, count):
 
 
 class Measure:
-    """A lab with traffic, and the figures so far."""
+    """A lab with traffic; figures go into `rows`."""
 
-    def __init__(self, lab, traffic):
-        self.lab, self.node, self.rows = lab, lab.node("node1"), []
+    def __init__(self, lab, traffic, rows):
+        self.lab, self.node, self.rows = lab, lab.node("node1"), rows
         wait_pair(lab)
         traffic.server()
         self.stream = traffic.udp(STREAM_MS, traffic.addresses[:STREAMS])
@@ -231,29 +229,18 @@ def main():
     if options.fill:
         fill(options.fill, options.routes)
         return
-    rows, code = [], 0
-    try:
-        catch_signals()
+    rows = []
+
+    def measure_all():
         with running_lab(f"r{os.getpid()}", (), CLIENTS) as lab, Traffic(lab, CLIENTS) as traffic:
-            measure = Measure(lab, traffic)
-            rows = measure.rows
+            measure = Measure(lab, traffic, rows)
             measure.load(options.routes)
             measure.change(options.changes)
             measure.churn(options.routes)
             measure.restart()
             measure.remove(options.routes)
-    except (LabError, DaemonEnded) as error:
-        print(f"failed: {error}", file=sys.stderr)
-        code = 1
-    except Interrupted as signal_name:
-        print(f"interrupted by {signal_name}", file=sys.stderr)
-        code = 130
-    text = json.dumps({"rows": rows})
-    if options.output:
-        options.output.write_text(text + "\n", encoding="ascii")
-    else:
-        print(text)
-    sys.exit(code)
+
+    sys.exit(measured(measure_all, lambda: {"rows": rows}, options.output))
 
 
 if __name__ == "__main__":

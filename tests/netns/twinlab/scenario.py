@@ -1,5 +1,6 @@
 """Conditions that the demo and the tests wait for, and the checks they share."""
 
+import json
 import os
 import signal
 import sys
@@ -32,6 +33,27 @@ def catch_signals():
         raise Interrupted(signal.Signals(number).name)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+
+
+def measured(measure, report, output):
+    """Runs `measure`, then writes what `report` has to tell as JSON to a file, or without one to standard output: also when
+    it was not all. Returns the program's exit code."""
+    code = 0
+    try:
+        catch_signals()
+        measure()
+    except (LabError, DaemonEnded) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        code = 1
+    except Interrupted as name:
+        print(f"interrupted by {name}", file=sys.stderr)
+        code = 130
+    text = json.dumps(report())
+    if output:
+        output.write_text(text + "\n", encoding="ascii")
+    else:
+        print(text)
+    return code
 
 
 def ignore_signals():
@@ -185,5 +207,5 @@ def double_owners(node):
 
 
 __all__ = ["RECOVER_S", "DaemonEnded", "Interrupted", "LabError", "catch_signals", "double_owners", "ignore_signals",
-           "other", "running_lab", "show_last_words", "wait_elected", "wait_equal", "wait_in_sync",
+           "measured", "other", "running_lab", "show_last_words", "wait_elected", "wait_equal", "wait_in_sync",
            "wait_pair", "wait_role", "wait_settled", "wait_still"]
