@@ -434,6 +434,24 @@ fn a_second_link_is_looked_for_on_its_own_interface() {
 }
 
 #[test]
+fn one_peer_of_two_vrfs_has_one_second_link() {
+    let again = "name = \"isp\"\n[vrf.ha_fp_conntrack]\nlisten_ha_group = \"group1\"\n\
+                 [[vrf.ha_fp_conntrack.peer]]\nname = \"peer1\"\nsource = \"10.150.0.1\"\naddress = \"10.150.0.2\"\n\
+                 second_source = \"10.151.0.1\"\nsecond_address = \"10.151.0.2\"";
+    let text = BASE
+        .replace(
+            "interface = \"sync0\"",
+            "interface = \"sync0\"\nsecond_interface = \"sync1\"",
+        )
+        .replacen("name = \"isp\"", again, 1);
+    let faults = load("f", &text, &[]).unwrap_err().to_string();
+    assert!(
+        faults.contains("the peer at 10.150.0.2 has another second link in line 56"),
+        "{faults}"
+    );
+}
+
+#[test]
 fn a_missing_namespace_or_kernel_vrf_is_one_fault() {
     let machine = Made {
         interfaces: vec![("", "sync0")],
