@@ -214,7 +214,7 @@ impl Canon {
     }
 
     fn address(&mut self, address: Addr) {
-        self.bytes(address.octets());
+        self.bytes(&address.octets());
     }
 
     fn unordered_prefixes(&mut self, prefixes: &[IpNet]) {

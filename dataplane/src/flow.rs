@@ -17,47 +17,82 @@ impl VrfId {
     }
 }
 
-/// An IPv4 or IPv6 address in 16 bytes; IPv4 is kept as `::ffff:a.b.c.d`, so that one key serves both.
+/// An IPv4 or IPv6 address as two numbers; IPv4 is kept as `::ffff:a.b.c.d`, so that one key serves both. Numbers, because
+/// a packet's addresses are copied, compared and hashed many times on its way, each time in two steps then. They sort as the
+/// octets do.
 #[derive(Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Addr([u8; 16]);
+#[serde(from = "[u8; 16]", into = "[u8; 16]")]
+pub struct Addr {
+    high: u64,
+    low: u64,
+}
+
+/// What IPv4 addresses have in front of their 32 bits in the low half (RFC 4291 section 2.5.5.2).
+const V4_PREFIX: u64 = 0xffff << 32;
 
 impl Addr {
     /// From network-order IPv4 bytes.
+    #[inline]
     #[must_use]
     pub const fn v4(b: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3]])
+        Self::of_v4_number(u32::from_be_bytes(b))
+    }
+
+    /// From an IPv4 address as a number.
+    #[inline]
+    #[must_use]
+    pub const fn of_v4_number(number: u32) -> Self {
+        Self {
+            high: 0,
+            low: V4_PREFIX | number as u64,
+        }
     }
 
     /// From network-order IPv6 bytes.
+    #[inline]
     #[must_use]
     pub const fn v6(b: [u8; 16]) -> Self {
-        Self(b)
+        let v = u128::from_be_bytes(b);
+        Self {
+            high: (v >> 64) as u64,
+            low: low_half(v),
+        }
     }
 
     /// All 16 bytes.
+    #[inline]
     #[must_use]
-    pub const fn octets(&self) -> &[u8; 16] {
-        &self.0
+    pub const fn octets(&self) -> [u8; 16] {
+        self.number().to_be_bytes()
+    }
+
+    /// All bits as one number.
+    #[inline]
+    #[must_use]
+    pub const fn number(&self) -> u128 {
+        (self.high as u128) << 64 | self.low as u128
     }
 
     /// Whether this is an IPv4 address.
     #[inline]
     #[must_use]
-    pub fn is_v4(&self) -> bool {
-        let ([a, b, c, _], _) = self.0.as_chunks::<4>() else {
-            return false;
-        };
-        *a == [0; 4] && *b == [0; 4] && *c == [0, 0, 0xff, 0xff]
+    pub const fn is_v4(&self) -> bool {
+        self.high == 0 && self.low >> 32 == V4_PREFIX >> 32
     }
 
     /// The four IPv4 bytes (the last four of an IPv6 address).
     #[inline]
     #[must_use]
     pub const fn v4_octets(&self) -> [u8; 4] {
-        match self.0.last_chunk() {
-            Some(octets) => *octets,
-            None => [0; 4],
-        }
+        self.v4_number().to_be_bytes()
+    }
+
+    /// The IPv4 address as a number (the last 32 bits of an IPv6 address).
+    #[inline]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the last 32 bits are meant")]
+    pub const fn v4_number(&self) -> u32 {
+        self.low as u32
     }
 
     /// As the standard library's type.
@@ -66,7 +101,7 @@ impl Addr {
         if self.is_v4() {
             Ipv4Addr::from(self.v4_octets()).into()
         } else {
-            Ipv6Addr::from(self.0).into()
+            Ipv6Addr::from(self.octets()).into()
         }
     }
 
@@ -74,17 +109,31 @@ impl Addr {
     #[inline]
     #[must_use]
     pub const fn of_halves([high, low]: [u64; 2]) -> Self {
-        Self(((high as u128) << 64 | low as u128).to_be_bytes())
+        Self { high, low }
     }
 
     /// The two 64-bit halves, for hashing.
     #[inline]
     #[must_use]
     pub const fn halves(&self) -> (u64, u64) {
-        let v = u128::from_be_bytes(self.0);
-        #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
-        let low = v as u64;
-        ((v >> 64) as u64, low)
+        (self.high, self.low)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+const fn low_half(v: u128) -> u64 {
+    v as u64
+}
+
+impl From<[u8; 16]> for Addr {
+    fn from(octets: [u8; 16]) -> Self {
+        Self::v6(octets)
+    }
+}
+
+impl From<Addr> for [u8; 16] {
+    fn from(address: Addr) -> Self {
+        address.octets()
     }
 }
 

@@ -123,6 +123,6 @@ fn announce<I: Io>(
         send(&|p| gratuitous_arp(p, v4, mac, tags, ArpForm::Request))
             + send(&|p| gratuitous_arp(p, v4, mac, tags, ArpForm::Reply))
     } else {
-        send(&|p| unsolicited_advertisement(p, *address.octets(), mac, tags))
+        send(&|p| unsolicited_advertisement(p, address.octets(), mac, tags))
     }
 }

@@ -23,12 +23,21 @@ pub(crate) const fn fold(a: u64, b: u64) -> u64 {
     (product >> 64) as u64 ^ product as u64
 }
 
+const HIGH_KEY: u64 = 0x7477_696e_7061_7468;
+/// The high half of every IPv4 address, mixed.
+const V4_HIGH: u64 = mix64(HIGH_KEY);
+
 /// Hash of an address that both nodes share (sync/PROTOCOL.md, section "Slots").
 #[inline]
 #[must_use]
 pub fn address_hash(address: &Addr) -> u64 {
     let (high, low) = address.halves();
-    mix64(mix64(high ^ 0x7477_696e_7061_7468).wrapping_add(low))
+    let high = if high == 0 {
+        V4_HIGH
+    } else {
+        mix64(high ^ HIGH_KEY)
+    };
+    mix64(high.wrapping_add(low))
 }
 
 /// Slot of a flow whose subscriber is known.
@@ -57,6 +66,10 @@ pub fn slot_of(src: &Addr, src_inside: bool, dst: &Addr, dst_inside: bool, slots
 
 #[expect(clippy::cast_possible_truncation, reason = "a remainder below 65,536")]
 const fn reduce(hash: u64, slots: u16) -> u16 {
+    // The same remainder, without a division where the number is one of those that are usually chosen.
+    if slots.is_power_of_two() {
+        return (hash & (slots as u64 - 1)) as u16;
+    }
     (hash % slots as u64) as u16
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn put_address(out: &mut Vec<u8>, address: &Addr, v4: bool) {
     if v4 {
         out.put_slice(&address.v4_octets());
     } else {
-        out.put_slice(address.octets());
+        out.put_slice(&address.octets());
     }
 }
 

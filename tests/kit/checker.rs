@@ -64,9 +64,9 @@ pub const fn tuple(key: &FlowKey) -> Tuple {
     (
         key.vrf.0,
         key.proto,
-        *key.src.octets(),
+        key.src.octets(),
         key.src_port,
-        *key.dst.octets(),
+        key.dst.octets(),
         key.dst_port,
     )
 }

@@ -242,7 +242,7 @@ pub fn hash_key(key: &FlowKey, seed: u64) -> u64 {
         | u64::from(key.vrf.0) << 16
         | u64::from(key.proto);
     if key.src.is_v4() && key.dst.is_v4() {
-        let [src, dst] = [key.src, key.dst].map(|a| u64::from(u32::from_ne_bytes(a.v4_octets())));
+        let [src, dst] = [key.src, key.dst].map(|a| u64::from(a.v4_number()));
         return hash_words([src << 32 | dst, rest], seed);
     }
     hash_v6(key, rest, seed)

@@ -25,7 +25,7 @@ pub struct Tuples {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ends {
     V4 {
-        /// Source and destination address, by direction.
+        /// Source and destination address, by direction; numbers in the byte order of the machine.
         addresses: [[[u8; 4]; 2]; 2],
         nat: PackedNat,
     },
@@ -85,12 +85,12 @@ impl Tuples {
         let all = [original.src, original.dst, reply.src, reply.dst];
         let ends = if all.iter().all(Addr::is_v4) {
             Ends::V4 {
-                addresses: [original, reply].map(|key| [key.src.v4_octets(), key.dst.v4_octets()]),
+                addresses: [original, reply].map(|key| [key.src, key.dst].map(packed)),
                 nat: PackedNat::NONE,
             }
         } else if (original.src, original.dst) == (reply.dst, reply.src) {
             Ends::V6 {
-                addresses: [*original.src.octets(), *original.dst.octets()],
+                addresses: [original.src.octets(), original.dst.octets()],
             }
         } else {
             return None;
@@ -109,7 +109,7 @@ impl Tuples {
     pub const fn key(&self, direction: Direction) -> FlowKey {
         let at = direction.index();
         let [src, dst] = match &self.ends {
-            Ends::V4 { addresses, .. } => [Addr::v4(addresses[at][0]), Addr::v4(addresses[at][1])],
+            Ends::V4 { addresses, .. } => [unpacked(addresses[at][0]), unpacked(addresses[at][1])],
             Ends::V6 { addresses } => [Addr::v6(addresses[at]), Addr::v6(addresses[1 - at])],
         };
         let [src_port, dst_port] = self.ports[at];
@@ -187,12 +187,10 @@ impl Tuples {
             && self.proto == key.proto
             && match &self.ends {
                 Ends::V4 { addresses, .. } => {
-                    addresses[at] == [key.src.v4_octets(), key.dst.v4_octets()]
-                        && key.src.is_v4()
-                        && key.dst.is_v4()
+                    addresses[at] == [key.src, key.dst].map(packed) && key.src.is_v4() && key.dst.is_v4()
                 }
                 Ends::V6 { addresses } => {
-                    addresses[at] == *key.src.octets() && addresses[1 - at] == *key.dst.octets()
+                    addresses[at] == key.src.octets() && addresses[1 - at] == key.dst.octets()
                 }
             }
     }
@@ -230,10 +228,21 @@ impl Tuples {
     }
 }
 
-/// Of an IPv4 address, as [`Addr`] has it.
+/// An IPv4 address as it is kept here.
+#[inline]
+const fn packed(address: Addr) -> [u8; 4] {
+    address.v4_number().to_ne_bytes()
+}
+
+#[inline]
+const fn unpacked(address: [u8; 4]) -> Addr {
+    Addr::of_v4_number(u32::from_ne_bytes(address))
+}
+
 #[inline]
 fn v4_halves(address: [u8; 4]) -> [u64; 2] {
-    [0, 0xffff << 32 | u64::from(u32::from_be_bytes(address))]
+    let (high, low) = unpacked(address).halves();
+    [high, low]
 }
 
 #[inline]
@@ -295,7 +304,7 @@ mod tests {
         for ends in [[v4(1, 1), v4(2, 2)], [v6(1, 1), v6(2, 2)]] {
             let original = key(ends[0], ends[1], 0);
             let tuples = Tuples::new(&[original, original.reversed()]).unwrap();
-            let mut wide = *original.src.octets();
+            let mut wide = original.src.octets();
             wide[0] ^= 1;
             let others = [
                 FlowKey {

@@ -167,7 +167,7 @@ impl Pools {
         if !addr.is_v4() {
             return None;
         }
-        let addr = u32::from_be_bytes(addr.v4_octets());
+        let addr = addr.v4_number();
         let (_, runs) = self.vrfs.get(vrf.index())?;
         // Most packets: beyond all pools, or in the only run of addresses there is.
         if addr < runs.first()?.first || addr > runs.last()?.last {

@@ -216,10 +216,9 @@ struct Prefixes {
 impl Prefixes {
     fn row(&self, address: &Addr) -> u32 {
         let found = if address.is_v4() {
-            self.v4
-                .get(u128::from(u32::from_be_bytes(address.v4_octets())) << 96)
+            self.v4.get(u128::from(address.v4_number()) << 96)
         } else {
-            self.v6.get(u128::from_be_bytes(*address.octets()))
+            self.v6.get(address.number())
         };
         found.unwrap_or(self.other)
     }

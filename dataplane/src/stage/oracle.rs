@@ -52,7 +52,7 @@ pub(super) fn read(frame: &[u8]) -> Option<Seen> {
             let header = udp.to_header();
             let sum = match src.is_v4() {
                 true => header.calc_checksum_ipv4_raw(src.v4_octets(), dst.v4_octets(), udp.payload()),
-                false => header.calc_checksum_ipv6_raw(*src.octets(), *dst.octets(), udp.payload()),
+                false => header.calc_checksum_ipv6_raw(src.octets(), dst.octets(), udp.payload()),
             };
             if sum.ok()? != header.checksum && !(src.is_v4() && header.checksum == 0) {
                 return None;
@@ -62,7 +62,7 @@ pub(super) fn read(frame: &[u8]) -> Option<Seen> {
         Some(TransportSlice::Tcp(tcp)) => {
             let sum = match src.is_v4() {
                 true => tcp.calc_checksum_ipv4(src.v4_octets(), dst.v4_octets()),
-                false => tcp.calc_checksum_ipv6(*src.octets(), *dst.octets()),
+                false => tcp.calc_checksum_ipv6(src.octets(), dst.octets()),
             };
             if sum.ok()? != tcp.checksum() {
                 return None;
@@ -76,7 +76,7 @@ pub(super) fn read(frame: &[u8]) -> Option<Seen> {
             (echo_ports(icmp.slice(), 8), icmp.payload())
         }
         Some(TransportSlice::Icmpv6(icmp)) => {
-            if !icmp.is_checksum_valid(*src.octets(), *dst.octets()) {
+            if !icmp.is_checksum_valid(src.octets(), dst.octets()) {
                 return None;
             }
             (echo_ports(icmp.slice(), 128), icmp.payload())

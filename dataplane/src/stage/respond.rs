@@ -140,7 +140,7 @@ pub fn neighbor_advertisement<P: Packet>(packet: &mut P, meta: &Meta, mac: Mac) 
     if meta.kind != Kind::NeighborDiscovery || !meta.is_request {
         return false;
     }
-    let (target, asker) = (*meta.key.dst.octets(), *meta.key.src.octets());
+    let (target, asker) = (meta.key.dst.octets(), meta.key.src.octets());
     if ipv6::is_unspecified(&asker) {
         return unsolicited_advertisement(packet, target, mac, &meta.vlans);
     }
@@ -383,8 +383,8 @@ fn start_ip<'a, P: Packet>(
         header.set_payload_len(u16::try_from(l4.len()).ok()?);
         header.set_next_header(proto);
         header.set_hop_limit(ttl);
-        header.set_src(*src.octets());
-        header.set_dst(*dst.octets());
+        header.set_src(src.octets());
+        header.set_dst(dst.octets());
         Some((ip, l4))
     }
 }

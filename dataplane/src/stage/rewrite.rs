@@ -124,7 +124,7 @@ fn ipv6(ip: &mut [u8], to: &FlowKey, hop_limit: u8) -> Option<Change> {
     let mut header = Ipv6::at_mut(ip)?;
     header.set_hop_limit(hop_limit);
     let (old_src, old_dst) = (header.src(), header.dst());
-    let (src, dst) = (*to.src.octets(), *to.dst.octets());
+    let (src, dst) = (to.src.octets(), to.dst.octets());
     if old_src == src && old_dst == dst {
         return None;
     }

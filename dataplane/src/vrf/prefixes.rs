@@ -58,9 +58,9 @@ impl PrefixSet {
     #[inline]
     pub fn contains(&self, address: &Addr) -> bool {
         if address.is_v4() {
-            within(&self.v4, u32::from_be_bytes(address.v4_octets()))
+            within(&self.v4, address.v4_number())
         } else {
-            within(&self.v6, u128::from_be_bytes(*address.octets()))
+            within(&self.v6, address.number())
         }
     }
 

@@ -222,17 +222,17 @@ impl Snapshot {
     pub fn route(&self, vrf: VrfId, dst: &Addr, flow_hash: u32) -> Option<&Way> {
         let vrf = &self.vrfs[vrf.index()];
         let set = if dst.is_v4() {
-            let b = dst.v4_octets();
-            if b[0] == 127 || b[0] & 0xf0 == 224 || b == [255; 4] {
+            let number = dst.v4_number();
+            if number >> 24 == 127 || number >> 28 == 0xe || number == u32::MAX {
                 return None;
             }
-            vrf.v4.get_v4(u32::from_be_bytes(b))?
+            vrf.v4.get_v4(number)?
         } else {
-            let b = dst.octets();
-            if b[0] == 0xff || (b[0] == 0xfe && b[1] & 0xc0 == 0x80) || u128::from_be_bytes(*b) == 1 {
+            let number = dst.number();
+            if number >> 120 == 0xff || number >> 118 == 0xfe80 >> 6 || number == 1 {
                 return None;
             }
-            vrf.v6.get(u128::from_be_bytes(*b))?
+            vrf.v6.get(number)?
         };
         Some(vrf.hops.choose(set, flow_hash))
     }

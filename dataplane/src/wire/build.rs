@@ -226,7 +226,7 @@ fn pseudo(key: &FlowKey, len: usize) -> Sum {
     if key.src.is_v4() {
         sum.fixed(&key.src.v4_octets()).fixed(&key.dst.v4_octets())
     } else {
-        sum.fixed(key.src.octets()).fixed(key.dst.octets())
+        sum.fixed(&key.src.octets()).fixed(&key.dst.octets())
     }
 }
 

@@ -95,10 +95,7 @@ impl Regions {
     fn of(rules: &[Conditions<'_>]) -> Self {
         let ends = |prefix: &IpNet| {
             let (first, last) = (Addr::from(prefix.network()), Addr::from(prefix.broadcast()));
-            (
-                u128::from_be_bytes(*first.octets()),
-                u128::from_be_bytes(*last.octets()),
-            )
+            (first.number(), last.number())
         };
         let range = |range: &PortRange| (range.first.into(), range.last.into());
         let wide = [

@@ -241,7 +241,7 @@ fn addresses_that_may_not_be_forwarded_rfc_1812_5_3_7() {
         };
         let packet = if key.src.is_v4() { udp6() } else { key };
         let mut bytes = Link::default().udp(&packet, b"");
-        bytes[22..38].copy_from_slice(key.src.octets());
+        bytes[22..38].copy_from_slice(&key.src.octets());
         refused(&bytes, Drop::BadAddress);
     }
     refused(
@@ -503,7 +503,7 @@ fn solicitations_are_checked_rfc_4861_7_1_1() {
         &ns(&link, &key, &[1, 2, 2, 0, 0, 0, 0, 2]),
         Drop::BadNeighborMessage,
     );
-    let advertisement = link.icmp(&key, 136, 0, [0x60, 0, 0, 0], target.octets());
+    let advertisement = link.icmp(&key, 136, 0, [0x60, 0, 0, 0], &target.octets());
     assert!(!parsed(&advertisement).is_request);
     let router = link.icmp(&key, 133, 0, [0; 4], &[]);
     assert_eq!(verdict(&router), Verdict::Punt);

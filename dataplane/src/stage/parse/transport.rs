@@ -226,8 +226,8 @@ pub(super) fn neighbor_discovery(l4: &[u8], pseudo: &[u8; 32], meta: &mut Meta) 
     if meta.ttl != 255 || header.code() != 0 || ipv6::is_multicast(&target) || !options_valid(options) {
         return Err(Drop::BadNeighborMessage);
     }
-    let from_nobody = ipv6::is_unspecified(meta.key.src.octets());
-    if from_nobody && (!is_request || *meta.key.dst.octets() != ipv6::solicited_node(&target)) {
+    let from_nobody = meta.key.src.number() == 0;
+    if from_nobody && (!is_request || meta.key.dst.octets() != ipv6::solicited_node(&target)) {
         return Err(Drop::BadNeighborMessage);
     }
     meta.icmp = IcmpMessage {

@@ -132,7 +132,7 @@ fn a_solicitation_becomes_an_advertisement_rfc_4861_7_2_4() {
         ..key4(0)
     };
     for options in [&[][..], &[1, 1, 2, 0, 0, 0, 0, 2]] {
-        let bytes = link.icmp(&key, 135, 0, [0; 4], &[target.octets(), options].concat());
+        let bytes = link.icmp(&key, 135, 0, [0; 4], &[&target.octets()[..], options].concat());
         let mut packet = Buffer::new(0, &bytes, 2048);
         assert!(neighbor_advertisement(&mut packet, &parsed(&bytes), OURS));
         let back = Link {
@@ -150,7 +150,7 @@ fn a_solicitation_becomes_an_advertisement_rfc_4861_7_2_4() {
         135,
         0,
         [0; 4],
-        target.octets(),
+        &target.octets(),
     );
     let mut packet = Buffer::new(0, &bytes, 2048);
     assert!(neighbor_advertisement(&mut packet, &parsed(&bytes), OURS));
@@ -171,7 +171,7 @@ fn an_unsolicited_advertisement_overrides_rfc_4861_7_2_6() {
     let mut packet = empty();
     assert!(unsolicited_advertisement(
         &mut packet,
-        *six("2001:db8::fe").octets(),
+        six("2001:db8::fe").octets(),
         OURS,
         &VlanTags::NONE
     ));
