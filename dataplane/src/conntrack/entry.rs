@@ -37,8 +37,9 @@ pub struct Conntrack {
     pub class: Class,
     /// Replicated window scales: those of `state` at the last change of class.
     pub scales: Scales,
-    /// Lookup finds it: the table's own.
-    pub(super) live: bool,
+    /// What its place in the table is at present: the table's own. Here, in the line that every packet reads, so that
+    /// whoever looks for a tuple waits for no other line.
+    pub(super) standing: Standing,
     /// Its packets wait until the peers know it.
     pub waits: bool,
     /// Packets per direction.
@@ -62,8 +63,23 @@ const NO_INTERFACE: u16 = u16::MAX;
 const LINE: usize = 64;
 
 const _: () = assert!(offset_of!(Conntrack, packets) == LINE, "a packet reads one line");
+const _: () = assert!(
+    offset_of!(Conntrack, standing) < LINE,
+    "so does whoever looks for it"
+);
 const _: () = assert!(offset_of!(Conntrack, state) < 2 * LINE, "and writes one more");
 const _: () = assert!(size_of::<Conntrack>() == 3 * LINE);
+
+/// What a place of the table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing.
+    Vacant,
+    /// A conntrack that lookup doesn't find.
+    Dead,
+    /// A conntrack that lookup finds.
+    Live,
+}
 
 /// A conntrack's share in the NAT module's books.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +106,15 @@ pub enum State {
 }
 
 impl Conntrack {
+    /// What is in a place that holds nothing.
+    pub(super) fn vacant() -> Self {
+        let state = State::Udp(udp::Track::open());
+        Self {
+            standing: Standing::Vacant,
+            ..Self::new(Tuples::NONE, 0, state, &Timeouts::default(), Instant::default())
+        }
+    }
+
     /// A conntrack of `now` with nothing counted, no NAT, no rule and nobody told. `expires_s` is set from the
     /// state's lifetime.
     #[must_use]
@@ -103,7 +128,7 @@ impl Conntrack {
             inbound: NO_INTERFACE,
             class: state.class(),
             scales: state.scales(),
-            live: false,
+            standing: Standing::Dead,
             waits: false,
             packets: [0; 2],
             bytes: [0; 2],

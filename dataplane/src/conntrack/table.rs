@@ -6,7 +6,7 @@
 
 use core::ops;
 
-use super::entry::Conntrack;
+use super::entry::{Conntrack, Standing};
 use super::index::{Index, hash_key};
 use crate::flow::{Direction, FlowKey};
 use crate::prefetch::{prefetch_all, prefetch_lines};
@@ -26,16 +26,23 @@ pub enum InsertError {
     ReplyTaken(u32),
 }
 
-/// One place of the arena: whole cache lines, and no more than the entry has.
-#[derive(Debug)]
+/// One place of the arena: whole cache lines, and no more than the entry has. Not an `Option`, which would be told from a
+/// field of the compiler's choice, in a line that a packet doesn't need otherwise.
+#[derive(Debug, Clone)]
 #[repr(align(64))]
-struct Place(Option<Conntrack>);
+struct Place(Conntrack);
 
 const _: () = assert!(size_of::<Place>() == size_of::<Conntrack>());
 
 impl Place {
-    fn is_live(&self) -> bool {
-        self.0.as_ref().is_some_and(|entry| entry.live)
+    #[inline]
+    fn get(&self) -> Option<&Conntrack> {
+        (self.0.standing != Standing::Vacant).then_some(&self.0)
+    }
+
+    #[inline]
+    fn live(&self) -> Option<&Conntrack> {
+        (self.0.standing == Standing::Live).then_some(&self.0)
     }
 }
 
@@ -57,7 +64,7 @@ impl Table {
     #[must_use]
     pub fn new(capacity: usize, seed: u64) -> Self {
         let capacity = u32::try_from(capacity).unwrap_or(NIL).min(NIL - 1);
-        let places = (0..capacity).map(|_| Place(None)).collect();
+        let places = vec![Place(Conntrack::vacant()); capacity as usize].into_boxed_slice();
         Self {
             index: Index::new(2 * capacity as usize),
             places,
@@ -126,8 +133,7 @@ impl Table {
     #[must_use]
     pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction)> {
         // It may have been removed since.
-        if let Some(entry) = self.get(candidate)
-            && entry.live
+        if let Some(entry) = self.live_at(candidate)
             && let Some(direction) = entry.tuples.direction_of(key)
         {
             return Some((candidate, direction));
@@ -186,14 +192,14 @@ impl Table {
         }
         self.vacant.pop();
         self.reach = self.reach.max(id + 1);
-        conntrack.live = true;
-        self.places[id as usize].0 = Some(conntrack);
+        conntrack.standing = Standing::Live;
+        self.places[id as usize].0 = conntrack;
         self.live += 1;
         Ok(id)
     }
 
     fn live_keys(&self, id: u32) -> Option<[FlowKey; 2]> {
-        self.get(id).filter(|entry| entry.live).map(Conntrack::keys)
+        self.live_at(id).map(Conntrack::keys)
     }
 
     /// Takes a live conntrack out of lookup; its tuples can be used again at once. False when it isn't live.
@@ -206,7 +212,7 @@ impl Table {
         if keys[0] != keys[1] {
             self.index.remove(reply_hash, id);
         }
-        self[id].live = false;
+        self[id].standing = Standing::Dead;
         self.live -= 1;
         true
     }
@@ -250,29 +256,37 @@ impl Table {
     /// Gives the place back, after taking the conntrack out of lookup if it was still there.
     pub fn free(&mut self, id: u32) -> Option<Conntrack> {
         self.unindex(id);
-        let entry = self.places.get_mut(id as usize)?.0.take()?;
+        let entry = self.get_mut(id)?;
+        let conntrack = *entry;
+        entry.standing = Standing::Vacant;
         self.vacant.push(id);
-        Some(entry)
+        Some(conntrack)
     }
 
     /// The conntrack in a place, live or dead.
     #[inline]
     #[must_use]
     pub fn get(&self, id: u32) -> Option<&Conntrack> {
-        self.places.get(id as usize)?.0.as_ref()
+        self.places.get(id as usize)?.get()
     }
 
     /// The conntrack in a place, live or dead. Its tuples must stay as they are while it is live.
     #[inline]
     pub fn get_mut(&mut self, id: u32) -> Option<&mut Conntrack> {
-        self.places.get_mut(id as usize)?.0.as_mut()
+        let place = self.places.get_mut(id as usize)?;
+        (place.0.standing != Standing::Vacant).then_some(&mut place.0)
+    }
+
+    #[inline]
+    fn live_at(&self, id: u32) -> Option<&Conntrack> {
+        self.places.get(id as usize)?.live()
     }
 
     /// Whether the place holds a conntrack that lookup finds.
     #[inline]
     #[must_use]
     pub fn is_live(&self, id: u32) -> bool {
-        self.get(id).is_some_and(|entry| entry.live)
+        self.live_at(id).is_some()
     }
 
     /// Where a walk over all entries may end: no place from here on was ever used.
@@ -286,7 +300,7 @@ impl Table {
     #[must_use]
     pub fn next_live(&self, cursor: u32) -> Option<u32> {
         let rest = self.places.get(cursor as usize..self.reach as usize)?;
-        let ahead = rest.iter().position(Place::is_live)?;
+        let ahead = rest.iter().position(|place| place.live().is_some())?;
         cursor.checked_add(u32::try_from(ahead).ok()?)
     }
 
@@ -294,10 +308,9 @@ impl Table {
     pub fn iter_live(&self) -> impl Iterator<Item = (u32, &Conntrack)> + '_ {
         (0..)
             .zip(self.places.iter())
-            .filter(|(_, place)| place.is_live())
+            .filter_map(|(id, place)| Some((id, place.live()?)))
             // Places behind the last one may be most of the arena.
             .take(self.live)
-            .filter_map(|(id, place)| Some((id, place.0.as_ref()?)))
     }
 
     /// Conntracks in the arena, dead ones included.

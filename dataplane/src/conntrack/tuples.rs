@@ -75,6 +75,16 @@ impl PackedNat {
 }
 
 impl Tuples {
+    /// Of no flow.
+    pub(super) const NONE: Self = Self {
+        ends: Ends::V6 {
+            addresses: [[0; 16]; 2],
+        },
+        proto: 0,
+        ports: [[0; 2]; 2],
+        vrfs: [VrfId(0); 2],
+    };
+
     /// Of an original and a reply tuple, without NAT binding. None for what is never made here and only a record could
     /// claim: a translation of IPv6 addresses, of a family or of a protocol.
     #[must_use]
