@@ -42,9 +42,9 @@ counters! {
     rx_packets,
     /// Bytes received.
     rx_bytes,
-    /// Packets accepted by a port.
+    /// Packets accepted by a port, or by its tap.
     tx_packets,
-    /// Bytes accepted by a port.
+    /// Bytes accepted by a port, or by its tap.
     tx_bytes,
     /// Packets handed to another worker.
     handoff_out,
@@ -52,8 +52,32 @@ counters! {
     handoff_in,
     /// Turns in which a handoff ring had no room and receive queues waited.
     handoff_waits,
-    /// Frames left to the kernel.
+    /// Frames that are the kernel's business.
     punted,
+    /// Those of them that went to a port's tap: LACP, LLDP, 802.1X, spanning trees.
+    punted_link,
+    /// ARP and neighbour discovery that went to a port's tap.
+    punted_neighbor,
+    /// VRRP and BFD that went to a port's tap.
+    punted_ha,
+    /// BGP, OSPF and IS-IS that went to a port's tap.
+    punted_routing,
+    /// All else for addresses of the kernel's that went to a port's tap: ICMP, SSH, multicast.
+    punted_local,
+    /// Frames as in `punted_link` that came beyond their class's limit.
+    punt_refused_link,
+    /// Frames as in `punted_neighbor` that came beyond their class's limit.
+    punt_refused_neighbor,
+    /// Frames as in `punted_ha` that came beyond their class's limit.
+    punt_refused_ha,
+    /// Frames as in `punted_routing` that came beyond their class's limit.
+    punt_refused_routing,
+    /// Frames as in `punted_local` that came beyond their class's limit.
+    punt_refused_local,
+    /// Frames that the kernel sent on taps, to leave by their ports.
+    kernel_packets,
+    /// Bytes of those.
+    kernel_bytes,
     /// Packets whose addresses or ports were rewritten.
     translated,
     /// ICMP errors translated.

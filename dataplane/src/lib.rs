@@ -15,6 +15,7 @@ pub mod tables;
 mod commit;
 pub mod conntrack;
 pub mod drain;
+pub mod exception;
 mod fragment;
 pub mod history;
 pub mod names;

@@ -139,6 +139,8 @@ reasons! {
     Answered = "answered",
     /// Kernel's business on a port where the kernel has the frame already.
     Punted = "punted",
+    /// Kernel's business beyond what its class may have (`punt_refused_` and the class).
+    PuntLimit = "punt-limit",
     /// First packet of a flow that the peer did not take over in time; the flow ended with it (output commit, closed).
     CommitTimeout = "commit-timeout",
     /// First packet of a flow that no peer is there to take over, or that one refused (output commit, closed).

@@ -4,7 +4,7 @@
 //! ```text
 //!   handoff rings ┐
 //!   rx queues ────┴► parse ► steer ► (fragments: reassemble) ► lookup ► admit ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
-//!                    then, once per turn: emit ► expire ► absorb ► audit ► missing ► foresee ► inbox
+//!                    then, once per turn: what the kernel sent on taps ► emit ► expire ► absorb ► audit ► missing ► foresee ► inbox
 //! ```
 //!
 //! Born with its queues, rings and tables, all sized at start; driven by a pinned thread in production and by hand in
@@ -18,6 +18,7 @@ use rtrb::{Consumer, Producer};
 
 use crate::applied::AppliedCounters;
 use crate::delta::{ToEvent, ToWorker};
+use crate::exception::{Exceptions, Tap};
 pub use crate::fragment::HELD as FRAGMENTS_HELD;
 use crate::fragment::{Fragments, Ticket};
 use crate::inbox::{Announcing, Ask, Visited, Visitor};
@@ -113,6 +114,7 @@ pub struct Worker<I: Io> {
     absorb_budget: usize,
     fragments: Fragments<I::Packet>,
     holds: Holds<I::Packet>,
+    exceptions: Exceptions,
     announcing: Announcing,
     visiting: Option<Visitor>,
 }
@@ -144,9 +146,18 @@ impl<I: Io> Worker<I> {
             absorb_budget: ABSORB_BUDGET,
             fragments: Fragments::new((number, workers)),
             holds,
+            exceptions: Exceptions::default(),
             announcing: Announcing::default(),
             visiting: None,
         }
+    }
+
+    /// Gives the kernel's frames a way, which without taps it has by itself. `ports` counts the taps too.
+    #[must_use]
+    pub fn with_taps(mut self, taps: &[Tap], ports: usize) -> Self {
+        self.exceptions = Exceptions::new(taps);
+        self.out = Outgoing::new(ports);
+        self
     }
 
     /// One turn; returns how much there was to do, so that an idle thread can rest.
@@ -171,9 +182,11 @@ impl<I: Io> Worker<I> {
             // Loss-free: packets wait in the receive queues until the owner has caught up.
             self.tables.counters.handoff_waits += 1;
         }
+        let counters = &mut self.tables.counters;
         work += self
-            .announcing
-            .turn(now, &snapshot, &mut self.out, io, &mut self.tables.counters);
+            .exceptions
+            .read(now, &mut self.batch.packets, &mut self.out, io, counters);
+        work += self.announcing.turn(now, &snapshot, &mut self.out, io, counters);
         self.out.flush(io, &mut self.tables.counters);
         // A turn without packets has time for more of what can wait.
         let patience = if work == 0 { PATIENCE } else { 1 };
@@ -375,6 +388,7 @@ impl<I: Io> Worker<I> {
             &mut self.out,
             &mut self.links.handoff_out,
             (&mut self.fragments, &mut self.holds),
+            &mut self.exceptions,
             io,
             &mut cx,
         );

@@ -21,6 +21,8 @@ mod drain;
 #[cfg(test)]
 mod economy;
 #[cfg(test)]
+mod exception;
+#[cfg(test)]
 mod foresee;
 #[cfg(test)]
 mod fragments;

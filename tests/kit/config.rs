@@ -10,6 +10,7 @@ use dataplane::config::{
     InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, PoolIntent, PortRange, Route,
     RuleIntent, Timeouts, VirtualAddress, VrfIntent,
 };
+use dataplane::exception::Tap;
 use dataplane::flow::{Addr, VrfId};
 use dataplane::io::PortId;
 use dataplane::nat::NatLimits;
@@ -23,6 +24,10 @@ use state_sync::config::{SyncConfig, SyncPeer, SyncVrf, Timing};
 pub const LAN: PortId = PortId(0);
 /// Port towards the network.
 pub const WAN: PortId = PortId(1);
+/// Tap of [`LAN`], read by the first worker.
+pub const LAN_TAP: PortId = PortId(2);
+/// Tap of [`WAN`], read by the last worker.
+pub const WAN_TAP: PortId = PortId(3);
 /// Interface on [`LAN`] in the first VRF.
 pub const LAN_IF: InterfaceId = InterfaceId(0);
 /// Interface on [`WAN`] in the first VRF.
@@ -115,6 +120,8 @@ pub struct Setup {
     pub output_commit: CommitIntent,
     /// Packets of each worker that may wait for the peer.
     pub held_packets: usize,
+    /// Both ports have a tap: the kernel sees nothing of them otherwise.
+    pub taps: bool,
 }
 
 impl Default for Setup {
@@ -158,6 +165,7 @@ impl Default for Setup {
             nat_care: Care::default(),
             output_commit: CommitIntent::default(),
             held_packets: 256,
+            taps: false,
         }
     }
 }
@@ -385,6 +393,18 @@ impl Setup {
                 mtu: 1_500,
             })
             .to_vec()
+    }
+
+    /// What `worker` has of the ports' taps.
+    #[must_use]
+    pub fn taps(&self, worker: u16) -> Vec<Tap> {
+        let read_by = [(LAN, LAN_TAP, 0), (WAN, WAN_TAP, self.workers - 1)];
+        let tap = |(port, tap, reader)| Tap {
+            port,
+            tap,
+            queues: if reader == worker { self.workers } else { 0 },
+        };
+        read_by.map(tap).into_iter().filter(|_| self.taps).collect()
     }
 
     /// Sizes of one worker's tables.

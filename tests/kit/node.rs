@@ -13,6 +13,7 @@ use dataplane::applied::AppliedCounters;
 use dataplane::config::{Forwarding, Intent};
 use dataplane::counters::Counters;
 use dataplane::delta::Term;
+use dataplane::exception::Tap;
 use dataplane::fingerprint;
 use dataplane::flow::VrfId;
 use dataplane::inbox::Ask;
@@ -120,8 +121,19 @@ impl Node {
             let seed = boot_id.rotate_left(u32::from(number) + 7);
             let pools = Arc::clone(&shared.pools);
             let tables = Tables::new(place, events, &slots, setup.limits(), pools, seed);
-            ios.push(MemIo::new(Arc::clone(&packets), &queues, 2));
-            threads.push(Worker::new(place, queues, 2, Arc::clone(&shared), tables, links));
+            let taps = setup.taps(number);
+            let of_tap = |tap: &Tap| {
+                let port = tap.tap;
+                (0..tap.queues).map(move |queue| RxQueue { port, queue })
+            };
+            let polled: Vec<RxQueue> = queues
+                .iter()
+                .copied()
+                .chain(taps.iter().flat_map(of_tap))
+                .collect();
+            ios.push(MemIo::new(Arc::clone(&packets), &polled, 2 + taps.len()));
+            let worker = Worker::new(place, queues, 2, Arc::clone(&shared), tables, links);
+            threads.push(worker.with_taps(&taps, 2 + taps.len()));
         }
         let (events_in, pump_events) = bounded(4_096);
         let (hand_over, arrivals): (Vec<_>, Vec<_>) =
@@ -342,6 +354,13 @@ impl Node {
             return false;
         };
         self.ios[worker].inject(RxQueue { port, queue }, frame)
+    }
+
+    /// Has the kernel send a frame on a tap, by the queue of one worker.
+    pub fn send_on_tap(&mut self, tap: PortId, queue: u16, frame: &[u8]) -> bool {
+        self.ios
+            .iter_mut()
+            .any(|io| io.inject(RxQueue { port: tap, queue }, frame))
     }
 
     /// Takes what has left by `port`, over all workers.

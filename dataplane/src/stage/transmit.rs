@@ -6,6 +6,7 @@ use rtrb::Producer;
 
 use super::{Batch, Context, Exit, Work};
 use crate::counters::Counters;
+use crate::exception::Exceptions;
 use crate::flow::{FlowKey, VrfId};
 use crate::fragment::split::split;
 use crate::fragment::{Fragments, Held, Mark};
@@ -112,12 +113,13 @@ fn send<I: Io>(port: PortId, burst: &mut Burst<I::Packet>, io: &mut I, counters:
     }
 }
 
-/// Ends the batch. `handoffs` is indexed by worker; `own` takes hairpins that stay with this worker.
+/// Ends the batch. `handoffs` is indexed by worker.
 pub(crate) fn transmit<I: Io>(
     batch: &mut Batch<I::Packet>,
     out: &mut Outgoing<I::Packet>,
     handoffs: &mut [Producer<Handoff<I::Packet>>],
     (fragments, holds): (&mut Fragments<I::Packet>, &mut Holds<I::Packet>),
+    exceptions: &mut Exceptions,
     io: &mut I,
     cx: &mut Context<'_>,
 ) {
@@ -141,9 +143,13 @@ pub(crate) fn transmit<I: Io>(
                 continue;
             }
             Verdict::Punt => {
-                counters.punted += 1;
-                counters.drop(Drop::Punted);
-                out.discard(packet, io);
+                match exceptions.way(work.port, (packet.data(), meta), cx.now, counters) {
+                    Ok(tap) => out.push(tap, packet, io, counters),
+                    Err(reason) => {
+                        counters.drop(reason);
+                        out.discard(packet, io);
+                    }
+                }
                 continue;
             }
             Verdict::Hold => {
