@@ -94,6 +94,7 @@ impl Rig {
             name: name.to_owned(),
             device,
             netns: None,
+            tap: None,
             rx_queues: 4,
             mtu: 1_500,
             descriptors: 512,

@@ -8,10 +8,11 @@ use state_sync::config::STREAMS_MAX;
 
 use super::locate::{Place, Report};
 use super::node::SyncRead;
-use super::topology::{HaGroupRead, Topology};
+use super::topology::{HaGroupRead, PortPlaces, Topology};
 use super::values::device_argument;
 use super::vrf::VrfRead;
-use super::{DataplaneConfig, KernelBinding, PeerConfig, Security, vrrp};
+use super::{DataplaneConfig, Exception, KernelBinding, PeerConfig, PortConfig, Security, vrrp};
+use crate::dpdk::tap;
 
 /// The whole file as read.
 pub(super) struct Everything<'e> {
@@ -108,7 +109,45 @@ fn ports(report: &Report<'_>, file: &Everything<'_>) {
             );
         }
         queue_pairs(report, &port.device, port.rx_queues, places.rx_queues);
+        tap(report, file, port, places);
     }
+}
+
+/// A tap is an interface of its own, which the data process makes.
+fn tap(report: &Report<'_>, file: &Everything<'_>, port: &PortConfig, places: &PortPlaces) {
+    if port.exception != Exception::Tap {
+        return;
+    }
+    let Some(name) = port.tap() else {
+        let what = format!("the tap of port \"{}\" has no name", port.name);
+        let advice = "add kernel_interface: the kernel interface of that name is made, and mirrors the port";
+        return report.add(places.exception, what, advice);
+    };
+    let odd = |c: char| c == '/' || c == ',' || c == '=' || c == '%' || !c.is_ascii_graphic();
+    report.check(
+        (1..=tap::NAME_MAX).contains(&name.len()) && !name.contains(odd) && name != "." && name != "..",
+        places.kernel_interface,
+        || format!("no kernel interface can be called \"{name}\""),
+        "use at most 15 letters, digits, dots and dashes",
+    );
+    let below = file.topology.ports.iter().find_map(|other| {
+        let iface = device_argument(&other.device, "iface")?;
+        (iface == name).then_some(&other.name)
+    });
+    if let Some(other) = below {
+        report.add(
+            places.kernel_interface,
+            format!("\"{name}\" is the interface below port \"{other}\", and can't be made as a tap"),
+            "give the tap another name, or leave exception out: the kernel sees the frames of that interface",
+        );
+    }
+    let workers = file.dataplane.workers;
+    report.check(
+        workers <= tap::QUEUES_MAX,
+        places.exception,
+        || format!("{workers} workers are too many for a tap"),
+        "use at most 16 workers",
+    );
 }
 
 /// An AF_PACKET device has one queue pair unless `qpairs` says more.

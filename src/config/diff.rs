@@ -248,6 +248,12 @@ fn flatten(config: &Config) -> Settings {
             format!("{path}.kernel_interface"),
             port.kernel_interface.as_deref().unwrap_or("none"),
         );
+        put(
+            &mut s,
+            format!("{path}.exception"),
+            port.tap()
+                .map_or_else(|| "none".to_owned(), |tap| format!("tap {tap}")),
+        );
     }
     for (intent, interface) in config.intent.interfaces.iter().zip(&config.interfaces) {
         let path = format!("interface.{}", intent.name);

@@ -8,7 +8,7 @@ use ctl::key::{KeyError, PrivateKey};
 use super::keys;
 use super::locate::Fault;
 use super::values::device_argument;
-use super::{Config, KernelBinding, PeerConfig};
+use super::{Config, KernelBinding, PeerConfig, PortConfig};
 
 /// A machine, as far as a configuration depends on it.
 pub trait Host {
@@ -109,17 +109,13 @@ fn check_interfaces(config: &Config, host: &impl Host, faults: &mut Vec<Fault>) 
         {
             missing(format!("port.{}.device", port.name), netns, iface);
         }
-        if let Some(name) = port
-            .kernel_interface
-            .as_ref()
-            .filter(|_| !is_made_by_port(&port.device))
-        {
+        if let Some(name) = port.kernel_interface.as_ref().filter(|_| !is_made_by_port(port)) {
             missing(format!("port.{}.kernel_interface", port.name), netns, name);
         }
     }
     for (n, interface) in config.interfaces.iter().enumerate() {
         let port = &config.ports[config.intent.interfaces[n].port.index()];
-        if is_made_by_port(&port.device) || interface.kernel_interface == port.kernel_interface {
+        if is_made_by_port(port) || interface.kernel_interface == port.kernel_interface {
             continue;
         }
         if let Some(name) = &interface.kernel_interface {
@@ -132,9 +128,10 @@ fn check_interfaces(config: &Config, host: &impl Host, faults: &mut Vec<Fault>) 
     }
 }
 
-/// A tap port makes its kernel interface when it starts.
-fn is_made_by_port(device: &str) -> bool {
-    device.starts_with("net_tap") || device.starts_with("net_tun")
+/// A port that has a tap, or is one, makes its kernel interface when it starts.
+fn is_made_by_port(port: &PortConfig) -> bool {
+    let makers = ["net_tap", "net_tun"];
+    port.tap().is_some() || makers.iter().any(|maker| port.device.starts_with(maker))
 }
 
 fn check_sync(config: &Config, host: &impl Host, faults: &mut Vec<Fault>) {

@@ -125,6 +125,27 @@ pub struct PortConfig {
     pub rx_queues: u16,
     /// Kernel interface from which link state, addresses and neighbours are learnt.
     pub kernel_interface: Option<String>,
+    /// How the kernel comes by the frames that are its business.
+    pub exception: Exception,
+}
+
+impl PortConfig {
+    /// Name of the kernel interface that the data process makes to mirror the port.
+    #[must_use]
+    pub fn tap(&self) -> Option<&str> {
+        let name = self.kernel_interface.as_deref();
+        name.filter(|_| self.exception == Exception::Tap)
+    }
+}
+
+/// How the kernel comes by the frames of a port that are its business, and the port by the kernel's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Exception {
+    /// By itself: the device is one of its interfaces. Or not at all.
+    #[default]
+    None,
+    /// By a kernel interface that mirrors the port.
+    Tap,
 }
 
 /// An interface, beyond its intent.

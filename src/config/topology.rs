@@ -10,10 +10,12 @@ use ipnet::IpNet;
 use super::locate::{At, Place, Report, suggest};
 use super::section::Section;
 use super::values::{self, word};
-use super::{InitialState, InterfaceConfig, Places, PortConfig, VrrpConfig, vrrp};
+use super::{Exception, InitialState, InterfaceConfig, Places, PortConfig, VrrpConfig, vrrp};
 
 /// The VRF of a file that names none.
 pub(super) const DEFAULT_VRF: &str = "main";
+
+const EXCEPTIONS: [(&str, Exception); 2] = [("none", Exception::None), ("tap", Exception::Tap)];
 
 /// VRF of an interface that names none there is; only a refused file has it.
 const UNKNOWN_VRF: VrfId = VrfId(u16::MAX);
@@ -101,6 +103,7 @@ pub(super) struct Topology {
 pub(super) struct PortPlaces {
     pub device: Place,
     pub kernel_interface: Place,
+    pub exception: Place,
     pub rx_queues: Place,
 }
 
@@ -165,6 +168,7 @@ fn read_port(section: Section<'_>, name: &At<String>, places: &mut Places) -> (P
     let found = PortPlaces {
         device: section.place_of("device"),
         kernel_interface: section.place_of("kernel_interface"),
+        exception: section.place_of("exception"),
         rx_queues: section.place_of("rx_queues"),
     };
     let report = section.report();
@@ -179,6 +183,9 @@ fn read_port(section: Section<'_>, name: &At<String>, places: &mut Places) -> (P
         device: device.map_or(String::new(), |d| d.value.to_owned()),
         rx_queues: section.number("rx_queues", 1..=64, 1),
         kernel_interface: kernel_interface.map(|k| k.value.to_owned()),
+        exception: section
+            .parsed("exception", |t| word(t, &EXCEPTIONS))
+            .map_or(Exception::default(), |e| e.value),
     };
     section.finish();
     (port, found)

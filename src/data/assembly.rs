@@ -22,6 +22,7 @@ use state_sync::pump::Pump;
 use super::agent::Agent;
 use super::answer::Sources;
 use super::apply::Running;
+use super::carrier::Carriers;
 use super::facts::Facts;
 use super::jobs::Jobs;
 use super::journal::Journal;
@@ -235,13 +236,14 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         events = sync.events,
         "running"
     );
+    let mut carriers = Carriers::open(config, |port| configured.get(port.index())?.netns.clone());
     let mut supervisor = Supervisor::ready(clock.now());
     thread::run(Idle::Calm, &signals.stop, &clock, |now| {
         supervisor.turn(now);
         if signals.reload.swap(false, Ordering::Relaxed) {
             agent.reload(now);
         }
-        agent.turn(now, &ports)
+        carriers.turn(now, &ports) + agent.turn(now, &ports)
     });
 
     supervisor.stopping();
@@ -321,7 +323,8 @@ impl Threads<'_> {
                 let pools = Arc::clone(&shared.pools);
                 let tables = Tables::new(place, usize::from(events), &slots, limits, pools, seed);
                 let rx = ports.rx_queues().to_vec();
-                let mut worker = Worker::new(place, rx, port_count, shared, tables, links);
+                let worker = Worker::new(place, rx, port_count, shared, tables, links);
+                let mut worker = worker.with_taps(ports.taps(), ports.count());
                 thread::run(idle, &stop, &clock, |now| worker.turn(now, &mut ports));
                 worker.drain(&mut ports);
             })?;

@@ -11,6 +11,7 @@ mod answer;
 mod apply;
 mod ask;
 mod assembly;
+mod carrier;
 mod facts;
 mod jobs;
 mod journal;

@@ -102,6 +102,7 @@ fn port_config(
             device: port.device.clone(),
         })?,
         netns: netns.map(str::to_owned),
+        tap: port.tap().map(str::to_owned),
         rx_queues: port.rx_queues,
         mtu: interfaces().map(|i| i.mtu).max().unwrap_or(1_500),
         descriptors: DESCRIPTORS,

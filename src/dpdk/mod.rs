@@ -1,5 +1,5 @@
-//! DPDK, and every `unsafe` line of the project: the lock of a [`lifeline`], the pages of [`large`] tables and the step into a
-//! namespace aren't DPDK's.
+//! DPDK, and every `unsafe` line of the project: the lock of a [`lifeline`], the pages of [`large`] tables, the kernel's word for a
+//! [`tap`] and the step into a namespace aren't DPDK's.
 //!
 //! # Life
 //!
@@ -40,6 +40,7 @@ pub mod mempool;
 pub mod port;
 pub mod queues;
 pub mod stats;
+pub mod tap;
 pub mod tsc;
 
 pub use device::Device;

@@ -8,13 +8,14 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use dataplane::exception::Tap;
 use dataplane::io::{BURST, PortId, RxQueue};
 use thiserror::Error;
 
 use super::error::Errno;
 use super::mempool::Pool;
 use super::queues::{Lane, PortCounters, Ports};
-use super::{Device, Eal, Mempool, netns, sys};
+use super::{Device, Eal, Mempool, netns, sys, tap};
 
 /// Ethernet header and two VLAN tags, on top of the MTU.
 const FRAME_OVERHEAD: u16 = 14 + 2 * 4;
@@ -30,8 +31,10 @@ pub struct PortConfig {
     pub name: String,
     /// Device behind it.
     pub device: Device,
-    /// Named network namespace of a vdev's kernel interface; none for the process's own, and for PCI.
+    /// Named network namespace of its kernel interface; none for the process's own. A PCI device is in none, its tap is.
     pub netns: Option<String>,
+    /// Name of the kernel interface to make that mirrors it.
+    pub tap: Option<String>,
     /// Receive queues, 1 to 64, spread by RSS where the device can.
     pub rx_queues: u16,
     /// Bytes of a frame behind its Ethernet header.
@@ -113,6 +116,16 @@ pub enum PortError {
         /// The kernel's answer.
         cause: String,
     },
+    /// The kernel interface that mirrors the port can't be had.
+    #[error("port {port}: tap {tap}: {cause}")]
+    Tap {
+        /// Name in the configuration.
+        port: String,
+        /// Name of the kernel interface.
+        tap: String,
+        /// The kernel's answer, or the driver's.
+        cause: String,
+    },
     /// A step of bringing the port up failed.
     #[error("port {port}: {step}: {cause}")]
     Setup {
@@ -161,11 +174,13 @@ pub struct Link {
     pub speed_mbps: Option<u32>,
 }
 
-/// All ports of a configuration, opened and started. [`PortId`] is the index in the configuration.
+/// All ports of a configuration, opened and started. [`PortId`] is the index in the configuration; taps come behind them.
 /// The agent keeps it; dropping it leaves the ports running until the process ends.
 #[derive(Debug)]
 pub struct PortSet {
     ports: Vec<OpenPort>,
+    /// Ports that have a tap, in the order of the taps behind the ports.
+    mirrored: Vec<PortId>,
     pool: Arc<Pool>,
     workers: u16,
     split: bool,
@@ -175,7 +190,7 @@ pub struct PortSet {
 }
 
 #[derive(Debug)]
-struct OpenPort {
+pub(super) struct OpenPort {
     name: String,
     id: u16,
     mac: [u8; 6],
@@ -205,23 +220,44 @@ impl PortSet {
         }
         let mut set = Self {
             ports: Vec::new(),
+            mirrored: Vec::new(),
             pool: Arc::clone(pool.shared()),
             workers,
             split: false,
             alive: Arc::new(()),
             not_sync: PhantomData,
         };
-        for (config, id) in configs.iter().zip(ids) {
-            match in_namespace(config, || bring_up(&set.pool, config, id, workers)).flatten() {
-                Ok(port) => set.ports.push(port),
-                Err(error) => {
-                    // The first error is the one to report.
-                    let _ = set.close();
-                    return Err(error);
-                }
+        let opened = configs
+            .iter()
+            .zip(ids)
+            .try_for_each(|(config, id)| {
+                let port =
+                    in_namespace(config, || bring_up(&set.pool, config, id, workers, true)).flatten()?;
+                set.ports.push(port);
+                Ok(())
+            })
+            .and_then(|()| set.open_taps(configs));
+        match opened {
+            Ok(()) => Ok(set),
+            Err(error) => {
+                // The first error is the one to report.
+                let _ = set.close();
+                Err(error)
             }
         }
-        Ok(set)
+    }
+
+    /// Behind the ports: each has the MAC address of its port, which is known now.
+    fn open_taps(&mut self, configs: &[PortConfig]) -> Result<(), PortError> {
+        for (number, config) in configs.iter().enumerate() {
+            let Some(name) = &config.tap else { continue };
+            let mac = self.ports[number].mac;
+            let open = || tap::open(&self.pool, (number, config, name), mac, self.workers);
+            let opened = within(config, config.netns.as_deref(), open).flatten()?;
+            self.ports.push(opened);
+            self.mirrored.extend(u16::try_from(number).map(PortId));
+        }
+        Ok(())
     }
 
     /// Hands every worker its receive queues (`assignment[worker]`) and a transmit queue on each port.
@@ -257,9 +293,13 @@ impl PortSet {
                 taken[rx.port.index()] |= bit;
                 lanes[rx.port.index()].rx_mask |= bit;
             }
+            let taps = self.taps(queues);
+            for tap in taps.iter().filter(|tap| tap.queues != 0) {
+                lanes[tap.tap.index()].rx_mask = u64::MAX >> (u64::BITS - u32::from(tap.queues));
+            }
             all.push(Ports::new(
                 lanes,
-                queues.clone(),
+                (queues.clone(), taps),
                 Arc::clone(&self.pool),
                 Arc::clone(&self.alive),
             ));
@@ -268,7 +308,21 @@ impl PortSet {
         Ok(all)
     }
 
-    /// Number of ports.
+    /// The taps as a worker with these queues sees them: whoever has the first queue of a port reads its tap.
+    fn taps(&self, queues: &[RxQueue]) -> Vec<Tap> {
+        let first = (self.ports.len() - self.mirrored.len()..).zip(&self.mirrored);
+        let tap = |(tap, &port): (usize, &PortId)| {
+            let reads = queues.contains(&RxQueue { port, queue: 0 });
+            Some(Tap {
+                port,
+                tap: PortId(u16::try_from(tap).ok()?),
+                queues: if reads { self.workers } else { 0 },
+            })
+        };
+        first.filter_map(tap).collect()
+    }
+
+    /// Number of ports, taps included.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.ports.len()
@@ -379,9 +433,14 @@ impl OpenPort {
     }
 }
 
-/// Runs `act` in the port's network namespace.
+/// Runs `act` in the network namespace of the port's device.
 fn in_namespace<T>(config: &PortConfig, act: impl FnOnce() -> T) -> Result<T, PortError> {
-    netns::within(config.namespace(), act).map_err(|cause| PortError::Namespace {
+    within(config, config.namespace(), act)
+}
+
+/// Runs `act` in a network namespace, for this port.
+fn within<T>(config: &PortConfig, netns: Option<&str>, act: impl FnOnce() -> T) -> Result<T, PortError> {
+    netns::within(netns, act).map_err(|cause| PortError::Namespace {
         port: config.name.clone(),
         netns: config.netns.clone().unwrap_or_default(),
         cause: cause.to_string(),
@@ -391,10 +450,20 @@ fn in_namespace<T>(config: &PortConfig, act: impl FnOnce() -> T) -> Result<T, Po
 /// DPDK's number of the port, which the EAL probed at its start, or which is probed now in its namespace.
 fn probe(config: &PortConfig) -> Result<u16, MissingPort> {
     if config.namespace().is_some() && find(&config.device).is_none() {
-        let spec = CString::new(config.device.spec()).unwrap_or_default();
-        // SAFETY: a zero-terminated string; called on the main lcore. Whether it worked shows right below.
-        unsafe { sys::rte_dev_probe(spec.as_ptr()) };
+        return probe_now(config);
     }
+    found(config)
+}
+
+/// As [`probe`], of a device that the EAL wasn't told of at its start.
+pub(super) fn probe_now(config: &PortConfig) -> Result<u16, MissingPort> {
+    let spec = CString::new(config.device.spec()).unwrap_or_default();
+    // SAFETY: a zero-terminated string; called on the main lcore. Whether it worked shows right below.
+    unsafe { sys::rte_dev_probe(spec.as_ptr()) };
+    found(config)
+}
+
+fn found(config: &PortConfig) -> Result<u16, MissingPort> {
     find(&config.device).ok_or_else(|| MissingPort {
         name: config.name.clone(),
         device: config.device.to_string(),
@@ -444,7 +513,13 @@ fn stop_and_close(id: u16) -> Result<(), Errno> {
 }
 
 /// Configures and starts one port.
-fn bring_up(pool: &Pool, config: &PortConfig, id: u16, workers: u16) -> Result<OpenPort, PortError> {
+pub(super) fn bring_up(
+    pool: &Pool,
+    config: &PortConfig,
+    id: u16,
+    workers: u16,
+    all_frames: bool,
+) -> Result<OpenPort, PortError> {
     let fail = |step| {
         move |cause| PortError::Setup {
             port: config.name.clone(),
@@ -470,10 +545,11 @@ fn bring_up(pool: &Pool, config: &PortConfig, id: u16, workers: u16) -> Result<O
     Errno::check(code).map_err(fail("configuring it"))?;
 
     set_up_queues(pool, config, id, workers, &info, conf.txmode.offloads)?;
-    set_mtu(id, config.mtu).map_err(fail("setting its MTU"))?;
+    change_mtu(id, config.mtu).map_err(fail("setting its MTU"))?;
     // SAFETY: the port is configured and every queue is set up.
     Errno::check(unsafe { sys::rte_eth_dev_start(id) }).map_err(fail("starting it"))?;
-    let started = promiscuous(id).and_then(|()| read_mac(id));
+    let started = if all_frames { promiscuous(id) } else { Ok(()) };
+    let started = started.and_then(|()| read_mac(id));
     let mac = match started {
         Ok(mac) => mac,
         Err(cause) => {
@@ -569,14 +645,19 @@ fn set_up_queues(
 const ANY_SOCKET: u32 = u32::MAX;
 
 /// Tells the driver the MTU unless it has it already: many vdevs can't change it.
-fn set_mtu(id: u16, mtu: u16) -> Result<(), Errno> {
+fn change_mtu(id: u16, mtu: u16) -> Result<(), Errno> {
     let mut now = 0;
     // SAFETY: the port exists; DPDK fills the number.
     Errno::check(unsafe { sys::rte_eth_dev_get_mtu(id, &raw mut now) })?;
     if now == mtu {
         return Ok(());
     }
-    // SAFETY: the port is configured and stopped.
+    set_mtu(id, mtu)
+}
+
+/// Tells the driver the MTU.
+pub(super) fn set_mtu(id: u16, mtu: u16) -> Result<(), Errno> {
+    // SAFETY: the port is configured; this is the main lcore, and workers call nothing that this could disturb.
     Errno::check(unsafe { sys::rte_eth_dev_set_mtu(id, mtu) }).map(drop)
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use dataplane::exception::Tap;
 use dataplane::io::{BURST, Burst, Io, PortId, RxQueue};
 
 use super::mempool::Pool;
@@ -29,6 +30,7 @@ pub struct PortCounters {
 pub struct Ports {
     lanes: Vec<Lane>,
     rx_queues: Vec<RxQueue>,
+    taps: Vec<Tap>,
     pool: Arc<Pool>,
     alloc_failed: u64,
     // Its count tells Eal::stop whether a worker still has queues.
@@ -58,15 +60,16 @@ const BURST_U16: u16 = {
 };
 
 impl Ports {
-    pub(super) const fn new(
+    pub(super) fn new(
         lanes: Vec<Lane>,
-        rx_queues: Vec<RxQueue>,
+        (rx_queues, taps): (Vec<RxQueue>, Vec<Tap>),
         pool: Arc<Pool>,
         alive: Arc<()>,
     ) -> Self {
         Self {
             lanes,
             rx_queues,
+            taps,
             pool,
             alloc_failed: 0,
             _alive: alive,
@@ -77,6 +80,18 @@ impl Ports {
     #[must_use]
     pub fn rx_queues(&self) -> &[RxQueue] {
         &self.rx_queues
+    }
+
+    /// The ports' ways to the kernel; this worker alone reads the taps that have queues here.
+    #[must_use]
+    pub fn taps(&self) -> &[Tap] {
+        &self.taps
+    }
+
+    /// Number of ports, taps included.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.lanes.len()
     }
 
     /// What this worker counted on a port.

@@ -47,6 +47,7 @@ pub(crate) fn config(device: &str, rx_queues: u16) -> PortConfig {
         name: device.name().to_owned(),
         device,
         netns: None,
+        tap: None,
         rx_queues,
         mtu: MTU,
         descriptors: 256,
@@ -81,7 +82,12 @@ impl Bench {
             })
             .collect();
         let io = set.split(&[queues]).unwrap().remove(0);
-        let names = configs.into_iter().map(|config| config.name).collect();
+        let taps: Vec<String> = configs.iter().filter_map(|config| config.tap.clone()).collect();
+        let names = configs
+            .into_iter()
+            .map(|config| config.name)
+            .chain(taps)
+            .collect();
         Self {
             set,
             io,

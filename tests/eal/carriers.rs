@@ -106,6 +106,27 @@ pub(crate) fn description(bench: &Bench, name: &str, iface: &str) -> Check {
     counters(bench, name) + 3
 }
 
+/// The kernel interface that mirrors a port has its MAC address and MTU, and is up.
+pub(crate) fn tap(bench: &Bench, name: &str, tap: &str) -> Check {
+    let mac = bench.set.mac(bench.port(name));
+    assert_eq!(bench.set.mac(bench.port(tap)), mac);
+    let shown = Command::new("ip")
+        .args(["link", "show", "dev", tap])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let mac = mac.unwrap().map(|byte| format!("{byte:02x}")).join(":");
+    for word in [
+        format!("link/ether {mac}"),
+        format!("mtu {}", crate::bench::MTU),
+        "UP,LOWER_UP".to_owned(),
+    ] {
+        assert!(shown.contains(&word), "{word} in {shown}");
+    }
+    assert!(!shown.contains("PROMISC"), "{shown}");
+    5
+}
+
 /// The driver's counters agree with ours.
 pub(crate) fn counters(bench: &Bench, name: &str) -> Check {
     let port = bench.port(name);

@@ -37,6 +37,10 @@ pub(crate) const PARTS: &[Part] = &[
         run: namespaces,
     },
     Part {
+        name: "taps",
+        run: taps,
+    },
+    Part {
         name: HUGEPAGES,
         run: hugepages,
     },
@@ -226,6 +230,66 @@ fn namespaces(root: bool) -> Tally {
     tally
 }
 
+/// Two ports with taps: one that was there before, and one that is made. Both stay, with their addresses.
+fn taps(root: bool) -> Tally {
+    let mut tally = Tally::default();
+    if !root {
+        tally.check("not root: no taps", || 1);
+        return tally;
+    }
+    ip("link add va type veth peer name vb");
+    ip("tuntap add dev old0 mode tap multi_queue");
+    ip("link set old0 mtu 1400");
+    for iface in ["va", "vb", "old0"] {
+        ip(&format!("link set {iface} up"));
+    }
+    let device = |number, iface| {
+        format!("net_af_packet{number},iface={iface},blocksz=65536,framesz=2048,framecnt=1024,qpairs=2")
+    };
+    let names = [device(0, "va"), device(1, "vb"), device(2, "old0")];
+    let (eal, pool) = start(&names.each_ref().map(String::as_str));
+    let mut configs = names.map(|name| config(&name, 1));
+    configs[0].tap = Some("old0".to_owned());
+    configs[1].tap = Some("new0".to_owned());
+    let mut bench = Bench::open_configs(&eal, &pool, configs.to_vec());
+    let b = &mut bench;
+    tally.check("a tap is like its port", || {
+        carriers::tap(b, "net_af_packet0", "old0") + carriers::tap(b, "net_af_packet1", "new0")
+    });
+    tally.check("to the kernel and back", || {
+        let compared = carriers::pair(b, "net_af_packet0", "net_af_packet1");
+        compared + carriers::pair(b, "old0", "net_af_packet2")
+    });
+    tally.check("counters of a tap", || carriers::counters(b, "old0"));
+    for address in ["192.0.2.2/24", "fd00:c0::2/64 nodad"] {
+        ip(&format!("addr add {address} dev new0"));
+    }
+    let Bench { set, io, .. } = bench;
+    drop(io);
+    tally.check("stop", || u64::from(eal.stop(vec![set], pool).unwrap().mbufs));
+    tally.check("the interfaces stay, with their addresses", || {
+        let shown = Command::new("ip").args(["-br", "addr"]).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        for word in ["old0", "new0", "192.0.2.2/24", "fd00:c0::2/64"] {
+            assert!(shown.contains(word), "{word} in {shown}");
+        }
+        4
+    });
+    tally
+}
+
+/// A name that an interface which is no tap has.
+fn tap_refused(eal: &Eal, pool: &Mempool) -> u64 {
+    let mut wrong = config("net_null0", 1);
+    wrong.tap = Some("lo".to_owned());
+    let error = PortSet::open(eal, pool, &[wrong], 1).map(|_| ()).unwrap_err();
+    assert!(
+        error.to_string().starts_with("port net_null0: tap lo: "),
+        "{error}"
+    );
+    1
+}
+
 /// Packet memory from hugepages, without a mount.
 fn hugepages(_root: bool) -> Tally {
     let mut tally = Tally::default();
@@ -245,7 +309,7 @@ fn hugepages(_root: bool) -> Tally {
 }
 
 /// What is wrong is named: devices that aren't there, too many queues, too large an MTU, a second start.
-fn missing(_root: bool) -> Tally {
+fn missing(root: bool) -> Tally {
     let mut tally = Tally::default();
     let folder = Folder::new();
     let input = folder.file("in.pcap");
@@ -318,6 +382,9 @@ fn missing(_root: bool) -> Tally {
         );
         1
     });
+    if root {
+        tally.check("tap", || tap_refused(&eal, &pool));
+    }
     tally.check("pool refused", || {
         let create = |name: &str, mbufs| Mempool::create(&eal, name, mbufs, 2_176).map(|_| ()).unwrap_err();
         assert!(create("small", 100).to_string().contains("too few"));

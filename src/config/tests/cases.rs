@@ -11,8 +11,39 @@ pub(super) fn all() -> Vec<Case> {
         bounds_and_rules(),
         protection(),
         pools_and_sync(),
+        taps(),
     ]
     .concat()
+}
+
+fn taps() -> Vec<Case> {
+    vec![
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tun\"",
+            "15:13: exception = \"tun\" can't be used; use \"none\" or \"tap\"",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tap\"",
+            "15:13: the tap of port \"wan0\" has no name; add kernel_interface: the kernel interface of that name is made, and mirrors the port",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tap\"\nkernel_interface = \"sixteen-letters0\"",
+            "16:20: no kernel interface can be called \"sixteen-letters0\"; use at most 15 letters, digits, dots and dashes",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tap\"\nkernel_interface = \"wan0,mac=fixed\"",
+            "16:20: no kernel interface can be called \"wan0,mac=fixed\"; use at most 15 letters, digits, dots and dashes",
+        ),
+        (
+            "kernel_interface = \"lan0\"",
+            "kernel_interface = \"lan0\"\nexception = \"tap\"",
+            "11:20: \"lan0\" is the interface below port \"lan0\", and can't be made as a tap; give the tap another name, or leave exception out: the kernel sees the frames of that interface",
+        ),
+    ]
 }
 
 fn names_and_syntax() -> Vec<Case> {
