@@ -189,6 +189,12 @@ class TestBgpAndVrrp(RoutedCase):
                 if summary["ipv4Unicast"]["peers"][address]["state"] == "Established"]
 
 
+class TestBgpAndVrrpOnTaps(TestBgpAndVrrp):
+    """The same on ports of which the kernels see nothing: both speak by taps."""
+
+    settings = (*TestBgpAndVrrp.settings, "exception=tap")
+
+
 class TestOspf(RoutedCase):
     """ospfd on both appliances. The upstream routers have a static route for the pool, to the virtual address."""
 

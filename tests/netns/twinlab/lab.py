@@ -8,7 +8,8 @@
     lab.py ctl NODE WORDS…                                 twinpathctl of that node
     lab.py status [--json]
 
-With `--set routing=bgp` or `routing=ospf` two upstream routers (up1, up2) stand before the server, and FRR runs there, beside
+With `--set exception=tap` the nodes' LAN and WAN cables end at cards (`card-lan0`, `card-wan0`) of which their kernels see
+nothing: lan0 and wan0 are the taps that the data process serves. With `--set routing=bgp` or `routing=ospf` two upstream routers (up1, up2) stand before the server, and FRR runs there, beside
 both nodes and at the server; `exec up1 vtysh --vty_socket FOLDER` talks to it (`status` names the folders).
 
 The id in TWINPATH_LAB (default `tp`) is part of every name, so labs don't meet. State is under
@@ -90,7 +91,8 @@ class Lab:
             record = {"clients": clients, "settings": list(settings), "owner": owner,
                       "owner_start_time": start_time(owner) if owner else None}
             (self.directory / "lab.json").write_text(json.dumps(record), encoding="ascii")
-            self.topology.up(clients, routed=bool(self.routers), second_sync=knobs["node1"].second_sync)
+            self.topology.up(clients, routed=bool(self.routers), second_sync=knobs["node1"].second_sync,
+                             taps=knobs["node1"].exception == "tap")
             for node in self.nodes.values():
                 node.directory.mkdir()
             for place in self.nodes:

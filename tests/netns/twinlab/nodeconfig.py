@@ -7,7 +7,8 @@ two real boxes differ: name, id, own addresses, preferred role, threads.
 from dataclasses import dataclass, fields, replace
 
 from .shell import LabError
-from .topology import LAN_GATEWAY, LAN_GATEWAY6, NODE_ADDRESSES, SECOND_ADDRESSES, WAN_GATEWAY, WAN_GATEWAY6
+from .topology import (LAN_GATEWAY, LAN_GATEWAY6, NODE_ADDRESSES, SECOND_ADDRESSES, WAN_GATEWAY, WAN_GATEWAY6,
+                       end_of_cable)
 
 SYNC_PORT = 7610
 VRID = 51
@@ -52,6 +53,7 @@ class Knobs:
     udp_established_s: int = 300
     framecnt: int = 8192
     level: str = "info"
+    exception: str = "none"  # or "tap": the cables end at cards that only the data process sees; of the whole lab
     routing: str = "static"  # or "bgp", "ospf": routing daemons find the ways; of the whole lab
 
     def with_settings(self, settings):
@@ -97,7 +99,8 @@ def second_link(node):
 
 def device(index, interface, knobs, queues):
     """The vdev of a port. The rings are as large as they are because bursts overran the default ones."""
-    return (f"net_af_packet{index},iface={interface},blocksz=65536,framesz=2048,framecnt={knobs.framecnt},"
+    below = end_of_cable(interface, knobs.exception == "tap")
+    return (f"net_af_packet{index},iface={below},blocksz=65536,framesz=2048,framecnt={knobs.framecnt},"
             f"qpairs={queues}")
 
 
@@ -155,12 +158,14 @@ name = "lan0"
 device = "{device(0, "lan0", knobs, queues)}"
 rx_queues = {queues}
 kernel_interface = "lan0"
+exception = "{knobs.exception}"
 
 [[port]]
 name = "wan0"
 device = "{device(1, "wan0", knobs, queues)}"
 rx_queues = {queues}
 kernel_interface = "wan0"
+exception = "{knobs.exception}"
 
 [[interface]]
 name = "lan"

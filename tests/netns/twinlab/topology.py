@@ -19,6 +19,10 @@ routing daemons have agreed upon (`routers.py`):
 
 The nodes' kernels own an address on each side (to resolve neighbours with) and nothing else: forwarding is off,
 and an ingress filter shows them ARP, IPv6 neighbour discovery and VRRP only. Packet sockets see frames before it.
+
+Where the lab has taps, the filter shows them nothing at all: the cables end at `card-lan0` and `card-wan0`, which stand for
+cards with a driver of the data process's, and lan0 and wan0 are the kernel interfaces by which it hands over what is the
+kernel's.
 """
 
 import json
@@ -109,12 +113,31 @@ table netdev twinpath {
     }
 }
 """
+CARD_FILTER = """
+table netdev twinpath {
+    counter lan0_user { }
+    counter wan0_user { }
+    chain lan0 {
+        type filter hook ingress device "card-lan0" priority -500; policy accept;
+        counter name "lan0_user" drop
+    }
+    chain wan0 {
+        type filter hook ingress device "card-wan0" priority -500; policy accept;
+        counter name "wan0_user" drop
+    }
+}
+"""
 # The routing daemons' own packets, to the node's own address or to OSPF's routers; nothing that a subscriber could send.
 ROUTED_FILTER = """
 insert rule netdev twinpath wan0 ip saddr {{ {routers} }} ip daddr {own} tcp sport 179 accept
 insert rule netdev twinpath wan0 ip saddr {{ {routers} }} ip daddr {own} tcp dport 179 accept
 insert rule netdev twinpath wan0 ip saddr 192.0.2.0/24 ip daddr {{ {own}, 224.0.0.5, 224.0.0.6 }} meta l4proto 89 accept
 """
+
+
+def end_of_cable(interface, taps):
+    """Name of a node's end of its LAN or WAN cable."""
+    return f"card-{interface}" if taps else interface
 
 
 def client_addresses(count):
@@ -151,7 +174,21 @@ class Topology:
     def cables(self):
         """Every cable of this lab."""
         cables = ROUTED_CABLES if os.path.exists(f"/run/netns/{self.namespace(ROUTERS[0])}") else CABLES
+        if self.has_taps():
+            cables = self._to_cards(cables)
         return cables | SECOND_CABLES if "second1" in self._interfaces("fabric") else cables
+
+    def has_taps(self):
+        """Whether the nodes' cables end at cards of which their kernels see nothing."""
+        return end_of_cable("lan0", True) in self._interfaces("node1")
+
+    @staticmethod
+    def _to_cards(cables):
+        """The same cables with the nodes' ends named as cards."""
+        def card(bridge, place, interface, mac):
+            ported = bridge in ("lan", "wan") and place in NODE_ADDRESSES
+            return (bridge, place, end_of_cable(interface, ported), mac)
+        return {port: card(*cable) for port, cable in cables.items()}
 
     def inside(self, place, *words):
         """The words of a command that runs `words` at a place."""
@@ -159,13 +196,14 @@ class Topology:
 
     # -- birth
 
-    def up(self, clients, pool_on_link=True, routed=False, second_sync=False):
+    def up(self, clients, pool_on_link=True, routed=False, second_sync=False, taps=False):
         """Creates everything. `clients` is the number of client addresses per family."""
         for place in (*PLACES, *ROUTERS) if routed else PLACES:
             run("ip", "netns", "add", self.namespace(place))
             self._sysctl(place, {"net.ipv6.conf.all.disable_ipv6": 1} if place == "fabric" else SYSCTLS)
             self.ip(place, ["link set lo up"])
         cables = (ROUTED_CABLES if routed else CABLES) | (SECOND_CABLES if second_sync else {})
+        cables = self._to_cards(cables) if taps else cables
         bridges = dict.fromkeys(cable[0] for cable in cables.values())
         run(*in_namespace(self.namespace("fabric"), "sh", "-e", "-c", BRIDGE_FILTERS))
         self.ip("fabric", [f"link add {bridge} type bridge stp_state 0 mcast_snooping 0" for bridge in bridges]
@@ -174,9 +212,11 @@ class Topology:
             self.plug(port, *cable)
         self.wait_carrying(cables)
         for node, interfaces in NODE_ADDRESSES.items():
-            self.ip(node, [f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "")
-                            for interface, addresses in interfaces.items() for address in addresses])
-            run(*in_namespace(self.namespace(node), "nft", "-f", "-"), stdin=NODE_FILTER)
+            if taps:
+                self._make_taps(node)
+            for interface in interfaces:
+                self.address(node, interface)
+            run(*in_namespace(self.namespace(node), "nft", "-f", "-"), stdin=CARD_FILTER if taps else NODE_FILTER)
         for node, address in SECOND_ADDRESSES.items() if second_sync else ():
             self.ip(node, [f"addr add {address}/24 dev sync1"])
         self._address_client(clients)
@@ -196,6 +236,20 @@ class Topology:
             run(*in_namespace(self.namespace(place), "ethtool", "-K", interface,
                               "tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off"))
 
+    def _make_taps(self, node):
+        """As the data process would: it takes over what is there, and what is there can be given addresses before it runs."""
+        for interface in ("lan0", "wan0"):
+            card = end_of_cable(interface, True)
+            self._sysctl(node, {f"net.ipv6.conf.{card}.disable_ipv6": 1})
+            run(*self.inside(node, "ip", "tuntap", "add", "dev", interface, "mode", "tap", "multi_queue"))
+            self._sysctl(node, {f"net.ipv6.conf.{interface}.keep_addr_on_down": 1})
+            self.ip(node, [f"link set {card} arp off", f"link set {interface} up"])
+
+    def address(self, node, interface):
+        """Gives an interface of a node its addresses."""
+        self.ip(node, [f"addr add {address} dev {interface}" + (" nodad" if ":" in address else "")
+                       for address in NODE_ADDRESSES[node][interface]])
+
     def _address_client(self, count):
         lines = [f"addr add {address}/16 dev lan0" for address in client_addresses(count)]
         lines += [f"addr add {address}/64 dev lan0 nodad" for address in client_addresses6(count)]
@@ -214,6 +268,8 @@ class Topology:
         for place, addresses in ROUTER_ADDRESSES.items():
             self._sysctl(place, {"net.ipv4.ip_forward": 1})
             self.ip(place, [f"addr add {address}/24 dev {interface}" for interface, address in addresses.items()])
+        if self.has_taps():
+            return
         routers = ", ".join(addresses["wan0"] for addresses in ROUTER_ADDRESSES.values())
         for node, addresses in NODE_ADDRESSES.items():
             rules = ROUTED_FILTER.format(routers=routers, own=addresses["wan0"][0].split("/")[0])
@@ -310,7 +366,7 @@ class Topology:
         own = {address for addresses in NODE_ADDRESSES[node].values() for address in addresses}
         for link in json.loads(run("ip", "-n", self.namespace(node), "-j", "addr", "show")):
             name = link["ifname"]
-            if link.get("link") and name not in NODE_ADDRESSES[node]:
+            if link.get("link") and name not in NODE_ADDRESSES[node] and not name.startswith("card-"):
                 self.ip(node, [f"link delete {name}"])
                 continue
             given = [f"{a['local']}/{a['prefixlen']}" for a in link["addr_info"]] if name in NODE_ADDRESSES[node] else []
