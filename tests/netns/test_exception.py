@@ -163,6 +163,7 @@ class TestTapsOfStaticGroups(Asking):
     settings = (TAPS,)
 
     def test_a_tap_that_was_deleted_is_made_anew_and_its_addresses_are_learnt(self):
+        self.traffic.server()
         sessions = self.open_sessions(100)
         entries = wait_equal(self.lab, at_least=100)
         self.assert_answers("node2")
