@@ -34,6 +34,7 @@ pub(super) fn open(
         cause: cause.to_string(),
     };
     keep(name).map_err(|cause| fail(&cause))?;
+    survive_signals();
     let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
     let spec = format!("net_tap_exception{number},iface={name},mac={mac}");
     let config = PortConfig {
@@ -62,6 +63,13 @@ fn keep(name: &str) -> io::Result<()> {
     // written it does.
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/keep_addr_on_down"), "1");
     Ok(())
+}
+
+/// The driver has the kernel signal that there is something to read, each time. A kernel that can queue no more such signals sends
+/// SIGIO in their place, which would end the process.
+fn survive_signals() {
+    // SAFETY: changes what becomes of one signal that nothing here waits for.
+    unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
 }
 
 /// `struct ifreq`, as TUNSETIFF wants it.

@@ -190,9 +190,10 @@ class TestBgpAndVrrp(RoutedCase):
 
 
 class TestBgpAndVrrpOnTaps(TestBgpAndVrrp):
-    """The same on ports of which the kernels see nothing: both speak by taps."""
+    """The same on ports of which the kernels see nothing: both speak by taps, and adverts wait for a data process that others
+    keep from its core."""
 
-    settings = (*TestBgpAndVrrp.settings, "exception=tap")
+    settings = (*TestBgpAndVrrp.settings, "exception=tap", "advert_interval_ms=1000")
 
 
 class TestOspf(RoutedCase):
