@@ -128,6 +128,8 @@ counters! {
     rechecked_ended,
     /// Conntracks that could not be judged again for want of a route: it is tried with the next routes.
     rechecked_unrouted,
+    /// Conntracks ended because their public address was taken out of its pool.
+    retired_ended,
     /// Port blocks granted.
     blocks_granted,
     /// Port blocks released.

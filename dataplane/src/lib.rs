@@ -25,6 +25,7 @@ pub mod policy;
 pub mod protection;
 mod recheck;
 pub mod resync;
+mod retirement;
 pub mod slot;
 pub mod vrf;
 pub mod wire;

@@ -28,6 +28,13 @@ pub enum Notice {
     Block(BlockEvent),
     /// A VRF that had conntracks kept back was given up.
     GivenUp(GivenUp),
+    /// The peer has port blocks on a public address that is in no pool here.
+    NoPool {
+        /// VRF.
+        vrf: VrfId,
+        /// The address.
+        address: Addr,
+    },
     /// The first packet of a flow met a rule that logs.
     RuleHit {
         /// VRF.
@@ -48,6 +55,8 @@ pub struct Notices {
     recent: [(InterfaceId, Addr, u32); RECENT],
     next: usize,
     logs: (u32, u32),
+    /// Second of the last word about an address without a pool.
+    no_pool_s: Option<u32>,
     /// Messages that found the channel full, or the limit reached.
     pub lost: u64,
 }
@@ -61,6 +70,7 @@ impl Notices {
             recent: [(InterfaceId::default(), Addr::default(), 0); RECENT],
             next: 0,
             logs: (0, 0),
+            no_pool_s: None,
             lost: 0,
         }
     }
@@ -84,6 +94,14 @@ impl Notices {
     /// Reports that a VRF was given up.
     pub fn given_up(&mut self, given_up: GivenUp) {
         self.send(Notice::GivenUp(given_up));
+    }
+
+    /// Reports an address without a pool, once a second.
+    pub fn no_pool(&mut self, vrf: VrfId, address: Addr, now: Instant) {
+        if self.no_pool_s != Some(now.secs()) {
+            self.no_pool_s = Some(now.secs());
+            self.send(Notice::NoPool { vrf, address });
+        }
     }
 
     /// Reports a rule hit, within the limit.

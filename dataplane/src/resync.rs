@@ -239,6 +239,11 @@ impl Absent {
         !self.known.is_empty() && now_s >= self.ask_at_s
     }
 
+    /// They may be let in now: they are asked for as if they had just been refused, at once.
+    pub fn hasten(&mut self) {
+        (self.ask_at_s, self.pause_s) = (0, PAUSE_MIN_S);
+    }
+
     /// They have been asked for: the next time after a pause that doubles while nothing comes.
     pub fn asked(&mut self, now_s: u32) {
         self.ask_at_s = now_s + self.pause_s;

@@ -24,7 +24,6 @@ use crate::fragment::{Fragments, Ticket};
 use crate::inbox::{Announcing, Ask, Visited, Visitor};
 use crate::io::{BURST, Io, Packet, RxQueue};
 use crate::mutant::{self, Mutant};
-use crate::nat::Pools;
 use crate::notice::Notices;
 use crate::role::Roles;
 use crate::stage::absorb::absorb;
@@ -64,12 +63,10 @@ const PATIENCE: usize = 4;
 /// What all workers of a process share, read-only but for the atomics inside.
 #[derive(Debug)]
 pub struct Shared {
-    /// Forwarding view, swapped whole.
+    /// Forwarding view and pools, swapped whole.
     pub snapshot: ArcSwap<Snapshot>,
     /// Roles per VRF.
     pub roles: Arc<Roles>,
-    /// Public addresses and who holds their blocks.
-    pub pools: Arc<Pools>,
     /// What the acknowledgements wait for.
     pub applied: Arc<AppliedCounters>,
 }
@@ -165,6 +162,8 @@ impl<I: Io> Worker<I> {
         let shared = Arc::clone(&self.shared);
         let snapshot = shared.snapshot.load();
         self.tables.observe_roles(&shared.roles, now);
+        // In front of the rules: as long as a snapshot is held, its pools aren't freed here.
+        self.tables.observe_pools(snapshot.pools());
         self.tables.observe_rules(&snapshot);
         if mutant::on(Mutant::WorkerWaits) && self.outputs.iter().any(Producer::is_full) {
             return emit(&mut self.tables, &mut self.outputs, WALK_BUDGET, now);
@@ -193,13 +192,14 @@ impl<I: Io> Worker<I> {
         work += emit(&mut self.tables, &mut self.outputs, patience * WALK_BUDGET, now);
         work += expire(&mut self.tables, now);
         work += self.tables.review(now);
+        work += self.tables.retire(now);
         work += self.fragments.expire(now, &mut self.tables.counters);
         work += self.absorb(patience, now);
         audit(&mut self.tables, now);
         ask_for_missing(&mut self.tables, now);
         let mut ways = Ways {
             snapshot: &snapshot,
-            pools: &shared.pools,
+            pools: snapshot.pools(),
             notices: &mut self.links.notices,
         };
         foresee(&mut self.tables, &mut ways, now);
@@ -355,7 +355,7 @@ impl<I: Io> Worker<I> {
         let mut cx = Context {
             now,
             snapshot,
-            pools: &self.shared.pools,
+            pools: snapshot.pools(),
             tables: &mut self.tables,
             notices: &mut self.links.notices,
             worker: self.number,
@@ -418,6 +418,9 @@ impl<I: Io> Worker<I> {
         }
         while let Some(given_up) = self.tables.pop_given_up() {
             self.links.notices.given_up(given_up);
+        }
+        if let Some((vrf, address)) = self.tables.no_pool.take() {
+            self.links.notices.no_pool(vrf, address, now);
         }
         self.tables.counters.notices_lost = self.links.notices.lost;
         if self.visiting.is_none() {

@@ -230,10 +230,11 @@ impl Node {
     ) -> Result<(Self, EventEnds), PolicyError> {
         let ports = [LAN_MAC, WAN_MAC].map(|mac| PortInfo { mac, mtu: 1_500 });
         let policies = Policies::compile(intent, &Policies::default())?;
+        let pools = Arc::new(Pools::new(intent));
+        let snapshot = Snapshot::build(intent, &policies, &pools, &forwarding(), &ports);
         let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(Snapshot::build(intent, &policies, &forwarding(), &ports)),
+            snapshot: ArcSwap::from_pointee(snapshot),
             roles: Arc::new(Roles::new(1)),
-            pools: Arc::new(Pools::new(intent)),
             applied: Arc::new(AppliedCounters::new(1, 1)),
         });
         if !scene.replicated {
@@ -244,14 +245,7 @@ impl Node {
             events: 1,
             ring_entries: RING_ENTRIES,
         });
-        let tables = Tables::new(
-            (0, 1),
-            1,
-            &[SLOTS],
-            scene.limits(),
-            Arc::clone(&shared.pools),
-            seed,
-        );
+        let tables = Tables::new((0, 1), 1, &[SLOTS], scene.limits(), pools, seed);
         let queues = [LAN, WAN].map(|port| RxQueue { port, queue }).to_vec();
         let links = wiring.workers.remove(0);
         let worker = Worker::new((0, 1), queues, 2, Arc::clone(&shared), tables, links);

@@ -27,6 +27,9 @@ use crate::ipc::{Event, Incoming, Reply, Request, Server, Ticket};
 /// Messages of workers handled in one turn.
 const NOTICES_PER_TURN: usize = 1_024;
 
+/// Addresses without a pool that are noted.
+const UNKNOWN_POOLS_NOTED: usize = 16;
+
 /// After a role flip every address is announced this often, so that one lost frame costs a second, not a timeout.
 const ANNOUNCEMENTS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Duration::from_secs(2)];
 
@@ -191,6 +194,7 @@ impl Agent {
                     self.syslog
                         .block(&event, &self.sources.facts.names.vrf(event.vrf), now);
                 }
+                Notice::NoPool { vrf, address } => self.note_unknown_pool(vrf, address),
                 Notice::GivenUp(GivenUp { vrf, told, untold }) => {
                     let vrf = self.sources.facts.names.vrf(vrf);
                     tracing::info!(vrf, told, untold, "given up, conntracks that were kept back");
@@ -227,6 +231,22 @@ impl Agent {
             }
         }
         handled
+    }
+
+    /// Once per address and configuration, and no more than an operator would read.
+    fn note_unknown_pool(&mut self, vrf: VrfId, address: Addr) {
+        let known = &mut self.sources.unknown_pools;
+        if known.len() >= UNKNOWN_POOLS_NOTED || known.contains(&(vrf, address)) {
+            return;
+        }
+        known.push((vrf, address));
+        let vrf = self.sources.facts.names.vrf(vrf);
+        tracing::warn!(vrf, address = %address.ip(), "the peer has flows on an address that is in no pool here");
+        let text = format!(
+            "flows and port blocks of the peer on {} are refused: it is in no pool here; they come when it is in one",
+            address.ip()
+        );
+        self.sources.journal.note("no-pool", Some(&vrf), None, text);
     }
 
     fn pump_events(&mut self) -> usize {

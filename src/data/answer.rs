@@ -10,10 +10,10 @@ use ctl::report::{Count, DropRow, EventRow, MemoryRow, PoolRow, PortRow, RuleHit
 use ctl::sync_report::{SlotRow, SyncState};
 use dataplane::config::Intent;
 use dataplane::counters::Counters;
-use dataplane::flow::VrfId;
+use dataplane::flow::{Addr, VrfId};
 use dataplane::inbox::Ask;
 use dataplane::io::PortId;
-use dataplane::nat::{PoolRef, PoolUsage};
+use dataplane::nat::{PoolRef, PoolUsage, Pools};
 use dataplane::policy::BYTES_MAX;
 use dataplane::tables::RuleCount;
 use dataplane::time::Instant;
@@ -40,6 +40,8 @@ pub(crate) struct Sources {
     pub(crate) pump_commands: Vec<Sender<PumpCommand>>,
     pub(crate) intent: Intent,
     pub(crate) facts: Facts,
+    /// Public addresses that the peer has port blocks of and this node no pool, as far as they have been noted.
+    pub(crate) unknown_pools: Vec<(VrfId, Addr)>,
     pub(crate) rates: Rates,
     pub(crate) journal: Journal,
     /// What became of the lines about port blocks.
@@ -397,8 +399,12 @@ fn events(sources: &Sources) -> Served {
     })
 }
 
+fn pools(sources: &Sources) -> Arc<Pools> {
+    Arc::clone(sources.shared.snapshot.load().pools())
+}
+
 fn nat_statistics(sources: &Sources, vrf: VrfId) -> Served {
-    let pools: Vec<PoolRef> = sources.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
+    let pools: Vec<PoolRef> = pools(sources).refs().filter(|p| p.vrf == vrf).collect();
     let gather = Gather::once(&sources.workers, move |tables, _| usage(&tables.nat, &pools));
     let lines = sources.log_lines;
     all(gather, move |answers| {
@@ -435,8 +441,8 @@ fn usage(nat: &dataplane::nat::Nat, pools: &[PoolRef]) -> Vec<PoolUsage> {
 }
 
 fn pool_rows(sources: &Sources, vrf: VrfId) -> Served {
-    let pools: Vec<PoolRef> = sources.shared.pools.refs().filter(|p| p.vrf == vrf).collect();
-    let shared = Arc::clone(&sources.shared);
+    let shared = pools(sources);
+    let pools: Vec<PoolRef> = shared.refs().filter(|p| p.vrf == vrf).collect();
     let intents = sources
         .intent
         .vrfs
@@ -448,7 +454,7 @@ fn pool_rows(sources: &Sources, vrf: VrfId) -> Served {
     all(gather, move |answers| {
         let row = |(nth, &pool): (usize, &PoolRef)| {
             let intent = intents.get(usize::from(pool.pool))?;
-            let size = shared.pools.size(pool)?;
+            let size = shared.size(pool)?;
             let mut used = PoolUsage::default();
             answers.iter().filter_map(|a| a.get(nth)).for_each(|&u| used += u);
             let blocks_per_address = size.blocks / size.addresses.max(1);

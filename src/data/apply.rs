@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use ctl::config_report::SettingChange;
+use ctl::config_report::{SettingChange, Takes};
 use ctl::protocol::{Refusal, RefusalKind};
 use dataplane::config::Forwarding;
 use dataplane::fingerprint;
@@ -21,6 +21,7 @@ use dataplane::time::Instant;
 use state_sync::port::PumpCommand;
 
 use super::agent::Agent;
+use super::settings;
 use crate::config::{self, Config};
 use crate::ipc::{ConfigText, Event, Reply};
 use crate::machine;
@@ -35,6 +36,8 @@ pub(crate) struct Running {
     /// Present when lanes are protected.
     keys: Option<Arc<Keyring>>,
     trial: Option<Trial>,
+    /// Port blocks that the tables were made for.
+    blocks_max: u32,
     /// Event threads that have yet to be told of the sections.
     untold: Vec<Sender<PumpCommand>>,
 }
@@ -51,6 +54,7 @@ impl Running {
     pub(crate) fn new(config: Config, keys: Option<Arc<Keyring>>) -> Self {
         Self {
             file: config.file().to_owned(),
+            blocks_max: settings::blocks_max(&config),
             config,
             keys,
             trial: None,
@@ -195,6 +199,7 @@ impl Agent {
     fn blocked(&self, new: &Config) -> Vec<SettingChange> {
         let mut changes = config::diff(&self.running.config, new);
         changes.retain(|change| change.takes.restarts_dataplane());
+        changes.extend(outgrows(self.running.blocks_max, new));
         changes
     }
 
@@ -238,6 +243,8 @@ impl Agent {
         self.publisher
             .replace_routes(&old.forwarding.routes, &new.forwarding.routes, &new.intent);
         self.sources.intent = new.intent.clone();
+        self.sources.facts.names.set_pools(&new.intent);
+        self.sources.unknown_pools.clear();
         self.publish();
         self.running.untold.clone_from(&self.sources.pump_commands);
         self.tell_sections();
@@ -265,6 +272,19 @@ impl Agent {
         let text = format!("changed configuration: {what}");
         self.sources.journal.note("configuration", None, None, text);
     }
+}
+
+/// Whether the pools of a configuration have more port blocks than there is room for.
+fn outgrows(blocks_max: u32, new: &Config) -> Option<SettingChange> {
+    let blocks = settings::block_count(&new.intent);
+    (blocks > blocks_max).then(|| SettingChange {
+        path: "vrf.cg_nat.pool".to_owned(),
+        old: Some(format!("room for {blocks_max} port blocks")),
+        new: Some(format!("{blocks} port blocks")),
+        takes: Takes::RestartDataplane,
+        reason: "tables of port blocks are allocated at start, for twice those of the pools there are then"
+            .to_owned(),
+    })
 }
 
 /// What the file says of reachability, routes apart, takes the place of what another one said; the kernel's part stays.

@@ -8,8 +8,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dataplane::applied::AppliedCounters;
-use dataplane::nat::Pools;
-use dataplane::policy::PolicyError;
 use dataplane::role::Roles;
 use dataplane::tables::Tables;
 use dataplane::wiring::{Counts, EventEnds, Wiring};
@@ -26,7 +24,7 @@ use super::carrier::Carriers;
 use super::facts::Facts;
 use super::jobs::Jobs;
 use super::journal::Journal;
-use super::publisher::Publisher;
+use super::publisher::{Publisher, Unpublishable};
 use super::rates::Rates;
 use super::roles::RoleKeeper;
 use super::settings;
@@ -71,7 +69,7 @@ pub enum StartError {
     Plan(#[from] PlanError),
     /// Rules that can't be compiled.
     #[error(transparent)]
-    Policy(#[from] PolicyError),
+    Unpublishable(#[from] Unpublishable),
     /// DPDK.
     #[error(transparent)]
     Eal(#[from] EalError),
@@ -171,7 +169,6 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(publisher.snapshot(&config.intent)),
         roles: Arc::clone(&roles),
-        pools: Arc::new(Pools::new(&config.intent)),
         applied: Arc::new(AppliedCounters::new(
             usize::from(sync.workers),
             usize::from(sync.events),
@@ -215,6 +212,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
             pump_commands: pumps.commands,
             intent: config.intent.clone(),
             facts: Facts::new(config, plan, &sync, clock.now()),
+            unknown_pools: Vec::new(),
         },
         syslog: Syslog::new(config.log.syslog.clone(), config.node.name.clone()),
         notices: wiring.main.notices,
@@ -320,7 +318,7 @@ impl Threads<'_> {
             let handle = eal.launch(usize::from(number), move || {
                 // Tables are made on the core that uses them.
                 let place = (number, workers);
-                let pools = Arc::clone(&shared.pools);
+                let pools = Arc::clone(shared.snapshot.load().pools());
                 let tables = Tables::new(place, usize::from(events), &slots, limits, pools, seed);
                 let rx = ports.rx_queues().to_vec();
                 let worker = Worker::new(place, rx, port_count, shared, tables, links);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ctl::protocol::{Refusal, RefusalKind};
 use ctl::report::{MemoryRow, Owner, PlanReport, PlanThread};
 use ctl::sync_report::LaneSecurity;
+use dataplane::config::{Intent, VrfIntent};
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
 use dataplane::io::{PortId, RxQueue};
@@ -138,12 +139,16 @@ pub(crate) struct Names {
 
 impl Names {
     fn new(config: &Config) -> Self {
-        let pools_of = |v: &dataplane::config::VrfIntent| v.pools.iter().map(|p| p.name.clone()).collect();
         Self {
             node: config.node.id,
             vrfs: config.vrfs.iter().map(|v| v.name.clone()).collect(),
-            pools: config.intent.vrfs.iter().map(pools_of).collect(),
+            pools: pool_names(&config.intent),
         }
+    }
+
+    /// The pools are those of another configuration.
+    pub(crate) fn set_pools(&mut self, intent: &Intent) {
+        self.pools = pool_names(intent);
     }
 
     /// Owner of a port block.
@@ -160,13 +165,12 @@ impl Names {
         self.vrfs.get(vrf.index()).cloned().unwrap_or_default()
     }
 
-    /// A pool's name.
+    /// A pool's name; that of none for one that is configured no more.
     pub(crate) fn pool(&self, pool: PoolRef) -> String {
         let names = self.pools.get(pool.vrf.index());
         names
             .and_then(|n| n.get(usize::from(pool.pool)))
-            .cloned()
-            .unwrap_or_default()
+            .map_or_else(|| "(taken away)".to_owned(), Clone::clone)
     }
 
     /// Owner of what was written under `term`, or by nobody yet.
@@ -177,6 +181,11 @@ impl Names {
             Owner::Peer
         }
     }
+}
+
+fn pool_names(intent: &Intent) -> Arc<[Vec<String>]> {
+    let of_vrf = |vrf: &VrfIntent| vrf.pools.iter().map(|pool| pool.name.clone()).collect();
+    intent.vrfs.iter().map(of_vrf).collect()
 }
 
 fn number(core: usize) -> u16 {

@@ -24,3 +24,4 @@ mod syslog;
 mod view;
 
 pub use self::assembly::{Signals, Start, StartError, run};
+pub use self::publisher::Unpublishable;

@@ -1,18 +1,31 @@
 //! What workers forward by: made and published here, and taken back.
 //!
-//! Rules are compiled when the configuration changes, on the main thread; workers go on with what they have until the new
+//! Rules are compiled when the configuration changes, and pools allocated, on the main thread; workers go on with what they have until the new
 //! snapshot is there. Routes are kept apart, since there may be a million of them and most changes are of a few. A snapshot
 //! that was replaced is kept until the last worker has let go of it, so that its memory, of rules as of routes, is freed on
 //! this thread and never between two bursts.
 
 use std::sync::Arc;
 
-use dataplane::config::{Forwarding, ForwardingPart, Intent, Route};
+use dataplane::config::{Forwarding, ForwardingPart, Intent, PoolIntent, Route};
+use dataplane::nat::{PoolBusy, Pools};
 use dataplane::policy::{Policies, PolicyError};
 use dataplane::vrf::{PortInfo, Routes, Snapshot};
 use dataplane::worker::Shared;
+use thiserror::Error;
 
 use crate::clock::Clock;
+
+/// Why an intent can't be published. Nothing has changed then.
+#[derive(Debug, Error)]
+pub enum Unpublishable {
+    /// Its rules don't fit.
+    #[error(transparent)]
+    Rules(#[from] PolicyError),
+    /// An address is needed by two pools.
+    #[error("{0}; apply the configuration again in a few seconds")]
+    Pools(#[from] PoolBusy),
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -25,6 +38,9 @@ pub(crate) struct Publisher {
     /// All routes, as far as they have been told again.
     coming: Option<Routes>,
     policies: Policies,
+    pools: Arc<Pools>,
+    /// What they were made of, by VRF.
+    configured: Vec<Vec<PoolIntent>>,
     replaced: Vec<Arc<Snapshot>>,
 }
 
@@ -35,7 +51,7 @@ impl Publisher {
         mut forwarding: Forwarding,
         ports: Vec<PortInfo>,
         clock: Clock,
-    ) -> Result<Self, PolicyError> {
+    ) -> Result<Self, Unpublishable> {
         let routes = core::mem::take(&mut forwarding.routes);
         let mut publisher = Self {
             clock,
@@ -44,6 +60,8 @@ impl Publisher {
             routes: Routes::of(&routes, intent.interfaces.len()),
             coming: None,
             policies: Policies::default(),
+            pools: Arc::new(Pools::new(intent)),
+            configured: pools_of(intent),
             replaced: Vec::new(),
         };
         let compiled = publisher.compile(intent)?;
@@ -51,10 +69,18 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Compiles the rules of a changed intent; after an error those of before are still there. Returns what it took.
-    pub(crate) fn compile(&mut self, intent: &Intent) -> Result<String, PolicyError> {
+    /// Compiles the rules of a changed intent and makes its pools; after an error those of before are still there. Returns
+    /// what it took.
+    pub(crate) fn compile(&mut self, intent: &Intent) -> Result<String, Unpublishable> {
         let start = self.clock.now();
-        self.policies = Policies::compile(intent, &self.policies)?;
+        let policies = Policies::compile(intent, &self.policies)?;
+        let configured = pools_of(intent);
+        if configured != self.configured {
+            self.free();
+            self.pools = Arc::new(self.pools.changed(intent, self.replaced.is_empty())?);
+            self.configured = configured;
+        }
+        self.policies = policies;
         let took = self.clock.now().since(start);
         let (rules, bytes) = self.policies.size();
         Ok(format!(
@@ -127,8 +153,8 @@ impl Publisher {
         Snapshot::assemble(
             intent,
             &self.policies,
-            &self.forwarding,
-            &self.routes,
+            &self.pools,
+            (&self.forwarding, &self.routes),
             &self.ports,
         )
     }
@@ -145,6 +171,10 @@ impl Publisher {
     }
 }
 
+fn pools_of(intent: &Intent) -> Vec<Vec<PoolIntent>> {
+    intent.vrfs.iter().map(|vrf| vrf.pools.clone()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +184,6 @@ mod tests {
     use dataplane::applied::AppliedCounters;
     use dataplane::config::{Action, InterfaceId, NextHop};
     use dataplane::flow::VrfId;
-    use dataplane::nat::Pools;
     use dataplane::role::Roles;
 
     const VRF: VrfId = VrfId(0);
@@ -257,7 +286,6 @@ mod tests {
         let shared = Shared {
             snapshot: ArcSwap::from_pointee(publisher.snapshot(&intent)),
             roles: Arc::new(Roles::new(1)),
-            pools: Arc::new(Pools::new(&intent)),
             applied: Arc::new(AppliedCounters::new(1, 1)),
         };
         let of_worker = shared.snapshot.load_full();

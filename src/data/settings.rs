@@ -126,7 +126,7 @@ pub(super) fn limits(config: &Config) -> Limits {
     let workers = u32::from(config.dataplane.workers.max(1));
     let share = config.dataplane.conntracks_max.div_ceil(workers);
     let conntracks = if workers > 1 { share + share / 8 } else { share };
-    let blocks = block_count(&config.intent);
+    let blocks = blocks_max(config);
     let nat = NatLimits {
         subscribers: blocks.min(conntracks).max(1),
         blocks: blocks + blocks / 4 + 64,
@@ -141,7 +141,15 @@ pub(super) fn limits(config: &Config) -> Limits {
     }
 }
 
-fn block_count(intent: &Intent) -> u32 {
+/// Port blocks that the tables are made for: twice those of the pools there are, so that pools can be added while the
+/// process runs, and a few where there are none.
+pub(super) fn blocks_max(config: &Config) -> u32 {
+    let twice = block_count(&config.intent).saturating_mul(2);
+    twice.max(config.dataplane.conntracks_max / 16)
+}
+
+/// Port blocks of all pools.
+pub(super) fn block_count(intent: &Intent) -> u32 {
     let of_pool = |pool: &PoolIntent| {
         let ports = u32::from(pool.ports.last) - u32::from(pool.ports.first) + 1;
         let per_address = ports / u32::from(pool.block_size.max(1));

@@ -95,11 +95,11 @@ impl Node {
             snapshot: ArcSwap::from_pointee(Snapshot::build(
                 &intent,
                 &policies,
+                &Arc::new(Pools::new(&intent)),
                 &forwarding,
                 &setup.ports(id),
             )),
             roles: Arc::clone(&roles),
-            pools: Arc::new(Pools::new(&intent)),
             applied: Arc::new(AppliedCounters::new(workers, events)),
         });
         let wiring = Wiring::<MemPacket>::new(Counts {
@@ -119,7 +119,7 @@ impl Node {
                 .map(|&port| RxQueue { port, queue: number })
                 .collect();
             let seed = boot_id.rotate_left(u32::from(number) + 7);
-            let pools = Arc::clone(&shared.pools);
+            let pools = Arc::clone(shared.snapshot.load().pools());
             let tables = Tables::new(place, events, &slots, setup.limits(), pools, seed);
             let taps = setup.taps(number);
             let of_tap = |tap: &Tap| {
@@ -437,12 +437,23 @@ impl Node {
         }
     }
 
+    /// The pools as they are configured now.
+    #[must_use]
+    pub fn pools(&self) -> Arc<Pools> {
+        Arc::clone(self.shared.snapshot.load().pools())
+    }
+
     /// Changes intent or forwarding, as the agent does: the snapshot is swapped whole.
     pub fn publish(&mut self, change: impl FnOnce(&mut Intent, &mut Forwarding)) {
         change(&mut self.intent, &mut self.forwarding);
         self.policies = compile(&self.intent, &self.policies);
         let ports = self.setup.ports(self.id);
-        let snapshot = Snapshot::build(&self.intent, &self.policies, &self.forwarding, &ports);
+        let before = self.pools();
+        let settled = self
+            .tables()
+            .all(|tables| Arc::ptr_eq(tables.nat.pools(), &before));
+        let pools = Arc::new(change_pools(&before, &self.intent, settled));
+        let snapshot = Snapshot::build(&self.intent, &self.policies, &pools, &self.forwarding, &ports);
         self.shared.snapshot.store(Arc::new(snapshot));
         let vrfs = (0..).map(VrfId).take(self.intent.vrfs.len());
         let sections: Arc<[_]> = vrfs.map(|vrf| fingerprint::sections(&self.intent, vrf)).collect();
@@ -474,4 +485,14 @@ impl Node {
 #[expect(clippy::expect_used, reason = "a test's rules are few")]
 fn compile(intent: &Intent, before: &Policies) -> Policies {
     Policies::compile(intent, before).expect("rules compile")
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "a test gives pools time to lose an address before another one has it"
+)]
+fn change_pools(before: &Pools, intent: &Intent, settled: bool) -> Pools {
+    before
+        .changed(intent, settled)
+        .expect("no address is in two pools")
 }

@@ -259,7 +259,7 @@ fn stays_in_its_half(index: usize, node: &Node, worker: usize, memory: &mut Memo
     };
     let usage = |pool| tables.nat.usage(pool).unwrap_or_default().ports_borrowed;
     // What a demoted node has opened in its own half may be taken over as well.
-    let borrowed = node.shared.pools.refs().map(usage).sum::<u64>() + tables.counters.tails_adopted;
+    let borrowed = node.pools().refs().map(usage).sum::<u64>() + tables.counters.tails_adopted;
     let before = core::mem::replace(&mut memory.workers[worker].borrowed, borrowed);
     for held in came {
         let Some(mapping) = held.mapping else { continue };

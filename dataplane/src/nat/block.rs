@@ -13,7 +13,7 @@ use super::arena::{Links, NIL};
 use super::find::Short;
 use super::log::BlockEvent;
 use super::mapping::Protocol;
-use super::pool::{Place, PoolRef};
+use super::pool::Place;
 use super::subscriber::Inside;
 use super::{LearnError, Nat, enter};
 use crate::conntrack::hash_words;
@@ -34,8 +34,6 @@ pub struct Block {
     pub inside_vrf: VrfId,
     /// Inside address that owns the block.
     pub subscriber: Addr,
-    /// Pool.
-    pub pool: PoolRef,
     /// Public address.
     pub address: Addr,
     /// First port.
@@ -65,7 +63,6 @@ impl Default for Block {
             grant: 0,
             inside_vrf: VrfId::default(),
             subscriber: Addr::default(),
-            pool: PoolRef::default(),
             address: Addr::default(),
             port_first: 0,
             slot: 0,
@@ -129,8 +126,7 @@ impl Nat {
         if matches!(to, Grantee::New(_)) && !self.subscribers.has_room() {
             return Err(Short::Table(Drop::SubscribersFull));
         }
-        let (address, chunk) = self.claim_for(to, pool, part)?;
-        let place = Place { pool, address, chunk };
+        let place = self.claim_for(to, pool, part)?;
         let Some(grant) = self.pools.next_grant(term) else {
             return Err(self.unclaim(place));
         };
@@ -143,20 +139,23 @@ impl Nat {
         Ok(id)
     }
 
-    fn claim_for(&mut self, to: Grantee, pool: usize, part: Part) -> Result<(u32, u32), Short> {
-        let places = self.pools.at(pool);
+    fn claim_for(&mut self, to: Grantee, pool: usize, part: Part) -> Result<Place, Short> {
         match to {
-            Grantee::New(_) => places.claim_any(&mut self.random, part).ok_or(Short::Pool),
+            Grantee::New(_) => {
+                let place = self.pools.claim_any(pool, &mut self.random, part);
+                place.ok_or(Short::Pool)
+            }
             Grantee::Known(subscriber) => {
-                let address = self.subscribers[subscriber].paired;
-                let chunk = places.claim_on(address, &mut self.random, part);
-                chunk.map(|chunk| (address, chunk)).ok_or(Short::Address)
+                let place = self.subscribers[subscriber].paired;
+                let lot = self.pools.lot(place);
+                let chunk = lot.claim_on(place.address, &mut self.random, part);
+                chunk.map(|chunk| Place { chunk, ..place }).ok_or(Short::Address)
             }
         }
     }
 
     fn unclaim(&mut self, place: Place) -> Short {
-        self.pools.at(place.pool).unclaim(place.address, place.chunk);
+        self.pools.lot(place).unclaim(place.address, place.chunk);
         Short::Table(Drop::PoolExhausted)
     }
 
@@ -178,23 +177,22 @@ impl Nat {
         };
         let id = self.blocks.take()?;
         let who = self.subscribers[owner].who;
-        let pool = self.pools.at(place.pool);
+        let lot = self.pools.lot(place);
         self.blocks[id] = Block {
             grant,
             inside_vrf: who.vrf,
             subscriber: who.address,
-            pool: pool.name,
-            address: pool.address(place),
-            port_first: pool.port_first(place),
+            address: lot.address(place),
+            port_first: lot.port_first(place),
             slot,
             owner,
             place,
             ..Block::default()
         };
-        pool.hold(place, grant, who.vrf, slot);
+        lot.hold(place, grant, who.vrf, slot);
         let hash = self.place_hash(place);
         enter(&mut self.block_index, hash, id);
-        self.usage[place.pool].blocks += 1;
+        self.usage[place.pool()].blocks += 1;
         self.subscribers[owner]
             .blocks
             .push(&mut self.blocks, id, |b| &mut b.siblings);
@@ -220,8 +218,8 @@ impl Nat {
         }
         self.blocks[id].owner = NIL;
         self.blocks[id].sync.dead = true;
-        self.usage[place.pool].blocks -= 1;
-        self.pools.at(place.pool).give_back(place);
+        self.usage[place.pool()].blocks -= 1;
+        self.pools.lot(place).give_back(place);
     }
 
     /// A block that was learned is this node's to tell and to log from now on: whoever granted it may have told nobody.
@@ -233,7 +231,7 @@ impl Nat {
     /// Releases an idle block of a node that is active.
     pub(super) fn release_block(&mut self, now: Instant, id: u32) {
         self.log(now, id, false);
-        self.usage[self.blocks[id].place.pool].released += 1;
+        self.usage[self.blocks[id].place.pool()].released += 1;
         self.end_block(id);
         self.changed.push(&mut self.blocks, id, |b| &mut b.changed);
     }
@@ -241,13 +239,13 @@ impl Nat {
     /// The block has no ports: it is released when it stays so.
     pub(super) fn idle(&mut self, now: Instant, id: u32) {
         self.blocks[id].idle_since_s = now.secs();
-        let pool = self.blocks[id].place.pool;
+        let pool = self.blocks[id].place.pool();
         self.idle[pool].push(&mut self.blocks, id, |b| &mut b.idle);
     }
 
     /// The block has ports again.
     pub(super) fn busy(&mut self, id: u32) {
-        let pool = self.blocks[id].place.pool;
+        let pool = self.blocks[id].place.pool();
         self.idle[pool].remove(&mut self.blocks, id, |b| &mut b.idle);
     }
 
@@ -329,7 +327,7 @@ impl Nat {
     fn pair(&mut self, subscriber: u32) {
         let newest = self.blocks_of(subscriber).max_by_key(|&id| self.blocks[id].grant);
         if let Some(id) = newest {
-            self.subscribers[subscriber].paired = self.blocks[id].place.address;
+            self.subscribers[subscriber].paired = self.blocks[id].place;
         }
     }
 
@@ -339,7 +337,7 @@ impl Nat {
             return;
         }
         let b = &self.blocks[id];
-        let size = self.pools.at(b.place.pool).settings.block_size;
+        let size = self.pools.at(b.place.pool()).settings.block_size;
         self.events.push_back(BlockEvent {
             held,
             subscriber: b.subscriber,
@@ -353,9 +351,11 @@ impl Nat {
     }
 
     fn place_hash(&self, place: Place) -> u64 {
-        let pool = place.pool as u64;
         hash_words(
-            [pool, u64::from(place.address) << 32 | u64::from(place.chunk)],
+            [
+                place.lot.into(),
+                u64::from(place.address) << 32 | u64::from(place.chunk),
+            ],
             self.hash_seed,
         )
     }

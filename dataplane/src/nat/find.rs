@@ -88,11 +88,11 @@ impl Nat {
     /// of any parity.
     fn port_of(&mut self, subscriber: u32, want: &Want, part: Part) -> Option<(u32, u16)> {
         let random = self.random.next();
-        let paired = self.subscribers[subscriber].paired;
+        let paired = self.subscribers[subscriber].paired.on();
         [Some(want.odd), None].into_iter().find_map(|odd| {
             let mut of_paired = self
                 .blocks_of(subscriber)
-                .filter(|&id| self.blocks[id].place.address == paired);
+                .filter(|&id| self.blocks[id].place.on() == paired);
             of_paired.find_map(|id| {
                 let offset = self.free_port(id, want.class, random, odd, part)?;
                 Some((id, offset))
@@ -140,13 +140,13 @@ impl Nat {
         part: Part,
     ) -> Option<u16> {
         let Block { place, taken, .. } = self.blocks[block];
-        let pool = self.pools.at(place.pool);
-        if taken[class as usize] >= pool.settings.block_size {
+        let lot = self.pools.lot(place);
+        if taken[class as usize] >= lot.block_size() {
             return None;
         }
-        let (from, to) = pool.offsets(part);
+        let (from, to) = lot.offsets(part);
         let start = from + Random::new(random).below_u16(to - from);
-        pool.free_port(place, class, start, odd, part)
+        lot.free_port(place, class, start, odd, part)
     }
 
     fn pool_of(&self, grantee: Grantee) -> usize {
@@ -156,7 +156,7 @@ impl Nat {
         }
     }
 
-    fn count(&mut self, pool: usize, short: Short) -> Drop {
+    pub(super) fn count(&mut self, pool: usize, short: Short) -> Drop {
         let usage = &mut self.usage[pool];
         let (counter, reason) = match short {
             Short::Pool => (&mut usage.pool_exhausted, Drop::PoolExhausted),

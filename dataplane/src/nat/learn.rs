@@ -73,14 +73,14 @@ impl Nat {
         let Translation { inside, outside } = translation(put).ok_or(LearnError::Unsupported)?;
         let place = self
             .pools
-            .place(outside.vrf, &outside.address, outside.port)
+            .known_place(outside.vrf, &outside.address, outside.port)
             .ok_or(LearnError::NoPool)?;
         let who = Inside {
             vrf: inside.vrf,
             address: inside.address,
-            pool: place.pool,
+            pool: place.pool(),
         };
-        let offset = outside.port - self.pools.at(place.pool).port_first(place);
+        let offset = outside.port - self.pools.lot(place).port_first(place);
         let claim = Claim {
             place,
             grant: part.grant,
@@ -135,12 +135,14 @@ impl Nat {
         put.nat?;
         let class = Protocol::of(put.original.proto)?;
         let Translation { inside, outside } = translation(put)?;
-        let place = self.pools.place(outside.vrf, &outside.address, outside.port)?;
+        let place = self
+            .pools
+            .known_place(outside.vrf, &outside.address, outside.port)?;
         self.expect_block_at(place);
         Some(Expected {
             place,
             inside_port: inside.port,
-            offset: outside.port - self.pools.at(place.pool).port_first(place),
+            offset: outside.port - self.pools.lot(place).port_first(place),
             class,
         })
     }
@@ -178,7 +180,7 @@ impl Nat {
         let who = Inside {
             vrf,
             address: rec.subscriber,
-            pool: place.pool,
+            pool: place.pool(),
         };
         let claim = Claim {
             place,
@@ -219,15 +221,15 @@ impl Nat {
     /// The held block at a public endpoint, if this worker has it.
     #[must_use]
     pub fn find_block(&self, vrf: VrfId, address: &Addr, port: u16) -> Option<u32> {
-        self.block_at(self.pools.place(vrf, address, port)?)
+        self.block_at(self.pools.known_place(vrf, address, port)?)
     }
 
     fn place_of(&self, rec: &BlockRecord, vrf: VrfId) -> Result<Place, LearnError> {
         let place = self
             .pools
-            .place(vrf, &rec.address, rec.port_first)
+            .known_place(vrf, &rec.address, rec.port_first)
             .ok_or(LearnError::NoPool)?;
-        if self.pools.at(place.pool).port_first(place) == rec.port_first {
+        if self.pools.lot(place).port_first(place) == rec.port_first {
             Ok(place)
         } else {
             Err(LearnError::NoPool)
@@ -252,8 +254,12 @@ impl Nat {
                 Err(LearnError::Unsupported)
             };
         }
-        let pool = self.pools.at(claim.place.pool);
-        let Some((vrf, slot)) = pool.owner(claim.place) else {
+        // What is here ends as its owner says; nothing more comes to it.
+        if self.pools.is_retired(claim.place.on()) {
+            return Err(LearnError::NoPool);
+        }
+        let lot = self.pools.lot(claim.place);
+        let Some((vrf, slot)) = lot.owner(claim.place) else {
             let known = self.subscriber(&claim.who).is_some();
             let room = self.blocks.has_room() && (known || self.subscribers.has_room());
             return if room {
@@ -262,7 +268,7 @@ impl Nat {
                 Err(LearnError::Full)
             };
         };
-        let holder = block.map_or_else(|| pool.grant(claim.place), |id| self.blocks[id].grant);
+        let holder = block.map_or_else(|| lot.grant(claim.place), |id| self.blocks[id].grant);
         Err(if holder > claim.grant {
             LearnError::Older { holder, block }
         } else {
@@ -279,12 +285,12 @@ impl Nat {
         if let Holding::Here(block) = holding {
             return Ok(block);
         }
-        let (place, pool) = (claim.place, self.pools.at(claim.place.pool));
-        if !pool.claim(place.address, place.chunk) {
+        let (place, lot) = (claim.place, self.pools.lot(claim.place));
+        if !lot.claim(place.address, place.chunk) {
             // Another worker was faster since the look: whose it is can be read in a moment.
-            let (vrf, slot) = pool.owner(place).unwrap_or((claim.who.vrf, slot));
+            let (vrf, slot) = lot.owner(place).unwrap_or((claim.who.vrf, slot));
             return Err(LearnError::Conflict {
-                holder: pool.grant(place),
+                holder: lot.grant(place),
                 vrf,
                 slot,
                 block: None,
@@ -294,7 +300,7 @@ impl Nat {
             .subscriber(&claim.who)
             .map_or(Grantee::New(claim.who), Grantee::Known);
         self.adopt(now, place, to, claim.grant, slot).ok_or_else(|| {
-            self.pools.at(place.pool).unclaim(place.address, place.chunk);
+            self.pools.lot(place).unclaim(place.address, place.chunk);
             LearnError::Full
         })
     }

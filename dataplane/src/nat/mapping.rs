@@ -135,7 +135,7 @@ impl Nat {
             Some(id) => id,
             None => {
                 let resting = self.longest_resting()?;
-                self.usage[self.blocks[self.mappings[resting].block].place.pool].rests_cut_short += 1;
+                self.usage[self.blocks[self.mappings[resting].block].place.pool()].rests_cut_short += 1;
                 self.end_rest(now, resting);
                 self.mappings.take()?
             }
@@ -154,12 +154,12 @@ impl Nat {
             class,
             ..Mapping::default()
         };
-        self.pools.at(place.pool).set_port(place, class, offset, true);
+        self.pools.lot(place).set_port(place, class, offset, true);
         self.busy(block);
         let b = &mut self.blocks[block];
         b.taken[class as usize] += 1;
         b.used += 1;
-        self.usage[place.pool].ports[class as usize] += 1;
+        self.usage[place.pool()].ports[class as usize] += 1;
         enter(&mut self.inside_index, inside, id);
         enter(&mut self.outside_index, outside, id);
         Some(id)
@@ -176,7 +176,7 @@ impl Nat {
         let b = &mut self.blocks[block];
         b.used += 1;
         b.resting -= 1;
-        let pool = b.place.pool;
+        let pool = b.place.pool();
         self.usage[pool].ports[class as usize] += 1;
         self.usage[pool].resting -= 1;
         self.resting[pool].remove(&mut self.mappings, id, |m| &mut m.rest);
@@ -201,7 +201,7 @@ impl Nat {
         let b = &mut self.blocks[block];
         b.used -= 1;
         b.resting += 1;
-        let pool = b.place.pool;
+        let pool = b.place.pool();
         self.usage[pool].ports[class as usize] -= 1;
         self.usage[pool].resting += 1;
         self.resting[pool].push(&mut self.mappings, id, |m| &mut m.rest);
@@ -240,7 +240,7 @@ impl Nat {
             .into_iter()
             .filter(|&class| taken[class as usize] > 0)
         {
-            for offset in 0..self.pools.at(place.pool).settings.block_size {
+            for offset in 0..self.pools.lot(place).block_size() {
                 if let Some(id) = self.outside(block, offset, class) {
                     self.unmap(id);
                 }
@@ -258,17 +258,17 @@ impl Nat {
             ..
         } = self.mappings[id];
         let Block { owner, place, .. } = self.blocks[block];
-        self.resting[place.pool].remove(&mut self.mappings, id, |m| &mut m.rest);
+        self.resting[place.pool()].remove(&mut self.mappings, id, |m| &mut m.rest);
         self.inside_index
             .remove(self.endpoint_hash(owner, inside_port, class), id);
         self.outside_index
             .remove(self.endpoint_hash(block, offset, class), id);
         self.mappings.give(id);
-        self.pools.at(place.pool).set_port(place, class, offset, false);
+        self.pools.lot(place).set_port(place, class, offset, false);
         let b = &mut self.blocks[block];
         b.resting -= 1;
         b.taken[class as usize] -= 1;
-        self.usage[place.pool].resting -= 1;
+        self.usage[place.pool()].resting -= 1;
     }
 
     /// The mapping to free when there is no place left: the oldest of the pool with the longest overdue rest.

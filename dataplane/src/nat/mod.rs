@@ -1,7 +1,7 @@
 //! Source NAT: which public endpoint an inside endpoint appears as.
 //!
 //! A worker's [`Nat`] is born with the worker and touched by nobody else; the [`Pools`] below it are shared, and
-//! only a grant or release of a whole block meets other workers. A first packet [`Nat::bind`]s: the mapping of its
+//! only a grant or release of a whole block meets other workers. It goes over to changed pools between two bursts. A first packet [`Nat::bind`]s: the mapping of its
 //! inside endpoint if there is one, else a free port of the subscriber's blocks, else a further block. When the
 //! last conntrack of a mapping ends, its port rests and is then free; a block without ports is released after a
 //! while. A standby does the same from records ([`Nat::learn`]): after a take-over no new flow gets a port that a
@@ -15,9 +15,12 @@
 
 mod arena;
 mod block;
+mod change;
 mod find;
+mod grant;
 mod learn;
 pub mod log;
+mod lot;
 mod mapping;
 mod pool;
 mod random;
@@ -34,11 +37,12 @@ use thiserror::Error;
 use self::arena::{Arena, List};
 use self::block::Grantee;
 pub use self::block::{Block, BlockChange};
-use self::find::Want;
+use self::find::{Short, Want};
+pub use self::grant::{grant_base, granting_node};
 use self::log::BlockEvent;
 use self::mapping::Mapping;
 pub use self::mapping::Protocol;
-pub use self::pool::{PoolRef, PoolSize, Pools, grant_base, granting_node};
+pub use self::pool::{PoolBusy, PoolRef, PoolSize, Pools};
 use self::random::Random;
 use self::subscriber::{Inside, Subscriber};
 pub use self::view::{BlockRow, MappingRow, PoolUsage, UserRow};
@@ -182,6 +186,7 @@ pub struct Nat {
     events: VecDeque<BlockEvent>,
     events_max: usize,
     events_lost: u64,
+    /// Per pool.
     usage: Vec<PoolUsage>,
     /// Pool that the next `tick` starts with, so that no pool starves another.
     tick_from: usize,
@@ -228,7 +233,8 @@ impl Nat {
     /// # Errors
     /// `UnsupportedProtocol` for anything but TCP, UDP and ICMP queries over IPv4; `PoolExhausted` when a new
     /// subscriber finds no free block; `PortsExhausted` when one with blocks has reached its quota (RFC 6888 REQ-4)
-    /// or its paired address has no free block (in doubt, and where the pool says `refuse`: none in this node's half);
+    /// or its paired address has no free block (in doubt, and where the pool says `refuse`: none in this node's half)
+    /// or was taken out of the pool a moment ago;
     /// `SubscribersFull`, `BlocksFull`, `MappingsFull` by table.
     pub fn bind(
         &mut self,
@@ -248,6 +254,9 @@ impl Nat {
             pool,
         };
         let known = self.subscriber(&who);
+        if known.is_some_and(|subscriber| self.pools.is_retired(self.subscribers[subscriber].paired.on())) {
+            return Err(self.count(pool, Short::Address));
+        }
         if let Some(mapping) = known.and_then(|subscriber| self.inside(subscriber, key.src_port, class)) {
             self.use_again(mapping);
             return Ok(self.bound(mapping));
@@ -285,11 +294,11 @@ impl Nat {
     pub fn inbound(&self, key: &FlowKey) -> Option<Inbound> {
         let class = Protocol::of(key.proto)?;
         let place = self.pools.place(key.vrf, &key.dst, key.dst_port)?;
-        let pool = self.pools.at(place.pool);
-        if pool.settings.filtering != Filtering::EndpointIndependent {
+        let settings = &self.pools.at(place.pool()).settings;
+        if settings.filtering != Filtering::EndpointIndependent {
             return None;
         }
-        let offset = key.dst_port - pool.port_first(place);
+        let offset = key.dst_port - self.pools.lot(place).port_first(place);
         let mapping = self.outside(self.block_at(place)?, offset, class)?;
         let m = &self.mappings[mapping];
         let block = &self.blocks[m.block];
@@ -344,7 +353,7 @@ impl Nat {
     #[must_use]
     pub fn is_open_to_all(&self, mapping: u32) -> bool {
         let block = &self.blocks[self.mappings[mapping].block];
-        self.pools.at(block.place.pool).settings.filtering == Filtering::EndpointIndependent
+        self.pools.at(block.place.pool()).settings.filtering == Filtering::EndpointIndependent
     }
 
     fn bound(&self, mapping: u32) -> Bound {

@@ -4,7 +4,8 @@
 //! are on one public address (RFC 4787 REQ-2, paired pooling); which one is settled by the first block, or by the
 //! newest when they were learned.
 
-use super::arena::{List, NIL};
+use super::arena::List;
+use super::pool::Place;
 use super::{Nat, enter};
 use crate::conntrack::hash_words;
 use crate::flow::{Addr, VrfId};
@@ -13,8 +14,8 @@ use crate::flow::{Addr, VrfId};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subscriber {
     pub(super) who: Inside,
-    /// Place of the paired public address in the pool.
-    pub(super) paired: u32,
+    /// A place on the paired public address.
+    pub(super) paired: Place,
     /// Blocks held, oldest first.
     pub(super) blocks: List,
     /// Number of blocks held; 0 only in a free place.
@@ -34,7 +35,7 @@ impl Default for Subscriber {
     fn default() -> Self {
         Self {
             who: Inside::default(),
-            paired: NIL,
+            paired: Place::default(),
             blocks: List::default(),
             held: 0,
         }

@@ -21,7 +21,7 @@ pub struct PoolUsage {
     pub resting: u32,
     /// Blocks granted here.
     pub granted: u64,
-    /// Blocks released here, by idling.
+    /// Blocks released here: by idling, or with their address.
     pub released: u64,
     /// First packets refused: no free block in the pool.
     pub pool_exhausted: u64,
@@ -147,12 +147,12 @@ impl Nat {
                 return;
             }
             let sum = |of: fn(&Block) -> u32| self.blocks_of(id).map(|b| of(&self.blocks[b])).sum();
-            let pool = self.pools.at(s.who.pool);
+            let paired = s.paired;
             rows.push(UserRow {
                 vrf: s.who.vrf,
                 subscriber: s.who.address,
-                pool: pool.name,
-                address: pool.settings.addresses[s.paired as usize].into(),
+                pool: self.pools.at(s.who.pool).shown(),
+                address: self.pools.lot(paired).address(paired),
                 blocks: s.held,
                 used: sum(|b| b.used),
                 resting: sum(|b| b.resting),
@@ -171,10 +171,10 @@ impl Nat {
             rows.push(BlockRow {
                 vrf: b.inside_vrf,
                 subscriber: b.subscriber,
-                pool: b.pool,
+                pool: self.pools.at(b.place.pool()).shown(),
                 address: b.address,
                 port_first: b.port_first,
-                port_last: b.port_first + (self.pools.at(b.place.pool).settings.block_size - 1),
+                port_last: b.port_first + (self.pools.lot(b.place).block_size() - 1),
                 grant: b.grant,
                 slot: b.slot,
                 used: b.used,

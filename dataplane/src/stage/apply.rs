@@ -336,6 +336,9 @@ fn apply_block(
     let id = match evicting(tables, now, |nat| nat.learn_block(now, record, at.vrf, at.slot)) {
         Ok(id) => id,
         Err(refused) => {
+            if refused == Refused::NoPool {
+                tables.no_pool = Some((at.vrf, record.address));
+            }
             if let Some(slot) = tables.slots.get_mut(at) {
                 let missing = Missing {
                     key: block_key_digest(record.grant),

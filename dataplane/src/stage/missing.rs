@@ -2,12 +2,13 @@
 //!
 //! What a slot lacks is remembered with its version and handle (`resync.rs`). A slice of the receiver's turn looks for slots
 //! that lack something: what was refused for want of room waits until there is room, everything else for a pause that
-//! doubles until something comes. The owner answers with the entry if it is still the one that was refused; what has
+//! doubles until something comes, or until other pools are configured. The owner answers with the entry if it is still the one that was refused; what has
 //! changed since was sent live, and what has gone was removed live. So a refusal costs one entry, not its slot.
 
 use crate::delta::{LaneTag, SlotRef, ToEvent, Wanted};
+use crate::flow::VrfId;
 use crate::resync::Missing;
-use crate::slot::{Kind, NIL};
+use crate::slot::{Kind, NIL, Slots};
 use crate::stage::digest::Place;
 use crate::stage::slots::{first, sync_of};
 use crate::stage::walk::visit;
@@ -25,6 +26,17 @@ const LOOKS: usize = 16;
 pub(crate) struct Search {
     not_before: Instant,
     place: Place,
+    /// Looks that are left of a round in which nobody is spared by a pause.
+    hasty: usize,
+}
+
+impl Search {
+    /// Why things were refused may be gone: everything is asked for at once.
+    pub(crate) fn hasten(&mut self, slots: &Slots, vrfs: usize) {
+        let vrfs = (0..).map(VrfId).take(vrfs);
+        // The end of a VRF is a look, too.
+        self.hasty = vrfs.map(|vrf| slots.of_vrf(vrf).count() + 1).sum();
+    }
 }
 
 /// One slice of the search. Not counted as work: a thread that has nothing else to do may rest.
@@ -34,7 +46,13 @@ pub(crate) fn ask_for_missing(tables: &mut Tables, now: Instant) {
     }
     tables.search.not_before = Instant::from_ns(now.ns() + PACE_NS);
     for _ in 0..LOOKS {
-        if let Some(at) = tables.search.place.next(&tables.slots, tables.roles.len()) {
+        let at = tables.search.place.next(&tables.slots, tables.roles.len());
+        let hasty = tables.search.hasty > 0;
+        tables.search.hasty -= usize::from(hasty);
+        if let Some(at) = at {
+            if hasty && let Some(slot) = tables.slots.get_mut(at) {
+                slot.absent.hasten();
+            }
             ask(tables, at, now);
         }
     }

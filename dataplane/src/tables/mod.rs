@@ -25,12 +25,14 @@ use crate::commit::Commits;
 use crate::conntrack::{Table, Wheel};
 use crate::counters::Counters;
 use crate::delta::{Handle, SlotRef, ToEvent};
+use crate::flow::{Addr, VrfId};
 use crate::history::{Change, Journal};
 use crate::lane_counts::LaneCounts;
 use crate::names::Names;
 use crate::nat::{Nat, NatLimits, Pools};
 use crate::protection::Protect;
 use crate::resync::Incoming;
+use crate::retirement::Retirement;
 use crate::shard::lane_of;
 use crate::slot::Slots;
 use crate::stage::audit::Audit;
@@ -123,6 +125,9 @@ pub struct Tables {
     pub(crate) search: Search,
     pub(crate) foresight: Foresight,
     pub(crate) comparing: Comparing,
+    pub(crate) retirement: Retirement,
+    /// A public address that the peer has spoken of and that is in no pool here, until somebody is told.
+    pub(crate) no_pool: Option<(VrfId, Addr)>,
     pub(crate) dead: usize,
     listed: u64,
     /// Lane of each slot number: the same for every VRF.
@@ -179,6 +184,8 @@ impl Tables {
             search: Search::default(),
             foresight: Foresight::default(),
             comparing: Comparing::new(slots_total),
+            retirement: Retirement::default(),
+            no_pool: None,
             dead: 0,
             listed: 0,
             lanes: (0..slots_most)

@@ -91,6 +91,7 @@ impl Tables {
                     self.given_up(VrfId(index));
                 }
                 self.protect.review_vrf(VrfId(index));
+                self.retirement.resume();
                 if role == Role::Master || reigns_anew {
                     self.resend_muted(VrfId(index));
                 }

@@ -1,4 +1,4 @@
-//! The immutable view of one moment: interfaces, VRFs, routes, neighbours, addresses.
+//! The immutable view of one moment: interfaces, VRFs, routes, neighbours, addresses, and the pools of its time.
 
 use core::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use crate::config::{
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
+use crate::nat::Pools;
 use crate::policy::{NatPolicy, Policies, Policy};
 use crate::wire::ethernet::Mac;
 use crate::wire::vlan::VlanTags;
@@ -23,6 +24,7 @@ pub struct Snapshot {
     vrfs: Vec<Vrf>,
     ports: Vec<PortTable>,
     neighbors: Neighbors,
+    pools: Arc<Pools>,
 }
 
 /// What a port knows of itself.
@@ -131,12 +133,18 @@ pub enum Local {
 }
 
 impl Snapshot {
-    /// Builds everything. `policies` are those of `intent`; `ports` is indexed by [`PortId`]; entries of `forwarding` that
+    /// Builds everything. `policies` and `pools` are those of `intent`; `ports` is indexed by [`PortId`]; entries of `forwarding` that
     /// name an interface or a VRF which doesn't exist (the kernel is ahead of the configuration) are left out.
     #[must_use]
-    pub fn build(intent: &Intent, policies: &Policies, forwarding: &Forwarding, ports: &[PortInfo]) -> Self {
+    pub fn build(
+        intent: &Intent,
+        policies: &Policies,
+        pools: &Arc<Pools>,
+        forwarding: &Forwarding,
+        ports: &[PortInfo],
+    ) -> Self {
         let routes = Routes::of(&forwarding.routes, intent.interfaces.len());
-        Self::assemble(intent, policies, forwarding, &routes, ports)
+        Self::assemble(intent, policies, pools, (forwarding, &routes), ports)
     }
 
     /// As [`Self::build`], with routes that are kept and changed elsewhere instead of those of `forwarding`.
@@ -144,8 +152,8 @@ impl Snapshot {
     pub fn assemble(
         intent: &Intent,
         policies: &Policies,
-        forwarding: &Forwarding,
-        routes: &Routes,
+        pools: &Arc<Pools>,
+        (forwarding, routes): (&Forwarding, &Routes),
         ports: &[PortInfo],
     ) -> Self {
         let mut interfaces: Vec<Interface> = (0..)
@@ -175,6 +183,7 @@ impl Snapshot {
         set_answered(&mut interfaces, &vrfs);
         Self {
             ports: build_ports(intent),
+            pools: Arc::clone(pools),
             neighbors,
             interfaces,
             vrfs,
@@ -212,6 +221,13 @@ impl Snapshot {
     #[must_use]
     pub fn vrfs(&self) -> &[Vrf] {
         &self.vrfs
+    }
+
+    /// Public addresses and who holds their blocks.
+    #[must_use]
+    #[inline]
+    pub const fn pools(&self) -> &Arc<Pools> {
+        &self.pools
     }
 
     /// Way to `dst`; `flow_hash` chooses among equal ones, so a flow keeps its path. Nothing is routed to

@@ -1,6 +1,7 @@
 //! Snapshots of a small made-up network: one inside and one outside interface, a VLAN in a second VRF.
 
 use core::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -12,6 +13,7 @@ use crate::config::{
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
+use crate::nat::Pools;
 use crate::policy::Policies;
 
 const LAN: InterfaceId = InterfaceId(0);
@@ -170,7 +172,8 @@ fn snapshot_of(intent: &Intent, forwarding: &Forwarding) -> Snapshot {
         },
     ];
     let policies = Policies::compile(intent, &Policies::default()).unwrap();
-    Snapshot::build(intent, &policies, forwarding, &ports)
+    let pools = Arc::new(Pools::new(intent));
+    Snapshot::build(intent, &policies, &pools, forwarding, &ports)
 }
 
 fn snapshot() -> Snapshot {

@@ -149,14 +149,14 @@ proptest! {
         let taken = &taken[..usize::from(size)];
         let pools = Pools::new(&intent(vec![PoolIntent { block_size: size, ..pool() }]));
         let place = pools.place(VRF, &Addr::v4([198, 51, 100, 1]), 1024).unwrap();
-        let (from, to) = pools.at(0).offsets(part);
+        let (from, to) = pools.lot(place).offsets(part);
         let start = from + start % (to - from);
         for (offset, _) in (0..).zip(taken).filter(|(_, taken)| **taken) {
-            pools.at(0).set_port(place, Protocol::Icmp, offset, true);
+            pools.lot(place).set_port(place, Protocol::Icmp, offset, true);
         }
         let slow = (0..to - from).map(|step| from + (start - from + step) % (to - from)).find(|&offset| {
             !taken[usize::from(offset)] && odd.is_none_or(|odd| (offset % 2 == 1) == odd)
         });
-        prop_assert_eq!(pools.at(0).free_port(place, Protocol::Icmp, start, odd, part), slow);
+        prop_assert_eq!(pools.lot(place).free_port(place, Protocol::Icmp, start, odd, part), slow);
     }
 }

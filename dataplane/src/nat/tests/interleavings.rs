@@ -9,6 +9,7 @@ use crate::nat::random::Random;
 
 const FIRST: Place = Place {
     pool: 0,
+    lot: 0,
     address: 0,
     chunk: 0,
 };
@@ -38,8 +39,8 @@ fn a_block_is_claimed_once() {
     bounded(|| {
         let shared = pools(1);
         let other = Arc::clone(&shared);
-        let worker = thread::spawn(move || other.at(0).claim_any(&mut Random::new(1), None));
-        let mine = shared.at(0).claim_any(&mut Random::new(2), None);
+        let worker = thread::spawn(move || other.claim_any(0, &mut Random::new(1), None));
+        let mine = shared.claim_any(0, &mut Random::new(2), None);
         let theirs = worker.join().unwrap();
         assert_eq!(usize::from(mine.is_some()) + usize::from(theirs.is_some()), 1);
     });
@@ -50,13 +51,13 @@ fn a_block_is_claimed_once() {
 fn a_block_given_back_is_found_again() {
     bounded(|| {
         let shared = pools(1);
-        assert!(shared.at(0).claim(0, 0));
-        shared.at(0).hold(FIRST, 7, VRF, 3);
+        assert!(shared.lot(FIRST).claim(0, 0));
+        shared.lot(FIRST).hold(FIRST, 7, VRF, 3);
         let other = Arc::clone(&shared);
-        let worker = thread::spawn(move || other.at(0).give_back(FIRST));
-        let early = shared.at(0).claim_on(0, &mut Random::new(1), None);
+        let worker = thread::spawn(move || other.lot(FIRST).give_back(FIRST));
+        let early = shared.lot(FIRST).claim_on(0, &mut Random::new(1), None);
         worker.join().unwrap();
-        let late = shared.at(0).claim_any(&mut Random::new(2), None);
+        let late = shared.claim_any(0, &mut Random::new(2), None);
         assert_eq!(
             late.is_some(),
             early.is_none(),
@@ -71,11 +72,11 @@ fn whoever_sees_an_owner_sees_its_grant() {
         let shared = pools(1);
         let other = Arc::clone(&shared);
         let worker = thread::spawn(move || {
-            assert!(other.at(0).claim(0, 0));
-            other.at(0).hold(FIRST, 7, VRF, 3);
+            assert!(other.lot(FIRST).claim(0, 0));
+            other.lot(FIRST).hold(FIRST, 7, VRF, 3);
         });
-        if let Some(owner) = shared.at(0).owner(FIRST) {
-            assert_eq!((owner, shared.at(0).grant(FIRST)), ((VRF, 3), 7));
+        if let Some(owner) = shared.lot(FIRST).owner(FIRST) {
+            assert_eq!((owner, shared.lot(FIRST).grant(FIRST)), ((VRF, 3), 7));
         }
         worker.join().unwrap();
     });

@@ -1,6 +1,7 @@
 //! The allocator as a whole: a kit, literal cases of granting and of learning, and random histories against slow
 //! models.
 
+mod changing;
 mod doubt;
 mod granting;
 mod histories;
@@ -158,16 +159,17 @@ fn dump(nat: &Nat) -> Dump {
             )
         });
     let mut ports = BTreeSet::new();
-    let pool = nat.pools.at(0);
-    for (address, ip) in (0..).zip(&pool.settings.addresses) {
+    let pool = nat.pools.at(nat.pools.index(POOL).unwrap());
+    for ip in &pool.settings.addresses {
         for port in pool.settings.ports.first..=pool.settings.ports.last {
             let Some(place) = nat.pools.place(VRF, &(*ip).into(), port) else {
                 continue;
             };
-            assert_eq!(place.address, address);
-            let offset = usize::from(port - pool.port_first(place));
+            assert_eq!(nat.pools.lot(place).address(place), (*ip).into());
+            let lot = nat.pools.lot(place);
+            let offset = usize::from(port - lot.port_first(place));
             for class in Protocol::ALL {
-                let word = pool.bits(place, class)[offset / 64].load(core::sync::atomic::Ordering::Relaxed);
+                let word = lot.bits(place, class)[offset / 64].load(core::sync::atomic::Ordering::Relaxed);
                 if word >> (offset % 64) & 1 == 1 {
                     ports.insert((Addr::from(*ip), class, port));
                 }
