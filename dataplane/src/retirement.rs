@@ -16,6 +16,9 @@ const BUDGET: usize = 128;
 /// Places that a turn goes over to find them.
 const PLACES: u32 = 1_024;
 
+/// Share of the arena that may wait, dead, for removal records before the search pauses: one in this many.
+const DEAD_SHARE: usize = 16;
+
 /// How far it is.
 #[derive(Debug, Default)]
 pub(crate) struct Retirement {
@@ -78,6 +81,10 @@ impl Tables {
 
     fn retire_conntracks(&mut self, mut next: u32, now: Instant) -> Course {
         let mut looked = 0;
+        // Removals that nobody could be told of any more would have whole slots sent.
+        if self.dead >= self.conntracks.capacity() / DEAD_SHARE {
+            return Course::Conntracks(next);
+        }
         let end = next.saturating_add(PLACES).min(self.conntracks.reach());
         while next < end && looked < BUDGET {
             let id = next;
