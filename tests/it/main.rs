@@ -49,6 +49,8 @@ mod packet_path;
 #[cfg(test)]
 mod policy;
 #[cfg(test)]
+mod pools;
+#[cfg(test)]
 mod protection;
 mod recheck;
 #[cfg(test)]
