@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::net::Ipv4Addr;
 
 use ctl::config_report::{Setting, SettingChange, Takes};
 use dataplane::config::{
@@ -27,6 +28,10 @@ pub fn diff(old: &Config, new: &Config) -> Vec<SettingChange> {
                     Takes::RestartDataplane,
                     "larger than what the port was opened for",
                 )
+            } else if path.contains(POOL) && moves_between_pools(path, old, new) {
+                (RestartDataplane, MOVES)
+            } else if path.contains(POOL) && !(before.contains_key(path) && after.contains_key(path)) {
+                (Live, POOLS)
             } else {
                 effect(path)
             };
@@ -112,7 +117,7 @@ const EFFECTS: [(&str, Takes, &str); 36] = [
     (
         "vrf.inside",
         RestartDataplane,
-        "decides the slot of every flow, on both nodes",
+        "decides the slot, and so the worker and the lane, of every flow and port block there is, on both nodes",
     ),
     ("vrf.route", Live, "part of the forwarding snapshot"),
     ("vrf.neighbor", Live, "part of the forwarding snapshot"),
@@ -138,11 +143,7 @@ const EFFECTS: [(&str, Takes, &str); 36] = [
         Live,
         "used for the next first packet of a flow; sync for the flows there are, too",
     ),
-    (
-        "vrf.cg_nat.pool",
-        RestartDataplane,
-        "the owner tables of pools are allocated at start",
-    ),
+    ("vrf.cg_nat.pool", Live, POOLS),
     ("vrf.peer_keys", Live, KEYS),
     (
         "vrf.listen_ha_group",
@@ -182,6 +183,13 @@ const EFFECTS: [(&str, Takes, &str); 36] = [
     ("log.", RestartDataplane, "the log's socket is opened at start"),
 ];
 
+/// In the path of a pool's setting.
+const POOL: &str = ".cg_nat.pool.";
+const POOLS: &str = "used from the next port block or port on; flows on addresses that are taken away end";
+const CUT: &str =
+    "blocks are cut when a pool gets its addresses: take the pool away, apply, and add it again";
+const MOVES: &str = "an address can't be in two pools while flows of the first one end: take it away first, apply, and add it then";
+
 const KEYS: &str = "used for the next handshake; lanes of a key that has gone end";
 
 fn effect(path: &str) -> (Takes, &'static str) {
@@ -194,6 +202,11 @@ fn effect(path: &str) -> (Takes, &'static str) {
     } else {
         format!("{kind}.{second}")
     };
+    if looked_up.starts_with("vrf.cg_nat.pool.")
+        && (path.ends_with(".ports") || path.ends_with(".block_size"))
+    {
+        return (RestartDataplane, CUT);
+    }
     EFFECTS
         .iter()
         .find(|e| looked_up.starts_with(e.0))
@@ -210,6 +223,23 @@ fn outgrows_port(path: &str, old: &Config, new: &Config) -> bool {
     };
     let opened_for = old.intent.interfaces.iter().filter(|i| i.port == grown.port);
     opened_for.map(|i| i.mtu).max().is_some_and(|mtu| grown.mtu > mtu)
+}
+
+/// Whether addresses that a pool gets are now in another pool of its VRF.
+fn moves_between_pools(path: &str, old: &Config, new: &Config) -> bool {
+    let of = |config: &Config| -> Vec<(String, String, Vec<Ipv4Addr>)> {
+        let pools = |vrf: &VrfIntent| {
+            let named = |pool: &PoolIntent| (vrf.name.clone(), pool.name.clone(), pool.addresses.clone());
+            vrf.pools.iter().map(named).collect::<Vec<_>>()
+        };
+        config.intent.vrfs.iter().flat_map(pools).collect()
+    };
+    let path_of = |vrf: &str, pool: &str| format!("vrf.{vrf}{POOL}{pool}.addresses");
+    let (before, after) = (of(old), of(new));
+    let got = after.iter().filter(|(vrf, pool, _)| path_of(vrf, pool) == path);
+    got.flat_map(|got| before.iter().map(move |had| (got, had)))
+        .filter(|(got, had)| got.0 == had.0 && got.1 != had.1)
+        .any(|(got, had)| got.2.iter().any(|ip| had.2.binary_search(ip).is_ok()))
 }
 
 type Settings = BTreeMap<String, String>;
@@ -417,11 +447,7 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
     let pools: Vec<&str> = vrf.pools.iter().map(|p| p.name.as_str()).collect();
     put(s, format!("{path}.cg_nat.pool_order"), pools.join(","));
     for pool in &vrf.pools {
-        put(
-            s,
-            format!("{path}.cg_nat.pool.{}", pool.name),
-            describe_pool(pool),
-        );
+        flatten_pool(s, &format!("{path}{POOL}{}", pool.name), pool);
     }
     put(
         s,
@@ -503,18 +529,19 @@ fn describe_limit(limit: FlowLimit) -> String {
     of("new_flows_per_s", limit.per_s) + &of("new_flows_per_source_per_s", limit.per_source_per_s)
 }
 
-fn describe_pool(pool: &PoolIntent) -> String {
-    format!(
-        "addresses {} ports {} block_size {} blocks_per_subscriber_max {} port_rest_s {} block_idle_s {} filtering {:?} in_doubt {:?}",
-        join(&pool.addresses),
-        ports(&[pool.ports]),
-        pool.block_size,
+fn flatten_pool(s: &mut Settings, path: &str, pool: &PoolIntent) {
+    put(s, format!("{path}.addresses"), join(&pool.addresses));
+    put(s, format!("{path}.ports"), ports(&[pool.ports]));
+    put(s, format!("{path}.block_size"), pool.block_size);
+    put(
+        s,
+        format!("{path}.blocks_per_subscriber_max"),
         pool.blocks_per_subscriber_max,
-        pool.port_rest_s,
-        pool.block_idle_s,
-        pool.filtering,
-        pool.in_doubt,
-    )
+    );
+    put(s, format!("{path}.port_rest_s"), pool.port_rest_s);
+    put(s, format!("{path}.block_idle_s"), pool.block_idle_s);
+    put(s, format!("{path}.filtering"), format!("{:?}", pool.filtering));
+    put(s, format!("{path}.in_doubt"), format!("{:?}", pool.in_doubt));
 }
 
 fn name_of(config: &Config, interface: InterfaceId) -> &str {

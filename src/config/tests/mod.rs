@@ -539,8 +539,26 @@ fn a_diff_says_what_is_live_and_what_takes_a_restart_of_whom() {
         (
             "block_size = 512",
             "block_size = 256",
-            "vrf.main.cg_nat.pool.public",
+            "vrf.main.cg_nat.pool.public.block_size",
             RestartDataplane,
+        ),
+        (
+            "block_size = 512",
+            "block_size = 512\nports = \"2048-65535\"",
+            "vrf.main.cg_nat.pool.public.ports",
+            RestartDataplane,
+        ),
+        (
+            "block_size = 512",
+            "block_size = 512\nport_rest_s = 7",
+            "vrf.main.cg_nat.pool.public.port_rest_s",
+            Live,
+        ),
+        (
+            "198.51.100.4",
+            "198.51.100.5",
+            "vrf.main.cg_nat.pool.public.addresses",
+            Live,
         ),
         ("outbound = \"wan\"", "", "vrf.main.cg_nat.rule.1", Live),
         (
@@ -591,6 +609,54 @@ fn a_diff_says_what_is_live_and_what_takes_a_restart_of_whom() {
         assert_eq!(changes(from, to), [(path.to_owned(), takes)], "{from} -> {to}");
     }
     assert_eq!(changes("id = 1\n", "id = 1\n"), []);
+}
+
+const MORE: &str = "[[vrf.cg_nat.pool]]\nname = \"more\"\naddresses = [\"198.51.100.8\"]\n[[vrf.cg_nat.rule]]\nid = 7\npool = \"more\"\n";
+
+fn with_more() -> String {
+    BASE.replacen("[[vrf.cg_nat.rule]]", &format!("{MORE}[[vrf.cg_nat.rule]]"), 1)
+}
+
+#[test]
+fn a_pool_that_comes_or_goes_is_live_with_all_its_settings() {
+    let (old, new) = (
+        load("f", BASE, &[]).unwrap(),
+        load("f", &with_more(), &[]).unwrap(),
+    );
+    for (one, other) in [(&old, &new), (&new, &old)] {
+        let changes = diff(one, other);
+        assert!(
+            changes
+                .iter()
+                .any(|c| c.path == "vrf.main.cg_nat.pool.more.block_size")
+        );
+        assert!(changes.iter().all(|c| c.takes == Takes::Live), "{changes:?}");
+    }
+}
+
+/// Taken out of one pool and put into another, in one step, also under another name of the same pool.
+#[test]
+fn an_address_that_changes_its_pool_is_named_with_the_two_steps_that_do_it() {
+    let moved = with_more()
+        .replacen("198.51.100.1-198.51.100.4", "198.51.100.1-198.51.100.3", 1)
+        .replacen("198.51.100.8", "198.51.100.4", 1);
+    let renamed = BASE.replace("\"public\"", "\"renamed\"");
+    for (text, path) in [
+        (moved, "vrf.main.cg_nat.pool.more.addresses"),
+        (renamed, "vrf.main.cg_nat.pool.renamed.addresses"),
+    ] {
+        let changes = diff(&load("f", BASE, &[]).unwrap(), &load("f", &text, &[]).unwrap());
+        let blocked: Vec<_> = changes.iter().filter(|c| c.takes != Takes::Live).collect();
+        assert_eq!(
+            blocked.iter().map(|c| c.path.as_str()).collect::<Vec<_>>(),
+            [path]
+        );
+        assert!(
+            blocked[0]
+                .reason
+                .contains("take it away first, apply, and add it then")
+        );
+    }
 }
 
 /// Numbers of interfaces, VRFs and ports are their places in the file: flows, roles and the kernel's routes go by them.
