@@ -2,6 +2,7 @@
 //! draws from a stream of its own, so that a list with some events left out still means the same by the others.
 
 use core::fmt;
+use core::net::Ipv4Addr;
 use core::time::Duration;
 use std::collections::{BTreeMap, HashSet};
 
@@ -48,6 +49,8 @@ pub(crate) struct Play {
     next_port: u16,
     /// Some lifetimes are, or were, a few seconds.
     hurried: bool,
+    /// Nodes with other public addresses than they were started with.
+    repooled: [bool; 2],
 }
 
 /// Something that happens at one moment.
@@ -203,6 +206,7 @@ impl Schedule {
             flows: Vec::new(),
             next_port: 1_024,
             hurried,
+            repooled: [false; 2],
         }
     }
 }
@@ -325,10 +329,16 @@ impl Play {
         }
         let why = moved(&named(&before), &counters(self.cluster.node(node)));
         // A flow whose first packet still waits for the peer, by order of its rule, is excepted; so is one whose waiting
-        // ends in this turn because no peer is left that could know it, if the rule says that nobody else may then.
-        let held = ["commit_held", "drop:commit-full", "drop:commit-unknown"]
-            .iter()
-            .any(|name| why.contains_key(*name));
+        // ends in this turn because no peer is left that could know it, if the rule says that nobody else may then; and one
+        // whose public address was taken away.
+        let held = [
+            "commit_held",
+            "drop:commit-full",
+            "drop:commit-unknown",
+            "retired_ended",
+        ]
+        .iter()
+        .any(|name| why.contains_key(*name));
         assert!(held, "I11: {inside:?} is not forwarded: {why:?}");
     }
 
@@ -402,7 +412,7 @@ impl Play {
         }
     }
 
-    /// Another configuration of what need not be equal, while packets flow: rules and lifetimes of one node.
+    /// Another configuration of one node, while packets flow: rules, lifetimes, public addresses.
     fn configure(&mut self) {
         let timeouts = if self.random.one_in(2) {
             self.hurried = true;
@@ -412,11 +422,48 @@ impl Play {
         };
         let rules = rules(&mut self.random);
         let node = self.random.index(2);
+        let pools = self.pools(node);
         if let Some(node) = &mut self.cluster.nodes[node] {
             node.publish(|intent, _| {
                 intent.vrfs[0].timeouts = timeouts;
                 intent.vrfs[0].firewall.rules = rules;
+                if let Some(addresses) = pools {
+                    intent.vrfs[0].pools[0].addresses = addresses;
+                }
             });
+        }
+    }
+
+    /// Other public addresses for a node, sometimes: some that it has, some that both nodes could have, one at least. They are
+    /// as they were before both nodes have to be equal.
+    fn pools(&mut self, node: usize) -> Option<Vec<Ipv4Addr>> {
+        // Not from the stream itself: what else happens doesn't depend on it.
+        let mut random = self.random.clone();
+        if !random.one_in(3) {
+            return None;
+        }
+        self.repooled[node] = true;
+        let mut addresses: Vec<Ipv4Addr> = (1..=4).map(|last| Ipv4Addr::new(198, 51, 100, last)).collect();
+        addresses.retain(|_| random.one_in(2));
+        if addresses.is_empty() {
+            addresses.push(Ipv4Addr::new(198, 51, 100, 1));
+        }
+        Some(addresses)
+    }
+
+    /// Both nodes have the pools again that they were started with.
+    fn restore_pools(&mut self) {
+        for node in 0..2 {
+            let changed = core::mem::take(&mut self.repooled[node]);
+            let first = self.cluster.setups[node].vrf_id(0).index();
+            let configured = self.cluster.setups[node].intent().vrfs[first].pools[0]
+                .addresses
+                .clone();
+            if let Some(node) = &mut self.cluster.nodes[node]
+                && changed
+            {
+                node.publish(|intent, _| intent.vrfs[0].pools[0].addresses = configured);
+            }
         }
     }
 
@@ -443,6 +490,7 @@ impl Play {
                 node.stopped.fill(false);
             }
         }
+        self.restore_pools();
         // Also when nobody is to be active, both have to hold the same in the end.
         if self.cluster.active().is_none() && !self.random.one_in(3) {
             let node = self.random.index(2);

@@ -11,7 +11,7 @@ use crate::conntrack::hash_words;
 use crate::flow::{Addr, VrfId};
 
 /// An inside address as a user of one pool.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Subscriber {
     pub(super) who: Inside,
     /// A place on the paired public address.
@@ -29,17 +29,6 @@ pub(super) struct Inside {
     pub(super) address: Addr,
     /// Pool, by its place among all pools.
     pub(super) pool: usize,
-}
-
-impl Default for Subscriber {
-    fn default() -> Self {
-        Self {
-            who: Inside::default(),
-            paired: Place::default(),
-            blocks: List::default(),
-            held: 0,
-        }
-    }
 }
 
 impl Nat {
