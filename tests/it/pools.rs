@@ -14,6 +14,9 @@ use crate::bulk::reconnects;
 use crate::replication::{open_flows, remove};
 use crate::resync::exported;
 
+/// Tuples inside and outside.
+type Flows = Vec<(FlowKey, FlowKey)>;
+
 const S: Duration = Duration::from_secs(1);
 const MORE: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 51, 100, 41), Ipv4Addr::new(198, 51, 100, 42)];
 
@@ -41,7 +44,7 @@ fn take_away(intent: &mut Intent, _: &mut Forwarding) {
 }
 
 /// Those that stand on the pool that comes and goes, and the others.
-fn parted(flows: Vec<(FlowKey, FlowKey)>) -> (Vec<(FlowKey, FlowKey)>, Vec<(FlowKey, FlowKey)>) {
+fn parted(flows: Flows) -> (Flows, Flows) {
     let more = MORE.map(Into::into);
     flows
         .into_iter()
