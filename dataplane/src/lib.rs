@@ -34,6 +34,7 @@ pub mod applied;
 mod atomic;
 pub mod inbox;
 pub mod notice;
+pub mod outlook;
 pub mod verdict;
 
 pub mod config;

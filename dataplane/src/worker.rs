@@ -25,6 +25,7 @@ use crate::inbox::{Announcing, Ask, Visited, Visitor};
 use crate::io::{BURST, Io, Packet, RxQueue};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notices;
+use crate::outlook::Outlook;
 use crate::role::Roles;
 use crate::stage::absorb::absorb;
 use crate::stage::admit::admit;
@@ -69,6 +70,8 @@ pub struct Shared {
     pub roles: Arc<Roles>,
     /// What the acknowledgements wait for.
     pub applied: Arc<AppliedCounters>,
+    /// Whether next hops are known.
+    pub outlook: Arc<Outlook>,
 }
 
 /// The rings between a worker and one event thread.
@@ -201,6 +204,8 @@ impl<I: Io> Worker<I> {
             snapshot: &snapshot,
             pools: snapshot.pools(),
             notices: &mut self.links.notices,
+            outlook: &shared.outlook,
+            worker: self.number,
         };
         foresee(&mut self.tables, &mut ways, now);
         work + self.ask(now)

@@ -18,6 +18,7 @@ use dataplane::inbox::Ask;
 use dataplane::io::{PortId, RxQueue};
 use dataplane::nat::{NatLimits, Pools};
 use dataplane::notice::Notice;
+use dataplane::outlook::Outlook;
 use dataplane::policy::{Policies, PolicyError};
 use dataplane::role::{Role, Roles};
 use dataplane::tables::{Limits, Tables};
@@ -236,6 +237,7 @@ impl Node {
             snapshot: ArcSwap::from_pointee(snapshot),
             roles: Arc::new(Roles::new(1)),
             applied: Arc::new(AppliedCounters::new(1, 1)),
+            outlook: Arc::new(Outlook::new(1, 1)),
         });
         if !scene.replicated {
             shared.roles.set(MAIN, Role::Alone, Term::NONE.next_of(1, 0));

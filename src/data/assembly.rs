@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dataplane::applied::AppliedCounters;
+use dataplane::outlook::Outlook;
 use dataplane::role::Roles;
 use dataplane::tables::Tables;
 use dataplane::wiring::{Counts, EventEnds, Wiring};
@@ -166,6 +167,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         sync.vrfs.len(),
     ));
     let roles = Arc::new(Roles::new(sync.vrfs.len()));
+    let outlook = Arc::new(Outlook::new(usize::from(sync.workers), sync.vrfs.len()));
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(publisher.snapshot(&config.intent)),
         roles: Arc::clone(&roles),
@@ -173,6 +175,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
             usize::from(sync.workers),
             usize::from(sync.events),
         )),
+        outlook: Arc::clone(&outlook),
     });
     let wiring = Wiring::new(Counts {
         workers: usize::from(sync.workers),
@@ -194,6 +197,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         &sync,
         Duration::from_millis(u64::from(config.sync.as_ref().map_or(0, |s| s.boot_wait_ms))),
         roles,
+        outlook,
         Arc::clone(&board),
         clock.now(),
     );

@@ -10,6 +10,7 @@ use ctl::report::{GroupRow, GroupState, RoleRow};
 use ctl::switchover::SwitchoverReport;
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
+use dataplane::outlook::Outlook;
 use dataplane::role::{Role, Roles};
 use dataplane::share::Share;
 use dataplane::time::Instant;
@@ -36,6 +37,7 @@ pub(crate) enum Flow {
 pub(crate) struct RoleKeeper {
     node_id: u8,
     roles: Arc<Roles>,
+    outlook: Arc<Outlook>,
     board: Arc<Board>,
     vrfs: Vec<Vrf>,
     groups: Vec<GroupRow>,
@@ -77,6 +79,7 @@ impl RoleKeeper {
         sync: &SyncConfig,
         boot_wait: Duration,
         roles: Arc<Roles>,
+        outlook: Arc<Outlook>,
         board: Arc<Board>,
         now: Instant,
     ) -> Self {
@@ -116,7 +119,8 @@ impl RoleKeeper {
                     peers,
                     boot_wait,
                     now,
-                );
+                )
+                .foreseeing();
                 let elected = config
                     .ha_groups
                     .iter()
@@ -136,6 +140,7 @@ impl RoleKeeper {
         let keeper = Self {
             node_id: sync.node_id,
             roles,
+            outlook,
             board,
             vrfs,
             groups,
@@ -169,6 +174,8 @@ impl RoleKeeper {
                 .iter()
                 .map(|&peer| self.board.view(peer, id, vrf.slots))
                 .collect();
+            let missing = self.outlook.missing(id, vrf.machine.look());
+            vrf.machine.foresee(missing);
             let decision = vrf.machine.step(now, &views);
             self.roles
                 .set_share(id, vrf.shares[usize::from(decision.in_doubt)]);
@@ -187,6 +194,7 @@ impl RoleKeeper {
                 changed.push(Change::Readiness(id));
             }
             self.roles.set_drain(id, decision.drain);
+            self.outlook.ask(id, vrf.machine.look());
             self.board.set_handover(id, decision.handover);
             if let Some((end, took)) = vrf.machine.take_drain_end() {
                 changed.push(Change::Drained(id, end, took));
@@ -291,7 +299,10 @@ impl RoleKeeper {
     pub(crate) fn row(&self, id: VrfId) -> Option<RoleRow> {
         let vrf = self.vrfs.get(id.index())?;
         let (role, term) = self.roles.get(id);
-        let cause = vrf.last.and_then(|l| l.cause).map_or("", |c| c.text()).to_owned();
+        let cause = vrf
+            .last
+            .and_then(|l| l.cause)
+            .map_or_else(String::new, |c| c.text().into_owned());
         Some(RoleRow {
             vrf: vrf.name.clone(),
             ha_group: vrf.group.clone(),

@@ -17,6 +17,7 @@
 //! have to go on with a table from which some are missing (sync/PROTOCOL.md R-71).
 
 mod drain;
+mod foresight;
 mod peer;
 mod switchover;
 mod table;
@@ -31,6 +32,7 @@ use dataplane::time::Instant;
 use thiserror::Error;
 
 use self::drain::Drains;
+use self::foresight::Foresight;
 pub use self::peer::{PeerView, outranks};
 use self::switchover::Switchovers;
 pub use self::switchover::{SwitchoverEnd, SwitchoverError, SwitchoverPhase};
@@ -86,6 +88,8 @@ pub struct RoleMachine {
     drains: Drains,
     wishes: Wishes,
     switchovers: Switchovers,
+    foresight: Foresight,
+    foresees: bool,
     /// Has taken over because it was invited, and nobody has asked since.
     invited: bool,
 }
@@ -135,6 +139,8 @@ impl RoleMachine {
             drains: Drains::default(),
             wishes: Wishes::new(),
             switchovers: Switchovers::default(),
+            foresight: Foresight::default(),
+            foresees: false,
             invited: false,
         }
     }
@@ -145,6 +151,26 @@ impl RoleMachine {
     pub const fn elected(mut self) -> Self {
         self.wishes.asks = false;
         self
+    }
+
+    /// Workers look for the neighbours that flows of others need, and whoever steps this machine says what they have found: a
+    /// node that was told flows is not ready before.
+    #[must_use]
+    pub fn foreseeing(mut self) -> Self {
+        self.foresight = Foresight::needed();
+        self.foresees = true;
+        self
+    }
+
+    /// Number of the question that workers shall answer; 0 for none.
+    #[must_use]
+    pub const fn look(&self) -> u32 {
+        self.foresight.number()
+    }
+
+    /// How many next hops they miss, as their answer to the question [`Self::look`] says.
+    pub const fn foresee(&mut self, missing: Option<u32>) {
+        self.foresight.found(missing);
     }
 
     /// An order at run time. It ends a switchover.
@@ -292,6 +318,12 @@ impl RoleMachine {
             self.wishes.end();
         }
         self.seen = self.seen.max(self.term);
+        if self.foresees {
+            let complete = self.role == Role::Backup && !peers.iter().any(|p| p.importing(self.term));
+            let all_heard = peers.iter().all(|p| p.vrf.is_some());
+            self.foresight
+                .follow(now, all_heard, complete, self.role == Role::Master);
+        }
         let cause = self.cause(cause, peers);
         let ready = self.role == Role::Master || (self.role == Role::Backup && is_ready(cause));
         Decision {
@@ -438,6 +470,7 @@ impl RoleMachine {
             None | Some(Cause::ImportUnfinished | Cause::PeerActive) if differs => Some(Cause::ConfigDiffers),
             None if self.switchovers.phase().is_some() => Some(Cause::HandingOver),
             None if lanes => Some(Cause::LanesDown),
+            None | Some(Cause::PeerActive) => self.foresight.missing().map(Cause::Neighbors).or(decided),
             other => other,
         }
     }

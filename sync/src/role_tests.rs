@@ -579,3 +579,63 @@ fn readiness_names_the_one_thing_that_is_missing() {
     };
     assert_eq!(step(&mut m, differs), (false, Some(Cause::ConfigDiffers)));
 }
+
+/// A standby of node 2 that has imported everything and waits for its workers.
+fn foreseeing() -> RoleMachine {
+    let mut m = machine(Desire::Backup, 1).foreseeing();
+    let full = peer(Master, 0x102, 8);
+    let first = m.step(ms(0), &[full]);
+    assert_eq!((first.role, first.ready), (Role::Backup, false));
+    assert_eq!(first.cause, Some(Cause::Neighbors(None)));
+    assert_ne!(m.look(), 0);
+    m
+}
+
+#[test]
+fn a_node_is_ready_when_the_neighbors_of_the_flows_it_was_told_are_known() {
+    let mut m = foreseeing();
+    let full = [peer(Master, 0x102, 8)];
+    m.foresee(Some(30));
+    let missing = m.step(ms(10), &full);
+    assert_eq!(
+        (missing.cause, missing.ready),
+        (Some(Cause::Neighbors(Some(30))), false)
+    );
+    m.foresee(Some(0));
+    let known = m.step(ms(20), &full);
+    assert_eq!((known.cause, known.ready, m.look()), (None, true, 0));
+    // What new flows need is asked for in passing.
+    assert!(m.step(ms(30), &full).ready);
+}
+
+#[test]
+fn a_neighbor_that_is_really_absent_is_given_up_and_so_are_workers_that_do_not_answer() {
+    let full = [peer(Master, 0x102, 8)];
+    let mut m = foreseeing();
+    m.foresee(Some(1));
+    assert!(!m.step(ms(100), &full).ready, "asked for now");
+    assert!(!m.step(ms(3_099), &full).ready);
+    assert!(m.step(ms(3_100), &full).ready);
+    let mut m = foreseeing();
+    assert!(!m.step(ms(29_999), &full).ready);
+    assert!(m.step(ms(30_000), &full).ready);
+}
+
+#[test]
+fn neighbors_are_looked_for_anew_when_a_peer_was_away_and_never_in_the_way_of_a_role() {
+    let full = [peer(Master, 0x102, 8)];
+    let mut m = foreseeing();
+    let first = m.look();
+    m.foresee(Some(0));
+    assert!(m.step(ms(10), &full).ready);
+    m.step(ms(20), &[gone()]);
+    let importing = m.step(ms(30), &[peer(Master, 0x102, 3)]);
+    assert_eq!((importing.cause, m.look()), (Some(Cause::ImportUnfinished), 0));
+    let again = m.step(ms(40), &full);
+    assert_eq!(again.cause, Some(Cause::Neighbors(None)));
+    assert!(m.look() > first, "an answer to the first question isn't one");
+    m.step(ms(50), &[gone()]);
+    m.order(Ordered);
+    let alone = m.step(ms(200), &[gone()]);
+    assert_eq!((alone.role, alone.ready, m.look()), (Master, true, 0));
+}

@@ -268,9 +268,9 @@ fn a_full_standby_refuses_counts_and_verifies_with_what_it_refused() {
     assert_eq!(cluster.try_settle(), Vec::<String>::new());
     assert_eq!(conntracks(&mut cluster, 1), 200);
     // Each flow was created and answered: refused at its creation, unknown at its answer, and then asked for as it is
-    // now, to be refused again, unless both came after another.
+    // now, to be refused again, unless both came after another; once more if the second in which it is asked for ends between.
     let full = cluster.node(1).counters().absorb_full;
-    assert!((100..=200).contains(&full), "{full} refused for want of room");
+    assert!((100..=300).contains(&full), "{full} refused for want of room");
     let refused = |c: &state_sync::report::ClientReport| c.vrfs.iter().map(|v| v.refused).sum();
     let before = over_lanes(&mut cluster, 0, refused);
     for event in 0..2 {

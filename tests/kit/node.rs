@@ -20,6 +20,7 @@ use dataplane::inbox::Ask;
 use dataplane::io::{PortId, RxQueue};
 use dataplane::nat::Pools;
 use dataplane::notice::Notice;
+use dataplane::outlook::Outlook;
 use dataplane::policy::Policies;
 use dataplane::role::{Role, Roles};
 use dataplane::tables::Tables;
@@ -101,6 +102,7 @@ impl Node {
             )),
             roles: Arc::clone(&roles),
             applied: Arc::new(AppliedCounters::new(workers, events)),
+            outlook: Arc::new(Outlook::new(workers, intent.vrfs.len())),
         });
         let wiring = Wiring::<MemPacket>::new(Counts {
             workers,
@@ -165,7 +167,8 @@ impl Node {
                 vrf.peers.len(),
                 setup.boot_wait,
                 now + offset,
-            );
+            )
+            .foreseeing();
             Machine {
                 machine: if setup.elected { machine.elected() } else { machine },
                 last: None,
@@ -235,6 +238,8 @@ impl Node {
         let mut changed = 0;
         for (vrf, machine) in (0..).map(VrfId).zip(&mut self.machines) {
             let views = [self.board.view(0, vrf, self.setup.slots)];
+            let look = machine.machine.look();
+            machine.machine.foresee(self.shared.outlook.missing(vrf, look));
             let decision = machine.machine.step(now, &views);
             let owned = machine.machine.sees_owner(&views);
             self.shared.roles.set_owned(vrf, owned);
@@ -253,6 +258,7 @@ impl Node {
                 }
             }
             self.shared.roles.set_drain(vrf, decision.drain);
+            self.shared.outlook.ask(vrf, machine.machine.look());
             self.board.set_handover(vrf, decision.handover);
             self.board.set_ready(vrf, decision.ready);
             machine.last = Some(decision);

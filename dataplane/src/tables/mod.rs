@@ -182,7 +182,7 @@ impl Tables {
             rounds: Rounds::default(),
             audit: Audit::default(),
             search: Search::default(),
-            foresight: Foresight::default(),
+            foresight: Foresight::new(slots_per_vrf.len()),
             comparing: Comparing::new(slots_total),
             retirement: Retirement::default(),
             no_pool: None,

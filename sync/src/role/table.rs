@@ -2,6 +2,8 @@
 //!
 //! The table is the whole of it; [`super`] says which row applies, and sees to what a change of roles brings with it.
 
+use std::borrow::Cow;
+
 use dataplane::role::Role;
 use serde::{Deserialize, Serialize};
 
@@ -63,13 +65,15 @@ pub enum Cause {
     ConfigDiffers,
     /// Not every lane is up.
     LanesDown,
+    /// Told flows whose packets need so many next hops that aren't known yet; none while workers still look.
+    Neighbors(Option<u32>),
 }
 
 impl Cause {
     /// One line for operators.
     #[must_use]
-    pub const fn text(self) -> &'static str {
-        match self {
+    pub fn text(self) -> Cow<'static, str> {
+        let fixed = match self {
             Self::WaitingForPeer => "booted; waiting for a peer to answer",
             Self::ImportUnfinished => "importing from a peer",
             Self::MasterPending => "master ordered; import from a live peer unfinished",
@@ -82,7 +86,10 @@ impl Cause {
             Self::HandingOver => "switchover: the peer has everything and is to take over",
             Self::ConfigDiffers => "configuration differs from the peer's in a section that must be equal",
             Self::LanesDown => "not every sync lane is up",
-        }
+            Self::Neighbors(None) => "neighbors: flows are being looked at",
+            Self::Neighbors(Some(missing)) => return format!("neighbors: {missing} unresolved").into(),
+        };
+        fixed.into()
     }
 }
 
