@@ -64,7 +64,7 @@ pub fn settings(config: &Config) -> Vec<Setting> {
 use Takes::{Live, NextStart, RestartBoth, RestartControl, RestartDataplane};
 
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, Takes, &str); 36] = [
+const EFFECTS: [(&str, Takes, &str); 37] = [
     ("node.", RestartBoth, "names sockets and is part of every term"),
     (
         "dataplane.",
@@ -144,6 +144,7 @@ const EFFECTS: [(&str, Takes, &str); 36] = [
         "used for the next first packet of a flow; sync for the flows there are, too",
     ),
     ("vrf.cg_nat.pool", Live, POOLS),
+    ("vrf.announce_pools", Live, "the kernel's routes follow at once"),
     ("vrf.peer_keys", Live, KEYS),
     (
         "vrf.listen_ha_group",
@@ -405,6 +406,7 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
     put(s, format!("{path}.slots"), vrf.slots);
     put(s, format!("{path}.inside"), join(&vrf.inside));
     put(s, format!("{path}.tcp_window_check"), vrf.tcp_window_check);
+    put(s, format!("{path}.announce_pools"), binding.announce_pools);
     let commit = &vrf.output_commit;
     put(s, format!("{path}.output_commit"), commit_word(commit.policy));
     put(s, format!("{path}.output_commit_timeout_ms"), commit.timeout_ms);

@@ -166,6 +166,8 @@ pub struct VrfConfig {
     pub kernel: KernelBinding,
     /// HA group that decides its role.
     pub listen_ha_group: Option<String>,
+    /// Whether the kernel has routes for its pools while it is active.
+    pub announce_pools: bool,
     /// Remote nodes.
     pub peers: Vec<PeerConfig>,
 }

@@ -82,6 +82,13 @@ fn read_vrf(section: Section<'_>, id: VrfId, topology: &Topology, places: &mut P
         &name,
         places,
     );
+    let announce_pools = section.flag("announce_pools", false);
+    section.report().check(
+        !announce_pools || !pools.is_empty() || section.nested_has("cg_nat", "pool"),
+        section.place_of("announce_pools"),
+        || format!("VRF \"{name}\" has no pool to announce"),
+        "add a [[vrf.cg_nat.pool]], or leave announce_pools out",
+    );
     let named = section.nested_has("ha_fp_conntrack", "listen_ha_group");
     let read = VrfRead {
         group_is_known: listen_ha_group.is_some() || (!named && peers.is_empty()),
@@ -107,6 +114,7 @@ fn read_vrf(section: Section<'_>, id: VrfId, topology: &Topology, places: &mut P
             name,
             kernel,
             listen_ha_group,
+            announce_pools,
             peers: peers.into_iter().map(|p| p.value).collect(),
         },
     };

@@ -3,6 +3,7 @@
 //! ```text
 //! netlink ──► watch ──► Forwarding ──► data process ──► events: wanted neighbours ──► watch
 //! operator ─► server ─► answers ─────► data process
+//! roles ────► announcer ─► routes of pools in the kernel
 //! keepalived ⇄ vrrp ────► roles ─────► data process ──► events: readiness ──────────► vrrp
 //! operator, SIGHUP ──► apply ──► data process
 //! signals ──► end
@@ -23,6 +24,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use super::announce::Announcer;
 use super::answers::Answers;
 use super::apply::{Configured, Parts};
 use super::groups::Groups;
@@ -59,6 +61,7 @@ pub struct Daemon {
     configured: Configured,
     groups: Groups,
     vrrp: Vrrp,
+    announcer: Announcer,
     watch: Watch,
     data: DataLink,
     server: CtlServer,
@@ -89,6 +92,7 @@ impl Daemon {
                     .map(|g| (g.name.clone(), preferred(g.state))),
             ),
             vrrp: Vrrp::new(&config, &paths::node_dir(&node), started),
+            announcer: Announcer::new(kernel_map(&config).namespaces(), started),
             watch: Watch::new(kernel_map(&config), started),
             data: DataLink::new(
                 paths::data_socket(&node),
@@ -117,6 +121,7 @@ impl Daemon {
             self.wait()?;
             if matches!(self.signals.read(&mut [0; 8]), Ok(1..)) {
                 supervisor.stopping();
+                self.announcer.withdraw();
                 tracing::info!("ending as asked; the data process goes on");
                 return Ok(());
             }
@@ -157,6 +162,8 @@ impl Daemon {
             self.parts(now, Configured::reload);
         }
         self.vrrp.turn(now, &mut self.data);
+        self.announcer
+            .turn(now, self.configured.running(), &mut self.data, &self.watch);
         let mut answers = Answers {
             configured: &mut self.configured,
             groups: &mut self.groups,
@@ -191,6 +198,7 @@ impl Daemon {
                     cause = row.cause,
                     "a VRF has changed its role"
                 );
+                self.announcer.note(&row);
                 self.vrrp.note(row);
             }
             Event::ReadinessChanged(row) => self.vrrp.note(row),
@@ -241,6 +249,9 @@ impl Daemon {
         }
         if let Some(vrrp) = self.vrrp.next_turn() {
             next = next.min(vrrp);
+        }
+        if let Some(announce) = self.announcer.next_turn() {
+            next = next.min(announce);
         }
         if let Some(trial) = self.configured.next_turn() {
             next = next.min(trial);

@@ -2,10 +2,11 @@
 //!
 //! Reading order: [`daemon`] (the loop), then what it joins: [`watch`] (kernel → reachability, out of [`netlink`],
 //! [`message`], [`mirror`], [`vrf`] and [`resolver`]), [`groups`] (HA groups), [`link`] (the connection to the data
-//! process), [`vrrp`] (groups that keepalived drives), [`server`] and [`answers`] (the operator's commands),
+//! process), [`vrrp`] (groups that keepalived drives), [`announce`] (pools for routing daemons), [`server`] and [`answers`] (the operator's commands),
 //! [`apply`] and [`save`] (another configuration). [`host`] answers what a configuration asks of the
 //! machine.
 
+pub mod announce;
 pub mod answers;
 pub mod apply;
 pub mod daemon;

@@ -8,16 +8,19 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::{
-    NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -90,21 +93,7 @@ impl Kernel {
     /// # Errors
     /// When the namespace or the sockets can't be had.
     pub fn open(netns: Option<&str>) -> Result<Self, NetlinkError> {
-        let Some(name) = netns else {
-            return Self::open_here();
-        };
-        let file = File::open(Path::new("/run/netns").join(name));
-        let file = file.map_err(|e| NetlinkError::Namespace(name.to_owned(), e))?;
-        // A thread of its own: a namespace belongs to the thread, and a socket stays where it was opened.
-        let opened = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                nix::sched::setns(file.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)
-                    .map_err(|e| NetlinkError::Namespace(name.to_owned(), e.into()))?;
-                Self::open_here()
-            });
-            thread.join()
-        });
-        opened.unwrap_or_else(|_| Err(Error::other("the opening thread ended early").into()))
+        inside(netns, Self::open_here)
     }
 
     fn open_here() -> Result<Self, NetlinkError> {
@@ -282,6 +271,164 @@ impl Kernel {
     pub fn limit_queue(&self, bytes: i32) -> Result<(), NetlinkError> {
         Ok(self.follower.set_rx_buf_sz(bytes)?)
     }
+}
+
+/// Opens something in the process's own namespace, or in that of `/run/netns/NAME`.
+fn inside<T: Send>(
+    netns: Option<&str>,
+    open: impl FnOnce() -> Result<T, NetlinkError> + Send,
+) -> Result<T, NetlinkError> {
+    let Some(name) = netns else {
+        return open();
+    };
+    let file = File::open(Path::new("/run/netns").join(name));
+    let file = file.map_err(|e| NetlinkError::Namespace(name.to_owned(), e))?;
+    // A thread of its own: a namespace belongs to the thread, and a socket stays where it was opened.
+    let opened = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            nix::sched::setns(file.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)
+                .map_err(|e| NetlinkError::Namespace(name.to_owned(), e.into()))?;
+            open()
+        });
+        thread.join()
+    });
+    opened.unwrap_or_else(|_| Err(Error::other("the opening thread ended early").into()))
+}
+
+/// Blackhole routes that this program writes into one namespace: those with its protocol number, and no others.
+#[derive(Debug)]
+pub struct OwnRoutes {
+    socket: Socket,
+    protocol: u8,
+    sequence: u32,
+}
+
+impl OwnRoutes {
+    /// Opens the socket, as [`Kernel::open`] does.
+    ///
+    /// # Errors
+    /// When the namespace or the socket can't be had.
+    pub fn open(netns: Option<&str>, protocol: u8) -> Result<Self, NetlinkError> {
+        inside(netns, || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            // The kernel leaves out what isn't asked for: there may be a million other routes.
+            socket.set_netlink_get_strict_chk(true)?;
+            Ok(Self {
+                socket,
+                protocol,
+                sequence: 0,
+            })
+        })
+    }
+
+    /// Table and prefix of each that is there.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or never holds still.
+    pub fn read(&mut self) -> Result<Vec<(u32, Ipv4Net)>, NetlinkError> {
+        for _ in 0..READINGS_MAX {
+            let mut message = RouteMessage::default();
+            message.header.address_family = AddressFamily::Inet;
+            message.header.protocol = RouteProtocol::Other(self.protocol);
+            self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_REQUEST | NLM_F_DUMP)?;
+            let mut found = Vec::new();
+            if self.answer(|route| found.extend(self_made(route, RouteProtocol::Other(self.protocol))))? {
+                return Ok(found);
+            }
+        }
+        Err(NetlinkError::Restless)
+    }
+
+    /// Adds one. Somebody else's route to the prefix is left as it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add(&mut self, table: u32, prefix: Ipv4Net) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::NewRoute(self.route(table, prefix));
+        self.carry_out(message, NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Takes one away; that it is gone already is no fault.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove(&mut self, table: u32, prefix: Ipv4Net) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::DelRoute(self.route(table, prefix));
+        match self.carry_out(message, 0) {
+            Err(NetlinkError::Io(error)) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn route(&self, table: u32, prefix: Ipv4Net) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = prefix.prefix_len();
+        message.header.protocol = RouteProtocol::Other(self.protocol);
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::BlackHole;
+        message.attributes = vec![
+            RouteAttribute::Table(table),
+            RouteAttribute::Destination(RouteAddress::Inet(prefix.network())),
+        ];
+        message
+    }
+
+    fn carry_out(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+        self.ask(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
+        self.answer(|_| ())?;
+        Ok(())
+    }
+
+    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.socket.send(&frame(message, flags, self.sequence), 0)?;
+        Ok(())
+    }
+
+    /// Takes in an answer to its end; whether nothing has changed under it.
+    fn answer(&self, mut take: impl FnMut(&RouteMessage)) -> Result<bool, NetlinkError> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut whole = true;
+        loop {
+            let length = self.socket.recv(&mut buffer.as_mut_slice(), 0)?;
+            for message in messages(&buffer[..length.min(BUFFER_BYTES)]) {
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                whole &= message.header.flags & NLM_F_DUMP_INTR == 0;
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(whole),
+                    // Without a code it is the acknowledgement.
+                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(whole),
+                    NetlinkPayload::Error(error) => return Err(error.to_io().into()),
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => take(&route),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Table and prefix of a route with this protocol number.
+fn self_made(message: &RouteMessage, protocol: RouteProtocol) -> Option<(u32, Ipv4Net)> {
+    let header = &message.header;
+    if header.protocol != protocol || header.kind != RouteType::BlackHole {
+        return None;
+    }
+    let (mut table, mut prefix) = (u32::from(header.table), None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                prefix = Ipv4Net::new(*address, header.destination_prefix_length).ok();
+            }
+            _ => {}
+        }
+    }
+    Some((table, prefix?))
 }
 
 fn reading(table: usize) -> RouteNetlinkMessage {

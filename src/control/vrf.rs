@@ -62,6 +62,15 @@ impl KernelMap {
         found
     }
 
+    /// Namespace and number of the table that a VRF's routes come from; none while its device isn't there.
+    #[must_use]
+    pub fn table(&self, vrf: VrfId, mirrors: &Mirrors) -> Option<(Option<String>, u32)> {
+        let source = self.source(vrf)?;
+        let netns = source.netns().map(str::to_owned);
+        let table = table_of(source, mirrors.get(&netns)?)?;
+        Some((netns, table))
+    }
+
     /// The source of a VRF.
     fn source(&self, vrf: VrfId) -> Option<&Source> {
         self.vrfs.get(vrf.index())

@@ -188,6 +188,12 @@ impl Watch {
         self.resolver.want((interface, address), now);
     }
 
+    /// Namespace and number of the table that a VRF's routes come from, as far as the kernel has been read.
+    #[must_use]
+    pub fn table(&self, vrf: VrfId) -> Option<(Option<String>, u32)> {
+        self.map.table(vrf, &self.mirrors)
+    }
+
     /// Descriptors that become readable when there is something to follow.
     pub fn readable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.namespaces

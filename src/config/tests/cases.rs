@@ -250,6 +250,11 @@ fn bounds_and_rules() -> Vec<Case> {
             "29:11: inside = \"100.65.0.0/10\" can't be used; write 100.64.0.0/10, without host bits",
         ),
         (
+            "name = \"isp\"",
+            "name = \"isp\"\nannounce_pools = true",
+            "62:18: VRF \"isp\" has no pool to announce; add a [[vrf.cg_nat.pool]], or leave announce_pools out",
+        ),
+        (
             "icmp_s = 60",
             "icmp_s = 59",
             "39:10: icmp_s = 59 is below the 60 s of RFC 5508 section 3.2, REQ-2; \

@@ -249,6 +249,7 @@ fn defaults_are_those_of_the_example() {
         "addresses = []",
         "slots",
         "tcp_window_check",
+        "announce_pools",
         "allow_short",
         "tcp_",
         "udp_",

@@ -39,6 +39,9 @@ class Knobs:
     advert_interval_ms: int = 10
     virtual_mac: bool = False
     boot_wait_ms: int = 3000
+    dead_after_ms: int = 1000
+    node_id: int = 0  # 0: node1 1, node2 2
+    announce_pools: bool = False
     pool: str = "198.51.100.1-198.51.100.14"
     ports: str = "1024-65535"
     block_size: int = 512
@@ -141,7 +144,7 @@ def toml(node, name, knobs, syslog, private_key=None, public_keys=(), directory=
 # A lab node. Written by the lab; see the project's README for what each key means.
 [node]
 name = "{name}"
-id = {1 if node == "node1" else 2}
+id = {knobs.node_id or (1 if node == "node1" else 2)}
 
 [dataplane]
 workers = {knobs.workers}
@@ -182,6 +185,7 @@ name = "main"
 slots = {knobs.slots}
 inside = ["100.64.0.0/10", "fd00:64::/64"]
 tcp_window_check = {str(knobs.tcp_window_check).lower()}
+announce_pools = {str(knobs.announce_pools).lower()}
 output_commit = "{knobs.output_commit}"
 output_commit_timeout_ms = {knobs.output_commit_timeout_ms}
 
@@ -255,6 +259,7 @@ interface = "sync0"
 {second_interface}port = {SYNC_PORT}
 security = "{knobs.security}"
 {own_key}boot_wait_ms = {knobs.boot_wait_ms}
+dead_after_ms = {knobs.dead_after_ms}
 
 [log]
 syslog = "{syslog}"
