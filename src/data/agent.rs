@@ -105,7 +105,10 @@ impl Agent {
         let changed = self.sources.keeper.step(now);
         self.tell_switchovers();
         for &change in &changed {
-            let (Change::Role(vrf) | Change::Readiness(vrf) | Change::Drained(vrf, ..)) = change;
+            let (Change::Role(vrf)
+            | Change::Readiness(vrf)
+            | Change::SplitBrain(vrf, _)
+            | Change::Drained(vrf, ..)) = change;
             let Some(row) = self.sources.keeper.row(vrf) else {
                 continue;
             };
@@ -113,6 +116,19 @@ impl Agent {
                 let text = format!("{} ms: {}", took.as_millis(), end.text());
                 tracing::info!(vrf = row.vrf, text, "drained");
                 self.sources.journal.note("drained", Some(&row.vrf), None, text);
+                continue;
+            }
+            if let Change::SplitBrain(_, goes_on) = change {
+                let what = if goes_on { "goes on" } else { "gives way" };
+                let text = format!("a peer was active, too; this node {what}");
+                tracing::error!(vrf = row.vrf, text, "split brain");
+                self.sources
+                    .journal
+                    .note("split-brain", Some(&row.vrf), None, text);
+                if goes_on {
+                    // Neighbours may have heard the other node last.
+                    self.begin_announcing(vrf, now);
+                }
                 continue;
             }
             if change == Change::Readiness(vrf) {
@@ -128,14 +144,18 @@ impl Agent {
             );
             let text = format!("{} under term {}: {}", row.role.name(), row.term, row.cause);
             self.sources.journal.note("role", Some(&row.vrf), None, text);
-            self.announcing.retain(|(v, _)| *v != vrf);
-            if self.sources.keeper.is_active(vrf) {
-                self.announcing
-                    .extend(ANNOUNCEMENTS.map(|after| (vrf, now + after)));
-            }
+            self.begin_announcing(vrf, now);
             self.server.broadcast(Event::RoleChanged(row));
         }
         changed.len()
+    }
+
+    fn begin_announcing(&mut self, vrf: VrfId, now: Instant) {
+        self.announcing.retain(|(v, _)| *v != vrf);
+        if self.sources.keeper.is_active(vrf) {
+            self.announcing
+                .extend(ANNOUNCEMENTS.map(|after| (vrf, now + after)));
+        }
     }
 
     fn tell_switchovers(&mut self) {

@@ -52,6 +52,8 @@ pub(crate) struct RoleKeeper {
 pub(crate) enum Change {
     /// Role or term.
     Role(VrfId),
+    /// This node was active when a peer came that was, too; whether it still is.
+    SplitBrain(VrfId, bool),
     /// Only readiness, or what is in its way.
     Readiness(VrfId),
     /// How, and after how long, a drain has ended.
@@ -186,6 +188,10 @@ impl RoleKeeper {
                 tell_doubt(&vrf.name, decision.in_doubt);
             }
             self.roles.set_assists_until(id, decision.assists_until);
+            let was_master = vrf.last.is_some_and(|l| l.role == Role::Master);
+            if self.board.take_rival(id) && was_master {
+                changed.push(Change::SplitBrain(id, decision.role == Role::Master));
+            }
             let known = vrf.last.map(|l| (l.role, l.term));
             if known != Some((decision.role, decision.term)) {
                 self.roles.set(id, decision.role, decision.term);

@@ -25,6 +25,8 @@ pub struct Board {
     handovers: Vec<AtomicU32>,
     /// By VRF: the highest term that any peer ever had for it, or offered entries of.
     heard: Vec<AtomicU64>,
+    /// By VRF: a peer that had not been heard was active when it was heard again.
+    rivals: Vec<AtomicBool>,
 }
 
 /// What one event thread knows of one peer's VRF.
@@ -87,6 +89,7 @@ impl Board {
             ready: (0..vrfs).map(|_| AtomicBool::new(false)).collect(),
             handovers: (0..vrfs).map(|_| AtomicU32::new(0)).collect(),
             heard: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
+            rivals: (0..vrfs).map(|_| AtomicBool::new(false)).collect(),
         }
     }
 
@@ -96,6 +99,12 @@ impl Board {
         if let Some(heard) = self.heard.get(vrf.index()) {
             heard.fetch_max(term.0, Ordering::AcqRel);
         }
+    }
+
+    /// Whether a peer has come that was active, since this was last asked: it may have stood by before anybody looks.
+    pub fn take_rival(&self, vrf: VrfId) -> bool {
+        let rival = self.rivals.get(vrf.index());
+        rival.is_some_and(|rival| rival.swap(false, Ordering::AcqRel))
     }
 
     /// Whether this node is ready to take over a VRF: written by the role machines' thread, told to the peers.
@@ -159,6 +168,13 @@ impl Board {
         });
         if let Some(known) = known {
             self.hear(vrf, known.term);
+            let comes = cell.word.load(Ordering::Acquire) & 1 == 0;
+            if let Some(rival) = self.rivals.get(vrf.index())
+                && comes
+                && known.role == Role::Master
+            {
+                rival.store(true, Ordering::Release);
+            }
         }
         // Published last.
         cell.word.store(word, Ordering::Release);
@@ -270,11 +286,15 @@ mod tests {
             (7, 1, 2, 3)
         );
         assert_eq!(board.view(0, VrfId(1), 8).vrf, None);
+        assert!(board.take_rival(VrfId(1)), "it was active when it came");
+        board.set_vrf(0, 1, VrfId(1), Some(old), progress(3, 1, 9));
+        assert!(!board.take_rival(VrfId(1)), "it has not come anew");
         board.set_vrf(1, 1, VrfId(1), None, Progress::default());
         board.set_vrf(0, 1, VrfId(1), None, Progress::default());
         let gone = board.view(1, VrfId(1), 8);
         assert_eq!((gone.vrf, gone.heard), (None, new.term), "a term is not unheard");
         assert_eq!(board.view(1, VrfId(0), 8).heard, Term::NONE);
+        assert!(!board.take_rival(VrfId(0)));
         assert_eq!(board.view(1, VrfId(0), 8).vrf, None);
     }
 }
