@@ -349,6 +349,12 @@ impl Agent {
                     tracing::warn!(peer, vrf, slot = at.slot, "{kind}");
                     self.sources.journal.note(kind, Some(&vrf), Some(peer), text);
                 }
+                PumpEvent::NamedAlike { peer } => {
+                    let peer = self.sources.facts.peer(peer);
+                    let text = format!("the peer is called {}, too", self.sources.facts.node);
+                    tracing::error!(peer, text, "two nodes of one name");
+                    self.sources.journal.note("same-name", None, Some(peer), text);
+                }
                 PumpEvent::Refused { reason } => {
                     let text = format!("a sync connection was refused: {reason}");
                     self.sources.journal.note("refused", None, None, text);

@@ -152,6 +152,28 @@ fn bad_greetings_are_refused_each_with_its_cause() {
     }
 }
 
+#[test]
+fn a_peer_of_the_same_name_is_told_of_and_served() {
+    for (name, alike) in [("node2", 1), ("node1", 0)] {
+        let mut cluster = target();
+        let mut plug = dial(&cluster, 1);
+        let named = Hello {
+            lane: CONTROL_LANE,
+            node_name: name.to_owned(),
+            ..hello(1)
+        };
+        send(&mut plug, &encode_hello(&named));
+        cluster.run(5);
+        let told = |event: &PumpEvent| *event == PumpEvent::NamedAlike { peer: 0 };
+        assert_eq!(
+            cluster.nodes[0].events.try_iter().filter(told).count(),
+            alike,
+            "{name}"
+        );
+        assert!(!is_closed(&mut plug));
+    }
+}
+
 /// What protected streams report, and how it is counted.
 const BREACHES: [(Breach, &str); 6] = [
     (Breach::KeyUnknown, "tls-key-unknown"),

@@ -78,6 +78,9 @@ impl<W: Wire> Inlet<W> {
             lane: hello.lane,
             end: End::LocalNode,
         });
+        if hello.lane == CONTROL_LANE && hello.node_name == s.config.node_name {
+            s.tell(PumpEvent::NamedAlike { peer });
+        }
         Self {
             tag: LaneTag {
                 peer,

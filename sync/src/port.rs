@@ -210,6 +210,11 @@ pub enum PumpEvent {
         /// Verified again.
         repaired: bool,
     },
+    /// A peer calls itself by this node's name: whoever reads logs of both can't tell them apart.
+    NamedAlike {
+        /// Peer.
+        peer: u8,
+    },
     /// A connection was refused or closed during its handshake.
     Refused {
         /// Why.
