@@ -118,6 +118,23 @@ fn routes_that_the_kernel_drops_silently_with_their_link_are_dropped_here_too() 
     );
 }
 
+/// Those of pools are for routing daemons: packets to pool addresses go by the owner table.
+#[test]
+fn blackholes_are_no_routes_neither_when_read_nor_when_told() {
+    let lab = Lab::new();
+    lab.here("route add blackhole 203.0.113.0/24 proto 116");
+    let mut watch = lab.watch();
+    lab.here("route add blackhole 203.0.114.0/24 proto 116");
+    lab.here("route add 203.0.115.0/24 via 198.51.100.9");
+    lab.until(&mut watch, "the route behind them", |f| {
+        via(f, "203.0.115.0/24") == [hop(1, "198.51.100.9")]
+    });
+    let known = watch.published().unwrap();
+    for prefix in ["203.0.113.0/24", "203.0.114.0/24"] {
+        assert_eq!(via(known, prefix), [], "{prefix}");
+    }
+}
+
 #[test]
 fn a_gateway_is_resolved_before_anybody_waits_for_it() {
     let lab = Lab::new();
