@@ -178,6 +178,8 @@ pub struct Plan {
     pub ports: Vec<PlanPort>,
     /// As given.
     pub mbufs: u32,
+    /// As given.
+    pub mbuf_room: u16,
 }
 
 impl Plan {
@@ -224,6 +226,7 @@ impl Plan {
             memory,
             ports: input.ports.clone(),
             mbufs: input.mbufs,
+            mbuf_room: input.mbuf_room,
         })
     }
 
@@ -416,8 +419,8 @@ impl fmt::Display for Plan {
         let pages = if huge { "hugepages" } else { "ordinary pages" };
         writeln!(
             f,
-            "packet memory: {mb} MB of {pages} ({needed_mb} MB needed for {} mbufs)",
-            self.mbufs
+            "packet memory: {mb} MB of {pages} ({needed_mb} MB needed for {} mbufs of {} bytes)",
+            self.mbufs, self.mbuf_room
         )?;
         writeln!(f, "conntracks: up to {conntracks_mb} MB")
     }

@@ -12,6 +12,7 @@ use super::topology::{HaGroupRead, PortPlaces, Topology};
 use super::values::device_argument;
 use super::vrf::VrfRead;
 use super::{DataplaneConfig, Exception, KernelBinding, PeerConfig, PortConfig, Security, vrrp};
+use crate::dpdk::port::{RING_FRAME_DEFAULT, RING_FRAME_OVERHEAD};
 use crate::dpdk::tap;
 
 /// The whole file as read.
@@ -167,6 +168,28 @@ fn queue_pairs(report: &Report<'_>, device: &str, rx_queues: u16, place: Place) 
     );
 }
 
+/// An `AF_PACKET` device cuts off what doesn't fit into a frame of its ring: 2,048 bytes, unless `framesz` says more.
+fn ring_frame(report: &Report<'_>, device: &str, mtu: u16, place: Place) {
+    if !device.starts_with("net_af_packet") {
+        return;
+    }
+    let has = device_argument(device, "framesz")
+        .and_then(|size| size.parse().ok())
+        .unwrap_or(RING_FRAME_DEFAULT);
+    let needed = u32::from(mtu) + RING_FRAME_OVERHEAD;
+    let what = || format!("mtu = {mtu} takes {needed} bytes of the device's ring, whose frames have {has}");
+    let size = needed.next_multiple_of(1_024);
+    report.check(
+        needed <= has,
+        place,
+        what,
+        format!(
+            "add blocksz={},framesz={size} to device, with a framecnt that is a multiple of 4, or lower mtu",
+            4 * size
+        ),
+    );
+}
+
 fn interfaces(report: &Report<'_>, file: &Everything<'_>) {
     let mut tags = Uses::new(
         "port and vlan",
@@ -179,6 +202,7 @@ fn interfaces(report: &Report<'_>, file: &Everything<'_>) {
         let Some(port) = topology.ports.get(intent.port.index()) else {
             continue;
         };
+        ring_frame(report, &port.device, intent.mtu, places.mtu);
         let vlans: Vec<String> = intent.vlans.iter().map(u16::to_string).collect();
         let vlans = if vlans.is_empty() {
             "untagged".to_owned()

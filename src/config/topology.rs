@@ -113,6 +113,7 @@ pub(super) struct InterfacePlaces {
     pub whole: Place,
     pub kernel_interface: Place,
     pub addresses: Vec<Place>,
+    pub mtu: Place,
     /// Its own `kernel_interface`, not the port's.
     pub has_own: bool,
     /// Port and tags are what the file says: nothing in them was refused.
@@ -228,6 +229,7 @@ impl Topology {
                 whole: name.place,
                 kernel_interface,
                 addresses: Vec::new(),
+                mtu: name.place,
                 has_own: false,
                 is_clean: true,
             });
@@ -267,6 +269,7 @@ impl Topology {
             whole: name.place,
             kernel_interface: section.place_of("kernel_interface"),
             addresses: addresses.iter().map(|a| a.place).collect(),
+            mtu: section.place_of("mtu"),
             has_own: own.is_some(),
             is_clean: port.is_some() && section.took_all("vlan", &vlans),
         };

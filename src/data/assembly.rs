@@ -33,7 +33,6 @@ use super::syslog::{LogLines, Syslog};
 use crate::clock::Clock;
 use crate::config::{self, Config, Fault};
 use crate::dpdk::large::PagePolicy;
-use crate::dpdk::mempool::ROOM_DEFAULT;
 use crate::dpdk::{
     Eal, EalError, Lifeline, Mbuf, Mempool, PoolError, PortError, PortSet, Ports, WorkerHandle,
 };
@@ -155,7 +154,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
 
     let configured = settings::port_configs(config)?;
     let eal = Eal::start(&settings::eal_options(config, plan, &configured))?;
-    let pool = Mempool::create(&eal, "packets", plan.mbufs, ROOM_DEFAULT)?;
+    let pool = Mempool::create(&eal, "packets", plan.mbufs, plan.mbuf_room)?;
     let mut ports = PortSet::open(&eal, &pool, &configured, sync.workers)?;
     let queues = ports.split(&plan.assignment())?;
     let infos = settings::port_infos(config, &ports);

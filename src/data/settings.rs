@@ -16,8 +16,7 @@ use state_sync::config::{SyncConfig, SyncPeer, SyncVrf, Timing};
 
 use super::assembly::StartError;
 use crate::config::Config;
-use crate::dpdk::mempool::ROOM_DEFAULT;
-use crate::dpdk::{Device, EalOptions, Memory, PortConfig, PortSet, devices_at_start};
+use crate::dpdk::{Device, EalOptions, Memory, PortConfig, PortSet, devices_at_start, room_for};
 use crate::machine;
 use crate::plan::{Plan, PlanInput, PlanPort};
 use crate::secure::SecureNet;
@@ -47,7 +46,8 @@ pub(super) fn plan_input(config: &Config) -> PlanInput {
             })
             .collect(),
         mbufs: threads.mbufs,
-        mbuf_room: ROOM_DEFAULT,
+        // A device that can't be parsed stops the start elsewhere.
+        mbuf_room: room_for(&port_configs(config).unwrap_or_default()),
         descriptors: DESCRIPTORS,
         held_packets: threads.held_packets,
         memory_mb: threads.memory_mb,

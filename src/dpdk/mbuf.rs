@@ -91,6 +91,27 @@ impl Mbuf {
         }
     }
 
+    /// Adds a segment behind the frame, as a driver does whose frames don't fit into one buffer. For tests of `rx`, which joins
+    /// them: everything else here knows of one segment. Gives the segment back when DPDK has no number for it.
+    ///
+    /// # Errors
+    /// At 65,535 segments.
+    pub fn chain(&mut self, segment: Self) -> Result<(), Self> {
+        // SAFETY: both mbufs are live and ours alone; the chain owns the second one from here on.
+        if unsafe { sys::twinpath_mbuf_chain(self.raw.as_ptr(), segment.raw.as_ptr()) } {
+            core::mem::forget(segment);
+            Ok(())
+        } else {
+            Err(segment)
+        }
+    }
+
+    /// Makes one segment of several; false, and nothing done, when they don't fit into the first one's buffer.
+    pub(super) fn join(&mut self) -> bool {
+        // SAFETY: the mbuf and the segments behind it are live and ours alone.
+        unsafe { sys::twinpath_mbuf_join(self.raw.as_ptr()) }
+    }
+
     const fn set_lens(&mut self, len: u16) {
         let head = self.head_mut();
         head.data_len = len;

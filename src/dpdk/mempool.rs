@@ -10,7 +10,8 @@ use thiserror::Error;
 use super::error::Errno;
 use super::{Eal, Mbuf, sys};
 
-/// Room for a frame and its headroom in each mbuf: a 1500-byte payload with two VLAN tags and then some.
+/// Room for a frame and its headroom in each mbuf, unless a port needs more ([`super::port::room_for`]): a 1500-byte
+/// payload with two VLAN tags and then some.
 pub const ROOM_DEFAULT: u16 = 2048 + HEADROOM;
 /// Bytes in front of a received frame that `prepend` may use.
 #[expect(clippy::cast_possible_truncation, reason = "128")]
@@ -51,6 +52,8 @@ pub enum PoolError {
 pub(super) struct Pool {
     raw: NonNull<sys::rte_mempool>,
     pub(super) size: u32,
+    /// Bytes of each, headroom included.
+    pub(super) room: u16,
 }
 
 // SAFETY: a mempool is made for allocation and release from any thread; per-lcore caches are found by the
@@ -121,7 +124,11 @@ impl Mempool {
             cause: Errno::last(),
         })?;
         Ok(Self {
-            pool: Arc::new(Pool { raw, size: mbufs }),
+            pool: Arc::new(Pool {
+                raw,
+                size: mbufs,
+                room,
+            }),
         })
     }
 

@@ -12,7 +12,8 @@
 //!
 //! 1. An mbuf in the pool, in a receive queue or in a transmit queue belongs to DPDK. No Rust value names it.
 //! 2. `rx` and `alloc` move it to exactly one [`Mbuf`]; nothing else refers to it (reference count 1,
-//!    one segment; frames in several segments are freed and counted before anybody sees them). Whoever has
+//!    one segment; `rx` copies a frame in several segments into the first one's buffer, or frees and counts it when it
+//!    doesn't fit, before anybody sees it). Whoever has
 //!    the `Mbuf` may read and write its frame; handing it to another worker is an ordinary move.
 //! 3. Dropping the `Mbuf`, or `free` of a burst, returns it to the pool.
 //! 4. `tx` takes the mbufs that the port accepted back into DPDK's hands: their `Mbuf`s are gone without
@@ -49,6 +50,6 @@ pub use error::Errno;
 pub use lifeline::{Lifeline, LifelineError};
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, PoolError};
-pub use port::{Link, PortConfig, PortError, PortSet, devices_at_start};
+pub use port::{Link, PortConfig, PortError, PortSet, devices_at_start, room_for};
 pub use queues::{PortCounters, Ports};
 pub use stats::PortStats;

@@ -13,12 +13,20 @@ use dataplane::io::{BURST, PortId, RxQueue};
 use thiserror::Error;
 
 use super::error::Errno;
-use super::mempool::Pool;
+use super::mempool::{HEADROOM, Pool, ROOM_DEFAULT};
 use super::queues::{Lane, PortCounters, Ports};
 use super::{Device, Eal, Mempool, netns, sys, tap};
 
 /// Ethernet header and two VLAN tags, on top of the MTU.
 const FRAME_OVERHEAD: u16 = 14 + 2 * 4;
+/// What DPDK reckons of a frame besides its payload, when the driver doesn't say: Ethernet header and checksum.
+const DPDK_OVERHEAD: u32 = 18;
+/// What the driver of packet sockets keeps of each `framesz` for itself, as it reckons.
+const RING_FRAME_HEADER: u32 = 52;
+/// Bytes of a frame of a packet socket's ring besides the MTU: the kernel's header, Ethernet and the inner tag.
+pub(crate) const RING_FRAME_OVERHEAD: u32 = 66 + 14 + 4;
+/// `framesz` of a packet socket that names none.
+pub(crate) const RING_FRAME_DEFAULT: u32 = 2_048;
 /// Receive queues of a port that a worker's bit mask can name.
 const RX_QUEUES_MAX: u16 = 64;
 /// Rounds after which draining a queue that keeps filling gives up.
@@ -44,6 +52,28 @@ pub struct PortConfig {
 }
 
 impl PortConfig {
+    /// Bytes behind the headroom that a buffer needs to take any frame of this port. The driver of packet sockets insists on
+    /// room for whatever its ring could hold.
+    fn frame_room(&self) -> u32 {
+        let frame = u32::from(self.mtu) + u32::from(FRAME_OVERHEAD);
+        frame.max(self.ring_frame().unwrap_or(0).saturating_sub(RING_FRAME_HEADER))
+    }
+
+    /// Bytes of a frame of the ring, if the device is a packet socket.
+    fn ring_frame(&self) -> Option<u32> {
+        let said = || self.device.argument("framesz").and_then(|text| text.parse().ok());
+        let is_packet_socket = self.device.name().starts_with("net_af_packet");
+        is_packet_socket.then(|| said().unwrap_or(RING_FRAME_DEFAULT))
+    }
+
+    /// The largest MTU that the device carries. The driver of packet sockets speaks of 1,500 and carries what fits its ring.
+    fn mtu_most(&self, info: &sys::rte_eth_dev_info) -> u16 {
+        match self.ring_frame() {
+            Some(frame) => u16::try_from(frame.saturating_sub(RING_FRAME_OVERHEAD)).unwrap_or(u16::MAX),
+            None => driver_mtu(info),
+        }
+    }
+
     /// The namespace to step into, if any. A PCI device is in none.
     fn namespace(&self) -> Option<&str> {
         self.netns.as_deref().filter(|_| !self.device.is_pci())
@@ -55,6 +85,14 @@ impl PortConfig {
 pub fn devices_at_start(configs: &[PortConfig]) -> Vec<Device> {
     let own = configs.iter().filter(|config| config.namespace().is_none());
     own.map(|config| config.device.clone()).collect()
+}
+
+/// Bytes of each packet buffer, headroom included, so that any frame of any of these ports lies in one buffer.
+#[must_use]
+pub fn room_for(configs: &[PortConfig]) -> u16 {
+    let frame = configs.iter().map(PortConfig::frame_room).max().unwrap_or(0);
+    let room = u32::from(HEADROOM).saturating_add(frame).next_multiple_of(64);
+    u16::try_from(room).unwrap_or(u16::MAX).max(ROOM_DEFAULT)
 }
 
 /// A device that the EAL found no port for.
@@ -528,12 +566,14 @@ pub(super) fn bring_up(
         }
     };
     let info = info(id).map_err(fail("reading its abilities"))?;
-    check_limits(config, &info, workers)?;
+    check_limits(pool, config, &info, workers)?;
     let rss_flags = info.flow_type_rss_offloads & sys::TWINPATH_RSS_WANTED;
     let rss = config.rx_queues > 1 && rss_flags != 0;
 
     let mut conf = sys::rte_eth_conf::default();
-    conf.rxmode.mtu = u32::from(config.mtu);
+    let found = mtu(id).map_err(fail("reading its MTU"))?;
+    let told = config.mtu.min(driver_mtu(&info));
+    conf.rxmode.mtu = u32::from(told);
     if rss {
         conf.rxmode.mq_mode = sys::TWINPATH_MQ_RX_RSS;
         conf.rx_adv_conf.rss_conf.rss_hf = rss_flags;
@@ -545,7 +585,9 @@ pub(super) fn bring_up(
     Errno::check(code).map_err(fail("configuring it"))?;
 
     set_up_queues(pool, config, id, workers, &info, conf.txmode.offloads)?;
-    change_mtu(id, config.mtu).map_err(fail("setting its MTU"))?;
+    if told != found {
+        set_mtu(id, told).map_err(fail("setting its MTU"))?;
+    }
     // SAFETY: the port is configured and every queue is set up.
     Errno::check(unsafe { sys::rte_eth_dev_start(id) }).map_err(fail("starting it"))?;
     let started = if all_frames { promiscuous(id) } else { Ok(()) };
@@ -576,7 +618,12 @@ fn info(id: u16) -> Result<sys::rte_eth_dev_info, Errno> {
     Ok(info)
 }
 
-fn check_limits(config: &PortConfig, info: &sys::rte_eth_dev_info, workers: u16) -> Result<(), PortError> {
+fn check_limits(
+    pool: &Pool,
+    config: &PortConfig,
+    info: &sys::rte_eth_dev_info,
+    workers: u16,
+) -> Result<(), PortError> {
     let (rx_most, tx_most) = (info.max_rx_queues.min(RX_QUEUES_MAX), info.max_tx_queues);
     for (kind, wanted, offered) in [
         ("receive", config.rx_queues, rx_most),
@@ -591,9 +638,8 @@ fn check_limits(config: &PortConfig, info: &sys::rte_eth_dev_info, workers: u16)
             });
         }
     }
-    let room = super::mempool::ROOM_DEFAULT - super::mempool::HEADROOM - FRAME_OVERHEAD;
-    let device = if info.max_mtu == 0 { u16::MAX } else { info.max_mtu };
-    let most = room.min(device);
+    let room = pool.room.saturating_sub(HEADROOM + FRAME_OVERHEAD);
+    let most = room.min(config.mtu_most(info));
     if config.mtu > most {
         return Err(PortError::Mtu {
             port: config.name.clone(),
@@ -602,6 +648,19 @@ fn check_limits(config: &PortConfig, info: &sys::rte_eth_dev_info, workers: u16)
         });
     }
     Ok(())
+}
+
+/// The largest MTU that the driver can be told, as `rte_eth_dev_configure` reckons it.
+fn driver_mtu(info: &sys::rte_eth_dev_info) -> u16 {
+    if info.max_mtu != 0 && info.max_mtu != u16::MAX {
+        return info.max_mtu;
+    }
+    let frame = if info.max_rx_pktlen == 0 {
+        u32::MAX
+    } else {
+        info.max_rx_pktlen
+    };
+    u16::try_from(frame.saturating_sub(DPDK_OVERHEAD)).unwrap_or(u16::MAX)
 }
 
 fn set_up_queues(
@@ -644,21 +703,21 @@ fn set_up_queues(
 /// `SOCKET_ID_ANY`.
 const ANY_SOCKET: u32 = u32::MAX;
 
-/// Tells the driver the MTU unless it has it already: many vdevs can't change it.
-fn change_mtu(id: u16, mtu: u16) -> Result<(), Errno> {
-    let mut now = 0;
+/// The MTU that DPDK believes the port to have.
+fn mtu(id: u16) -> Result<u16, Errno> {
+    let mut mtu = 0;
     // SAFETY: the port exists; DPDK fills the number.
-    Errno::check(unsafe { sys::rte_eth_dev_get_mtu(id, &raw mut now) })?;
-    if now == mtu {
-        return Ok(());
-    }
-    set_mtu(id, mtu)
+    Errno::check(unsafe { sys::rte_eth_dev_get_mtu(id, &raw mut mtu) })?;
+    Ok(mtu)
 }
 
-/// Tells the driver the MTU.
+/// Tells the driver, and through it the card or the kernel interface. Devices without the notion take any frame.
 pub(super) fn set_mtu(id: u16, mtu: u16) -> Result<(), Errno> {
     // SAFETY: the port is configured; this is the main lcore, and workers call nothing that this could disturb.
-    Errno::check(unsafe { sys::rte_eth_dev_set_mtu(id, mtu) }).map(drop)
+    match Errno::check(unsafe { sys::rte_eth_dev_set_mtu(id, mtu) }) {
+        Ok(_) | Err(Errno(libc::ENOTSUP)) => Ok(()),
+        Err(cause) => Err(cause),
+    }
 }
 
 /// Virtual MAC addresses come and go, so every frame is taken. Devices without the notion take all anyway.

@@ -15,7 +15,9 @@ use super::{Mbuf, sys};
 pub struct PortCounters {
     /// Frames handed to the packet path.
     pub rx_packets: u64,
-    /// Frames freed because they came in several segments.
+    /// Frames that came in several segments and were copied into one buffer.
+    pub rx_joined: u64,
+    /// Frames freed because they came in several segments that don't fit into one buffer.
     pub rx_segmented: u64,
     /// Frames freed because they were longer than MTU, Ethernet header and two VLAN tags.
     pub rx_too_long: u64,
@@ -184,7 +186,8 @@ fn free_range(first: *mut *mut sys::rte_mbuf, from: usize, to: usize) {
 }
 
 impl Lane {
-    /// Frees what the packet path can't hold in one piece, and asks for the first line of the others.
+    /// Frees what the packet path can't hold in one piece or the port may not carry, joins what came in segments, and asks
+    /// for the first line of the others.
     fn keep_well_formed(&mut self, burst: &mut ArrayVec<Mbuf, BURST>) {
         let mut all_good = true;
         for packet in burst.iter() {
@@ -193,14 +196,24 @@ impl Lane {
             packet.prefetch();
         }
         if !all_good {
-            burst.retain(|packet| {
-                let head = packet.head();
-                let (segmented, too_long) = (head.nb_segs != 1, head.pkt_len > u32::from(self.frame_max));
-                self.counters.rx_segmented += u64::from(segmented);
-                self.counters.rx_too_long += u64::from(!segmented && too_long);
-                !segmented && !too_long
-            });
+            burst.retain(|packet| self.mend(packet));
         }
         self.counters.rx_packets += burst.len() as u64;
+    }
+
+    /// Makes one piece of a frame; false when it has to go.
+    #[cold]
+    fn mend(&mut self, packet: &mut Mbuf) -> bool {
+        let segmented = packet.head().nb_segs != 1;
+        if segmented && !packet.join() {
+            self.counters.rx_segmented += 1;
+            return false;
+        }
+        if packet.head().pkt_len > u32::from(self.frame_max) {
+            self.counters.rx_too_long += 1;
+            return false;
+        }
+        self.counters.rx_joined += u64::from(segmented);
+        true
     }
 }

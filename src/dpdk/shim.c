@@ -52,6 +52,16 @@ void twinpath_mbuf_free(struct rte_mbuf *mbuf)
 	rte_pktmbuf_free(mbuf);
 }
 
+bool twinpath_mbuf_chain(struct rte_mbuf *mbuf, struct rte_mbuf *tail)
+{
+	return rte_pktmbuf_chain(mbuf, tail) == 0;
+}
+
+bool twinpath_mbuf_join(struct rte_mbuf *mbuf)
+{
+	return rte_pktmbuf_linearize(mbuf) == 0;
+}
+
 int twinpath_errno(void)
 {
 	return rte_errno;

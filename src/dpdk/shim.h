@@ -46,6 +46,10 @@ uint16_t twinpath_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **pack
 uint16_t twinpath_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count);
 struct rte_mbuf *twinpath_mbuf_alloc(struct rte_mempool *pool);
 void twinpath_mbuf_free(struct rte_mbuf *mbuf);
+/* Puts a second mbuf behind the segments of the first; false, and nothing done, when there are too many. */
+bool twinpath_mbuf_chain(struct rte_mbuf *mbuf, struct rte_mbuf *tail);
+/* Copies all segments into the first one and frees the others; false, and nothing done, when they don't fit. */
+bool twinpath_mbuf_join(struct rte_mbuf *mbuf);
 
 /* rte_errno of the calling thread. */
 int twinpath_errno(void);

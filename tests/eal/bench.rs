@@ -14,6 +14,8 @@ pub(crate) type Check = u64;
 /// Longest time anything may take to arrive; only a failing check waits that long.
 const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) const MBUFS: u32 = 8_191;
+/// Of the size of jumbo frames, in the same memory.
+pub(crate) const MBUFS_WIDE: u32 = 2_047;
 pub(crate) const MEMORY_MB: u32 = 64;
 pub(crate) const MTU: u16 = 1_500;
 
@@ -22,8 +24,17 @@ pub(crate) fn start(devices: &[&str]) -> (Eal, Mempool) {
     start_in(Memory::Plain { mb: MEMORY_MB }, devices)
 }
 
+/// As [`start`], with buffers of another size.
+pub(crate) fn start_wide(devices: &[&str], room: u16) -> (Eal, Mempool) {
+    start_with(Memory::Plain { mb: MEMORY_MB }, devices, (MBUFS_WIDE, room))
+}
+
 /// As [`start`], with a choice of memory.
 pub(crate) fn start_in(memory: Memory, devices: &[&str]) -> (Eal, Mempool) {
+    start_with(memory, devices, (MBUFS, twinpath::dpdk::mempool::ROOM_DEFAULT))
+}
+
+fn start_with(memory: Memory, devices: &[&str], (mbufs, room): (u32, u16)) -> (Eal, Mempool) {
     let core = twinpath::machine::cores()[0];
     let options = EalOptions {
         program: "eal-test".to_owned(),
@@ -36,7 +47,7 @@ pub(crate) fn start_in(memory: Memory, devices: &[&str]) -> (Eal, Mempool) {
         extra_args: vec![],
     };
     let eal = Eal::start(&options).unwrap();
-    let pool = Mempool::create(&eal, "packets", MBUFS, twinpath::dpdk::mempool::ROOM_DEFAULT).unwrap();
+    let pool = Mempool::create(&eal, "packets", mbufs, room).unwrap();
     assert_eq!(pool.in_use(), 0);
     (eal, pool)
 }

@@ -14,6 +14,15 @@ pub(crate) fn make(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(frame).collect()
 }
 
+/// A frame of exactly `len` bytes, with two tags.
+pub(crate) fn long(len: usize) -> Vec<u8> {
+    let mut frame = frame(15);
+    let at = frame.len().min(len);
+    frame.truncate(at);
+    frame.extend((at..len).map(|at| (at * 13) as u8));
+    frame
+}
+
 fn frame(number: usize) -> Vec<u8> {
     let tags = if number % 16 == 15 {
         2

@@ -14,6 +14,7 @@
 mod bench;
 mod carriers;
 mod frames;
+mod jumbo;
 mod multi;
 mod ownership;
 mod parts;

@@ -10,7 +10,7 @@ use twinpath::dpdk::{Eal, EalError, EalStopped, Memory, Mempool, PortError, Port
 
 use crate::Tally;
 use crate::bench::{Bench, MBUFS, MEMORY_MB, config, start, start_in};
-use crate::{carriers, frames, multi, ownership, workers};
+use crate::{carriers, frames, jumbo, multi, ownership, workers};
 
 /// A process of its own.
 pub(crate) struct Part {
@@ -43,6 +43,10 @@ pub(crate) const PARTS: &[Part] = &[
     Part {
         name: HUGEPAGES,
         run: hugepages,
+    },
+    Part {
+        name: "jumbo",
+        run: jumbo::part,
     },
     Part {
         name: "missing",
@@ -438,16 +442,16 @@ fn held_mbufs(_root: bool) -> Tally {
 }
 
 /// A folder that goes away with its value.
-struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let path = env::temp_dir().join(format!("twinpath-eal-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -475,7 +479,7 @@ impl Drop for Namespace {
 }
 
 /// Runs `ip` in this process's network namespace.
-fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let status = Command::new("ip")
         .args(arguments.split_whitespace())
         .status()

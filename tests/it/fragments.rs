@@ -440,6 +440,45 @@ proptest! {
     }
 }
 
+/// From a link of 9,000 bytes to one of 1,500: cut into seven, or its sender is told 1,500 (RFC 1191 section 4).
+#[test]
+fn a_jumbo_packet_meets_an_ordinary_link() {
+    let key = packet::udp(subscriber(1), 5_000, server(1), 53);
+    let data: Vec<u8> = (0..8_972_usize).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    let link = packet::to_node(1, LAN, &key.src);
+    let may_not_be_cut = link.udp(&key, &data);
+    assert_eq!(may_not_be_cut.len(), 14 + 9_000);
+    let expected = whole(&mut narrow(9_000), LAN, &may_not_be_cut);
+    assert_eq!(expected.len(), 14 + 9_000);
+
+    let mut cluster = narrow(1_500);
+    let may_be_cut = Link {
+        fragment: 0,
+        id: 7,
+        ..link
+    };
+    let sent = through(
+        &mut cluster,
+        LAN,
+        &[may_be_cut.udp(&key, &data)],
+        &mut Random::new(1),
+    );
+    assert_eq!(sent.len(), 7);
+    assert!(sent.iter().all(|frame| frame.len() <= 14 + 1_500));
+    assert_eq!(join(&sent), Ok(expected));
+
+    let sent = cluster.through(0, LAN, &may_not_be_cut);
+    assert_eq!(sent.len(), 1);
+    let meta = packet::read(&sent[0].frame).unwrap();
+    assert_eq!(
+        (sent[0].port, meta.icmp.kind, meta.icmp.code),
+        (LAN, icmp4::UNREACHABLE, 4)
+    );
+    assert_eq!(sent[0].frame[14 + 20 + 4..][..4], [0, 0, 0x05, 0xdc]);
+    assert_eq!(cluster.node(0).counters().dropped(Drop::TooBig), 1);
+    assert_eq!(cluster.node(0).packets.alive(), 0);
+}
+
 #[test]
 fn what_may_not_be_cut_is_answered_rfc_4787_req_13() {
     let mut cluster = narrow(576);

@@ -390,7 +390,7 @@ impl Setup {
         [LAN, WAN]
             .map(|port| PortInfo {
                 mac: node_mac(node, port),
-                mtu: 1_500,
+                mtu: self.wan_mtu.max(1_500),
             })
             .to_vec()
     }

@@ -11,7 +11,10 @@ use dataplane::io::{Burst, Io, Packet, PortId, RxQueue};
 const HEADROOM: usize = 128;
 
 /// Largest frame with its headroom.
-const ROOM: usize = 2_048 + HEADROOM;
+const ROOM: usize = 9_216 + HEADROOM;
+
+/// What most packets need of it; the rest is added to those that need more.
+const ROOM_USUAL: usize = 2_048 + HEADROOM;
 
 /// A frame in memory. Alive packets are counted by their pool.
 #[derive(Debug)]
@@ -53,7 +56,7 @@ impl Pool {
         }
         self.alive.fetch_add(1, Ordering::Relaxed);
         Some(MemPacket {
-            bytes: vec![0; ROOM],
+            bytes: vec![0; ROOM_USUAL],
             start: HEADROOM,
             end: HEADROOM,
             pool: Arc::clone(self),
@@ -80,6 +83,9 @@ impl Packet for MemPacket {
         let fits = self.start + len <= ROOM;
         if fits {
             self.end = self.start + len;
+            if self.end > self.bytes.len() {
+                self.bytes.resize(ROOM, 0);
+            }
         }
         fits
     }

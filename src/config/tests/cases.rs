@@ -298,6 +298,12 @@ fn bounds_and_rules() -> Vec<Case> {
             "11:13: rx_queues = 2, but the device has 1; add qpairs=2 to device, or use fewer queues",
         ),
         (
+            "[[interface]]\nname = \"lan\"\n",
+            "[[interface]]\nname = \"lan\"\nmtu = 9000\n",
+            "17:7: mtu = 9000 takes 9084 bytes of the device's ring, whose frames have 2048; \
+             add blocksz=36864,framesz=9216 to device, with a framecnt that is a multiple of 4, or lower mtu",
+        ),
+        (
             "mac = \"02:00:00:00:00:01\"",
             "mac = \"03:00:00:00:00:01\"",
             "37:7: mac = \"03:00:00:00:00:01\" can't be used; use the MAC address of one station, not a group address",
