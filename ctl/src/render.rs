@@ -518,6 +518,27 @@ fn port(row: &PortRow) -> String {
                 t.line(name, value);
             }
         });
+        for (queue, row) in row.rx.iter().enumerate() {
+            t.open(format!("rx-queue {queue}"), |t| {
+                let worker = row.worker.map_or("nobody".to_owned(), |w| format!("worker{w}"));
+                t.line("polled-by", worker);
+                for (name, value) in [
+                    ("packets", row.packets),
+                    ("joined", row.joined),
+                    ("segmented", row.segmented),
+                    ("too-long", row.too_long),
+                    ("errors", row.errors),
+                ] {
+                    t.line(name, value);
+                }
+            });
+        }
+        for (queue, row) in row.tx.iter().enumerate() {
+            t.open(format!("tx-queue {queue}"), |t| {
+                t.line("packets", row.packets);
+                t.line("refused", row.refused);
+            });
+        }
         t.open("xstats", |t| t.counts(&row.xstats));
     })
 }

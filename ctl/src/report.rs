@@ -472,8 +472,38 @@ pub struct PortRow {
     pub tx_bytes: u64,
     /// Packets that couldn't be sent.
     pub tx_errors: u64,
+    /// By receive queue.
+    pub rx: Vec<RxQueueRow>,
+    /// By transmit queue: one per worker, which has its number.
+    pub tx: Vec<TxQueueRow>,
     /// The driver's own statistics.
     pub xstats: Vec<Count>,
+}
+
+/// A receive queue of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RxQueueRow {
+    /// Worker that polls it.
+    pub worker: Option<u16>,
+    /// Frames that worker has taken.
+    pub packets: u64,
+    /// Of these, frames that came in several segments and were copied into one buffer.
+    pub joined: u64,
+    /// Frames dropped because their segments don't fit into one buffer.
+    pub segmented: u64,
+    /// Frames dropped because they were longer than the port's MTU allows.
+    pub too_long: u64,
+    /// Frames that the driver has counted as lost or damaged, where it counts by queue.
+    pub errors: u64,
+}
+
+/// A transmit queue of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TxQueueRow {
+    /// Frames that the port has accepted.
+    pub packets: u64,
+    /// Frames that it has not accepted, and that were dropped.
+    pub refused: u64,
 }
 
 /// An event thread.

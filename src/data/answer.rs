@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use ctl::protocol::{Refusal, RefusalKind};
-use ctl::report::{Count, DropRow, EventRow, MemoryRow, PoolRow, PortRow, RuleHits, VersionRow, WorkerRow};
+use ctl::report::{
+    Count, DropRow, EventRow, MemoryRow, PoolRow, PortRow, RuleHits, RxQueueRow, TxQueueRow, VersionRow,
+    WorkerRow,
+};
 use ctl::sync_report::{SlotRow, SyncState};
 use dataplane::config::Intent;
 use dataplane::counters::Counters;
@@ -28,7 +31,7 @@ use super::rates::{Counting, Rates};
 use super::roles::RoleKeeper;
 use super::syslog::LogLines;
 use super::view::{self, Balance, Counted, Frame};
-use crate::dpdk::{PortSet, large};
+use crate::dpdk::{PortSet, RxQueueStats, TxQueueStats, large};
 use crate::ipc::{Reply, Request};
 
 /// Where answers come from.
@@ -261,6 +264,7 @@ fn port_rows(facts: &Facts, ports: &PortSet) -> Vec<PortRow> {
 fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
     let stats = ports.stats(id).unwrap_or_default();
     let link = ports.link(id);
+    let (rx, tx) = ports.queue_stats(id);
     PortRow {
         name: port.name.clone(),
         device: port.device.clone(),
@@ -278,11 +282,31 @@ fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
         tx_packets: stats.tx_packets,
         tx_bytes: stats.tx_bytes,
         tx_errors: stats.tx_errors,
+        rx: rx.into_iter().map(rx_queue_row).collect(),
+        tx: tx.into_iter().map(tx_queue_row).collect(),
         xstats: ports
             .xstats(id)
             .into_iter()
             .map(|(name, value)| Count::new(name, value))
             .collect(),
+    }
+}
+
+const fn rx_queue_row(queue: RxQueueStats) -> RxQueueRow {
+    RxQueueRow {
+        worker: queue.worker,
+        packets: queue.packets,
+        joined: queue.joined,
+        segmented: queue.segmented,
+        too_long: queue.too_long,
+        errors: queue.errors,
+    }
+}
+
+const fn tx_queue_row(queue: TxQueueStats) -> TxQueueRow {
+    TxQueueRow {
+        packets: queue.packets,
+        refused: queue.refused,
     }
 }
 

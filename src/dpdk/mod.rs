@@ -30,6 +30,7 @@
 
 mod netns;
 mod sys;
+mod tally;
 
 pub mod device;
 pub mod eal;
@@ -52,4 +53,4 @@ pub use mbuf::Mbuf;
 pub use mempool::{Mempool, PoolError};
 pub use port::{Link, PortConfig, PortError, PortSet, devices_at_start, room_for};
 pub use queues::{PortCounters, Ports};
-pub use stats::PortStats;
+pub use stats::{PortStats, RxQueueStats, TxQueueStats};

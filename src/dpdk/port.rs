@@ -14,7 +14,8 @@ use thiserror::Error;
 
 use super::error::Errno;
 use super::mempool::{HEADROOM, Pool, ROOM_DEFAULT};
-use super::queues::{Lane, PortCounters, Ports};
+use super::queues::{Lane, Ports};
+use super::tally::PortTally;
 use super::{Device, Eal, Mempool, netns, sys, tap};
 
 /// Ethernet header and two VLAN tags, on top of the MTU.
@@ -235,6 +236,9 @@ pub(super) struct OpenPort {
     mtu: u16,
     rx_queues: u16,
     rss: bool,
+    tally: Arc<PortTally>,
+    /// By receive queue: the worker that polls it.
+    pollers: Vec<Option<u16>>,
 }
 
 impl PortSet {
@@ -343,6 +347,11 @@ impl PortSet {
             ));
         }
         self.split = true;
+        for (worker, queues) in (0_u16..).zip(assignment) {
+            for rx in queues {
+                self.ports[rx.port.index()].pollers[usize::from(rx.queue)] = Some(worker);
+            }
+        }
         Ok(all)
     }
 
@@ -410,6 +419,12 @@ impl PortSet {
         })
     }
 
+    /// What is counted by queue, and who polls each receive queue.
+    pub(super) fn tallies(&self, port: PortId) -> Option<(&PortTally, &[Option<u16>])> {
+        let port = self.ports.get(port.index())?;
+        Some((&port.tally, &port.pollers))
+    }
+
     /// DPDK's number of a port.
     pub(super) fn id(&self, port: PortId) -> Option<u16> {
         self.ports.get(port.index()).map(|port| port.id)
@@ -449,7 +464,7 @@ impl OpenPort {
             rx_mask: 0,
             tx_queue: worker,
             frame_max: self.mtu.saturating_add(FRAME_OVERHEAD),
-            counters: PortCounters::default(),
+            tally: Arc::clone(&self.tally),
         }
     }
 
@@ -608,6 +623,8 @@ pub(super) fn bring_up(
         mtu,
         rx_queues,
         rss,
+        tally: Arc::new(PortTally::new(rx_queues, workers)),
+        pollers: vec![None; usize::from(rx_queues)],
     })
 }
 

@@ -8,6 +8,7 @@ use dataplane::exception::Tap;
 use dataplane::io::{BURST, Burst, Io, PortId, RxQueue};
 
 use super::mempool::Pool;
+use super::tally::{PortTally, RxTally};
 use super::{Mbuf, sys};
 
 /// What one worker counted on one port beyond what the packet path counts itself.
@@ -50,7 +51,8 @@ pub(super) struct Lane {
     pub(super) tx_queue: u16,
     /// Longest frame to take.
     pub(super) frame_max: u16,
-    pub(super) counters: PortCounters,
+    /// What is counted of the port; this worker writes what belongs to its own queues.
+    pub(super) tally: Arc<PortTally>,
 }
 
 const BURST_U16: u16 = {
@@ -99,7 +101,7 @@ impl Ports {
     /// What this worker counted on a port.
     #[must_use]
     pub fn counters(&self, port: PortId) -> Option<PortCounters> {
-        self.lanes.get(port.index()).map(|lane| lane.counters)
+        self.lanes.get(port.index()).map(Lane::counters)
     }
 
     /// How often `alloc` found the pool empty.
@@ -128,7 +130,7 @@ impl Io for Ports {
         let count = unsafe { sys::twinpath_rx_burst(lane.id, queue.queue, room, BURST_U16) };
         // SAFETY: the driver wrote `count` ≤ BURST live mbufs that it no longer refers to.
         unsafe { into.set_len(usize::from(count.min(BURST_U16))) };
-        lane.keep_well_formed(into);
+        lane.keep_well_formed(queue.queue, into);
     }
 
     fn tx(&mut self, port: PortId, burst: &mut Burst<Mbuf>) -> usize {
@@ -152,8 +154,12 @@ impl Io for Ports {
         if sent < count {
             free_range(first, sent, count);
         }
-        lane.counters.tx_packets += sent as u64;
-        lane.counters.tx_refused += (count - sent) as u64;
+        if let Some(tally) = lane.tally.tx.get(usize::from(lane.tx_queue)) {
+            tally.packets.add(sent as u64);
+            if sent < count {
+                tally.refused.add((count - sent) as u64);
+            }
+        }
         sent
     }
 
@@ -186,9 +192,31 @@ fn free_range(first: *mut *mut sys::rte_mbuf, from: usize, to: usize) {
 }
 
 impl Lane {
+    /// What this worker's queues of the port have counted together.
+    fn counters(&self) -> PortCounters {
+        let mut sum = PortCounters::default();
+        for (_, queue) in (0_u32..64)
+            .zip(&self.tally.rx)
+            .filter(|(bit, _)| self.rx_mask >> bit & 1 == 1)
+        {
+            sum.rx_packets += queue.packets.get();
+            sum.rx_joined += queue.joined.get();
+            sum.rx_segmented += queue.segmented.get();
+            sum.rx_too_long += queue.too_long.get();
+        }
+        if let Some(queue) = self.tally.tx.get(usize::from(self.tx_queue)) {
+            sum.tx_packets = queue.packets.get();
+            sum.tx_refused = queue.refused.get();
+        }
+        sum
+    }
+
     /// Frees what the packet path can't hold in one piece or the port may not carry, joins what came in segments, and asks
     /// for the first line of the others.
-    fn keep_well_formed(&mut self, burst: &mut ArrayVec<Mbuf, BURST>) {
+    fn keep_well_formed(&self, queue: u16, burst: &mut ArrayVec<Mbuf, BURST>) {
+        let Some(tally) = self.tally.rx.get(usize::from(queue)) else {
+            return;
+        };
         let mut all_good = true;
         for packet in burst.iter() {
             let head = packet.head();
@@ -196,24 +224,24 @@ impl Lane {
             packet.prefetch();
         }
         if !all_good {
-            burst.retain(|packet| self.mend(packet));
+            burst.retain(|packet| self.mend(packet, tally));
         }
-        self.counters.rx_packets += burst.len() as u64;
+        tally.packets.add(burst.len() as u64);
     }
 
     /// Makes one piece of a frame; false when it has to go.
     #[cold]
-    fn mend(&mut self, packet: &mut Mbuf) -> bool {
+    fn mend(&self, packet: &mut Mbuf, tally: &RxTally) -> bool {
         let segmented = packet.head().nb_segs != 1;
         if segmented && !packet.join() {
-            self.counters.rx_segmented += 1;
+            tally.segmented.add(1);
             return false;
         }
         if packet.head().pkt_len > u32::from(self.frame_max) {
-            self.counters.rx_too_long += 1;
+            tally.too_long.add(1);
             return false;
         }
-        self.counters.rx_joined += u64::from(segmented);
+        tally.joined.add(u64::from(segmented));
         true
     }
 }

@@ -1,7 +1,6 @@
 """What the operator's command says, as the scenarios need it. The only place that knows the shapes of its JSON."""
 
 import json
-import re
 from collections import Counter
 
 from .node import HA_GROUP, VRF
@@ -80,9 +79,9 @@ def packets_per_worker(node):
 
 
 def packets_per_queue(node):
-    """Packets received on each queue of each port, as the driver counts them."""
-    return {(row["name"], count["name"]): count["value"] for row in _rows(node.ctl("show", "port"))
-            for count in row["xstats"] if re.fullmatch(r"rx_q\d+_?packets", count["name"])}
+    """Packets received on each queue of each port, as the worker that polls it has counted."""
+    return {(row["name"], queue): found["packets"] for row in _rows(node.ctl("show", "port"))
+            for queue, found in enumerate(row["rx"])}
 
 
 def counted(node, name):
