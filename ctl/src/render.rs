@@ -539,6 +539,7 @@ fn port(row: &PortRow) -> String {
                 t.line("refused", row.refused);
             });
         }
+        t.open("handed-over", |t| t.counts(&row.handoffs));
         t.open("xstats", |t| t.counts(&row.xstats));
     })
 }

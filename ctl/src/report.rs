@@ -476,6 +476,9 @@ pub struct PortRow {
     pub rx: Vec<RxQueueRow>,
     /// By transmit queue: one per worker, which has its number.
     pub tx: Vec<TxQueueRow>,
+    /// Packets that came in here and were another worker's, by what made them so: their subscriber, the holder of their
+    /// public port, the other pieces of their packet, or the receiver of a hairpin.
+    pub handoffs: Vec<Count>,
     /// The driver's own statistics.
     pub xstats: Vec<Count>,
 }

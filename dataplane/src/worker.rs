@@ -35,6 +35,8 @@ use crate::stage::emit::emit;
 use crate::stage::expire::expire;
 use crate::stage::foresee::{Ways, foresee};
 use crate::stage::forward::forward;
+pub use crate::stage::handoff::Handoff;
+use crate::stage::handoff::{HANDOFF_ROOM, HandoffCounts};
 use crate::stage::hold::{Holds, Next, Waiting, hold};
 use crate::stage::lookup::{Found, lookup};
 use crate::stage::meta::Piece;
@@ -43,8 +45,7 @@ use crate::stage::parse::parse;
 use crate::stage::reassemble::{PieceWork, reassemble, remark};
 use crate::stage::steer::steer;
 use crate::stage::track::track;
-pub use crate::stage::transmit::Handoff;
-use crate::stage::transmit::{HANDOFF_ROOM, Outgoing, transmit};
+use crate::stage::transmit::{Outgoing, transmit};
 use crate::stage::{Batch, Context, Work};
 use crate::tables::Tables;
 use crate::time::Instant;
@@ -127,9 +128,10 @@ impl<I: Io> Worker<I> {
         queues: Vec<RxQueue>,
         ports: usize,
         shared: Arc<Shared>,
-        tables: Tables,
+        mut tables: Tables,
         mut links: Links<I::Packet>,
     ) -> Self {
+        tables.handoffs = HandoffCounts::new(ports);
         let holds = Holds::new(tables.held_packets());
         let (outputs, inputs) = links.events.drain(..).map(|l| (l.out, l.inbox)).unzip();
         Self {
@@ -140,7 +142,7 @@ impl<I: Io> Worker<I> {
             tables,
             links,
             batch: Batch::new(),
-            out: Outgoing::new(ports),
+            out: Outgoing::new(ports, workers),
             outputs,
             inputs,
             absorb_budget: ABSORB_BUDGET,
@@ -156,7 +158,7 @@ impl<I: Io> Worker<I> {
     #[must_use]
     pub fn with_taps(mut self, taps: &[Tap], ports: usize) -> Self {
         self.exceptions = Exceptions::new(taps);
-        self.out = Outgoing::new(ports);
+        self.out = Outgoing::new(ports, self.workers);
         self
     }
 
@@ -259,7 +261,12 @@ impl<I: Io> Worker<I> {
     fn handed_over(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
         let mut work = 0;
         for ring in 0..self.links.handoff_in.len() {
-            while let Ok(handoff) = self.links.handoff_in[ring].pop() {
+            let ring = &mut self.links.handoff_in[ring];
+            // A burst at most.
+            let Ok(arrived) = ring.read_chunk(ring.slots().min(BURST)) else {
+                continue;
+            };
+            for handoff in arrived {
                 self.tables.counters.handoff_in += 1;
                 let i = self.batch.packets.len();
                 self.batch.work[i] = Work::arrived(handoff.port, handoff.handoffs);
@@ -269,9 +276,6 @@ impl<I: Io> Worker<I> {
                     self.batch.pieces[i].ticket = Ticket::NONE;
                 }
                 self.batch.packets.push(handoff.packet);
-                if self.batch.packets.is_full() {
-                    break;
-                }
             }
             if !self.batch.packets.is_empty() {
                 work += self.process(now, snapshot, io);

@@ -18,6 +18,7 @@ use dataplane::inbox::Ask;
 use dataplane::io::PortId;
 use dataplane::nat::{PoolRef, PoolUsage, Pools};
 use dataplane::policy::BYTES_MAX;
+use dataplane::stage::handoff::{Cause, HandoffCounts};
 use dataplane::tables::RuleCount;
 use dataplane::time::Instant;
 use dataplane::worker::Shared;
@@ -91,7 +92,7 @@ pub(crate) fn answer(
         Request::Roles => Served::Now(Reply::Roles(sources.keeper.rows())),
         Request::Plan => Served::Now(Reply::Plan(facts.plan.clone())),
         Request::Version => Served::Now(Reply::Version(version(facts, now))),
-        Request::Ports => Served::Now(Reply::Ports(port_rows(facts, ports))),
+        Request::Ports => port_report(sources, port_rows(facts, ports)),
         Request::Workers => worker_rows(sources),
         Request::Drops => drops(sources),
         Request::Memory => memory(sources, ports),
@@ -261,6 +262,22 @@ fn port_rows(facts: &Facts, ports: &PortSet) -> Vec<PortRow> {
         .collect()
 }
 
+/// What the workers alone know is added to the rows.
+fn port_report(sources: &Sources, rows: Vec<PortRow>) -> Served {
+    let gather = Gather::once(&sources.workers, |tables, _| tables.handoffs.clone());
+    all(gather, move |answers: Vec<HandoffCounts>| {
+        let mut rows = rows.clone();
+        for (port, row) in (0..).map(PortId).zip(&mut rows) {
+            let of = |cause: Cause| answers.iter().map(move |counts| counts.of(port, cause)).sum();
+            row.handoffs = Cause::ALL
+                .iter()
+                .map(|cause| Count::new(cause.name(), of(*cause)))
+                .collect();
+        }
+        Reply::Ports(rows)
+    })
+}
+
 fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
     let stats = ports.stats(id).unwrap_or_default();
     let link = ports.link(id);
@@ -284,6 +301,7 @@ fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
         tx_errors: stats.tx_errors,
         rx: rx.into_iter().map(rx_queue_row).collect(),
         tx: tx.into_iter().map(tx_queue_row).collect(),
+        handoffs: Vec::new(),
         xstats: ports
             .xstats(id)
             .into_iter()

@@ -1,6 +1,7 @@
 //! Whatever queue a packet comes in by, the worker that owns its slot handles it, and no other one touches it.
 
 use dataplane::shard::worker_of;
+use dataplane::stage::handoff::Cause;
 use testkit::checker::contradictions;
 use testkit::cluster::Cluster;
 use testkit::config::{LAN, Setup, WAN, server, subscriber};
@@ -35,6 +36,14 @@ fn a_packet_in_the_wrong_queue_is_handed_over_untouched_and_handled_once() {
         12 * 2 * 2,
         "two of three queues are the wrong one, both ways"
     );
+    let mut handed = |port| {
+        Cause::ALL.map(|cause| {
+            let tables = cluster.node(0).tables();
+            tables.map(|t| t.handoffs.of(port, cause)).sum::<u64>()
+        })
+    };
+    // Subscriber, pool, fragment, hairpin.
+    assert_eq!((handed(LAN), handed(WAN)), ([24, 0, 0, 0], [0, 24, 0, 0]));
     for (worker, tables) in (0_u16..).zip(cluster.node(0).tables()) {
         for (_, conntrack) in tables.conntracks.iter_live() {
             assert_eq!(worker_of(conntrack.slot, 3), worker);

@@ -20,6 +20,7 @@ pub(crate) mod forward;
 pub(crate) mod answer;
 pub mod respond;
 
+pub mod handoff;
 pub mod rewrite;
 pub(crate) mod transmit;
 
@@ -49,6 +50,7 @@ use crate::io::{BURST, Burst, PortId};
 use crate::nat::Pools;
 use crate::notice::Notices;
 use crate::slot::NIL;
+use crate::stage::handoff::Cause;
 use crate::stage::meta::Meta;
 use crate::stage::reassemble::PieceWork;
 use crate::tables::Tables;
@@ -74,6 +76,8 @@ pub(crate) struct Work {
     pub(crate) port: PortId,
     /// Times it was handed to a worker.
     pub(crate) handoffs: u8,
+    /// Why it is another worker's, where it is.
+    pub(crate) cause: Cause,
     /// Interface it came in by.
     pub(crate) interface: InterfaceId,
     /// Slot of its flow, in the inside VRF.
@@ -118,6 +122,7 @@ impl Work {
         verdict: Verdict::Forward,
         port: PortId(0),
         handoffs: 0,
+        cause: Cause::Subscriber,
         interface: InterfaceId(0),
         at: SlotRef {
             vrf: crate::flow::VrfId(0),

@@ -3,6 +3,7 @@
 //!
 //! A packet's first piece alone meets policy and opens its conntrack; a later one follows that conntrack or is dropped.
 
+use super::handoff::Cause;
 use super::steer::{hand_to, owner_slot};
 use super::{Batch, Context};
 use crate::delta::SlotRef;
@@ -81,7 +82,8 @@ pub(crate) fn reassemble<P: Packet>(
                 };
                 mark.apply(meta);
                 work.passed = true;
-                work.at = owner_slot(meta, cx);
+                work.at = owner_slot(meta, cx).0;
+                work.cause = Cause::Fragment;
                 hand_to(worker_of(work.at.slot, cx.workers), work, cx);
                 if meta.piece == Piece::First {
                     tell(batch, i, ticket, mark);

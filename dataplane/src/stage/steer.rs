@@ -9,6 +9,7 @@ use super::{Batch, Context, Work};
 use crate::delta::SlotRef;
 use crate::io::Packet;
 use crate::shard::{slot_of, worker_of};
+use crate::stage::handoff::Cause;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::verdict::{Drop, Verdict};
 use crate::vrf::Interface;
@@ -40,10 +41,11 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
         if meta.to_itself && work.handoffs == 0 {
             return work.drop(Drop::BadAddress);
         }
-        work.at = owner_slot(meta, cx);
+        (work.at, work.cause) = owner_slot(meta, cx);
         let owner = if meta.piece == Piece::Whole || work.passed {
             worker_of(work.at.slot, cx.workers)
         } else {
+            work.cause = Cause::Fragment;
             meeting_worker(meta, work.at, cx)
         };
         hand_to(owner, work, cx);
@@ -79,16 +81,17 @@ fn wrong_station(meta: &Meta, interface: &Interface) -> Option<Drop> {
     None
 }
 
+/// The slot of a packet's flow, and what it followed from.
 #[inline]
-pub(crate) fn owner_slot(meta: &Meta, cx: &Context<'_>) -> SlotRef {
+pub(crate) fn owner_slot(meta: &Meta, cx: &Context<'_>) -> (SlotRef, Cause) {
     let key = &meta.key;
     let vrf = cx.snapshot.vrf(key.vrf);
     let src_inside = vrf.inside.contains(&key.src);
     // From inside to a pool is the first half of a hairpin: the subscriber's own, like everything it sends.
     if !src_inside && let Some((vrf, slot)) = cx.pools.owner(key.vrf, &key.dst, key.dst_port) {
-        return SlotRef { vrf, slot };
+        return (SlotRef { vrf, slot }, Cause::Pool);
     }
     let dst_inside = vrf.inside.contains(&key.dst);
     let slot = slot_of(&key.src, src_inside, &key.dst, dst_inside, vrf.slots);
-    SlotRef { vrf: key.vrf, slot }
+    (SlotRef { vrf: key.vrf, slot }, Cause::Subscriber)
 }

@@ -1,4 +1,4 @@
-//! The end of a burst: packets for other workers go into their rings, fragments that
+//! The end of a burst: packets for other workers go into their rings, all of a burst at once, fragments that
 //! have to wait into the store, the rest is rewritten in one pass over its
 //! headers and collected per port; what was dropped is counted and freed together.
 
@@ -10,7 +10,8 @@ use crate::exception::Exceptions;
 use crate::flow::{FlowKey, VrfId};
 use crate::fragment::split::split;
 use crate::fragment::{Fragments, Held, Mark};
-use crate::io::{BURST, Burst, Io, Packet, PortId};
+use crate::io::{Burst, Io, Packet, PortId};
+use crate::stage::handoff::{Cause, Handoff, Leaving};
 use crate::stage::hold::Holds;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::stage::reassemble::PieceWork;
@@ -24,29 +25,21 @@ use crate::wire::ethernet::Mac;
 const ERRORS_PER_S: u32 = 1_000;
 const ERRORS_BURST: u32 = 100;
 
-/// A packet on its way to the worker that owns its flow.
-#[derive(Debug)]
-pub struct Handoff<P> {
-    pub(crate) packet: P,
-    pub(crate) port: PortId,
-    pub(crate) handoffs: u8,
-    /// Of a fragment that has met its packet.
-    pub(crate) mark: Option<Mark>,
-}
-
 /// Frames collected per port until the end of the turn.
 #[derive(Debug)]
 pub(crate) struct Outgoing<P> {
     ports: Vec<Burst<P>>,
     dropped: Burst<P>,
+    leaving: Leaving<P>,
     pub(crate) limiter: TokenBucket,
 }
 
 impl<P: Packet> Outgoing<P> {
-    pub(crate) fn new(ports: usize) -> Self {
+    pub(crate) fn new(ports: usize, workers: u16) -> Self {
         Self {
             ports: (0..ports).map(|_| Burst::new()).collect(),
             dropped: Burst::new(),
+            leaving: Leaving::new(workers),
             limiter: TokenBucket::new(ERRORS_PER_S, ERRORS_BURST),
         }
     }
@@ -130,8 +123,9 @@ pub(crate) fn transmit<I: Io>(
         match work.verdict {
             Verdict::HandOver(owner) => {
                 counters.handoff_out += 1;
-                let handoff = handoff(packet, work, mark_of(work, piece));
-                hand_over(owner, handoff, handoffs, counters);
+                cx.tables.handoffs.count(work.port, work.cause);
+                let handoff = Handoff::of(packet, work, mark_of(work, piece));
+                out.leaving.push(owner, handoff, counters);
                 continue;
             }
             Verdict::Drop(reason) => {
@@ -206,8 +200,9 @@ pub(crate) fn transmit<I: Io>(
             Exit::Hairpin => {
                 let owner = hairpin_owner(work.to.vrf, &work.to, cx);
                 let mark = mark_of(work, piece).map(|mark| mark.with_ports_of(&work.to));
-                let handoff = handoff(packet, work, mark);
-                hand_over(owner, handoff, handoffs, &mut cx.tables.counters);
+                cx.tables.handoffs.count(work.port, Cause::Hairpin);
+                let handoff = Handoff::of(packet, work, mark);
+                out.leaving.push(owner, handoff, &mut cx.tables.counters);
             }
             Exit::None => {
                 counters.drop(Drop::NoRoute);
@@ -216,6 +211,7 @@ pub(crate) fn transmit<I: Io>(
         }
     }
     batch.packets = packets;
+    out.leaving.flush(handoffs, &mut cx.tables.counters);
     out.free(io);
 }
 
@@ -292,32 +288,3 @@ fn identify<P: Packet>(packet: &mut P, meta: &Meta, work: &Work, id: Option<u16>
         set_id(packet.data_mut(), meta, id);
     }
 }
-
-const fn handoff<P>(packet: P, work: &Work, mark: Option<Mark>) -> Handoff<P> {
-    Handoff {
-        packet,
-        port: work.port,
-        handoffs: work.handoffs + 1,
-        mark,
-    }
-}
-
-/// The rings were seen to have room for a burst before anything was received, so a full one means that this very
-/// burst hairpinned more packets than that.
-fn hand_over<P>(
-    owner: u16,
-    handoff: Handoff<P>,
-    rings: &mut [Producer<Handoff<P>>],
-    counters: &mut Counters,
-) {
-    let taken = rings
-        .get_mut(usize::from(owner))
-        .is_some_and(|ring| ring.push(handoff).is_ok());
-    if !taken {
-        counters.drop(Drop::HandoffLoop);
-    }
-}
-
-/// Room that must be free in every handoff ring before more is received: bursts of two queues, and one of fragments that
-/// waited, which all go to one worker.
-pub(crate) const HANDOFF_ROOM: usize = 3 * BURST;

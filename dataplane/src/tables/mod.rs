@@ -39,6 +39,7 @@ use crate::stage::audit::Audit;
 use crate::stage::compare::Comparing;
 use crate::stage::digest::Rounds;
 use crate::stage::foresee::Foresight;
+use crate::stage::handoff::HandoffCounts;
 use crate::stage::missing::Search;
 
 /// Entries of a former reign that may wait per event thread.
@@ -87,6 +88,8 @@ pub struct Tables {
     pub slots: Slots,
     /// Counters.
     pub counters: Counters,
+    /// Packets handed to other workers, by port and cause.
+    pub handoffs: HandoffCounts,
     /// What is counted per event thread too.
     pub(crate) lane_counts: Box<[LaneCounts]>,
     /// Roles as of this turn.
@@ -156,6 +159,7 @@ impl Tables {
             nat: Nat::new(pools, limits.nat, seed.rotate_left(21)),
             slots: Slots::new(worker, workers, slots_per_vrf),
             counters: Counters::default(),
+            handoffs: HandoffCounts::default(),
             lane_counts: vec![LaneCounts::default(); lanes.max(1)].into_boxed_slice(),
             roles: vec![VrfRole::UNSEEN; slots_per_vrf.len()],
             faults: Faults::default(),
