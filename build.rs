@@ -15,7 +15,7 @@ use std::process::ExitCode;
 const DPDK_MIN: &str = "22.11";
 
 /// Libraries called directly. Drivers are plugins that the EAL loads itself.
-const LIBRARIES: &[&str] = &["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_eal"];
+const LIBRARIES: &[&str] = &["rte_ethdev", "rte_hash", "rte_mbuf", "rte_mempool", "rte_eal"];
 
 /// Every DPDK function that Rust calls; a name missing here can't be called.
 const FUNCTIONS: &[&str] = &[
@@ -50,11 +50,15 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_stats_get",
     "rte_eth_xstats_get",
     "rte_eth_xstats_get_names",
+    "rte_hash_create",
+    "rte_hash_free",
+    "rte_hash_add_key",
+    "rte_hash_lookup_bulk",
     "twinpath_.*",
 ];
 
 /// Types that are only passed around by pointer.
-const OPAQUE: &[&str] = &["rte_mbuf", "rte_mempool", "rte_device"];
+const OPAQUE: &[&str] = &["rte_mbuf", "rte_mempool", "rte_device", "rte_hash"];
 
 fn main() -> ExitCode {
     println!("cargo::rustc-check-cfg=cfg(dpdk_23_11)");

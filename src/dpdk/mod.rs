@@ -35,6 +35,7 @@ mod tally;
 pub mod device;
 pub mod eal;
 pub mod error;
+pub mod hash;
 pub mod large;
 pub mod lifeline;
 pub mod mbuf;

@@ -30,6 +30,7 @@ SAME_SIZE(buf_len, 2);
 _Static_assert(sizeof(struct rte_mbuf) == TWINPATH_MBUF_SIZE, "rte_mbuf resized");
 _Static_assert(RTE_PKTMBUF_HEADROOM == TWINPATH_HEADROOM, "headroom changed");
 _Static_assert(RTE_MAX_LCORE >= TWINPATH_LCORES_MAX, "fewer lcores than planned with");
+_Static_assert(RTE_HASH_LOOKUP_BULK_MAX >= TWINPATH_HASH_BULK, "smaller lookups than planned with");
 _Static_assert(RTE_ETH_NAME_MAX_LEN == TWINPATH_ETH_NAME_MAX, "port names resized");
 
 uint16_t twinpath_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **packets, uint16_t count)

@@ -11,6 +11,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_hash.h>
 #include <rte_launch.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
@@ -34,6 +35,8 @@
 #define TWINPATH_LCORES_MAX 128
 /* Bytes of a port name, its final zero included. */
 #define TWINPATH_ETH_NAME_MAX 64
+/* Keys of one lookup in a hash table. */
+#define TWINPATH_HASH_BULK 32
 
 /* Casts and shifts in the originals keep bindgen from reading them as numbers. */
 static const uint64_t TWINPATH_RSS_WANTED __rte_unused =
