@@ -6,6 +6,7 @@ use anyhow::ensure;
 use dataplane::config::OutputCommit;
 
 use super::flows::{self, Profile, Step};
+use super::frame;
 use super::report::Report;
 use super::rig::Rig;
 use super::scene::{LAN, Scene, WAN};
@@ -34,9 +35,9 @@ pub(crate) fn run(rig: &mut Rig, core: usize, report: &mut Report) -> anyhow::Re
 /// Microseconds from the arrival of each flow's first packet until it has left.
 fn first_packets(rig: &mut Rig, core: usize, commit: OutputCommit) -> anyhow::Result<Vec<f64>> {
     let scene = Scene {
-        flows: FLOWS,
         replicated: true,
         commit,
+        ..Scene::plain(FLOWS)
     };
     let mut active = Active::boot_in(rig, scene, Profile::Udp)?;
     let side = active.standby(rig)?;
@@ -64,13 +65,13 @@ fn first_packets(rig: &mut Rig, core: usize, commit: OutputCommit) -> anyhow::Re
             &active.keys[number],
             u32::try_from(number).unwrap_or(u32::MAX),
         );
-        rig.feeder.feed(LAN, std::iter::once(&frame.0))?;
+        rig.feeder.feed(LAN, std::iter::once(&frame))?;
         let arrived = rig.now();
         let mut left = 0;
         while left == 0 {
             turn(rig, &mut active)?;
             left = rig.feeder.collect(WAN, |_, out| {
-                active.back[flows::number_of(out) as usize] = flows::key_of(out).reversed();
+                active.back[flows::number_of(out) as usize] = frame::key_of(out).reversed();
             });
         }
         times.push(rig.now().since(arrived).as_secs_f64() * 1e6);

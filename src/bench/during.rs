@@ -12,8 +12,8 @@ use std::thread::JoinHandle;
 use anyhow::anyhow;
 use twinpath::thread;
 
-use super::flows::{self, Frame, Step};
-use super::path::drops;
+use super::connect::drops;
+use super::flows::{self, Step};
 use super::random::Random;
 use super::report::Report;
 use super::rig::{BATCH, Rig, TURNS};
@@ -144,7 +144,7 @@ impl Traffic {
 
     /// One batch, both ways.
     fn batch(&mut self, rig: &mut Rig, active: &mut Active, random: &mut Random) -> anyhow::Result<()> {
-        let mut draw = |step, keys: &[_]| -> Vec<Frame> {
+        let mut draw = |step, keys: &[_]| -> Vec<Vec<u8>> {
             let one = |_| {
                 let number = random.below(keys.len());
                 flows::frame(step, &keys[number], u32::try_from(number).unwrap_or(u32::MAX))
@@ -152,8 +152,8 @@ impl Traffic {
             (0..BATCH).map(one).collect()
         };
         let (forth, back) = (draw(Step::Forth, &active.keys), draw(Step::Back, &active.back));
-        rig.feeder.feed(LAN, forth.iter().map(|frame| &frame.0))?;
-        rig.feeder.feed(WAN, back.iter().map(|frame| &frame.0))?;
+        rig.feeder.feed(LAN, forth.iter())?;
+        rig.feeder.feed(WAN, back.iter())?;
         let mut whole = Timed::default();
         for _ in 0..TURNS {
             let worker = &mut active.side.node.worker;

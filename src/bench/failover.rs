@@ -14,6 +14,7 @@ use serde::Deserialize;
 use twinpath::dpdk::tsc;
 
 use super::flows::{self, Profile, Step};
+use super::frame;
 use super::random::Random;
 use super::report::Report;
 use super::rig::Rig;
@@ -77,7 +78,7 @@ fn flip(
         let (role, term) = node.shared.roles.get(MAIN);
         ensure!(role == Role::Backup, "the standby is {role:?}");
         let dropped = node.worker.tables().counters.dropped(Drop::StandbyMatched);
-        rig.standby_feeder.feed(LAN, std::iter::once(&frame.0))?;
+        rig.standby_feeder.feed(LAN, std::iter::once(&frame))?;
         rest(&mut node, rig)?;
         let now_dropped = node.worker.tables().counters.dropped(Drop::StandbyMatched);
         ensure!(
@@ -85,7 +86,7 @@ fn flip(
             "a standby did not drop a packet of its flow"
         );
 
-        rig.standby_feeder.feed(LAN, std::iter::once(&frame.0))?;
+        rig.standby_feeder.feed(LAN, std::iter::once(&frame))?;
         let io = rig.standby_io.as_mut().context("a standby has the queues")?;
         let start = tsc::read();
         node.shared.roles.set(MAIN, Role::Master, term.next_of(own, 0));
@@ -96,9 +97,7 @@ fn flip(
         let mut right = 0;
         rig.standby_feeder.collect(WAN, |_, out| {
             let expected = active.back[number].reversed();
-            right += usize::from(
-                out.len() == flows::FRAME_LEN && flows::key_of(out) == expected && flows::is_sound(out),
-            );
+            right += usize::from(frame::key_of(out) == expected && frame::is_sound(out));
         });
         ensure!(
             right == 1,

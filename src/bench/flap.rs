@@ -6,8 +6,8 @@
 use anyhow::{Context, ensure};
 use state_sync::report::ClientVrfReport;
 
+use super::connect::create;
 use super::flows::Step;
-use super::path::create;
 use super::rig::Rig;
 use super::scene::SLOTS;
 use super::stats::as_f64;

@@ -6,28 +6,16 @@ use dataplane::flow::{Addr, FlowKey, proto};
 use dataplane::wire::build::{Link, Segment};
 use dataplane::wire::tcp::{ACK, FIN, SYN};
 
+use super::frame::{IPV4_L4, IPV6_L4, l4_of, proto_of, word32};
 use super::random::Random;
-use super::scene::{LAN_MAC, LAN_ROUTER_MAC, MAIN, WAN_MAC, WAN_ROUTER_MAC};
+use super::scene::{INSIDE_V6, LAN_MAC, LAN_ROUTER_MAC, MAIN, OUTSIDE_V6, WAN_MAC, WAN_ROUTER_MAC};
 
 /// Shortest Ethernet frame, without FCS.
 pub(crate) const FRAME_LEN: usize = 60;
 /// TTL with which frames arrive.
-const TTL: u8 = 64;
-const ETHERNET: usize = 14;
-const L4: usize = ETHERNET + 20;
-
-/// A frame in a line of its own.
-#[derive(Debug, Clone, Copy)]
-#[repr(align(64))]
-pub(crate) struct Frame(pub(crate) [u8; FRAME_LEN]);
-
-impl Frame {
-    fn of(bytes: &[u8]) -> Self {
-        let mut frame = [0; FRAME_LEN];
-        frame[..bytes.len()].copy_from_slice(bytes);
-        Self(frame)
-    }
-}
+pub(super) const TTL: u8 = 64;
+/// Smallest lengths of the usual mix, without FCS, and how many of twelve packets have them.
+const MIX: [(usize, u32); 3] = [(FRAME_LEN, 7), (590, 4), (1_514, 1)];
 
 /// UDP or TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -101,8 +89,39 @@ pub(crate) fn draw(profile: Profile, flows: usize, subscribers: usize, seed: u64
         .collect()
 }
 
-/// The frame of a step of flow `number`. `key` is the tuple as this frame arrives.
-pub(crate) fn frame(step: Step, key: &FlowKey, number: u32) -> Frame {
+/// As IPv6 flows: each address in the low half of a /64 of its own side.
+pub(crate) fn as_ipv6(keys: &mut [FlowKey]) {
+    let wide = |prefix: [u8; 8], address: Addr| {
+        let mut octets = [0; 16];
+        octets[..8].copy_from_slice(&prefix);
+        octets[12..].copy_from_slice(&address.v4_octets());
+        Addr::v6(octets)
+    };
+    for key in keys {
+        key.src = wide(INSIDE_V6, key.src);
+        key.dst = wide(OUTSIDE_V6, key.dst);
+    }
+}
+
+/// Length of the packets of a flow in the usual mix (7 of 64 bytes, 4 of 594, 1 of 1,518, FCS included).
+pub(crate) const fn mixed_len(number: u32) -> usize {
+    let place = number % (MIX[0].1 + MIX[1].1 + MIX[2].1);
+    if place < MIX[0].1 {
+        MIX[0].0
+    } else if place < MIX[0].1 + MIX[1].1 {
+        MIX[1].0
+    } else {
+        MIX[2].0
+    }
+}
+
+/// The shortest frame of a step of flow `number`. `key` is the tuple as this frame arrives.
+pub(crate) fn frame(step: Step, key: &FlowKey, number: u32) -> Vec<u8> {
+    sized(step, key, number, 0)
+}
+
+/// As [`frame`], with `len` bytes at least.
+pub(crate) fn sized(step: Step, key: &FlowKey, number: u32, len: usize) -> Vec<u8> {
     let (dst_mac, src_mac) = if step.is_from_inside() {
         (LAN_MAC, LAN_ROUTER_MAC)
     } else {
@@ -115,21 +134,22 @@ pub(crate) fn frame(step: Step, key: &FlowKey, number: u32) -> Frame {
         ..Link::default()
     };
     if key.proto == proto::UDP {
-        let mut data = [0; FRAME_LEN - L4 - 8];
+        let headers = if key.src.is_v4() { IPV4_L4 } else { IPV6_L4 } + 8;
+        let mut data = vec![0; len.max(FRAME_LEN).saturating_sub(headers).max(4)];
         data[..4].copy_from_slice(&number.to_be_bytes());
-        return Frame::of(&link.udp(key, &data));
+        return link.udp(key, &data);
     }
     let (seq, ack) = sequence(step, number);
-    Frame::of(&link.tcp(
-        key,
-        &Segment {
-            flags: step.flags(),
-            seq,
-            ack,
-            window: 0xffff,
-            ..Segment::default()
-        },
-    ))
+    let segment = Segment {
+        flags: step.flags(),
+        seq,
+        ack,
+        window: 0xffff,
+        ..Segment::default()
+    };
+    let mut frame = link.tcp(key, &segment);
+    frame.resize(frame.len().max(FRAME_LEN), 0);
+    frame
 }
 
 /// The inside's initial sequence number is the flow's number, the outside's its complement.
@@ -147,115 +167,47 @@ const fn sequence(step: Step, number: u32) -> (u32, u32) {
 
 /// Flow of a frame that has come through as [`Step::Open`].
 pub(crate) fn number_of(frame: &[u8]) -> u32 {
-    let at = if frame[ETHERNET + 9] == proto::UDP {
-        L4 + 8
-    } else {
-        L4 + 4
-    };
+    let at = l4_of(frame) + if proto_of(frame) == proto::UDP { 8 } else { 4 };
     word32(frame, at)
 }
 
 /// Flow of a frame that has come through as [`Step::Forth`] or [`Step::Back`].
 pub(crate) fn number_of_established(frame: &[u8], from_inside: bool) -> u32 {
-    if frame[ETHERNET + 9] == proto::UDP {
+    if proto_of(frame) == proto::UDP {
         return number_of(frame);
     }
-    let sequence_or_ack = if from_inside { L4 + 4 } else { L4 + 8 };
+    let sequence_or_ack = l4_of(frame) + if from_inside { 4 } else { 8 };
     word32(frame, sequence_or_ack).wrapping_sub(1)
-}
-
-/// The tuple of a frame.
-pub(crate) fn key_of(frame: &[u8]) -> FlowKey {
-    let address = |at: usize| Addr::v4(word32(frame, at).to_be_bytes());
-    FlowKey {
-        src: address(ETHERNET + 12),
-        dst: address(ETHERNET + 16),
-        src_port: word16(frame, L4),
-        dst_port: word16(frame, L4 + 2),
-        vrf: MAIN,
-        proto: frame[ETHERNET + 9],
-    }
-}
-
-/// Whether a forwarded frame is as it should be: TTL one less, IP checksum right over the whole header, and the
-/// transport checksum over pseudo header, header and data. Computed plainly, without the code under test.
-pub(crate) fn is_sound(frame: &[u8]) -> bool {
-    let ip_len = usize::from(word16(frame, ETHERNET + 2));
-    let protocol = frame[ETHERNET + 9];
-    let l4 = &frame[L4..ETHERNET + ip_len];
-    let pseudo = [
-        sum(&frame[ETHERNET + 12..L4]),
-        u32::from(protocol),
-        u32::try_from(l4.len()).unwrap_or(0),
-    ];
-    frame.len() == FRAME_LEN
-        && frame[ETHERNET + 8] == TTL - 1
-        && folded(sum(&frame[ETHERNET..L4])) == 0xffff
-        && folded(pseudo.iter().sum::<u32>() + sum(l4)) == 0xffff
-}
-
-/// As [`is_sound`] for the IP header alone.
-pub(crate) fn is_header_sound(frame: &[u8]) -> bool {
-    frame.len() == FRAME_LEN && frame[ETHERNET + 8] == TTL - 1 && folded(sum(&frame[ETHERNET..L4])) == 0xffff
-}
-
-fn sum(bytes: &[u8]) -> u32 {
-    bytes
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)))
-        .sum()
-}
-
-const fn folded(mut sum: u32) -> u32 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum
-}
-
-fn word16(frame: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([frame[at], frame[at + 1]])
-}
-
-fn word32(frame: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]])
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::key_of;
     use super::*;
 
     #[test]
     fn a_frame_names_its_flow_and_its_tuple() {
         for profile in [Profile::Udp, Profile::Tcp] {
-            let key = draw(profile, 10, 4, 7)[9];
-            let made = frame(Step::Open, &key, 123_456);
-            assert_eq!(
-                (number_of(&made.0), key_of(&made.0)),
-                (123_456, key),
-                "{profile:?}"
-            );
+            let mut keys = draw(profile, 10, 4, 7);
+            for _ in 0..2 {
+                let made = frame(Step::Open, &keys[9], 123_456);
+                assert_eq!(
+                    (number_of(&made), key_of(&made)),
+                    (123_456, keys[9]),
+                    "{profile:?}"
+                );
+                as_ipv6(&mut keys);
+            }
         }
     }
 
     #[test]
-    fn soundness_sees_every_single_damaged_byte_behind_the_ethernet_header() {
-        let key = draw(Profile::Tcp, 1, 1, 7)[0];
-        let mut made = frame(Step::Forth, &key, 5).0;
-        made[ETHERNET + 8] -= 1;
-        // The TTL is the high byte of its word.
-        let checksum = u32::from(word16(&made, ETHERNET + 10)) + 0x100;
-        made[ETHERNET + 10..ETHERNET + 12]
-            .copy_from_slice(&u16::try_from(folded(checksum)).unwrap_or_default().to_be_bytes());
-        assert!(is_sound(&made));
-        for at in ETHERNET..L4 + 20 {
-            // Offset of the length: the parser's business; a longer one would not fit the frame.
-            if at == ETHERNET + 2 || at == ETHERNET + 3 {
-                continue;
-            }
-            let mut damaged = made;
-            damaged[at] ^= 0x10;
-            assert!(!is_sound(&damaged), "byte {at}");
+    fn of_twelve_packets_of_the_mix_seven_are_short_and_one_is_long() {
+        let lengths: Vec<usize> = (0..24).map(mixed_len).collect();
+        for (len, count) in MIX {
+            assert_eq!(lengths.iter().filter(|&&l| l == len).count(), 2 * count as usize);
         }
+        let key = draw(Profile::Udp, 1, 1, 7)[0];
+        assert_eq!(sized(Step::Forth, &key, 11, mixed_len(11)).len(), 1_514);
     }
 }

@@ -2,12 +2,11 @@
 //! binary gives nearly the same numbers on any machine, however busy. `scripts/bench --part instructions` reads them.
 
 use anyhow::Context;
-use dataplane::config::OutputCommit;
 
+use super::established::{Loaded, Proof, Traffic};
 use super::flows::Profile;
-use super::path::{Proof, load};
-use super::rig::{Rig, WORKER_QUEUE};
-use super::scene::{Node, Scene};
+use super::order::Way;
+use super::rig::Rig;
 
 const FLOWS: usize = 1_024;
 const BATCHES: usize = 100;
@@ -16,18 +15,13 @@ const BATCHES: usize = 100;
 pub(crate) fn run(profile: Profile) -> anyhow::Result<()> {
     let core = twinpath::machine::cores().first().copied().context("no core")?;
     let mut rig = Rig::start(core)?;
-    let scene = Scene {
-        flows: FLOWS,
-        replicated: false,
-        commit: OutputCommit::Off,
-    };
-    let (node, events) = Node::new(scene, WORKER_QUEUE, 11)?;
-    let mut loaded = load(&mut rig, node, scene, profile, 12)?;
+    let mut loaded = Loaded::new(&mut rig, FLOWS, Traffic::of(profile), 12)?;
+    let mut order = loaded.order(Way::Random, 12 ^ 0x5eed);
     let mut proof = Proof::default();
     for _ in 0..BATCHES {
-        loaded.batch(&mut rig, &mut proof)?;
+        loaded.batch(&mut rig, &mut order, &mut proof)?;
     }
-    drop((loaded, events));
+    drop(loaded);
     rig.stop()?;
     println!("packets {}", proof.forwarded);
     Ok(())

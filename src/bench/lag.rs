@@ -12,7 +12,8 @@ use dataplane::flow::FlowKey;
 use dataplane::io::BURST;
 use dataplane::time::Instant;
 
-use super::flows::{self, Frame, Step};
+use super::flows::{self, Step};
+use super::frame;
 use super::report::Report;
 use super::rig::Rig;
 use super::scene::{LAN, WAN};
@@ -139,15 +140,15 @@ impl Lag {
 }
 
 fn feed(rig: &mut Rig, keys: &[FlowKey], range: core::ops::Range<usize>) -> anyhow::Result<()> {
-    let frames: Vec<Frame> = range
+    let frames: Vec<Vec<u8>> = range
         .map(|n| flows::frame(Step::Open, &keys[n], u32::try_from(n).unwrap_or(u32::MAX)))
         .collect();
-    rig.feeder.feed(LAN, frames.iter().map(|frame| &frame.0))
+    rig.feeder.feed(LAN, frames.iter())
 }
 
 /// Takes what has left; returns how many packets that was.
 fn collect(rig: &mut Rig, back: &mut [FlowKey]) -> usize {
-    rig.feeder.collect(WAN, |_, frame| {
-        back[flows::number_of(frame) as usize] = flows::key_of(frame).reversed();
+    rig.feeder.collect(WAN, |_, out| {
+        back[flows::number_of(out) as usize] = frame::key_of(out).reversed();
     })
 }

@@ -157,6 +157,11 @@ pub(crate) fn memory_touched() -> u64 {
     1_024 * (kb_of("/proc/self/status", "VmRSS:") + kb_of("/proc/self/status", "HugetlbPages:"))
 }
 
+/// Memory that can be had, in bytes.
+pub(crate) fn memory_available() -> u64 {
+    1_024 * kb_of("/proc/meminfo", "MemAvailable:")
+}
+
 fn kb_of(path: &str, name: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name));

@@ -2,12 +2,19 @@
 //! as the data process.
 
 mod commit;
+mod connect;
 mod during;
+mod established;
 mod failover;
+mod family;
 mod flap;
+mod frame;
+mod hashes;
 mod lag;
 mod lane;
 mod machine;
+mod new_flows;
+mod order;
 mod pair;
 mod path;
 mod random;
@@ -16,10 +23,12 @@ mod rig;
 mod rules;
 mod scene;
 mod spent;
+mod spsc;
 mod stats;
 mod sync;
 mod tcp_info;
 mod tls;
+mod yard;
 mod yardstick;
 
 pub(crate) mod flows;

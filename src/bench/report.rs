@@ -56,6 +56,18 @@ impl Report {
         goal: Option<f64>,
         note: &str,
     ) {
+        self.add_with_bound(id, values, unit, [goal, None], note);
+    }
+
+    /// As [`Self::add`], with a goal and what can't be surpassed.
+    pub(crate) fn add_with_bound(
+        &mut self,
+        id: &str,
+        values: &[f64],
+        unit: &'static str,
+        [goal, bound]: [Option<f64>; 2],
+        note: &str,
+    ) {
         let spread = Spread::of(values);
         if spread.runs == 0 {
             return;
@@ -83,7 +95,7 @@ impl Report {
             q3: rounded(spread.q3),
             runs: spread.runs,
             goal,
-            bound: None,
+            bound,
             note: note.to_owned(),
         });
     }

@@ -17,7 +17,6 @@ use twinpath::clock::Clock;
 use twinpath::dpdk::mempool::ROOM_DEFAULT;
 use twinpath::dpdk::{Device, Eal, EalOptions, Mbuf, Memory, Mempool, PortConfig, PortSet, Ports, tsc};
 
-use super::flows::FRAME_LEN;
 use super::machine::Watch;
 use super::scene::{LAN, WAN};
 use super::stats::{Timed, as_f64};
@@ -34,7 +33,8 @@ pub(crate) const TURNS: usize = 4;
 /// Packets per port in a batch.
 pub(crate) const BATCH: usize = TURNS * BURST;
 const MBUFS: u32 = 4_095;
-const MEMORY_MB: u32 = 64;
+/// For packets, and for the hash table that the lookup is measured against.
+const MEMORY_MB: u32 = 224;
 
 /// See the module.
 #[derive(Debug)]
@@ -133,6 +133,11 @@ impl Rig {
         }
     }
 
+    /// The packet buffers.
+    pub(crate) const fn pool(&self) -> &Mempool {
+        &self.pool
+    }
+
     pub(crate) fn now(&self) -> Instant {
         self.clock.now()
     }
@@ -147,6 +152,11 @@ impl Rig {
     /// Clocks as nanoseconds.
     pub(crate) fn ns(&self, clocks: f64) -> f64 {
         clocks * 1e9 / self.hz()
+    }
+
+    /// The same of many.
+    pub(crate) fn all_ns(&self, clocks: &[f64]) -> Vec<f64> {
+        clocks.iter().map(|&c| self.ns(c)).collect()
     }
 
     /// Ends everything in order; an error if a packet buffer is missing. Returns how many came back.
@@ -177,18 +187,19 @@ impl Feeder {
     }
 
     /// Puts frames into the worker's receive queue of `port`: at most [`BATCH`], given one by one by `next`.
-    pub(crate) fn feed<'a>(
+    pub(crate) fn feed<F: AsRef<[u8]>>(
         &mut self,
         port: PortId,
-        frames: impl Iterator<Item = &'a [u8; FRAME_LEN]>,
+        frames: impl Iterator<Item = F>,
     ) -> anyhow::Result<()> {
         for frame in frames {
+            let frame = frame.as_ref();
             let mut packet = match self.spare.pop() {
                 Some(packet) => packet,
                 None => self.ports.alloc().context("no packet buffer left")?,
             };
             ensure!(
-                packet.set_len(FRAME_LEN),
+                packet.set_len(frame.len()),
                 "a packet buffer is shorter than a frame"
             );
             packet.data_mut().copy_from_slice(frame);

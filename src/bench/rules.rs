@@ -6,19 +6,19 @@
 //! compared with a scan of the rules as they are written.
 
 use anyhow::ensure;
-use dataplane::config::{Action, FirewallIntent, InterfaceId, OnChange, OutputCommit, PortRange, RuleIntent};
+use dataplane::config::{Action, FirewallIntent, InterfaceId, OnChange, PortRange, RuleIntent};
 use dataplane::flow::{Addr, FlowKey, proto};
 use dataplane::policy::{Policy, Query};
 use ipnet::IpNet;
 
+use super::connect::create;
 use super::flows::{self, Profile, Step};
-use super::path::create;
 use super::random::Random;
 use super::report::Report;
 use super::rig::{Rig, WORKER_QUEUE};
 use super::run::Extent;
 use super::scene::{Node, Scene};
-use super::stats::{Batches, as_f64};
+use super::stats::{Batches, as_f64, ratio};
 
 const SIZES: [(&str, usize); 3] = [("10", 10), ("1k", 1_000), ("10k", 10_000)];
 /// Flows that lookups are drawn from.
@@ -34,14 +34,6 @@ const OUTBOUND: InterfaceId = InterfaceId(1);
 pub(crate) fn run(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow::Result<()> {
     lookups(rig, extent, report)?;
     first_packets(rig, extent, report)
-}
-
-fn scene(flows: usize) -> Scene {
-    Scene {
-        flows,
-        replicated: false,
-        commit: OutputCommit::Off,
-    }
 }
 
 fn draw(count: usize, keys: &[FlowKey]) -> FirewallIntent {
@@ -116,7 +108,7 @@ fn scan(rules: &[RuleIntent], key: &FlowKey) -> u32 {
 }
 
 fn lookups(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow::Result<()> {
-    let subscribers = scene(FLOWS).subscribers();
+    let subscribers = Scene::plain(FLOWS).subscribers();
     let mut keys = flows::draw(Profile::Udp, FLOWS / 2, subscribers, 5);
     keys.append(&mut flows::draw(Profile::Tcp, FLOWS / 2, subscribers, 6));
     let mut policies = Vec::new();
@@ -170,13 +162,9 @@ fn lookups(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow::Result
     Ok(())
 }
 
-fn ratio(many: &[f64], few: &[f64]) -> Vec<f64> {
-    many.iter().zip(few).map(|(many, few)| many / few).collect()
-}
-
 /// New flows, each by its first packet: rules, NAT port, insertion, way out.
 fn first_packets(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow::Result<()> {
-    let scene = scene(extent.new_flows / 4);
+    let scene = Scene::plain(extent.new_flows / 4);
     let keys = flows::draw(Profile::Udp, scene.flows, scene.subscribers(), 78);
     let mut back = vec![FlowKey::default(); keys.len()];
     let mut nodes = Vec::new();

@@ -1,7 +1,7 @@
 //! The appliance under test: one VRF with a firewall rule and source NAT, a router on either side, tables of a size
 //! that the flows fill to about 90 %. Made anew for each table size.
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -26,7 +26,7 @@ use dataplane::vrf::{PortInfo, Snapshot};
 use dataplane::wire::ethernet::Mac;
 use dataplane::wiring::{Counts, EventEnds, Wiring};
 use dataplane::worker::{Shared, Worker};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use twinpath::dpdk::Ports;
 
 pub(crate) const LAN: PortId = PortId(0);
@@ -37,6 +37,9 @@ pub(crate) const LAN_MAC: Mac = [2, 0, 0, 0, 0xa0, 0];
 pub(crate) const WAN_MAC: Mac = [2, 0, 0, 0, 0xa0, 1];
 pub(crate) const LAN_ROUTER_MAC: Mac = [2, 0, 0, 0, 0xb0, 0];
 pub(crate) const WAN_ROUTER_MAC: Mac = [2, 0, 0, 0, 0xb0, 1];
+/// Subscribers' and servers' addresses in IPv6 begin with these.
+pub(crate) const INSIDE_V6: [u8; 8] = [0x2a, 0, 0, 1, 0, 0, 0, 0];
+pub(crate) const OUTSIDE_V6: [u8; 8] = [0x2a, 0, 0, 2, 0, 0, 0, 0];
 /// Slots of the VRF: the default.
 pub(crate) const SLOTS: u16 = 1_024;
 /// Entries of a delta ring: the default.
@@ -57,9 +60,39 @@ pub(crate) struct Scene {
     pub(crate) replicated: bool,
     /// What becomes of a flow's first packets until the standby has the flow.
     pub(crate) commit: OutputCommit,
+    pub(crate) service: Service,
+}
+
+/// What the appliance does for a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// A firewall rule lets it in, and its source is translated.
+    Both,
+    /// A firewall rule lets it in.
+    Firewall,
+    /// The same for IPv6.
+    FirewallV6,
+    /// Its source is translated.
+    Nat,
+}
+
+impl Service {
+    pub(crate) const fn translates(self) -> bool {
+        matches!(self, Self::Both | Self::Nat)
+    }
 }
 
 impl Scene {
+    /// One node that tells nobody, with firewall and NAT.
+    pub(crate) const fn plain(flows: usize) -> Self {
+        Self {
+            flows,
+            replicated: false,
+            commit: OutputCommit::Off,
+            service: Service::Both,
+        }
+    }
+
     pub(crate) fn subscribers(self) -> usize {
         (self.flows / FLOWS_PER_SUBSCRIBER).max(16)
     }
@@ -84,7 +117,7 @@ impl Scene {
         let rule = RuleIntent {
             inbound: Some(InterfaceId(0)),
             outbound: Some(InterfaceId(1)),
-            source: vec![inside()],
+            source: self.inside(),
             ..RuleIntent::any(10, Action::Accept)
         };
         let nat_rule = NatRuleIntent {
@@ -99,15 +132,27 @@ impl Scene {
             vrfs: vec![VrfIntent {
                 name: "main".to_owned(),
                 slots: SLOTS,
-                inside: vec![inside()],
+                inside: self.inside(),
                 ha_group: self.replicated.then(|| "group1".to_owned()),
                 firewall: FirewallIntent {
-                    rules: vec![rule],
-                    default: Action::Drop,
+                    rules: if self.service == Service::Nat {
+                        vec![]
+                    } else {
+                        vec![rule]
+                    },
+                    default: if self.service == Service::Nat {
+                        Action::Accept
+                    } else {
+                        Action::Drop
+                    },
                     on_change: OnChange::Keep,
                 },
                 pools: vec![pool],
-                nat_rules: vec![nat_rule],
+                nat_rules: if self.service.translates() {
+                    vec![nat_rule]
+                } else {
+                    vec![]
+                },
                 timeouts: Timeouts::default(),
                 tcp_window_check: true,
                 output_commit: CommitIntent {
@@ -123,6 +168,13 @@ impl Scene {
                     virtual_address(1, Ipv4Addr::new(192, 0, 2, 1)),
                 ],
             }],
+        }
+    }
+
+    fn inside(self) -> Vec<IpNet> {
+        match self.service {
+            Service::FirewallV6 => vec![prefix_v6(INSIDE_V6)],
+            _ => vec![inside()],
         }
     }
 
@@ -147,6 +199,12 @@ fn inside() -> IpNet {
     IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10))
 }
 
+/// The addresses that begin so.
+fn prefix_v6(begin: [u8; 8]) -> IpNet {
+    let bits = u128::from(u64::from_be_bytes(begin)) << 64;
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), 64))
+}
+
 fn interface(name: &str, port: PortId) -> InterfaceIntent {
     InterfaceIntent {
         name: name.to_owned(),
@@ -166,21 +224,22 @@ fn virtual_address(interface: u16, address: Ipv4Addr) -> VirtualAddress {
 }
 
 /// A router of each side is all that the appliance sees: the subscribers' and the Internet's.
-fn forwarding() -> Forwarding {
-    let routers = [
-        (
-            InterfaceId(0),
-            Ipv4Addr::new(10, 0, 0, 254),
-            LAN_ROUTER_MAC,
-            inside(),
-        ),
-        (
-            InterfaceId(1),
-            Ipv4Addr::new(192, 0, 2, 254),
-            WAN_ROUTER_MAC,
-            IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
-        ),
-    ];
+fn forwarding(service: Service) -> Forwarding {
+    let everywhere = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
+    let [lan, wan] = [InterfaceId(0), InterfaceId(1)];
+    let routers: [(InterfaceId, IpAddr, Mac, IpNet); 2] = if service == Service::FirewallV6 {
+        let gateway = |n| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, n).into();
+        [
+            (lan, gateway(1), LAN_ROUTER_MAC, prefix_v6(INSIDE_V6)),
+            (wan, gateway(2), WAN_ROUTER_MAC, prefix_v6(OUTSIDE_V6)),
+        ]
+    } else {
+        let gateway = |[a, b, c]: [u8; 3]| Ipv4Addr::new(a, b, c, 254).into();
+        [
+            (lan, gateway([10, 0, 0]), LAN_ROUTER_MAC, inside()),
+            (wan, gateway([192, 0, 2]), WAN_ROUTER_MAC, everywhere),
+        ]
+    };
     Forwarding {
         links: vec![],
         addresses: vec![],
@@ -191,7 +250,7 @@ fn forwarding() -> Forwarding {
                 prefix: *prefix,
                 via: vec![NextHop {
                     interface: *interface,
-                    gateway: Some(IpAddr::V4(*gateway)),
+                    gateway: Some(*gateway),
                 }],
             })
             .collect(),
@@ -199,7 +258,7 @@ fn forwarding() -> Forwarding {
             .iter()
             .map(|(interface, gateway, mac, _)| Neighbor {
                 interface: *interface,
-                address: IpAddr::V4(*gateway),
+                address: *gateway,
                 mac: *mac,
             })
             .collect(),
@@ -232,7 +291,7 @@ impl Node {
         let ports = [LAN_MAC, WAN_MAC].map(|mac| PortInfo { mac, mtu: 1_500 });
         let policies = Policies::compile(intent, &Policies::default())?;
         let pools = Arc::new(Pools::new(intent));
-        let snapshot = Snapshot::build(intent, &policies, &pools, &forwarding(), &ports);
+        let snapshot = Snapshot::build(intent, &policies, &pools, &forwarding(scene.service), &ports);
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             roles: Arc::new(Roles::new(1)),

@@ -88,6 +88,11 @@ impl Batches {
     }
 }
 
+/// Of two measurements, slice by slice.
+pub(crate) fn ratio(many: &[f64], few: &[f64]) -> Vec<f64> {
+    many.iter().zip(few).map(|(many, few)| many / few).collect()
+}
+
 /// Counts and clocks are far below 2^52.
 #[expect(clippy::cast_precision_loss, reason = "counts and clocks are far below 2^52")]
 pub(crate) const fn as_f64(n: u64) -> f64 {

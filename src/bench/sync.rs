@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, anyhow, ensure};
-use dataplane::config::OutputCommit;
 use dataplane::flow::{Direction, FlowKey};
 use dataplane::role::Role;
 use dataplane::time::Instant;
@@ -17,10 +16,10 @@ use twinpath::clock::Clock;
 use twinpath::dpdk::Ports;
 use twinpath::thread;
 
+use super::connect::{create, life};
 use super::flap::flap;
 use super::flows::{self, Profile, Step};
 use super::pair::{ADDRESSES, Side, Sync, free_port};
-use super::path::{create, life};
 use super::report::Report;
 use super::rig::{Rig, STANDBY_QUEUE, WORKER_QUEUE};
 use super::run::Extent;
@@ -180,9 +179,8 @@ impl Active {
     /// A node that has become active because nobody answers.
     pub(crate) fn boot(rig: &mut Rig, flows: usize, profile: Profile) -> anyhow::Result<Self> {
         let scene = Scene {
-            flows,
             replicated: true,
-            commit: OutputCommit::Off,
+            ..Scene::plain(flows)
         };
         Self::boot_in(rig, scene, profile)
     }
@@ -410,11 +408,7 @@ fn connections(
     profile: Profile,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let scene = Scene {
-        flows: extent.new_flows,
-        replicated: false,
-        commit: OutputCommit::Off,
-    };
+    let scene = Scene::plain(extent.new_flows);
     let (mut off, _events) = Node::new(scene, WORKER_QUEUE, 31)?;
     let mut off_back = vec![FlowKey::default(); scene.flows];
     let mut active = Active::boot(rig, scene.flows, profile)?;
