@@ -1,12 +1,14 @@
 //! Established flows: a node that has them, their packets, and what has become of each packet.
 
 use core::ops::AddAssign;
+use core::time::Duration;
 
 use anyhow::ensure;
 use dataplane::flow::FlowKey;
 use dataplane::worker::Worker;
 use twinpath::clock::Clock;
 use twinpath::dpdk::Ports;
+use twinpath::dpdk::counted::allocations;
 
 use super::connect::{create, drops};
 use super::flows::{self, FRAME_LEN, Profile, Step};
@@ -19,7 +21,7 @@ use super::stats::Timed;
 /// One output frame in so many is checked in full while there are others to time.
 const CHECK_EVERY: usize = 8;
 /// How long a flow lives without packets: longer than a run takes.
-const IDLE_S: u32 = 7_440;
+pub(crate) const IDLE_S: u32 = 7_440;
 /// Longest frame of the mix.
 const LONGEST: usize = 1_514;
 
@@ -33,6 +35,8 @@ pub(crate) struct Proof {
     /// Compared byte by byte with what a plain router makes of them.
     pub(crate) compared: u64,
     pub(crate) wrong: u64,
+    /// What the worker has allocated meanwhile.
+    pub(crate) allocations: u64,
 }
 
 impl AddAssign for Proof {
@@ -42,6 +46,7 @@ impl AddAssign for Proof {
         self.translated += other.translated;
         self.compared += other.compared;
         self.wrong += other.wrong;
+        self.allocations += other.allocations;
     }
 }
 
@@ -70,6 +75,8 @@ pub(crate) struct Loaded {
     pub(crate) forth: Frames,
     pub(crate) back: Frames,
     translates: bool,
+    /// How far its clock is ahead.
+    pub(crate) shift: Duration,
 }
 
 impl Loaded {
@@ -93,6 +100,7 @@ impl Loaded {
             back: frames(Step::Back, &back, traffic),
             node,
             translates: traffic.service.translates(),
+            shift: Duration::ZERO,
         })
     }
 
@@ -106,18 +114,9 @@ impl Loaded {
         )
     }
 
-    /// What a plain router makes of the packet that has come out as `out`, given which flow that is: none if there is none.
-    fn expected(&self, out: &[u8], from_inside: bool) -> Option<Vec<u8>> {
-        let number = flows::number_of_established(out, from_inside) as usize;
-        let (own, other, stations) = if from_inside {
-            (&self.forth, &self.back, [WAN_ROUTER_MAC, WAN_MAC])
-        } else {
-            (&self.back, &self.forth, [LAN_ROUTER_MAC, LAN_MAC])
-        };
-        (number < own.count()).then(|| {
-            let tuple = frame::key_of(other.get(number)).reversed();
-            frame::translated(own.get(number), stations, &tuple)
-        })
+    /// What a plain router makes of the packet that has come out as `out`.
+    pub(crate) fn expected(&self, out: &[u8], from_inside: bool) -> Option<Vec<u8>> {
+        expected(&self.forth, &self.back, out, from_inside)
     }
 
     /// A batch of packets, both ways.
@@ -133,7 +132,7 @@ impl Loaded {
 
     /// Takes packets of the flows `forth` from inside and `back` from outside through the worker, at most [`BATCH`] of each;
     /// every `check`-th that comes out is compared.
-    fn pass(
+    pub(crate) fn pass(
         &mut self,
         rig: &mut Rig,
         forth: &[usize],
@@ -144,8 +143,10 @@ impl Loaded {
         rig.feeder.feed(LAN, forth.iter().map(|&n| self.forth.get(n)))?;
         rig.feeder.feed(WAN, back.iter().map(|&n| self.back.get(n)))?;
         let before = self.node.worker.tables().counters.translated;
-        let worker = &mut self.node.worker;
-        let timed = rig.timed(|io, clock| established_turns(worker, io, clock));
+        let (worker, shift) = (&mut self.node.worker, self.shift);
+        let allocated = allocations();
+        let timed = rig.timed(|io, clock| established_turns(worker, io, clock, shift));
+        proof.allocations += allocations() - allocated;
         proof.translated += self.node.worker.tables().counters.translated - before;
         for (port, fed) in [(WAN, forth.len()), (LAN, back.len())] {
             let sent = rig.feeder.collect(port, |index, out| {
@@ -176,6 +177,20 @@ impl Loaded {
     }
 }
 
+/// What a plain router makes of the packet that has come out as `out`, given which flow that is: none if there is none.
+pub(crate) fn expected(forth: &Frames, back: &Frames, out: &[u8], from_inside: bool) -> Option<Vec<u8>> {
+    let number = flows::number_of_established(out, from_inside) as usize;
+    let (own, other, stations) = if from_inside {
+        (forth, back, [WAN_ROUTER_MAC, WAN_MAC])
+    } else {
+        (back, forth, [LAN_ROUTER_MAC, LAN_MAC])
+    };
+    (number < own.count()).then(|| {
+        let tuple = frame::key_of(other.get(number)).reversed();
+        frame::translated(own.get(number), stations, &tuple)
+    })
+}
+
 /// Takes flows through the steps that make them established, on a node that has nothing else.
 pub(crate) fn establish(
     rig: &mut Rig,
@@ -198,7 +213,7 @@ pub(crate) fn establish(
     Ok(())
 }
 
-fn frames(step: Step, keys: &[FlowKey], traffic: Traffic) -> Frames {
+pub(crate) fn frames(step: Step, keys: &[FlowKey], traffic: Traffic) -> Frames {
     let longest = if traffic.mixed {
         LONGEST
     } else if traffic.service == Service::FirewallV6 {
@@ -215,8 +230,8 @@ fn frames(step: Step, keys: &[FlowKey], traffic: Traffic) -> Frames {
 
 /// The timed part of a batch. A function that is called, because callgrind is told where to count by name.
 #[inline(never)]
-fn established_turns(worker: &mut Worker<Ports>, io: &mut Ports, clock: &Clock) {
+fn established_turns(worker: &mut Worker<Ports>, io: &mut Ports, clock: &Clock, shift: Duration) {
     for _ in 0..TURNS {
-        worker.turn(clock.now(), io);
+        worker.turn(clock.now() + shift, io);
     }
 }

@@ -17,6 +17,7 @@ mod new_flows;
 mod order;
 mod pair;
 mod path;
+mod plot;
 mod random;
 mod report;
 mod rig;

@@ -27,6 +27,15 @@ impl Way {
         }
     }
 
+    /// As curves are called.
+    pub(crate) const fn curve(self) -> &'static str {
+        match self {
+            Self::Random => "",
+            Self::Zipf => ", Zipf",
+            Self::Sequential => ", sequential",
+        }
+    }
+
     /// As notes say it.
     pub(crate) const fn words(self) -> &'static str {
         match self {
@@ -41,7 +50,7 @@ impl Way {
 #[derive(Debug)]
 pub(crate) struct Order {
     way: Way,
-    /// Flows by rank or by place; none where each is as good as another.
+    /// Flows by rank or by place; where each is as good as another, those that are meant, or none for all.
     flows: Vec<u32>,
     count: usize,
     random: Random,
@@ -75,6 +84,17 @@ impl Order {
         }
     }
 
+    /// Some flows, at random.
+    pub(crate) const fn among(flows: Vec<u32>, seed: u64) -> Self {
+        Self {
+            way: Way::Random,
+            count: flows.len(),
+            flows,
+            random: Random::new(seed),
+            next: [0; 2],
+        }
+    }
+
     /// The next `count` flows, of packets from inside (0) or outside (1).
     pub(crate) fn draw(&mut self, count: usize, side: usize) -> Vec<usize> {
         (0..count).map(|_| self.one(side)).collect()
@@ -82,7 +102,8 @@ impl Order {
 
     fn one(&mut self, side: usize) -> usize {
         match self.way {
-            Way::Random => self.random.below(self.count),
+            Way::Random if self.flows.is_empty() => self.random.below(self.count),
+            Way::Random => self.flows[self.random.below(self.count)] as usize,
             Way::Zipf => self.flows[rank(&mut self.random, self.count)] as usize,
             Way::Sequential => {
                 let at = self.next[side];

@@ -1,6 +1,8 @@
 //! The packet path: nanoseconds per packet of established flows beside the yardsticks, in alternating slices of one run, from
 //! a thousand flows to as many as memory holds; memory per flow; lookups beside those of `rte_hash`.
 
+use std::path::Path;
+
 use anyhow::ensure;
 
 use super::established::{Proof, Traffic};
@@ -8,6 +10,7 @@ use super::family::{Case, Family, Line};
 use super::flows::Profile;
 use super::hashes::Hashes;
 use super::order::Way;
+use super::plot::Plot;
 use super::report::Report;
 use super::rig::Rig;
 use super::run::Extent;
@@ -82,14 +85,22 @@ struct Tally {
     arena: Arena,
     batches: Batches,
     proof: Proof,
+    plot: Plot,
 }
 
-/// All rows of the packet path. `core` is the other core.
-pub(crate) fn run(rig: &mut Rig, extent: Extent, core: usize, report: &mut Report) -> anyhow::Result<()> {
+/// All rows of the packet path, and their plot. `core` is the other core.
+pub(crate) fn run(
+    rig: &mut Rig,
+    extent: Extent,
+    core: usize,
+    plot: &Path,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let mut tally = Tally {
         arena: Arena::new(),
         batches: Batches::default(),
         proof: Proof::default(),
+        plot: Plot::default(),
     };
     let (udp, tcp, other) = if extent.quick {
         (
@@ -114,9 +125,12 @@ pub(crate) fn run(rig: &mut Rig, extent: Extent, core: usize, report: &mut Repor
         }
         family.compare(rig, &mut tally.proof)?;
         tell(rig, report, &family);
+        draw(rig, &family, &mut tally.plot);
     }
     conclude(&tally, report)?;
-    new_flows::run(rig, extent, report)
+    tally.plot.write(plot)?;
+    new_flows::run(rig, extent, report)?;
+    Ok(())
 }
 
 /// The family beside which rings and hash tables are measured too.
@@ -156,6 +170,10 @@ fn udp_family(
         tell_hashes(rig, hashes, report);
     }
     tell(rig, report, &family);
+    draw(rig, &family, &mut tally.plot);
+    for (name, clocks) in [("B1", &family.yard.b1), ("R", &family.yard.r)] {
+        tally.plot.level(name, rig.ns(Spread::of(clocks).median));
+    }
     Ok(())
 }
 
@@ -260,6 +278,33 @@ fn tell_ratios(report: &mut Report, family: &Family) {
     }
 }
 
+/// The points of a family.
+fn draw(rig: &Rig, family: &Family, plot: &mut Plot) {
+    for line in &family.lines {
+        let Traffic {
+            profile,
+            service,
+            mixed,
+        } = line.case.traffic;
+        let name = format!(
+            "{}{}{}{}",
+            match profile {
+                Profile::Udp => "UDP",
+                Profile::Tcp => "TCP",
+            },
+            match service {
+                Service::Both => "",
+                Service::Firewall => ", firewall",
+                Service::FirewallV6 => ", firewall, IPv6",
+                Service::Nat => ", NAT",
+            },
+            if mixed { ", IMIX" } else { "" },
+            line.way.curve()
+        );
+        plot.point(&name, line.case.flows, rig.ns(Spread::of(&line.clocks).median));
+    }
+}
+
 fn conclude(tally: &Tally, report: &mut Report) -> anyhow::Result<()> {
     let Tally { proof, batches, .. } = tally;
     let note = format!(
@@ -272,6 +317,16 @@ fn conclude(tally: &Tally, report: &mut Report) -> anyhow::Result<()> {
         "packets",
         [Some(0.0), Some(0.0)],
         &note,
+    );
+    report.add_with_bound(
+        "path.allocations",
+        &[as_f64(proof.allocations)],
+        "allocations",
+        [Some(0.0), Some(0.0)],
+        &format!(
+            "of the worker's thread while {} packets were forwarded",
+            proof.forwarded
+        ),
     );
     println!(
         "packet path: {} of {} batches left out as interrupted",

@@ -77,7 +77,14 @@ pub(crate) fn run(wish: &Wish) -> anyhow::Result<()> {
     println!("{}, commit {}", machine.summary(), wish.commit);
     let mut report = Report::new(machine, wish.commit.clone());
     if wish.path {
-        path::run(&mut rig, extent, other, &mut report).context("packet path")?;
+        path::run(
+            &mut rig,
+            extent,
+            other,
+            &wish.output.with_file_name("path.svg"),
+            &mut report,
+        )
+        .context("packet path")?;
         rules::run(&mut rig, extent, &mut report).context("rules")?;
     }
     let mut pair = None;

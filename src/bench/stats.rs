@@ -61,6 +61,14 @@ pub(crate) struct Batches {
 const INTERRUPTED: u64 = 4;
 
 impl Batches {
+    /// Of nothing yet.
+    pub(crate) const EMPTY: Self = Self {
+        clocks: Vec::new(),
+        disturbed: Vec::new(),
+        interrupted: 0,
+        total: 0,
+    };
+
     /// Adds a batch.
     pub(crate) fn add(&mut self, timed: Timed) {
         if timed.disturbed {

@@ -11,11 +11,11 @@ use clap::{Parser, ValueEnum};
 use bench::flows::Profile;
 use bench::instructions;
 use bench::run::{Wish, run};
-use twinpath::dpdk::large;
+use twinpath::dpdk::counted::Counted;
 
-// As in the data process.
+// As in the data process, and counted.
 #[global_allocator]
-static ALLOCATOR: large::Allocator = large::Allocator;
+static ALLOCATOR: Counted = Counted;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {

@@ -32,6 +32,7 @@ mod netns;
 mod sys;
 mod tally;
 
+pub mod counted;
 pub mod device;
 pub mod eal;
 pub mod error;
