@@ -9,6 +9,7 @@ mod failover;
 mod family;
 mod flap;
 mod frame;
+mod handoff;
 mod hashes;
 mod lag;
 mod lane;

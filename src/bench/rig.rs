@@ -8,7 +8,7 @@
 //!
 //! A second such loop on other queues is for the standby, whose half of it goes to the standby's thread and back.
 //!
-//! Packet buffers are the feeder's and go round for ever; none is allocated or freed while anything is timed.
+//! Packet buffers are the feeder's and go round for ever: a worker that forwards everything allocates and frees none.
 
 use anyhow::{Context, bail, ensure};
 use dataplane::io::{BURST, Burst, Io, Packet, PortId, RxQueue};
@@ -131,6 +131,17 @@ impl Rig {
             clocks,
             disturbed: self.watch.disturbed(),
         }
+    }
+
+    /// Gives both feeders as many spare buffers: what one has fed, the other may have collected.
+    pub(crate) fn even_out(&mut self) {
+        let (few, many) = if self.feeder.spare.len() < self.standby_feeder.spare.len() {
+            (&mut self.feeder.spare, &mut self.standby_feeder.spare)
+        } else {
+            (&mut self.standby_feeder.spare, &mut self.feeder.spare)
+        };
+        let half = many.len() - (many.len() - few.len()) / 2;
+        few.extend(many.drain(half..));
     }
 
     /// The packet buffers.

@@ -46,11 +46,11 @@ pub(crate) const SLOTS: u16 = 1_024;
 const RING_ENTRIES: usize = 4_096;
 /// Mean number of flows of a subscriber.
 const FLOWS_PER_SUBSCRIBER: usize = 64;
-const BLOCK_SIZE: u16 = 512;
+pub(crate) const BLOCK_SIZE: u16 = 512;
 /// How long first packets may wait for the standby: the whole wait is wanted, on a busy machine, too.
 const COMMIT_TIMEOUT_MS: u32 = 1_000;
 /// Blocks of one public address, above the well-known ports.
-const BLOCKS_PER_ADDRESS: usize = 126;
+pub(crate) const BLOCKS_PER_ADDRESS: usize = 126;
 
 /// How large.
 #[derive(Debug, Clone, Copy)]
@@ -288,6 +288,36 @@ impl Node {
         queue: u16,
         seed: u64,
     ) -> Result<(Self, EventEnds), PolicyError> {
+        let mut site = Site::new(intent, scene, &[queue], seed)?;
+        let node = Self {
+            worker: site.workers.remove(0),
+            shared: site.shared,
+            asks: site.asks,
+            notices: site.notices,
+        };
+        Ok((node, site.events))
+    }
+
+    /// Throws away what the worker had to say.
+    pub(crate) fn hush(&self) {
+        while self.notices.try_recv().is_ok() {}
+    }
+}
+
+/// A node of several workers.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) workers: Vec<Worker<Ports>>,
+    shared: Arc<Shared>,
+    asks: Vec<Sender<Ask>>,
+    pub(crate) notices: Receiver<Notice>,
+    events: EventEnds,
+}
+
+impl Site {
+    /// One worker for each of `queues`, which it polls on both ports. Each has tables for all flows of the scene.
+    pub(crate) fn new(intent: &Intent, scene: Scene, queues: &[u16], seed: u64) -> Result<Self, PolicyError> {
+        let count = u16::try_from(queues.len()).unwrap_or(u16::MAX);
         let ports = [LAN_MAC, WAN_MAC].map(|mac| PortInfo { mac, mtu: 1_500 });
         let policies = Policies::compile(intent, &Policies::default())?;
         let pools = Arc::new(Pools::new(intent));
@@ -295,32 +325,36 @@ impl Node {
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             roles: Arc::new(Roles::new(1)),
-            applied: Arc::new(AppliedCounters::new(1, 1)),
-            outlook: Arc::new(Outlook::new(1, 1)),
+            applied: Arc::new(AppliedCounters::new(queues.len(), 1)),
+            outlook: Arc::new(Outlook::new(queues.len(), 1)),
         });
         if !scene.replicated {
             shared.roles.set(MAIN, Role::Alone, Term::NONE.next_of(1, 0));
         }
         let mut wiring = Wiring::new(Counts {
-            workers: 1,
+            workers: queues.len(),
             events: 1,
             ring_entries: RING_ENTRIES,
         });
-        let tables = Tables::new((0, 1), 1, &[SLOTS], scene.limits(), pools, seed);
-        let queues = [LAN, WAN].map(|port| RxQueue { port, queue }).to_vec();
-        let links = wiring.workers.remove(0);
-        let worker = Worker::new((0, 1), queues, 2, Arc::clone(&shared), tables, links);
-        let node = Self {
-            worker,
-            shared,
+        let worker = |((number, queue), links)| {
+            let tables = Tables::new(
+                (number, count),
+                1,
+                &[SLOTS],
+                scene.limits(),
+                Arc::clone(&pools),
+                seed ^ u64::from(number),
+            );
+            let queues = [LAN, WAN].map(|port| RxQueue { port, queue }).to_vec();
+            Worker::new((number, count), queues, 2, Arc::clone(&shared), tables, links)
+        };
+        let queues = (0..).zip(queues.iter().copied());
+        Ok(Self {
+            workers: queues.zip(wiring.workers.drain(..)).map(worker).collect(),
+            shared: Arc::clone(&shared),
             asks: wiring.main.asks,
             notices: wiring.main.notices,
-        };
-        Ok((node, wiring.events.remove(0)))
-    }
-
-    /// Throws away what the worker had to say.
-    pub(crate) fn hush(&self) {
-        while self.notices.try_recv().is_ok() {}
+            events: wiring.events.remove(0),
+        })
     }
 }
