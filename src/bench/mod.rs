@@ -1,6 +1,7 @@
 //! What `twinpath-bench` measures, and how: see each part. All of it drives the same worker, ports and event threads
 //! as the data process.
 
+mod attack;
 mod commit;
 mod connect;
 mod during;

@@ -17,7 +17,7 @@ use super::run::Extent;
 use super::scene::{Scene, Service};
 use super::stats::{Batches, Spread, as_f64, ratio};
 use super::yardstick::Arena;
-use super::{handoff, new_flows, spsc};
+use super::{attack, handoff, new_flows, spsc};
 
 const ONE: &[Way] = &[Way::Random];
 const ALL: &[Way] = &[Way::Random, Way::Zipf, Way::Sequential];
@@ -130,6 +130,7 @@ pub(crate) fn run(
     conclude(&tally, report)?;
     tally.plot.write(plot)?;
     handoff::run(rig, extent, report)?;
+    attack::run(rig, extent, report)?;
     new_flows::run(rig, extent, report)?;
     Ok(())
 }
