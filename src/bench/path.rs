@@ -17,7 +17,7 @@ use super::run::Extent;
 use super::scene::{Scene, Service};
 use super::stats::{Batches, Spread, as_f64, ratio};
 use super::yardstick::Arena;
-use super::{attack, handoff, new_flows, spsc};
+use super::{attack, expiry, handoff, new_flows, pool, spsc};
 
 const ONE: &[Way] = &[Way::Random];
 const ALL: &[Way] = &[Way::Random, Way::Zipf, Way::Sequential];
@@ -132,7 +132,8 @@ pub(crate) fn run(
     handoff::run(rig, extent, report)?;
     attack::run(rig, extent, report)?;
     new_flows::run(rig, extent, report)?;
-    Ok(())
+    pool::run(rig, extent, report)?;
+    expiry::run(rig, extent, report)
 }
 
 /// The family beside which rings and hash tables are measured too.
