@@ -14,6 +14,7 @@
 mod bench;
 mod carriers;
 mod frames;
+mod hash;
 mod jumbo;
 mod multi;
 mod ownership;

@@ -10,7 +10,7 @@ use twinpath::dpdk::{Eal, EalError, EalStopped, Memory, Mempool, PortError, Port
 
 use crate::Tally;
 use crate::bench::{Bench, MBUFS, MEMORY_MB, config, start, start_in};
-use crate::{carriers, frames, jumbo, multi, ownership, workers};
+use crate::{carriers, frames, hash, jumbo, multi, ownership, workers};
 
 /// A process of its own.
 pub(crate) struct Part {
@@ -59,6 +59,10 @@ pub(crate) const PARTS: &[Part] = &[
     Part {
         name: "held-mbufs",
         run: held_mbufs,
+    },
+    Part {
+        name: "hash",
+        run: hashes,
     },
 ];
 
@@ -438,6 +442,19 @@ fn held_mbufs(_root: bool) -> Tally {
         held.len() as u64
     });
     drop(held);
+    tally
+}
+
+/// A hash table finds its keys, and keeps the EAL's memory as long as it is there.
+fn hashes(_root: bool) -> Tally {
+    let mut tally = Tally::default();
+    let (eal, pool) = start(&[]);
+    tally.check("hash table", || hash::finds_what_is_in_it(&pool));
+    let held = hash::with_one_key(&pool);
+    tally.check("hash table held at stop", || {
+        assert_eq!(eal.stop(vec![], pool), Err(EalError::MbufsMissing { missing: 0 }));
+        hash::finds_the_one(&held)
+    });
     tally
 }
 
