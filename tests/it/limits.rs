@@ -30,8 +30,13 @@ fn a_full_conntrack_table_refuses_new_flows_and_keeps_the_old() {
         .map(|n| (flow(n), cluster.out(0, &flow(n)).unwrap()))
         .collect();
     let before = counters(cluster.node(0));
-    for n in 16..20 {
+    for n in 16..18 {
         assert_eq!(cluster.out(0, &flow(n)), None);
+    }
+    // Nor is anything made for subscribers who have no block yet.
+    for other in 2..4 {
+        let flow = packet::udp(subscriber(other), 10_000, server(1), 53);
+        assert_eq!(cluster.out(0, &flow), None);
     }
     let after = counters(cluster.node(0));
     assert_eq!(cluster.node(0).counters().dropped(Drop::TableFull), 4);

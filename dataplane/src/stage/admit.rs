@@ -103,6 +103,7 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
     let key = &meta.key;
     let out = route(key, work.hash, cx)?;
     let (rule, care) = permit(key, key, work, out, cx)?;
+    room(cx)?;
     let vrf = cx.snapshot.vrf(key.vrf);
     let Some(choice) = vrf.nat.choose(key, out) else {
         let commit = commitment(work, care, cx)?;
@@ -210,6 +211,16 @@ fn permit(
         (Action::Reject, _) => Err(Drop::RuleReject),
         (Action::Drop, Some(_)) => Err(Drop::RuleDrop),
         (Action::Drop, None) => Err(Drop::DefaultDrop),
+    }
+}
+
+/// A full table is found out before the NAT is asked, or a flood of refused flows would have blocks granted, told to the
+/// peer, logged and released again for each of them.
+fn room(cx: &Context<'_>) -> Result<(), Drop> {
+    if cx.tables.conntracks.vacancy(0) == NIL {
+        Err(Drop::TableFull)
+    } else {
+        Ok(())
     }
 }
 
