@@ -101,6 +101,17 @@ impl Board {
         }
     }
 
+    /// A peer was active when it opened the VRF on a connection of this event thread; to be said in front of
+    /// [`Self::set_vrf`]. It counts if the peer was not known here before.
+    pub(crate) fn meet(&self, event: usize, peer: u8, vrf: VrfId) {
+        let comes = self.cell(event, peer, vrf).word.load(Ordering::Acquire) & 1 == 0;
+        if let Some(rival) = self.rivals.get(vrf.index())
+            && comes
+        {
+            rival.store(true, Ordering::Release);
+        }
+    }
+
     /// Whether a peer has come that was active, since this was last asked: it may have stood by before anybody looks.
     pub fn take_rival(&self, vrf: VrfId) -> bool {
         let rival = self.rivals.get(vrf.index());
@@ -168,13 +179,6 @@ impl Board {
         });
         if let Some(known) = known {
             self.hear(vrf, known.term);
-            let comes = cell.word.load(Ordering::Acquire) & 1 == 0;
-            if let Some(rival) = self.rivals.get(vrf.index())
-                && comes
-                && known.role == Role::Master
-            {
-                rival.store(true, Ordering::Release);
-            }
         }
         // Published last.
         cell.word.store(word, Ordering::Release);
@@ -274,6 +278,7 @@ mod tests {
             exported,
             drained,
         };
+        board.meet(0, 1, VrfId(1));
         board.set_vrf(0, 1, VrfId(1), Some(old), progress(3, 1, 9));
         board.set_vrf(1, 1, VrfId(1), Some(new), progress(4, 0, 8));
         board.set_lanes(1, 1, 1, 2, 3, 7);
@@ -287,7 +292,7 @@ mod tests {
         );
         assert_eq!(board.view(0, VrfId(1), 8).vrf, None);
         assert!(board.take_rival(VrfId(1)), "it was active when it came");
-        board.set_vrf(0, 1, VrfId(1), Some(old), progress(3, 1, 9));
+        board.meet(0, 1, VrfId(1));
         assert!(!board.take_rival(VrfId(1)), "it has not come anew");
         board.set_vrf(1, 1, VrfId(1), None, Progress::default());
         board.set_vrf(0, 1, VrfId(1), None, Progress::default());

@@ -12,7 +12,7 @@ use crate::flow_record::{Stream, put_delta};
 use crate::frame::Outbox;
 use crate::hello::{Hello, encode_hello};
 use crate::port::PumpEvent;
-use crate::record::{self, VrfOpen};
+use crate::record::{self, VrfOpen, VrfState};
 use crate::testbed::{Cluster, Plug, SLOTS, Shape, Socket, VRF, address, config};
 use crate::wire::{Breach, Io, Net, Wire};
 
@@ -150,6 +150,30 @@ fn bad_greetings_are_refused_each_with_its_cause() {
         );
         assert!(seen(&cluster).is_empty(), "{cause}");
     }
+}
+
+/// It has given way before anybody here has looked: what it said last isn't all that counts.
+#[test]
+fn a_peer_that_was_active_when_it_came_is_remembered() {
+    let mut cluster = target();
+    let mut plug = dial(&cluster, 1);
+    let mut outbox = Outbox::new(&encode_hello(&hello(1)));
+    session(&mut outbox);
+    let gives_way = VrfState {
+        handle: 9,
+        role: Role::Backup,
+        ready: false,
+        term: Term(0x101),
+    };
+    outbox.put(Instant::default(), |out| record::put_vrf_state(out, &gives_way));
+    outbox.close();
+    outbox.flush(&mut plug).unwrap();
+    cluster.run(5);
+    let board = &cluster.nodes[0].board;
+    assert_eq!(board.view(0, VRF, SLOTS).vrf.map(|v| v.role), Some(Role::Backup));
+    assert!(board.take_rival(VRF));
+    cluster.run(5);
+    assert!(!cluster.nodes[0].board.take_rival(VRF), "it has come once");
 }
 
 #[test]

@@ -110,6 +110,11 @@ impl<W: Wire> Inlet<W> {
         self.peering.known(vrf).map(|k| k.state)
     }
 
+    /// Whether the peer was active when it opened a VRF.
+    pub(crate) fn came_active(&self, vrf: VrfId) -> bool {
+        self.peering.known(vrf).is_some_and(|k| k.came_active)
+    }
+
     /// Slots of a VRF that were imported over this connection.
     pub(crate) fn verified(&self, vrf: VrfId) -> u32 {
         self.imports.verified(vrf)

@@ -145,6 +145,15 @@ impl<W: Wire> Lane<W> {
         }
     }
 
+    /// Whether the peer was active when it opened a VRF.
+    pub(crate) fn came_active(&self, vrf: VrfId) -> bool {
+        if let State::Up { peering, .. } = &self.state {
+            peering.known(vrf).is_some_and(|k| k.came_active)
+        } else {
+            false
+        }
+    }
+
     /// Everything that the workers kept back of a VRF was put in by now.
     pub(crate) fn mark_drained(&mut self, vrf: VrfId, number: u32) {
         let frame = match &mut self.state {

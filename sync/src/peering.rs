@@ -56,6 +56,9 @@ pub(crate) struct Known {
     pub(crate) state: PeerVrf,
     /// Common slot count when both nodes replicate the VRF with one another and agree on it, else 0.
     pub(crate) slots: u16,
+    /// The peer was active when it opened the VRF on this connection first. It may have said something else since, before
+    /// anybody has looked.
+    pub(crate) came_active: bool,
 }
 
 /// What a VRF-OPEN told.
@@ -186,9 +189,13 @@ impl Peering {
             handover: Handover::None,
             takes_invitations: self.takes_invitations,
         };
-        self.known[usize::from(id)] = Some(Known {
+        let known = &mut self.known[usize::from(id)];
+        // Opened again, it is no newcomer.
+        let came_active = known.map_or(open.role == Role::Master, |k| k.came_active);
+        *known = Some(Known {
             state,
             slots: if same { vrf.slots } else { 0 },
+            came_active,
         });
         Ok(Some(Opened {
             vrf: VrfId(id),

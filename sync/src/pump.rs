@@ -568,6 +568,11 @@ impl<N: Net> Pump<N> {
                     exported: clients().map(|l| l.exported(vrf)).sum(),
                     drained: self.lanes[usize::from(peer)].drained(vrf),
                 };
+                let came_active =
+                    clients().any(|l| l.came_active(vrf)) || inlets().any(|i| i.came_active(vrf));
+                if came_active {
+                    self.board.meet(event, peer, vrf);
+                }
                 self.board.set_vrf(event, peer, vrf, newest, progress);
             }
             let up = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
