@@ -16,6 +16,8 @@ from twinlab.shell import LabError, wait_until
 from twinlab.topology import SERVER6
 
 LIMIT_S = 300
+# Sessions of routing daemons come up at their own pace: timers of seconds, on cores that others use too.
+CONVERGED_WITHIN_S = 90
 
 
 class TimeUp(Exception):
@@ -66,6 +68,17 @@ class LabCase(TimedCase):
             self.assertEqual(self.lab.topology.kernel_forwarded(place), 0, f"{place}'s kernel forwarded packets")
 
     # -- steps that many scenarios share
+
+    def wait_ways(self, place, prefix, gateways):
+        """Waits until the kernel of a place beside which a routing daemon runs sends packets to `prefix` by these gateways and no
+        others."""
+        wanted = sorted(gateways)
+
+        def probe():
+            if (found := self.lab.routers[place].ways(prefix)) != wanted:
+                raise LabError(f"they are {found}")
+            return True
+        wait_until(f"the ways of {place} to {prefix} are {wanted}", probe, CONVERGED_WITHIN_S, 0.1)
 
     def open_sessions(self, count, interval_ms=500, **where):
         """TCP connections that have all exchanged data."""

@@ -5,11 +5,11 @@ import json
 import time
 import unittest
 
-from labcase import RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_pair, wait_role, wait_until
-from test_routing import CONVERGED_WITHIN_S, SESSIONS
+from labcase import CONVERGED_WITHIN_S, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_pair, wait_role, wait_until
+from test_routing import CORE, SESSIONS, UPSTREAM
 from twinlab.routers import NODES_AS, address_of
 from twinlab.shell import run
-from twinlab.topology import POOL_NET, ROUTER_ADDRESSES, ROUTERS, SERVER_FAR
+from twinlab.topology import POOL_NET, ROUTER_ADDRESSES, ROUTERS, SERVER_FAR, SERVER_FAR_NET
 
 PROTOCOL = "116"
 # Of 198.51.100.1 to .14, in the lab's pool.
@@ -127,6 +127,10 @@ class TestBgpFollowsTheRole(AnnounceCase):
 
     def test_a_failover_moves_the_announcement_and_connections_survive(self):
         self.wait_upstream("node1")
+        for place in self.lab.nodes:
+            self.wait_ways(place, SERVER_FAR_NET, UPSTREAM.values())
+        for prefix in PREFIXES:
+            self.wait_ways("server", prefix, CORE.values())
         server = self.traffic.server()
         sessions = self.open_sessions(SESSIONS, 100, target=SERVER_FAR)
         wait_equal(self.lab, at_least=SESSIONS)

@@ -4,15 +4,13 @@ import json
 import time
 import unittest
 
-from labcase import LabCase, LabError, views, wait_equal, wait_role, wait_until
+from labcase import CONVERGED_WITHIN_S, LabCase, LabError, views, wait_equal, wait_role, wait_until
 from twinlab.routers import UPSTREAM_AS
 from twinlab.scenario import wait_elected
 from twinlab.shell import in_namespace, run
 from twinlab.topology import (POOL_NET, ROUTER_ADDRESSES, ROUTERS, SERVER, SERVER_FAR, SERVER_FAR_NET, WAN_GATEWAY)
 
 SESSIONS = 200
-# Sessions of routing daemons come up at their own pace: timers of seconds, on cores that others use too.
-CONVERGED_WITHIN_S = 90
 UPSTREAM = {router: ROUTER_ADDRESSES[router]["wan0"] for router in ROUTERS}
 CORE = {router: ROUTER_ADDRESSES[router]["core0"] for router in ROUTERS}
 
@@ -43,16 +41,6 @@ class RoutedCase(LabCase):
             run(*in_namespace(self.lab.topology.namespace(router), "nft", "-f", "-"), stdin=WITNESS)
         self.wait_ways("server", POOL_NET, CORE.values())
         self.server = self.traffic.server()
-
-    def wait_ways(self, place, prefix, gateways):
-        """Waits until the kernel of a place sends packets to `prefix` by these gateways and no others."""
-        wanted = sorted(gateways)
-
-        def probe():
-            if (found := self.lab.routers[place].ways(prefix)) != wanted:
-                raise LabError(f"they are {found}")
-            return True
-        wait_until(f"the ways of {place} to {prefix} are {wanted}", probe, CONVERGED_WITHIN_S, 0.1)
 
     def start_traffic(self):
         """TCP connections and UDP flows to what only the routing daemons know the way to."""
