@@ -34,6 +34,8 @@ const FUNCTIONS: &[&str] = &[
     "rte_mempool_avail_count",
     "rte_mempool_in_use_count",
     "rte_dev_probe",
+    "rte_dev_remove",
+    "rte_eth_dev_callback_register",
     "rte_eth_dev_get_port_by_name",
     "rte_eth_dev_info_get",
     "rte_eth_dev_configure",

@@ -52,6 +52,8 @@ pub trait Packet: Send + Sized {
 pub trait Io {
     /// Its packets.
     type Packet: Packet;
+    /// Called first in every turn: ports may have come or gone since the last one.
+    fn begin_turn(&mut self) {}
     /// Fills the empty `into` with up to [`BURST`] packets waiting on `queue`; never blocks.
     fn rx(&mut self, queue: RxQueue, into: &mut Burst<Self::Packet>);
     /// Sends the burst out of `port`, in order, and returns how many were accepted. Empties `burst`:

@@ -164,6 +164,7 @@ impl<I: Io> Worker<I> {
 
     /// One turn; returns how much there was to do, so that an idle thread can rest.
     pub fn turn(&mut self, now: Instant, io: &mut I) -> usize {
+        io.begin_turn();
         let shared = Arc::clone(&self.shared);
         let snapshot = shared.snapshot.load();
         self.tables.observe_roles(&shared.roles, now);

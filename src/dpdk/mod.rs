@@ -23,11 +23,13 @@
 //!
 //! - A receive or transmit queue is not thread safe: [`PortSet::split`] gives every queue to at most one
 //!   [`Ports`], which can be moved but not shared.
-//! - A port is closed, and a pool freed, only by [`Eal::stop`], which first proves by reference counts that
+//! - A port is closed while workers run only by [`PortSet::renew`], which first proves that every worker has followed its
+//!   gate and calls its driver no more; otherwise, as a pool is freed, only by [`Eal::stop`], which first proves by reference counts that
 //!   no `Ports` is left and by the pool's own count that no `Mbuf` is left; otherwise it leaves them be.
 //! - mbuf fields are read from Rust at offsets that `shim.c` asserts against the installed headers.
 #![expect(unsafe_code, reason = "the one folder that may call C")]
 
+mod gate;
 mod netns;
 mod sys;
 mod tally;
@@ -53,6 +55,6 @@ pub use error::Errno;
 pub use lifeline::{Lifeline, LifelineError};
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, PoolError};
-pub use port::{Link, PortConfig, PortError, PortSet, devices_at_start, room_for};
+pub use port::{Link, PortConfig, PortError, PortSet, RenewError, devices_at_start, room_for};
 pub use queues::{PortCounters, Ports};
 pub use stats::{PortStats, RxQueueStats, TxQueueStats};

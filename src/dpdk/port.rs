@@ -2,6 +2,8 @@
 //! agent (MAC, link, counters) while the workers poll their queues, and closed by `Eal::stop`.
 
 mod bring_up;
+mod fallen;
+mod renew;
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -16,8 +18,10 @@ use thiserror::Error;
 
 pub(super) use bring_up::{bring_up, set_mtu};
 use bring_up::{driver_mtu, stop_and_close};
+pub use renew::RenewError;
 
 use super::error::Errno;
+use super::gate::Gates;
 use super::mempool::{HEADROOM, Pool, ROOM_DEFAULT};
 use super::queues::{Lane, Ports};
 use super::tally::PortTally;
@@ -227,7 +231,8 @@ pub struct PortSet {
     mirrored: Vec<PortId>,
     pool: Arc<Pool>,
     workers: u16,
-    split: bool,
+    /// From the moment on at which workers have queues.
+    gates: Option<Arc<Gates>>,
     alive: Arc<()>,
     // DPDK's port calls other than rx and tx are not thread safe.
     not_sync: PhantomData<Cell<()>>,
@@ -235,11 +240,10 @@ pub struct PortSet {
 
 #[derive(Debug)]
 pub(super) struct OpenPort {
-    name: String,
-    id: u16,
+    config: PortConfig,
+    /// DPDK's number; none while the device is away.
+    id: Option<u16>,
     mac: [u8; 6],
-    mtu: u16,
-    rx_queues: u16,
     rss: bool,
     tally: Arc<PortTally>,
     /// By receive queue: the worker that polls it.
@@ -265,12 +269,13 @@ impl PortSet {
         if !missing.is_empty() {
             return Err(PortError::Missing(missing));
         }
+        fallen::listen();
         let mut set = Self {
             ports: Vec::new(),
             mirrored: Vec::new(),
             pool: Arc::clone(pool.shared()),
             workers,
-            split: false,
+            gates: None,
             alive: Arc::new(()),
             not_sync: PhantomData,
         };
@@ -312,7 +317,7 @@ impl PortSet {
     /// # Errors
     /// When queues were handed out before, don't exist, or have two owners; then nothing is handed out.
     pub fn split(&mut self, assignment: &[Vec<RxQueue>]) -> Result<Vec<Ports>, PortError> {
-        if self.split {
+        if self.gates.is_some() {
             return Err(PortError::AlreadySplit);
         }
         if assignment.len() > usize::from(self.workers) {
@@ -321,6 +326,8 @@ impl PortSet {
                 most: self.workers,
             });
         }
+        let gates = Gates::new(self.ports.iter().map(|port| port.id), assignment.len());
+        let gates = Arc::new(gates);
         let mut taken = vec![0_u64; self.ports.len()];
         let mut all = Vec::new();
         for (worker, queues) in (0_u16..).zip(assignment) {
@@ -329,7 +336,7 @@ impl PortSet {
                 let known = self
                     .ports
                     .get(rx.port.index())
-                    .is_some_and(|port| rx.queue < port.rx_queues);
+                    .is_some_and(|port| rx.queue < port.config.rx_queues);
                 let bit = 1_u64.checked_shl(u32::from(rx.queue)).unwrap_or(0);
                 if !known || taken[rx.port.index()] & bit != 0 {
                     return Err(PortError::Queue {
@@ -348,10 +355,11 @@ impl PortSet {
                 lanes,
                 (queues.clone(), taps),
                 Arc::clone(&self.pool),
+                (worker, Arc::clone(&gates)),
                 Arc::clone(&self.alive),
             ));
         }
-        self.split = true;
+        self.gates = Some(gates);
         for (worker, queues) in (0_u16..).zip(assignment) {
             for rx in queues {
                 self.ports[rx.port.index()].pollers[usize::from(rx.queue)] = Some(worker);
@@ -401,7 +409,7 @@ impl PortSet {
     /// Bytes of a frame behind its Ethernet header.
     #[must_use]
     pub fn mtu(&self, port: PortId) -> Option<u16> {
-        self.ports.get(port.index()).map(|port| port.mtu)
+        self.ports.get(port.index()).map(|port| port.config.mtu)
     }
 
     /// Whether the device spreads packets over its queues by hash.
@@ -410,7 +418,7 @@ impl PortSet {
         self.ports.get(port.index()).is_some_and(|port| port.rss)
     }
 
-    /// The link now; none for an unknown port or a device that can't tell.
+    /// The link now; none for an unknown port, a device that is away or one that can't tell.
     #[must_use]
     pub fn link(&self, port: PortId) -> Option<Link> {
         let id = self.id(port)?;
@@ -430,9 +438,9 @@ impl PortSet {
         Some((&port.tally, &port.pollers))
     }
 
-    /// DPDK's number of a port.
+    /// DPDK's number of a port whose device is there.
     pub(super) fn id(&self, port: PortId) -> Option<u16> {
-        self.ports.get(port.index()).map(|port| port.id)
+        self.ports.get(port.index())?.id
     }
 
     /// Workers that still hold queues.
@@ -446,8 +454,9 @@ impl PortSet {
         let all = self
             .ports
             .iter()
-            .flat_map(|port| (0..port.rx_queues).map(move |queue| (port, queue)));
-        all.map(|(port, queue)| port.drain(queue)).sum()
+            .filter_map(|port| Some((port.id?, port.config.rx_queues)))
+            .flat_map(|(id, queues)| (0..queues).map(move |queue| (id, queue)));
+        all.map(|(id, queue)| drain(id, queue)).sum()
     }
 
     /// Stops and closes every port, all of them even if one fails. Only to be called when no worker holds
@@ -455,7 +464,8 @@ impl PortSet {
     pub(super) fn close(self) -> Result<(), (String, Errno)> {
         let mut outcome = Ok(());
         for port in self.ports {
-            let closed = stop_and_close(port.id).map_err(|cause| (port.name, cause));
+            let Some(id) = port.id else { continue };
+            let closed = stop_and_close(id).map_err(|cause| (port.config.name, cause));
             outcome = outcome.and(closed);
         }
         outcome
@@ -468,27 +478,27 @@ impl OpenPort {
             id: self.id,
             rx_mask: 0,
             tx_queue: worker,
-            frame_max: self.mtu.saturating_add(FRAME_OVERHEAD),
+            frame_max: self.config.mtu.saturating_add(FRAME_OVERHEAD),
             tally: Arc::clone(&self.tally),
         }
     }
+}
 
-    fn drain(&self, queue: u16) -> u64 {
-        let mut drained = 0;
-        for _ in 0..DRAIN_ROUNDS {
-            let mut room = ArrayVec::<*mut sys::rte_mbuf, BURST>::from([core::ptr::null_mut(); BURST]);
-            #[expect(clippy::cast_possible_truncation, reason = "BURST fits u16, see queues.rs")]
-            // SAFETY: room for BURST pointers; no worker polls the queue any more.
-            let count = unsafe { sys::twinpath_rx_burst(self.id, queue, room.as_mut_ptr(), BURST as u16) };
-            if count == 0 {
-                break;
-            }
-            // SAFETY: the driver gave us these live mbufs, and nothing else owns them.
-            unsafe { sys::rte_pktmbuf_free_bulk(room.as_mut_ptr(), u32::from(count)) };
-            drained += u64::from(count);
+fn drain(id: u16, queue: u16) -> u64 {
+    let mut drained = 0;
+    for _ in 0..DRAIN_ROUNDS {
+        let mut room = ArrayVec::<*mut sys::rte_mbuf, BURST>::from([core::ptr::null_mut(); BURST]);
+        #[expect(clippy::cast_possible_truncation, reason = "BURST fits u16, see queues.rs")]
+        // SAFETY: room for BURST pointers; no worker polls the queue any more.
+        let count = unsafe { sys::twinpath_rx_burst(id, queue, room.as_mut_ptr(), BURST as u16) };
+        if count == 0 {
+            break;
         }
-        drained
+        // SAFETY: the driver gave us these live mbufs, and nothing else owns them.
+        unsafe { sys::rte_pktmbuf_free_bulk(room.as_mut_ptr(), u32::from(count)) };
+        drained += u64::from(count);
     }
+    drained
 }
 
 /// Runs `act` in the network namespace of the port's device.

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use dataplane::exception::Tap;
 use dataplane::io::{BURST, Burst, Io, PortId, RxQueue};
 
+use super::gate::Gates;
 use super::mempool::Pool;
 use super::tally::{PortTally, RxTally};
 use super::{Mbuf, sys};
@@ -36,6 +37,10 @@ pub struct Ports {
     taps: Vec<Tap>,
     pool: Arc<Pool>,
     alloc_failed: u64,
+    worker: u16,
+    gates: Arc<Gates>,
+    /// The change of gates that the lanes are of.
+    followed: u32,
     // Its count tells Eal::stop whether a worker still has queues.
     _alive: Arc<()>,
 }
@@ -43,8 +48,8 @@ pub struct Ports {
 /// What a worker may do on one port.
 #[derive(Debug)]
 pub(super) struct Lane {
-    /// DPDK's number of the port.
-    pub(super) id: u16,
+    /// DPDK's number of the port; none while its device is away.
+    pub(super) id: Option<u16>,
     /// Receive queues of this worker, as bits.
     pub(super) rx_mask: u64,
     /// The transmit queue that is this worker's alone.
@@ -68,6 +73,7 @@ impl Ports {
         lanes: Vec<Lane>,
         (rx_queues, taps): (Vec<RxQueue>, Vec<Tap>),
         pool: Arc<Pool>,
+        (worker, gates): (u16, Arc<Gates>),
         alive: Arc<()>,
     ) -> Self {
         Self {
@@ -76,6 +82,9 @@ impl Ports {
             taps,
             pool,
             alloc_failed: 0,
+            worker,
+            gates,
+            followed: 0,
             _alive: alive,
         }
     }
@@ -109,10 +118,31 @@ impl Ports {
     pub const fn alloc_failed(&self) -> u64 {
         self.alloc_failed
     }
+
+    #[cold]
+    fn follow(&mut self, change: u32) {
+        for (port, lane) in self.lanes.iter_mut().enumerate() {
+            lane.id = self.gates.id(port);
+        }
+        self.followed = change;
+        self.gates.follow(self.worker, change);
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        self.gates.leave(self.worker);
+    }
 }
 
 impl Io for Ports {
     type Packet = Mbuf;
+
+    fn begin_turn(&mut self) {
+        if let Some(change) = self.gates.changed(self.followed) {
+            self.follow(change);
+        }
+    }
 
     fn rx(&mut self, queue: RxQueue, into: &mut Burst<Mbuf>) {
         into.clear();
@@ -124,10 +154,12 @@ impl Io for Ports {
             debug_assert!(false, "{queue:?} belongs to another worker");
             return;
         }
+        let Some(id) = lane.id else { return };
         let room = into.as_mut_ptr().cast::<*mut sys::rte_mbuf>();
         // SAFETY: an Mbuf is one non-null pointer (asserted in mbuf.rs), `into` is empty and has room for
-        // BURST of them; the queue is this worker's alone and its port is open while `_alive` is held.
-        let count = unsafe { sys::twinpath_rx_burst(lane.id, queue.queue, room, BURST_U16) };
+        // BURST of them; the queue is this worker's alone, and its port stays open until this worker has followed
+        // its gate, which it doesn't within a turn.
+        let count = unsafe { sys::twinpath_rx_burst(id, queue.queue, room, BURST_U16) };
         // SAFETY: the driver wrote `count` ≤ BURST live mbufs that it no longer refers to.
         unsafe { into.set_len(usize::from(count.min(BURST_U16))) };
         lane.keep_well_formed(queue.queue, into);
@@ -148,8 +180,10 @@ impl Io for Ports {
         // SAFETY: shrinking to 0 leaves nothing uninitialised in range; the elements stay in place behind it.
         unsafe { burst.set_len(0) };
         #[expect(clippy::cast_possible_truncation, reason = "count ≤ BURST, which fits u16")]
-        // SAFETY: `count` live mbufs owned by us; the transmit queue is this worker's alone.
-        let sent = unsafe { sys::twinpath_tx_burst(lane.id, lane.tx_queue, first, count as u16) };
+        // SAFETY: `count` live mbufs owned by us; the transmit queue is this worker's alone, its port open as for `rx`.
+        let sent = lane.id.map_or(0, |id| unsafe {
+            sys::twinpath_tx_burst(id, lane.tx_queue, first, count as u16)
+        });
         let sent = usize::from(sent).min(count);
         if sent < count {
             free_range(first, sent, count);

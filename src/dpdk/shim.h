@@ -42,6 +42,7 @@
 static const uint64_t TWINPATH_RSS_WANTED __rte_unused =
 	RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
 static const uint64_t TWINPATH_TX_FAST_FREE __rte_unused = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+static const uint32_t TWINPATH_DEV_INTR_RMV __rte_unused = RTE_ETH_DEV_INTR_RMV;
 static const uint32_t TWINPATH_MQ_RX_RSS __rte_unused = RTE_ETH_MQ_RX_RSS;
 
 /* Per burst: one call from Rust, everything below is inlined. */

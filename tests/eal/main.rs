@@ -19,6 +19,7 @@ mod jumbo;
 mod multi;
 mod ownership;
 mod parts;
+mod renew;
 mod workers;
 
 use std::env;

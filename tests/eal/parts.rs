@@ -10,7 +10,7 @@ use twinpath::dpdk::{Eal, EalError, EalStopped, Memory, Mempool, PortError, Port
 
 use crate::Tally;
 use crate::bench::{Bench, MBUFS, MEMORY_MB, config, start, start_in};
-use crate::{carriers, frames, hash, jumbo, multi, ownership, workers};
+use crate::{carriers, frames, hash, jumbo, multi, ownership, renew, workers};
 
 /// A process of its own.
 pub(crate) struct Part {
@@ -39,6 +39,10 @@ pub(crate) const PARTS: &[Part] = &[
     Part {
         name: "taps",
         run: taps,
+    },
+    Part {
+        name: "renewed",
+        run: renew::part,
     },
     Part {
         name: HUGEPAGES,

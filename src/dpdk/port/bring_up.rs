@@ -37,6 +37,7 @@ pub(in crate::dpdk) fn bring_up(
         conf.rxmode.mq_mode = sys::TWINPATH_MQ_RX_RSS;
         conf.rx_adv_conf.rss_conf.rss_hf = rss_flags;
     }
+    conf.intr_conf.set_rmv(u32::from(reports_removal(&info)));
     // Allowed because all packets come from one pool and have one reference.
     conf.txmode.offloads = info.tx_offload_capa & sys::TWINPATH_TX_FAST_FREE;
     // SAFETY: the port exists and is not started; DPDK copies the configuration.
@@ -59,24 +60,28 @@ pub(in crate::dpdk) fn bring_up(
             return Err(fail("promiscuous mode or MAC address")(cause));
         }
     };
-    let (name, mtu, rx_queues) = (config.name.clone(), config.mtu, config.rx_queues);
     Ok(OpenPort {
-        name,
-        id,
+        config: config.clone(),
+        id: Some(id),
         mac,
-        mtu,
-        rx_queues,
         rss,
-        tally: Arc::new(PortTally::new(rx_queues, workers)),
-        pollers: vec![None; usize::from(rx_queues)],
+        tally: Arc::new(PortTally::new(config.rx_queues, workers)),
+        pollers: vec![None; usize::from(config.rx_queues)],
     })
 }
 
-fn info(id: u16) -> Result<sys::rte_eth_dev_info, Errno> {
+pub(super) fn info(id: u16) -> Result<sys::rte_eth_dev_info, Errno> {
     let mut info = sys::rte_eth_dev_info::default();
     // SAFETY: the port exists; DPDK fills the structure.
     Errno::check(unsafe { sys::rte_eth_dev_info_get(id, &raw mut info) })?;
     Ok(info)
+}
+
+/// Whether the driver can say that its device was taken out.
+fn reports_removal(info: &sys::rte_eth_dev_info) -> bool {
+    // SAFETY: DPDK gives the address of the device's flags, which live as long as the port, or none.
+    let flags = unsafe { info.dev_flags.as_ref() };
+    flags.is_some_and(|flags| flags & sys::TWINPATH_DEV_INTR_RMV != 0)
 }
 
 fn check_limits(
