@@ -191,6 +191,11 @@ pub enum Request {
         /// Number from [`Reply::Job`].
         number: u32,
     },
+    /// Has the device of a port, or the tap of this name, made anew. [`Reply::Done`], or refused when it isn't there.
+    ResetPort {
+        /// Name.
+        name: String,
+    },
     /// A peer gives out no ports any more: an operator says so. Refused while it is connected.
     DeclareDead {
         /// Its name in the configuration.

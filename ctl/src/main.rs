@@ -93,6 +93,7 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
         Verb::Flush(flush) => flush.command(),
         Verb::Set(set) => set.command(),
         Verb::Peer(peer) => peer.command(),
+        Verb::Port(port) => port.command(),
         Verb::Compare(compare) => compare.command(),
         Verb::Resync(resync) => resync
             .command()

@@ -104,6 +104,11 @@ pub enum Command {
     },
     /// Ports.
     Ports,
+    /// Has the device of a port made anew.
+    ResetPort {
+        /// Name of the port, or of its tap.
+        name: String,
+    },
     /// Workers.
     Workers,
     /// Event threads.
@@ -293,7 +298,7 @@ pub enum Reply {
     RunningConfig(RunningConfig),
     /// To [`Command::ConfigSettings`].
     Settings(Vec<Setting>),
-    /// To [`Command::SetHaGroup`], [`Command::DeclareDead`], [`Command::HoldHaGroup`], [`Command::KeepalivedCheck`],
+    /// To [`Command::SetHaGroup`], [`Command::DeclareDead`], [`Command::ResetPort`], [`Command::HoldHaGroup`], [`Command::KeepalivedCheck`],
     /// [`Command::ConfigConfirm`] and [`Command::ConfigRollBack`].
     Done,
     /// To [`Command::ConfigCheck`]: one line each; none means no error. To [`Command::KeepalivedConfig`]: its lines.

@@ -500,6 +500,10 @@ fn port(row: &PortRow) -> String {
         t.line("device", &row.device);
         t.line("driver", &row.driver);
         t.line("link", if row.up { "up" } else { "down" });
+        if let Some(cause) = &row.away {
+            t.line("away", cause);
+        }
+        t.line("renewed", row.renewed);
         t.line("speed-mbps", row.speed_mbps);
         t.line("mac", row.mac.map(|byte| format!("{byte:02x}")).join(":"));
         t.line("rx-queues", row.rx_queues);

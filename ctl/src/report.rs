@@ -448,6 +448,12 @@ pub struct PortRow {
     pub driver: String,
     /// Link up.
     pub up: bool,
+    /// Why its device is away, when it is.
+    #[serde(default)]
+    pub away: Option<String>,
+    /// How often its device was made anew.
+    #[serde(default)]
+    pub renewed: u64,
     /// Link speed in Mbit/s; 0 when unknown.
     pub speed_mbps: u32,
     /// MAC address.

@@ -52,6 +52,9 @@ pub(crate) enum Verb {
     /// What this node can't see of a peer.
     #[command(subcommand)]
     Peer(Peer),
+    /// A port's device.
+    #[command(subcommand)]
+    Port(Port),
     /// Compare the tables with the peer's, entry by entry, while traffic runs.
     #[command(after_help = COMPARE_HELP)]
     Compare(Compare),
@@ -296,6 +299,26 @@ pub(crate) enum Peer {
         #[arg(value_name = "PEER")]
         peer: String,
     },
+}
+
+/// After `port`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Port {
+    /// Closes the device of a port and makes it anew, without a restart: for a card that hangs. Its packets are lost meanwhile.
+    Reset {
+        /// Name of the port in the configuration, or of its tap.
+        #[arg(value_name = "PORT")]
+        name: String,
+    },
+}
+
+impl Port {
+    /// The command these words mean.
+    #[must_use]
+    pub(crate) fn command(self) -> Command {
+        let Self::Reset { name } = self;
+        Command::ResetPort { name }
+    }
 }
 
 impl Peer {

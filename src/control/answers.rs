@@ -118,6 +118,7 @@ impl Answers<'_> {
                 ipc::Reply::Resync(outcome) => Ok(Reply::Resync(outcome)),
                 _ => Err(wrong_reply()),
             },
+            Command::ResetPort { name } => self.reset_port(name),
             Command::DeclareDead { peer } => self.declare_dead(peer),
             Command::SetHaGroup { name, state } => self.set_group(&name, state),
             Command::HoldHaGroup { name, held } => {
@@ -247,6 +248,12 @@ impl Answers<'_> {
     fn declare_dead(&mut self, peer: String) -> Result<Reply, Refusal> {
         self.data.call(Request::DeclareDead { peer: peer.clone() })?;
         tracing::info!(peer, "an operator has declared the peer dead");
+        Ok(Reply::Done)
+    }
+
+    fn reset_port(&mut self, name: String) -> Result<Reply, Refusal> {
+        tracing::info!(name, "an operator resets the port");
+        self.data.call(Request::ResetPort { name })?;
         Ok(Reply::Done)
     }
 

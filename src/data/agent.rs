@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, bounded};
 use ctl::protocol::{Refusal, RefusalKind};
 use dataplane::drain::GivenUp;
 use dataplane::flow::{Addr, VrfId};
@@ -18,10 +18,13 @@ use state_sync::role::DeclareError;
 use super::answer::{self, Pending, Served, Sources};
 use super::apply::Running;
 use super::ask::tuple;
+use super::devices::{Devices, News};
 use super::jobs::Jobs;
 use super::publisher::Publisher;
 use super::roles::Change;
+use super::settings;
 use super::syslog::Syslog;
+use crate::dpdk::PortSet;
 use crate::ipc::{Event, Incoming, Reply, Request, Server, Ticket};
 
 /// Messages of workers handled in one turn.
@@ -49,6 +52,7 @@ pub(crate) struct Agent {
     pub(crate) pending: Vec<Waiting>,
     pub(crate) announcing: Vec<(VrfId, Instant)>,
     pub(crate) jobs: Jobs,
+    pub(crate) devices: Devices,
 }
 
 /// A question whose answer is still being collected.
@@ -61,12 +65,13 @@ pub(crate) struct Waiting {
 
 impl Agent {
     /// One turn; returns how much there was to do.
-    pub(crate) fn turn(&mut self, now: Instant, ports: &crate::dpdk::PortSet) -> usize {
+    pub(crate) fn turn(&mut self, now: Instant, ports: &mut PortSet) -> usize {
         let incoming = self.server.poll();
         let mut work = incoming.len();
         for request in incoming {
             self.serve(request, now, ports);
         }
+        work += self.devices(now, ports);
         work += self.end_trial(now) + self.tell_sections();
         work += self.step_roles(now);
         work += self.announce(now);
@@ -90,6 +95,26 @@ impl Agent {
         }
         journal.log_lost(crate::log::lost());
         work + self.answers(now)
+    }
+
+    /// A device that has gone or come is an event; one that has come may have another MAC address, which neighbours have to learn.
+    fn devices(&mut self, now: Instant, ports: &mut PortSet) -> usize {
+        let news = self.devices.turn(now, ports);
+        for News { port, text, back } in &news {
+            tracing::warn!(text, "port");
+            self.sources.journal.note("port", None, None, text.clone());
+            if *back && port.index() < self.sources.facts.ports.len() {
+                self.publisher
+                    .set_ports(settings::port_infos(self.sources.facts.ports.len(), ports));
+                self.publish();
+                let interfaces = self.sources.intent.interfaces.iter();
+                let vrfs: Vec<VrfId> = interfaces.filter(|i| i.port == *port).map(|i| i.vrf).collect();
+                for vrf in vrfs {
+                    self.begin_announcing(vrf, now);
+                }
+            }
+        }
+        news.len()
     }
 
     /// Goes on with the operator's job; its end is an event.
@@ -395,7 +420,7 @@ impl Agent {
         }
     }
 
-    fn serve(&mut self, incoming: Incoming, now: Instant, ports: &crate::dpdk::PortSet) {
+    fn serve(&mut self, incoming: Incoming, now: Instant, ports: &PortSet) {
         let Incoming { ticket, request } = incoming;
         match self.carry_out(request, now, ports) {
             Ok(Served::Now(reply)) => self.server.reply(ticket, Ok(reply)),
@@ -410,12 +435,7 @@ impl Agent {
         }
     }
 
-    fn carry_out(
-        &mut self,
-        request: Request,
-        now: Instant,
-        ports: &crate::dpdk::PortSet,
-    ) -> Result<Served, Refusal> {
+    fn carry_out(&mut self, request: Request, now: Instant, ports: &PortSet) -> Result<Served, Refusal> {
         match request {
             Request::Hello { node } if node != self.sources.facts.node => Err(Refusal::new(
                 RefusalKind::Refused,
@@ -464,8 +484,26 @@ impl Agent {
             Request::Compare(wanted) => self.jobs.compare(&wanted, &self.sources, now).map(Served::Now),
             Request::Resync { vrf, slot } => self.jobs.resync(vrf, slot, &self.sources, now).map(Served::Now),
             Request::Job { number } => self.jobs.look(number).map(Served::Now),
+            Request::ResetPort { name } => self.reset_port(&name),
+            Request::Ports => Ok(answer::port_report(&self.sources, &self.devices, ports)),
             other => answer::answer(other, &self.sources, now, ports),
         }
+    }
+
+    /// Answered when the device is there again, or the first attempt has failed.
+    fn reset_port(&mut self, name: &str) -> Result<Served, Refusal> {
+        let (told, outcome) = bounded(1);
+        if !self.devices.reset(name, told) {
+            let names = self.sources.facts.ports.iter().map(|port| port.name.as_str());
+            let names = names.collect::<Vec<_>>().join(", ");
+            let message = format!("no port {name}; there are: {names}");
+            return Err(Refusal::new(RefusalKind::NotFound, message));
+        }
+        Ok(Pending::later(move || {
+            let outcome: Result<(), String> = outcome.try_recv().ok()?;
+            let refused = |cause| Refusal::new(RefusalKind::Refused, format!("{cause}; it is tried again"));
+            Some(outcome.map(|()| Reply::Done).map_err(refused))
+        }))
     }
 
     pub(super) fn publish(&mut self) {

@@ -25,6 +25,7 @@ use dataplane::worker::Shared;
 use state_sync::port::{Heard, PumpCommand};
 
 use super::ask::{self, Flush, Gather};
+use super::devices::Devices;
 use super::facts::{Facts, PortFacts, not_found};
 use super::journal::Journal;
 use super::peers::{self, PumpGather};
@@ -92,7 +93,6 @@ pub(crate) fn answer(
         Request::Roles => Served::Now(Reply::Roles(sources.keeper.rows())),
         Request::Plan => Served::Now(Reply::Plan(facts.plan.clone())),
         Request::Version => Served::Now(Reply::Version(version(facts, now))),
-        Request::Ports => port_report(sources, port_rows(facts, ports)),
         Request::Workers => worker_rows(sources),
         Request::Drops => drops(sources),
         Request::Memory => memory(sources, ports),
@@ -147,6 +147,8 @@ pub(crate) fn answer(
         | Request::Compare(_)
         | Request::Resync { .. }
         | Request::Job { .. }
+        | Request::Ports
+        | Request::ResetPort { .. }
         | Request::DeclareDead { .. }
         | Request::Switchover { .. }
         | Request::SetGroup { .. } => {
@@ -156,7 +158,7 @@ pub(crate) fn answer(
 }
 
 impl Pending {
-    fn later(poll: impl FnMut() -> Option<Result<Reply, Refusal>> + 'static) -> Served {
+    pub(crate) fn later(poll: impl FnMut() -> Option<Result<Reply, Refusal>> + 'static) -> Served {
         Served::Later(Self(Box::new(poll)))
     }
 }
@@ -254,16 +256,22 @@ fn version(facts: &Facts, now: Instant) -> VersionRow {
     }
 }
 
-fn port_rows(facts: &Facts, ports: &PortSet) -> Vec<PortRow> {
-    (0..)
-        .map(PortId)
-        .zip(&facts.ports)
-        .map(|(id, port)| port_row(id, port, ports))
-        .collect()
+/// What is known of ports here, and of the workers.
+pub(crate) fn port_report(sources: &Sources, devices: &Devices, ports: &PortSet) -> Served {
+    let numbered = (0..).map(PortId).zip(&sources.facts.ports);
+    let rows = numbered.map(|(id, port)| {
+        let (away, renewed) = devices.report(id);
+        PortRow {
+            away,
+            renewed,
+            ..port_row(id, port, ports)
+        }
+    });
+    with_handoffs(sources, rows.collect())
 }
 
 /// What the workers alone know is added to the rows.
-fn port_report(sources: &Sources, rows: Vec<PortRow>) -> Served {
+fn with_handoffs(sources: &Sources, rows: Vec<PortRow>) -> Served {
     let gather = Gather::once(&sources.workers, |tables, _| tables.handoffs.clone());
     all(gather, move |answers: Vec<HandoffCounts>| {
         let mut rows = rows.clone();
@@ -289,6 +297,8 @@ fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
         up: link.is_some_and(|l| l.up),
         speed_mbps: link.and_then(|l| l.speed_mbps).unwrap_or(0),
         mac: ports.mac(id).unwrap_or_default(),
+        away: None,
+        renewed: 0,
         rx_queues: port.rx_queues,
         tx_queues: port.tx_queues,
         rx_packets: stats.rx_packets,

@@ -22,6 +22,7 @@ use super::agent::Agent;
 use super::answer::Sources;
 use super::apply::Running;
 use super::carrier::Carriers;
+use super::devices::Devices;
 use super::facts::Facts;
 use super::jobs::Jobs;
 use super::journal::Journal;
@@ -157,7 +158,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     let pool = Mempool::create(&eal, "packets", plan.mbufs, plan.mbuf_room)?;
     let mut ports = PortSet::open(&eal, &pool, &configured, sync.workers)?;
     let queues = ports.split(&plan.assignment())?;
-    let infos = settings::port_infos(config, &ports);
+    let infos = settings::port_infos(config.ports.len(), &ports);
     let publisher = Publisher::new(&config.intent, config.forwarding.clone(), infos, clock)?;
 
     let board = Arc::new(Board::new(
@@ -224,6 +225,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         pending: Vec::new(),
         announcing: Vec::new(),
         jobs: Jobs::default(),
+        devices: Devices::new(&ports),
     };
     if PagePolicy::of_kernel() == PagePolicy::Never {
         tracing::warn!(
@@ -244,7 +246,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         if signals.reload.swap(false, Ordering::Relaxed) {
             agent.reload(now);
         }
-        carriers.turn(now, &ports) + agent.turn(now, &ports)
+        carriers.turn(now, &ports) + agent.turn(now, &mut ports)
     });
 
     supervisor.stopping();

@@ -148,6 +148,11 @@ impl Publisher {
         self.routes.settle();
     }
 
+    /// What ports say of themselves now.
+    pub(crate) fn set_ports(&mut self, ports: Vec<PortInfo>) {
+        self.ports = ports;
+    }
+
     /// A snapshot of an intent whose rules were compiled last.
     pub(crate) fn snapshot(&self, intent: &Intent) -> Snapshot {
         Snapshot::assemble(

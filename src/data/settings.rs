@@ -109,11 +109,11 @@ fn port_config(
     })
 }
 
-/// What opened ports say of themselves.
-pub(super) fn port_infos(config: &Config, ports: &PortSet) -> Vec<PortInfo> {
+/// What opened ports, without their taps, say of themselves.
+pub(super) fn port_infos(count: usize, ports: &PortSet) -> Vec<PortInfo> {
     (0..)
         .map(PortId)
-        .take(config.ports.len())
+        .take(count)
         .map(|id| PortInfo {
             mac: ports.mac(id).unwrap_or_default(),
             mtu: ports.mtu(id).unwrap_or(0),

@@ -382,6 +382,21 @@ impl PortSet {
         first.filter_map(tap).collect()
     }
 
+    /// The tap of a port.
+    #[must_use]
+    pub fn tap_of(&self, port: PortId) -> Option<PortId> {
+        let place = self.mirrored.iter().position(|mirrored| *mirrored == port)?;
+        u16::try_from(self.ports.len() - self.mirrored.len() + place)
+            .ok()
+            .map(PortId)
+    }
+
+    /// How a port, or a tap, was opened.
+    #[must_use]
+    pub fn config(&self, port: PortId) -> Option<&PortConfig> {
+        self.ports.get(port.index()).map(|port| &port.config)
+    }
+
     /// Number of ports, taps included.
     #[must_use]
     pub const fn len(&self) -> usize {

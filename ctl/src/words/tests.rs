@@ -12,6 +12,7 @@ fn command(line: &str) -> Option<Command> {
         Verb::Flush(flush) => flush.command(),
         Verb::Set(set) => set.command(),
         Verb::Peer(peer) => peer.command(),
+        Verb::Port(port) => port.command(),
         Verb::Compare(compare) => compare.command(),
         Verb::Resync(resync) => resync.command()?,
         Verb::Switchover(switchover) => switchover.command(),
@@ -64,6 +65,11 @@ fn words_in_the_place_of_vrf_and_state_are_literal() {
             Some(Command::DeclareDead { peer: "node2".into() }),
         ),
         ("twinpathctl peer declare-dead", None),
+        (
+            "twinpathctl port reset lan0",
+            Some(Command::ResetPort { name: "lan0".into() }),
+        ),
+        ("twinpathctl port reset", None),
         (
             "twinpathctl switchover g --to peer1",
             Some(Command::Switchover {

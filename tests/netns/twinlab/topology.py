@@ -236,6 +236,20 @@ class Topology:
             run(*in_namespace(self.namespace(place), "ethtool", "-K", interface,
                               "tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off"))
 
+    def unplug(self, cable):
+        """Deletes a cable with the interfaces at both ends, as a card that is taken out."""
+        self.ip("fabric", [f"link delete {cable}"])
+
+    def plug_again(self, cable, mac):
+        """Another card in the same place: the interface has its name and addresses, and a MAC address of its own."""
+        bridge, node, interface, _ = self.cables[cable]
+        self.plug(cable, bridge, node, interface, mac)
+        self.wait_carrying({cable: self.cables[cable]})
+        self.address(node, interface)
+        # The filter of an interface has gone with it.
+        run(*self.inside(node, "nft", "flush", "ruleset"))
+        run(*self.inside(node, "nft", "-f", "-"), stdin=NODE_FILTER)
+
     def _make_taps(self, node):
         """As the data process would: it takes over what is there, and what is there can be given addresses before it runs."""
         for interface in ("lan0", "wan0"):
