@@ -42,6 +42,8 @@
 static const uint64_t TWINPATH_RSS_WANTED __rte_unused =
 	RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
 static const uint64_t TWINPATH_TX_FAST_FREE __rte_unused = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+/* In place of the number of a port: all of them, those that come later too. */
+static const uint16_t TWINPATH_ETH_ALL __rte_unused = RTE_ETH_ALL;
 static const uint32_t TWINPATH_DEV_INTR_RMV __rte_unused = RTE_ETH_DEV_INTR_RMV;
 static const uint32_t TWINPATH_MQ_RX_RSS __rte_unused = RTE_ETH_MQ_RX_RSS;
 

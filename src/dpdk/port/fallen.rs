@@ -12,9 +12,6 @@ use crate::dpdk::sys;
 /// A bit for each of DPDK's numbers of ports.
 static FALLEN: AtomicU64 = AtomicU64::new(0);
 
-/// All ports, those that come later too.
-const ALL_PORTS: u16 = u16::MAX;
-
 /// Has DPDK tell of every port, once per process.
 pub(super) fn listen() {
     static LISTENING: Once = Once::new();
@@ -25,7 +22,12 @@ pub(super) fn listen() {
         ] {
             // SAFETY: the callback is a function of this process and needs no argument.
             let code = unsafe {
-                sys::rte_eth_dev_callback_register(ALL_PORTS, event, Some(mark), core::ptr::null_mut())
+                sys::rte_eth_dev_callback_register(
+                    sys::TWINPATH_ETH_ALL,
+                    event,
+                    Some(mark),
+                    core::ptr::null_mut(),
+                )
             };
             if code != 0 {
                 tracing::warn!(event, code, "a card that falls won't be noticed");
