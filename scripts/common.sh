@@ -60,11 +60,11 @@ need_root() {
     [ "$(id -u)" = 0 ] || die "namespaces need root"
 }
 
-# build_lab: the three programs in target/lab, optimised enough to carry traffic, with assertions on.
+# build_lab: the programs in target/lab, optimised enough to carry traffic, with assertions on.
 build_lab() {
     if [ -n "${TWINPATH_BIN:-}" ]; then return; fi
     need_rust
     need "$BUILD_NEEDS"
     say "building (profile lab)"
-    cargo build --quiet --locked --profile lab -p twinpath -p twinpathctl --bin twinpath-dataplane --bin twinpath-control --bin twinpathctl >&2 || die "the build failed"
+    cargo build --quiet --locked --profile lab -p twinpath -p twinpathctl --bin twinpath-dataplane --bin twinpath-control --bin twinpathctl --bin twinpath-bench >&2 || die "the build failed"
 }

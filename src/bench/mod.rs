@@ -38,4 +38,5 @@ mod yardstick;
 
 pub(crate) mod flows;
 pub(crate) mod instructions;
+pub(crate) mod peer;
 pub(crate) mod run;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 use bench::flows::Profile;
-use bench::instructions;
 use bench::run::{Wish, run};
+use bench::{instructions, peer};
 use twinpath::dpdk::counted::Counted;
 
 // As in the data process, and counted.
@@ -37,6 +37,9 @@ struct Arguments {
     /// Nothing but established packets of this profile, for callgrind to count.
     #[arg(long)]
     instructions: Option<Profile>,
+    /// Nothing but the same traffic through boxes at other ends of links, which tests/netns/peer.py lays.
+    #[arg(long, value_name = "NAME=LAN_DEVICE;LAN_MAC;WAN_DEVICE;WAN_MAC")]
+    peer: Vec<peer::Place>,
     /// Commit that the report names.
     #[arg(long, default_value = "unknown")]
     commit: String,
@@ -52,6 +55,10 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     if let Some(profile) = arguments.instructions {
         return instructions::run(profile);
+    }
+    if !arguments.peer.is_empty() {
+        let extent = peer::Extent::new(arguments.quick);
+        return peer::run(&arguments.peer, &extent, &arguments.commit, &arguments.output);
     }
     let wants = |part| arguments.part.is_empty() || arguments.part.contains(&part);
     run(&Wish {

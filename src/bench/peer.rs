@@ -1,0 +1,479 @@
+//! The same traffic through several boxes, each a process or a kernel of its own between two links: what a packet takes
+//! through all of it, drivers included. `tests/netns/peer.py` lays the links and puts the boxes in their places.
+//!
+//! Each box has two links whose other ends are this process's ports. A flow is opened from inside, its answer is built from the
+//! tuple that came out, whatever box made it. Then packets of all flows go both ways, drawn at random, and each that arrives lets the next
+//! one go: so many are under way that the box is never idle, and no queue overflows. Boxes take turns, slice by slice. A packet that doesn't
+//! arrive in a while was lost; one that arrives damaged, or on another flow's tuple, is wrong.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, bail, ensure};
+use core::time::Duration;
+use dataplane::flow::FlowKey;
+use dataplane::io::{BURST, Burst, Io, Packet, PortId, RxQueue};
+use dataplane::time::Instant;
+use twinpath::clock::Clock;
+use twinpath::dpdk::mempool::ROOM_DEFAULT;
+use twinpath::dpdk::{Device, Eal, EalOptions, Mbuf, Memory, Mempool, PortConfig, PortSet, Ports, tsc};
+
+use super::flows::{self, Profile, Step};
+use super::frame;
+use super::machine::{Machine, Ticks};
+use super::random::Random;
+use super::report::Report;
+use super::stats::{as_f64, ratio};
+
+const MBUFS: u32 = 8_191;
+const MEMORY_MB: u32 = 64;
+/// Frames under way per direction: less than a kernel queues between two cores.
+const WINDOW: usize = 256;
+/// Of these, opened at once.
+const OPENING: usize = 64;
+const FLOWS_PER_SUBSCRIBER: usize = 64;
+/// What hasn't arrived by then was lost.
+const LOST_AFTER: Duration = Duration::from_millis(50);
+/// A box that doesn't open a flow in that time, asked again meanwhile, can't.
+const OPENS_WITHIN: Duration = Duration::from_secs(20);
+/// Of the frames that arrive, one of so many is looked at byte by byte.
+const LOOK_AT: usize = 8;
+
+/// A box: its name, and for LAN and WAN the device this process has at the other end of the link and the box's MAC address.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    name: String,
+    links: [(Device, [u8; 6]); 2],
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    /// `NAME=LAN_DEVICE;LAN_MAC;WAN_DEVICE;WAN_MAC`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, links) = text.split_once('=').ok_or("NAME= is missing")?;
+        let words: Vec<&str> = links.split(';').collect();
+        let [lan, lan_mac, wan, wan_mac] = words.as_slice() else {
+            return Err("two devices with a MAC address each are needed".to_owned());
+        };
+        let link = |device: &str, mac: &str| {
+            let device = Device::parse(device).ok_or_else(|| format!("{device} is no device"))?;
+            Ok::<_, String>((
+                device,
+                mac_of(mac).ok_or_else(|| format!("{mac} is no MAC address"))?,
+            ))
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            links: [link(lan, lan_mac)?, link(wan, wan_mac)?],
+        })
+    }
+}
+
+fn mac_of(text: &str) -> Option<[u8; 6]> {
+    let bytes: Result<Vec<u8>, _> = text.split(':').map(|byte| u8::from_str_radix(byte, 16)).collect();
+    bytes.ok()?.try_into().ok()
+}
+
+/// How much is measured.
+#[derive(Debug, Clone)]
+pub(crate) struct Extent {
+    /// Numbers of flows.
+    pub(crate) flows: Vec<usize>,
+    /// Slices of each box and number.
+    pub(crate) slices: usize,
+    /// Length of one.
+    pub(crate) slice: Duration,
+}
+
+impl Extent {
+    pub(crate) fn new(quick: bool) -> Self {
+        let (flows, slices, slice) = if quick {
+            (vec![1 << 10, 1 << 16], 5, Duration::from_millis(200))
+        } else {
+            (vec![1 << 10, 1 << 14, 1 << 16], 21, Duration::from_millis(500))
+        };
+        Self { flows, slices, slice }
+    }
+}
+
+/// Measures all boxes and writes a report; the first one is what the others are compared with.
+pub(crate) fn run(places: &[Place], extent: &Extent, commit: &str, output: &Path) -> anyhow::Result<()> {
+    let (before, cores) = (Ticks::now(), twinpath::machine::cores());
+    let (clock, start) = (Clock::start(), tsc::read());
+    let machine = Machine::look(cores.len(), false);
+    println!("{}, commit {commit}", machine.summary());
+    let mut report = Report::new(machine, commit.to_owned());
+    compare(places, extent, &mut report)?;
+    let clocks = tsc::read() - start;
+    report.machine.finish(
+        before,
+        as_f64(clocks) / clock.now().since(Instant::default()).as_secs_f64(),
+    );
+    println!("{}", report.machine.disturbances());
+    report.write(output)?;
+    println!("{}", output.display());
+    Ok(())
+}
+
+fn compare(places: &[Place], extent: &Extent, report: &mut Report) -> anyhow::Result<()> {
+    let cores = twinpath::machine::cores();
+    let eal = start(places, cores[0])?;
+    let pool = Mempool::create(&eal, "packets", MBUFS, ROOM_DEFAULT)?;
+    let mut set = PortSet::open(&eal, &pool, &configs(places), 1)?;
+    let queues = (0..2 * places.len()).map(|port| RxQueue {
+        port: port_id(port),
+        queue: 0,
+    });
+    let mut io = set
+        .split(&[queues.collect()])?
+        .pop()
+        .context("one handle was asked for")?;
+    for &count in &extent.flows {
+        measure(&mut io, places, count, extent, report)?;
+    }
+    drop(io);
+    eal.stop(vec![set], pool)?;
+    Ok(())
+}
+
+fn start(places: &[Place], core: usize) -> anyhow::Result<Eal> {
+    Ok(Eal::start(&EalOptions {
+        program: "twinpath-bench".to_owned(),
+        file_prefix: format!("twinpath-bench-{}", std::process::id()),
+        memory: Memory::Plain { mb: MEMORY_MB },
+        main_core: core,
+        worker_cores: vec![],
+        devices: places
+            .iter()
+            .flat_map(|place| place.links.iter().map(|(device, _)| device.clone()))
+            .collect(),
+        log_level: "error".to_owned(),
+        extra_args: vec![],
+    })?)
+}
+
+fn configs(places: &[Place]) -> Vec<PortConfig> {
+    let devices = places
+        .iter()
+        .flat_map(|place| place.links.iter().map(|(device, _)| device));
+    let config = |device: &Device| PortConfig {
+        name: device.name().to_owned(),
+        device: device.clone(),
+        netns: None,
+        tap: None,
+        rx_queues: 1,
+        mtu: 1_500,
+        descriptors: 512,
+    };
+    devices.map(config).collect()
+}
+
+fn port_id(port: usize) -> PortId {
+    PortId(u16::try_from(port).unwrap_or(u16::MAX))
+}
+
+fn measure(
+    io: &mut Ports,
+    places: &[Place],
+    count: usize,
+    extent: &Extent,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let keys = flows::draw(Profile::Udp, count, count.div_ceil(FLOWS_PER_SUBSCRIBER), 5);
+    let mut boxes = Vec::new();
+    for (number, place) in places.iter().enumerate() {
+        let mut one = Candidate::new(number, place, &keys);
+        one.open(io, &keys)
+            .with_context(|| format!("{} with {count} flows", place.name))?;
+        boxes.push(one);
+    }
+    for _ in 0..extent.slices {
+        for one in &mut boxes {
+            one.slice(io, extent.slice)?;
+        }
+    }
+    for (number, (place, one)) in places.iter().zip(&boxes).enumerate() {
+        let (name, size) = (&place.name, thousands(count));
+        let note = format!(
+            "one packet through all of it, both ways, {} lost and {} wrong of {}",
+            one.lost, one.wrong, one.arrived
+        );
+        report.add(&format!("peer.{name}_{size}_ns"), &one.ns, "ns", &note);
+        if number > 0 {
+            let times = ratio(&one.ns, &boxes[0].ns);
+            let note = format!("times as long as through {}", places[0].name);
+            report.add(
+                &format!("peer.{name}_vs_{}_{size}", places[0].name),
+                &times,
+                "ratio",
+                &note,
+            );
+        }
+        ensure!(one.wrong == 0, "{name}: {} wrong packets", one.wrong);
+    }
+    Ok(())
+}
+
+fn thousands(count: usize) -> String {
+    match count {
+        1_048_576.. => format!("{}m", count >> 20),
+        1_024.. => format!("{}k", count >> 10),
+        _ => count.to_string(),
+    }
+}
+
+/// One box under measurement.
+#[derive(Debug)]
+struct Candidate {
+    ports: [PortId; 2],
+    macs: [[u8; 6]; 2],
+    /// By flow: its frame from inside, and once it is open that from outside.
+    frames: [Vec<Vec<u8>>; 2],
+    /// By flow: the tuple it leaves with, by direction.
+    out: [Vec<Option<FlowKey>>; 2],
+    random: Random,
+    clock: Clock,
+    under_way: [usize; 2],
+    ns: Vec<f64>,
+    lost: u64,
+    wrong: u64,
+    arrived: u64,
+}
+
+/// Which way a packet goes: from inside, or from outside.
+const WAYS: [usize; 2] = [0, 1];
+
+impl Candidate {
+    fn new(number: usize, place: &Place, keys: &[FlowKey]) -> Self {
+        let macs = [place.links[0].1, place.links[1].1];
+        let forth = (0..)
+            .zip(keys)
+            .map(|(n, key)| to(macs[0], flows::frame(Step::Forth, key, n)));
+        Self {
+            ports: [port_id(2 * number), port_id(2 * number + 1)],
+            macs,
+            frames: [forth.collect(), vec![Vec::new(); keys.len()]],
+            out: [
+                vec![None; keys.len()],
+                keys.iter().map(|key| Some(key.reversed())).collect(),
+            ],
+            random: Random::new(9),
+            clock: Clock::start(),
+            under_way: [0; 2],
+            ns: Vec::new(),
+            lost: 0,
+            wrong: 0,
+            arrived: 0,
+        }
+    }
+
+    /// Opens every flow: some at a time, again when they got lost, until each has come out and its answer has come back.
+    fn open(&mut self, io: &mut Ports, keys: &[FlowKey]) -> anyhow::Result<()> {
+        for way in WAYS {
+            let mut missing: Vec<usize> = (0..keys.len()).collect();
+            let until = self.clock.now() + OPENS_WITHIN;
+            let mut came = vec![false; keys.len()];
+            while !missing.is_empty() {
+                ensure!(
+                    self.clock.now() < until,
+                    "{} of {} flows don't open {}",
+                    missing.len(),
+                    keys.len(),
+                    ["from inside", "from outside"][way]
+                );
+                for some in missing.chunks(OPENING) {
+                    self.send(io, way, some.iter().copied())?;
+                    self.collect_opened(io, way, some.len(), &mut came)?;
+                }
+                missing.retain(|&flow| !came[flow]);
+            }
+            if way == 0 {
+                self.build_answers(keys)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// No two flows may share a tuple, or their answers couldn't be told apart.
+    fn build_answers(&mut self, keys: &[FlowKey]) -> anyhow::Result<()> {
+        let mut owners = HashMap::new();
+        for (flow, out) in self.out[0].iter().enumerate() {
+            let out = out.context("a flow without a tuple")?;
+            ensure!(
+                out.dst == keys[flow].dst && out.dst_port == keys[flow].dst_port,
+                "flow {flow} goes elsewhere"
+            );
+            if let Some(other) = owners.insert(out, flow) {
+                bail!("flows {other} and {flow} have one tuple: {out:?}");
+            }
+            let number = u32::try_from(flow)?;
+            self.frames[1][flow] = to(self.macs[1], flows::frame(Step::Back, &out.reversed(), number));
+        }
+        Ok(())
+    }
+
+    fn collect_opened(
+        &mut self,
+        io: &mut Ports,
+        way: usize,
+        count: usize,
+        came: &mut [bool],
+    ) -> anyhow::Result<()> {
+        let (mut arrived, until) = (0, self.clock.now() + LOST_AFTER);
+        let mut burst = Burst::new();
+        while arrived < count && self.clock.now() < until {
+            self.receive(io, way, &mut burst);
+            for packet in burst.drain(..) {
+                let Some(flow) = flow_of(packet.data(), came.len()) else {
+                    continue;
+                };
+                ensure!(frame::is_sound(packet.data()), "flow {flow} came out damaged");
+                if way == 0 {
+                    self.out[0][flow] = Some(frame::key_of(packet.data()));
+                }
+                let wanted = self.out[way][flow];
+                ensure!(
+                    wanted == Some(frame::key_of(packet.data())),
+                    "flow {flow} came out as another one"
+                );
+                arrived += 1;
+                came[flow] = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Packets both ways for some time; adds what one of them took.
+    fn slice(&mut self, io: &mut Ports, length: Duration) -> anyhow::Result<()> {
+        let mut burst = Burst::new();
+        let (begin, before) = (self.clock.now(), self.arrived);
+        let mut heard = begin;
+        let mut now = begin;
+        while now < begin + length {
+            for way in WAYS {
+                let room = (WINDOW - self.under_way[way]).min(BURST);
+                let flows = self.frames[way].len();
+                let chosen: Vec<usize> = (0..room).map(|_| self.random.below(flows)).collect();
+                self.send(io, way, chosen.into_iter())?;
+                self.under_way[way] += room;
+                self.receive(io, way, &mut burst);
+                if self.take(way, &mut burst) > 0 {
+                    heard = now;
+                }
+            }
+            now = self.clock.now();
+            if now > heard + LOST_AFTER {
+                self.give_up();
+                heard = now;
+            }
+        }
+        let (took, packets) = (now.since(begin), self.arrived - before);
+        ensure!(packets > 0, "nothing arrives");
+        self.ns.push(took.as_secs_f64() * 1e9 / as_f64(packets));
+        self.drain(io, &mut burst);
+        Ok(())
+    }
+
+    /// What is still under way belongs to nobody's next slice.
+    fn drain(&mut self, io: &mut Ports, burst: &mut Burst<Mbuf>) {
+        let until = self.clock.now() + LOST_AFTER;
+        while self.under_way != [0; 2] && self.clock.now() < until {
+            for way in WAYS {
+                self.receive(io, way, burst);
+                self.take(way, burst);
+            }
+        }
+        self.give_up();
+    }
+
+    fn give_up(&mut self) {
+        self.lost += self.under_way.iter().map(|&count| count as u64).sum::<u64>();
+        self.under_way = [0; 2];
+    }
+
+    /// Counts what has arrived one way; other frames on the link are nobody's.
+    fn take(&mut self, way: usize, burst: &mut Burst<Mbuf>) -> usize {
+        let mut arrived = 0;
+        for packet in burst.drain(..) {
+            let data = packet.data();
+            let Some(flow) = flow_of(data, self.frames[way].len()) else {
+                continue;
+            };
+            arrived += 1;
+            self.arrived += 1;
+            self.under_way[way] = self.under_way[way].saturating_sub(1);
+            let is_right = self.out[way][flow] == Some(frame::key_of(data))
+                && (!self.arrived.is_multiple_of(LOOK_AT as u64) || frame::is_sound(data));
+            self.wrong += u64::from(!is_right);
+        }
+        arrived
+    }
+
+    fn send(&self, io: &mut Ports, way: usize, flows: impl Iterator<Item = usize>) -> anyhow::Result<()> {
+        let mut burst = Burst::new();
+        let mut flows = flows.peekable();
+        while flows.peek().is_some() {
+            for flow in flows.by_ref().take(BURST) {
+                let frame = &self.frames[way][flow];
+                let mut packet = io.alloc().context("no packet buffer left")?;
+                ensure!(
+                    packet.set_len(frame.len()),
+                    "a packet buffer is shorter than a frame"
+                );
+                packet.data_mut().copy_from_slice(frame);
+                burst.push(packet);
+            }
+            io.tx(self.ports[way], &mut burst);
+        }
+        Ok(())
+    }
+
+    /// From the port where packets of this way come out.
+    fn receive(&self, io: &mut Ports, way: usize, burst: &mut Burst<Mbuf>) {
+        let port = self.ports[1 - way];
+        io.rx(RxQueue { port, queue: 0 }, burst);
+    }
+}
+
+/// The flow that a frame names, if it is one of ours: IPv4 and UDP, as long as it says.
+fn flow_of(data: &[u8], flows: usize) -> Option<usize> {
+    let is_udp = data.len() >= flows::FRAME_LEN && data[12..15] == [8, 0, 0x45] && data[23] == 17;
+    let flow = is_udp.then(|| flows::number_of(data))? as usize;
+    (flow < flows && frame::len_of(data) == data.len()).then_some(flow)
+}
+
+fn to(mac: [u8; 6], mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..6].copy_from_slice(&mac);
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_a_name_and_two_links() {
+        let place: Place = "kernel=net_af_packet0,iface=a,qpairs=1;02:00:00:00:00:01;net_af_packet1,iface=b;02:00:00:00:00:0f"
+            .parse()
+            .unwrap();
+        assert_eq!((place.name.as_str(), place.links[1].1[5]), ("kernel", 0x0f));
+        for wrong in [
+            "kernel",
+            "kernel=a;b",
+            "k=net_null0;02:00;net_null1;02:00:00:00:00:01",
+        ] {
+            assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_frames_of_ours_name_a_flow() {
+        let key = flows::draw(Profile::Udp, 1, 1, 5)[0];
+        let frame = flows::frame(Step::Forth, &key, 7);
+        assert_eq!((flow_of(&frame, 8), flow_of(&frame, 7)), (Some(7), None));
+        assert_eq!(flow_of(&[0; 60], 8), None);
+        assert_eq!(flow_of(&frame[..42], 8), None);
+    }
+}
