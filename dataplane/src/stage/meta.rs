@@ -122,13 +122,27 @@ pub struct Meta {
     pub icmp: IcmpMessage,
     /// VLAN tags, without priority tags.
     pub vlans: VlanTags,
-    /// Destination MAC address.
-    pub dst_mac: Mac,
-    /// Source MAC address.
-    pub src_mac: Mac,
+    /// Destination and source MAC address, in a row: packets of a burst mostly have the same two.
+    pub stations: [u8; 12],
 }
 
 impl Meta {
+    /// Destination MAC address.
+    #[inline]
+    #[must_use]
+    pub const fn dst_mac(&self) -> Mac {
+        let [a, b, c, d, e, f, ..] = self.stations;
+        [a, b, c, d, e, f]
+    }
+
+    /// Source MAC address.
+    #[inline]
+    #[must_use]
+    pub const fn src_mac(&self) -> Mac {
+        let [.., a, b, c, d, e, f] = self.stations;
+        [a, b, c, d, e, f]
+    }
+
     /// Offset of the transport header in the frame.
     #[inline]
     #[must_use]

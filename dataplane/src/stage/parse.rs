@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! frame → Ethernet, tags → ARP ──────────────────────────→ kind Arp
-//!                        → IPv4, IPv6 + extension headers → group or link-local address: punt
+//!                        → IPv4 (most of it: parse/plain.rs), IPv6 + extension headers → group or link-local address: punt
 //!                                                         → transport (parse/transport.rs): Flow, IcmpError,
 //!                                                           NeighborDiscovery
 //!                                                         → pieces of packets (parse/fragment.rs): Flow, Fragment
@@ -12,6 +12,7 @@
 //! ```
 
 mod fragment;
+mod plain;
 mod transport;
 
 #[cfg(test)]
@@ -56,9 +57,8 @@ pub fn parse(frame: &[u8], meta: &mut Meta) -> Verdict {
 #[inline]
 fn dissect(frame: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     let header = Ethernet::at(frame).ok_or(Drop::Truncated)?;
-    meta.dst_mac = header.dst();
-    meta.src_mac = header.src();
-    if ethernet::is_group(&meta.src_mac) {
+    meta.stations = header.stations();
+    if ethernet::is_group(&meta.src_mac()) {
         return Err(Drop::BadMac);
     }
     let mut ethertype = header.ethertype();
@@ -78,7 +78,7 @@ fn dissect(frame: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
         _ => return link_protocol(ethertype, payload, meta),
     };
     // A router must not forward what came by link-layer broadcast or multicast (RFC 1812, section 5.3.4).
-    if matches!(kind, Kind::Flow | Kind::IcmpError | Kind::Fragment) && ethernet::is_group(&meta.dst_mac) {
+    if matches!(kind, Kind::Flow | Kind::IcmpError | Kind::Fragment) && ethernet::is_group(&meta.dst_mac()) {
         return Err(Drop::BadMac);
     }
     Ok(kind)
@@ -145,6 +145,12 @@ fn arp(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
 
 #[inline]
 fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
+    plain::ipv4(payload, meta).unwrap_or_else(|| any_ipv4(payload, meta))
+}
+
+/// An IPv4 packet of any shape. Not inlined: few are of another than [`plain`].
+#[inline(never)]
+fn any_ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     let header = Ipv4::at(payload).ok_or(Drop::Truncated)?;
     let header_len = header.header_len();
     let total_len = header.total_len();
@@ -153,27 +159,13 @@ fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     }
     let packet = payload.get(..usize::from(total_len)).ok_or(Drop::Truncated)?;
     let (whole_header, l4) = packet.split_at_checked(header_len).ok_or(Drop::BadIpHeader)?;
-    let mut sum = header.sum();
-    meta.has_options = header_len > 20;
-    if meta.has_options {
-        sum = sum.bytes(whole_header.get(20..).unwrap_or_default());
-    }
-    if !sum.is_right() {
+    let options = whole_header.get(20..).unwrap_or_default();
+    if !header.sum().bytes(options).is_right() {
         return Err(Drop::BadIpChecksum);
     }
-    if meta.has_options {
-        ipv4_options(whole_header.get(20..).unwrap_or_default())?;
-    }
-    let (src, dst) = (header.src(), header.dst());
-    meta.key = key(Addr::v4(src), Addr::v4(dst), header.proto());
-    meta.is_v6 = false;
-    meta.to_itself = src == dst;
-    meta.may_split = header.fragment() & DONT_FRAGMENT == 0;
-    meta.ttl = header.ttl();
-    meta.dscp = header.tos() >> 2;
-    meta.l3_len = low_word(header_len);
-    meta.ip_len = total_len;
-    if let Some(outcome) = ipv4_addresses(&src, &dst) {
+    ipv4_options(options)?;
+    describe(&header, header_len, meta);
+    if let Some(outcome) = ipv4_addresses(&header.src(), &header.dst()) {
         return outcome;
     }
     if header.is_fragment() {
@@ -196,10 +188,24 @@ fn ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     }
 }
 
+/// What the header of an IPv4 packet says.
+#[inline(always)]
+fn describe(header: &Ipv4<&[u8; 20]>, header_len: usize, meta: &mut Meta) {
+    let (src, dst) = (header.src(), header.dst());
+    meta.key = key(Addr::v4(src), Addr::v4(dst), header.proto());
+    meta.is_v6 = false;
+    meta.to_itself = src == dst;
+    meta.may_split = header.fragment() & DONT_FRAGMENT == 0;
+    meta.has_options = header_len > 20;
+    meta.ttl = header.ttl();
+    meta.dscp = header.tos() >> 2;
+    meta.l3_len = low_word(header_len);
+    meta.ip_len = header.total_len();
+}
+
 /// None when both addresses are those of a packet that may be forwarded.
 #[inline]
 fn ipv4_addresses(src: &[u8; 4], dst: &[u8; 4]) -> Option<Result<Kind, Drop>> {
-    // Most packets: nothing below is about them.
     if is_ordinary(src) && is_ordinary(dst) {
         return None;
     }
@@ -224,8 +230,19 @@ fn ipv4_addresses(src: &[u8; 4], dst: &[u8; 4]) -> Option<Result<Kind, Drop>> {
 /// Neither in network 0, loopback, link-local, multicast nor beyond.
 #[inline]
 const fn is_ordinary(a: &[u8; 4]) -> bool {
-    matches!(a[0], 1..=126 | 128..=168 | 170..=223)
+    ORDINARY[a[0] as usize]
 }
+
+/// By first byte of an address.
+const ORDINARY: [bool; 256] = {
+    let mut ordinary = [false; 256];
+    let mut first = 0;
+    while first < 256 {
+        ordinary[first] = matches!(first, 1..=126 | 128..=168 | 170..=223);
+        first += 1;
+    }
+    ordinary
+};
 
 #[cold]
 fn ipv4_options(mut options: &[u8]) -> Result<(), Drop> {

@@ -146,7 +146,7 @@ pub fn neighbor_advertisement<P: Packet>(packet: &mut P, meta: &Meta, mac: Mac) 
     }
     advertise(
         packet,
-        (meta.src_mac, mac, &meta.vlans),
+        (meta.src_mac(), mac, &meta.vlans),
         target,
         asker,
         icmp6::NA_SOLICITED,
@@ -215,7 +215,7 @@ pub fn echo_reply(frame: &mut [u8], meta: &Meta) -> bool {
         &meta.key.reversed(),
         TTL,
     );
-    address(frame, meta.src_mac, meta.dst_mac)
+    address(frame, meta.src_mac(), meta.dst_mac())
 }
 
 /// Writes into `packet` an ICMP error about `offender`, from our address `source` back to the offender's sender.
@@ -320,7 +320,7 @@ type L2<'a> = (Mac, Mac, &'a VlanTags);
 
 /// Back to the station and VLAN a frame came from.
 const fn back(meta: &Meta) -> L2<'_> {
-    (meta.src_mac, meta.dst_mac, &meta.vlans)
+    (meta.src_mac(), meta.dst_mac(), &meta.vlans)
 }
 
 /// Gives a frame that stays in its VLAN new addresses.

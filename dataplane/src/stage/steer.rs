@@ -6,29 +6,35 @@
 
 use super::reassemble::meeting_worker;
 use super::{Batch, Context, Work};
+use crate::config::InterfaceId;
 use crate::delta::SlotRef;
-use crate::io::Packet;
+use crate::flow::VrfId;
+use crate::io::{Packet, PortId};
 use crate::shard::{slot_of, worker_of};
 use crate::stage::handoff::Cause;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::verdict::{Drop, Verdict};
 use crate::vrf::Interface;
+use crate::wire::ethernet::is_group;
 
 /// A packet may be handed over once on arrival (a fragment twice: to where its packet's pieces meet, and on to the
 /// owner) and once more when it hairpins.
 const HANDOFFS_MAX: u8 = 3;
 
+#[inline(never)]
 pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
+    let mut last = (Arrival::NOWHERE, InterfaceId(0), VrfId(0));
     batch.each(|meta, work| {
-        let Some(id) = cx.snapshot.interface_of(work.port, meta.vlans.ids()) else {
-            return work.drop(Drop::UnknownVlan);
-        };
-        work.interface = id;
-        let interface = cx.snapshot.interface(id);
-        if let Some(reason) = wrong_station(meta, interface) {
-            return work.drop(reason);
+        let arrival = Arrival::of(meta, work.port);
+        // Most packets of a burst come from one neighbour, by one interface.
+        if arrival != last.0 {
+            let id = match entrance(&arrival, meta, cx) {
+                Ok(id) => id,
+                Err(reason) => return work.drop(reason),
+            };
+            last = (arrival, id, cx.snapshot.interface(id).vrf);
         }
-        meta.key.vrf = interface.vrf;
+        (work.interface, meta.key.vrf) = (last.1, last.2);
         match meta.kind {
             Kind::Flow | Kind::IcmpError | Kind::Fragment => {}
             Kind::Arp | Kind::NeighborDiscovery => return,
@@ -52,6 +58,44 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
     });
 }
 
+/// Where a frame has come in, and between which stations of that link.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Arrival {
+    stations: [u8; 12],
+    vlans: u32,
+    port: PortId,
+}
+
+impl Arrival {
+    /// No frame's: its source would be a group, which parse refuses.
+    const NOWHERE: Self = Self {
+        stations: [0xff; 12],
+        vlans: 0,
+        port: PortId(0),
+    };
+
+    #[inline]
+    const fn of(meta: &Meta, port: PortId) -> Self {
+        Self {
+            stations: meta.stations,
+            vlans: meta.vlans.ids(),
+            port,
+        }
+    }
+}
+
+/// The interface that takes what arrives so.
+fn entrance(arrival: &Arrival, meta: &Meta, cx: &Context<'_>) -> Result<InterfaceId, Drop> {
+    let id = cx
+        .snapshot
+        .interface_of(arrival.port, arrival.vlans)
+        .ok_or(Drop::UnknownVlan)?;
+    match wrong_station(meta, cx.snapshot.interface(id)) {
+        Some(reason) => Err(reason),
+        None => Ok(id),
+    }
+}
+
 /// Leaves the packet to its owner, when that is another worker.
 #[inline]
 pub(crate) fn hand_to(owner: u16, work: &mut Work, cx: &Context<'_>) {
@@ -66,23 +110,20 @@ pub(crate) fn hand_to(owner: u16, work: &mut Work, cx: &Context<'_>) {
 
 /// Frames from ourselves (the kernel's own, seen by a packet socket) and for others (promiscuous mode). A virtual
 /// router's frames come from this node's kernel or the peer's, which answer for it themselves.
-#[inline]
+///
+/// A unicast packet in a group frame is nobody's to forward (RFC 1812 section 5.3.4): parse has refused it.
 fn wrong_station(meta: &Meta, interface: &Interface) -> Option<Drop> {
-    if interface.is_station(&meta.src_mac) {
+    if interface.is_station(&meta.src_mac()) {
         return Some(Drop::BadMac);
     }
-    let group = meta.dst_mac[0] & 1 == 1;
-    // A unicast packet in a broadcast frame is nobody's to forward (RFC 1812 section 5.3.4).
-    if !interface.is_station(&meta.dst_mac)
-        && (!group || matches!(meta.kind, Kind::Flow | Kind::IcmpError | Kind::Fragment))
-    {
+    if !interface.is_station(&meta.dst_mac()) && !is_group(&meta.dst_mac()) {
         return Some(Drop::OtherHost);
     }
     None
 }
 
 /// The slot of a packet's flow, and what it followed from.
-#[inline]
+#[inline(always)]
 pub(crate) fn owner_slot(meta: &Meta, cx: &Context<'_>) -> (SlotRef, Cause) {
     let key = &meta.key;
     let vrf = cx.snapshot.vrf(key.vrf);

@@ -11,28 +11,24 @@ impl Sum {
     pub const ZERO: Self = Self(0);
 
     /// Adds bytes as they are on the wire.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
-        let (blocks, rest) = bytes.as_chunks::<32>();
+        let (blocks, mut rest) = bytes.as_chunks::<32>();
         if !blocks.is_empty() {
             self = self.plus(wide(blocks));
         }
-        let (words, rest) = rest.as_chunks::<8>();
-        for word in words {
-            self = self.plus(u64::from_ne_bytes(*word));
+        if let Some((chunk, after)) = rest.split_first_chunk::<16>() {
+            (self, rest) = (self.fixed(chunk), after);
         }
-        let (quads, rest) = rest.as_chunks::<4>();
-        for quad in quads {
-            self = self.plus(u32::from_ne_bytes(*quad).into());
+        if let Some((chunk, after)) = rest.split_first_chunk::<8>() {
+            (self, rest) = (self.fixed(chunk), after);
         }
-        let last = match *rest {
-            [] => return self,
-            [a] => u32::from_ne_bytes([a, 0, 0, 0]),
-            [a, b] => u32::from_ne_bytes([a, b, 0, 0]),
-            [a, b, c, ..] => u32::from_ne_bytes([a, b, c, 0]),
-        };
-        self.plus(last.into())
+        match bytes.last_chunk() {
+            Some(last) => self.plus(end_of(*last, rest.len())),
+            // Shorter than any header with a checksum.
+            None => self.plus(short(rest)),
+        }
     }
 
     /// As [`Self::bytes`] for a length known when compiling, a multiple of 4: no loop is left.
@@ -76,7 +72,9 @@ impl Sum {
     #[inline]
     #[must_use]
     pub const fn is_right(self) -> bool {
-        fold(self.0) == 0xffff
+        // What folds to 0xffff, without folding: a multiple of that other than 0. The product with the inverse is the factor,
+        // and beyond all factors for any other number (Granlund and Montgomery, PLDI 1994, section 9).
+        self.0.wrapping_mul(FOLDED_INVERSE).wrapping_sub(1) < u64::MAX / FOLDED
     }
 
     /// The checksum field's value: 0 when what was added contains a right checksum.
@@ -96,6 +94,29 @@ impl Sum {
         }
     }
 }
+
+/// The last `count` of eight bytes, fewer than all, as if zeros followed them. One load, and no branch for each count.
+#[inline]
+fn end_of(bytes: [u8; 8], count: usize) -> u64 {
+    let kept = u64::from_le_bytes(bytes) >> 8 >> (8 * (7 - count % 8));
+    u64::from_ne_bytes(kept.to_le_bytes())
+}
+
+/// Fewer than eight bytes, and zeros behind them.
+#[cold]
+fn short(bytes: &[u8]) -> u64 {
+    let mut padded = [0; 8];
+    for (place, byte) in padded.iter_mut().zip(bytes) {
+        *place = *byte;
+    }
+    u64::from_ne_bytes(padded)
+}
+
+/// All sums are worth what they are worth modulo this.
+const FOLDED: u64 = 0xffff;
+/// Modulo 2^64.
+const FOLDED_INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+const _: () = assert!(FOLDED.wrapping_mul(FOLDED_INVERSE) == 1);
 
 /// Independent accumulators of 32-bit words: the compiler makes them vector additions.
 #[inline]

@@ -35,6 +35,8 @@ super::view! {
         dst / set_dst: mac @ 0,
         /// Source address.
         src / set_src: mac @ 6,
+        /// Both addresses, in this order.
+        stations / set_stations: mac_pair @ 0,
         /// Type, or TPID of the first VLAN tag.
         ethertype / set_ethertype: u16 @ 12,
     }

@@ -95,6 +95,9 @@ macro_rules! field {
     (mac) => {
         [u8; 6]
     };
+    (mac_pair) => {
+        [u8; 12]
+    };
     (ip4) => {
         [u8; 4]
     };

@@ -86,7 +86,7 @@ fn a_literal_dns_query_with_two_tags() {
     assert_eq!((meta.l4_offset(), meta.ip_end()), (42, 54));
     assert_eq!(meta.vlans.ids(), 100 << 16 | 200);
     assert_eq!(
-        (meta.dst_mac, meta.src_mac),
+        (meta.dst_mac(), meta.src_mac()),
         ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
     );
 }

@@ -17,7 +17,7 @@ use crate::wire::udp::Udp;
 /// What every router must be able to quote after the IP header (RFC 792).
 const QUOTE_L4_MIN: usize = 8;
 
-#[inline]
+#[inline(always)]
 pub(super) fn tcp<const N: usize>(l4: &[u8], pseudo: &[u8; N], meta: &mut Meta) -> Result<Kind, Drop> {
     let header = Tcp::at(l4).ok_or(Drop::Truncated)?;
     let header_len = header.header_len();
@@ -42,7 +42,7 @@ pub(super) fn tcp<const N: usize>(l4: &[u8], pseudo: &[u8; N], meta: &mut Meta) 
     Ok(Kind::Flow)
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn udp<const N: usize>(l4: &[u8], pseudo: &[u8; N], meta: &mut Meta) -> Result<Kind, Drop> {
     let header = Udp::at(l4).ok_or(Drop::Truncated)?;
     (meta.key.src_port, meta.key.dst_port) = (header.src_port(), header.dst_port());

@@ -445,7 +445,7 @@ proptest! {
         prop_assert!(icmp_error(&mut packet, &bytes, &meta, source(&meta), ERRORS[which].0));
         let answer = parsed(packet.data());
         prop_assert_eq!((answer.kind, answer.key), (Kind::IcmpError, key.reversed()));
-        prop_assert_eq!((answer.dst_mac, answer.src_mac, answer.vlans), (link.src_mac, link.dst_mac, link.vlans));
+        prop_assert_eq!((answer.dst_mac(), answer.src_mac(), answer.vlans), (link.src_mac, link.dst_mac, link.vlans));
         prop_assert_eq!(read(packet.data()).map(|s| s.key.dst), Some(key.src));
     }
 
