@@ -80,6 +80,14 @@ impl Addr {
         self.high == 0 && self.low >> 32 == V4_PREFIX >> 32
     }
 
+    /// Whether both are IPv4 addresses.
+    #[inline]
+    #[must_use]
+    pub const fn are_v4(a: &Self, b: &Self) -> bool {
+        let prefixes = (a.low ^ V4_PREFIX) | (b.low ^ V4_PREFIX);
+        a.high | b.high | prefixes >> 32 == 0
+    }
+
     /// The four IPv4 bytes (the last four of an IPv6 address).
     #[inline]
     #[must_use]

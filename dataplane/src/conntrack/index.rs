@@ -7,7 +7,7 @@
 //! back along the same path: so there are no tombstones, and the index doesn't get slower with age. (The idea
 //! of counting passers-by is that of the F14 tables.)
 
-use crate::flow::FlowKey;
+use crate::flow::{Addr, FlowKey};
 use crate::prefetch::prefetch;
 use crate::shard::fold;
 
@@ -241,7 +241,7 @@ pub fn hash_key(key: &FlowKey, seed: u64) -> u64 {
         | u64::from(key.dst_port) << 32
         | u64::from(key.vrf.0) << 16
         | u64::from(key.proto);
-    if key.src.is_v4() && key.dst.is_v4() {
+    if Addr::are_v4(&key.src, &key.dst) {
         let [src, dst] = [key.src, key.dst].map(|a| u64::from(a.v4_number()));
         return hash_words([src << 32 | dst, rest], seed);
     }
@@ -284,7 +284,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::flow::{Addr, VrfId, proto};
+    use crate::flow::{VrfId, proto};
 
     fn key(n: u32) -> FlowKey {
         FlowKey {

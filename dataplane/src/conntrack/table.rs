@@ -361,6 +361,7 @@ impl Table {
 impl ops::Index<u32> for Table {
     type Output = Conntrack;
 
+    #[inline]
     fn index(&self, id: u32) -> &Conntrack {
         match self.get(id) {
             Some(entry) => entry,
@@ -370,6 +371,7 @@ impl ops::Index<u32> for Table {
 }
 
 impl ops::IndexMut<u32> for Table {
+    #[inline]
     fn index_mut(&mut self, id: u32) -> &mut Conntrack {
         match self.get_mut(id) {
             Some(entry) => entry,

@@ -180,29 +180,52 @@ impl Tuples {
     }
 
     /// Which of the two the key is.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn direction_of(&self, key: &FlowKey) -> Option<Direction> {
-        [Direction::Original, Direction::Reply]
-            .into_iter()
-            .find(|&direction| self.is(direction, key))
+        if self.proto != key.proto {
+            return None;
+        }
+        let rest = self.rest_of(key);
+        let same = match &self.ends {
+            Ends::V4 { addresses, .. } => {
+                if !Addr::are_v4(&key.src, &key.dst) {
+                    return None;
+                }
+                let sought = word(packed(key.src), packed(key.dst));
+                let [[src, dst], [reply_src, reply_dst]] = *addresses;
+                [
+                    (word(src, dst) ^ sought) | rest[0] == 0,
+                    (word(reply_src, reply_dst) ^ sought) | rest[1] == 0,
+                ]
+            }
+            Ends::V6 { addresses } => {
+                let sought = [key.src.octets(), key.dst.octets()];
+                [
+                    rest[0] == 0 && *addresses == sought,
+                    rest[1] == 0 && addresses[1] == sought[0] && addresses[0] == sought[1],
+                ]
+            }
+        };
+        match same {
+            [true, _] => Some(Direction::Original),
+            [false, true] => Some(Direction::Reply),
+            [false, false] => None,
+        }
     }
 
-    /// Compares what differs most first.
+    /// By direction, what differs between the key and the tuple in ports and VRF: 0 for nothing.
     #[inline]
-    fn is(&self, direction: Direction, key: &FlowKey) -> bool {
-        let at = direction.index();
-        self.ports[at] == [key.src_port, key.dst_port]
-            && self.vrfs[at] == key.vrf
-            && self.proto == key.proto
-            && match &self.ends {
-                Ends::V4 { addresses, .. } => {
-                    addresses[at] == [key.src, key.dst].map(packed) && key.src.is_v4() && key.dst.is_v4()
-                }
-                Ends::V6 { addresses } => {
-                    addresses[at] == key.src.octets() && addresses[1 - at] == key.dst.octets()
-                }
-            }
+    const fn rest_of(&self, key: &FlowKey) -> [u64; 2] {
+        let mut differs = [0; 2];
+        let mut at = 0;
+        while at < 2 {
+            let [src_port, dst_port] = self.ports[at];
+            let ports = (src_port ^ key.src_port) | (dst_port ^ key.dst_port);
+            differs[at] = (ports | (self.vrfs[at].0 ^ key.vrf.0)) as u64;
+            at += 1;
+        }
+        differs
     }
 
     /// VRF in which packets of a direction arrive.
@@ -236,6 +259,12 @@ impl Tuples {
             Ends::V6 { .. } => debug_assert!(false, "IPv6 is not translated"),
         }
     }
+}
+
+/// Two IPv4 addresses in one word, to compare.
+#[inline]
+const fn word(src: [u8; 4], dst: [u8; 4]) -> u64 {
+    (u32::from_ne_bytes(dst) as u64) << 32 | u32::from_ne_bytes(src) as u64
 }
 
 /// An IPv4 address as it is kept here.
