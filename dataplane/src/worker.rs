@@ -371,12 +371,7 @@ impl<I: Io> Worker<I> {
             worker: self.number,
             workers: self.workers,
         };
-        let mut fragments = false;
-        let places = batch.meta.iter_mut().zip(&mut batch.work);
-        for (packet, (meta, work)) in batch.packets.iter().zip(places) {
-            work.verdict = parse(packet.data(), meta);
-            fragments |= meta.piece != Piece::Whole;
-        }
+        let fragments = parse_all(batch);
         if fragments {
             remark(batch);
         }
@@ -447,4 +442,16 @@ impl<I: Io> Worker<I> {
         }
         1
     }
+}
+
+/// Reads all frames of a burst. Whether there are fragments among them.
+#[inline(never)]
+fn parse_all<P: Packet>(batch: &mut Batch<P>) -> bool {
+    let mut fragments = false;
+    let places = batch.meta.iter_mut().zip(&mut batch.work);
+    for (packet, (meta, work)) in batch.packets.iter().zip(places) {
+        work.verdict = parse(packet.data(), meta);
+        fragments |= meta.piece != Piece::Whole;
+    }
+    fragments
 }

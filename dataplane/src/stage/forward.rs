@@ -8,6 +8,7 @@ use crate::slot::NIL;
 use crate::stage::meta::Meta;
 use crate::verdict::Drop;
 
+#[inline(never)]
 pub(crate) fn forward<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
     batch.each(|meta, work| {
         if work.entry == NIL {

@@ -21,6 +21,7 @@ pub(crate) enum Found {
     NotAll,
 }
 
+#[inline(never)]
 pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> Found {
     let flows = |meta: &Meta| matches!(meta.kind, Kind::Flow | Kind::IcmpError);
     let conntracks = &cx.tables.conntracks;

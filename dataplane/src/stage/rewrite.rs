@@ -21,9 +21,59 @@ use crate::wire::vlan::{TAG_LEN, VlanTags};
 
 /// Gives a packet of kind Flow the tuple `to` (its VRF is not looked at) and takes one from its TTL or hop limit.
 /// Whether the tuple is another than before.
-#[inline]
+#[inline(always)]
 pub fn rewrite_flow(frame: &mut [u8], meta: &Meta, to: &FlowKey) -> bool {
+    plain(frame, meta, to).unwrap_or_else(|| rewrite_any(frame, meta, to))
+}
+
+/// A flow's packet of any shape. Not inlined: few are of another than [`plain`].
+#[inline(never)]
+fn rewrite_any(frame: &mut [u8], meta: &Meta, to: &FlowKey) -> bool {
     retuple(frame, meta, to, meta.ttl.saturating_sub(1))
+}
+
+/// As [`rewrite_flow`], for most packets that are translated: TCP or UDP over IPv4 without options, with other addresses.
+/// None, and nothing written, for any other.
+#[inline(always)]
+fn plain(frame: &mut [u8], meta: &Meta, to: &FlowKey) -> Option<bool> {
+    if meta.is_v6 || meta.has_options {
+        return None;
+    }
+    let packet = frame.get_mut(usize::from(meta.l2_len)..meta.ip_end())?;
+    let (ip, l4) = packet.split_first_chunk_mut::<20>()?;
+    let old_ports = *l4.first_chunk::<4>()?;
+    let mut header = Ipv4::at_mut(ip)?;
+    let (old_src, old_dst) = (header.src(), header.dst());
+    let (src, dst) = (to.src.v4_octets(), to.dst.v4_octets());
+    if old_src == src && old_dst == dst {
+        return None;
+    }
+    let ([a, b], [c, d]) = (to.src_port.to_be_bytes(), to.dst_port.to_be_bytes());
+    let addresses = Change::NONE.v4(old_src, src).v4(old_dst, dst);
+    let all = addresses.v4(old_ports, [a, b, c, d]);
+    match to.proto {
+        proto::UDP => {
+            let mut udp = Udp::at_mut(l4)?;
+            udp.set_src_port(to.src_port);
+            udp.set_dst_port(to.dst_port);
+            udp.set_checksum(all.apply_udp(udp.checksum()));
+        }
+        proto::TCP => {
+            let mut tcp = Tcp::at_mut(l4)?;
+            tcp.set_src_port(to.src_port);
+            tcp.set_dst_port(to.dst_port);
+            tcp.set_checksum(all.apply(tcp.checksum()));
+        }
+        _ => return None,
+    }
+    let (old_ttl, ttl) = (header.ttl(), meta.ttl.saturating_sub(1));
+    let word = |ttl| u16::from_be_bytes([ttl, to.proto]);
+    header.set_src(src);
+    header.set_dst(dst);
+    header.set_ttl(ttl);
+    let checksum = addresses.word(word(old_ttl), word(ttl)).apply(header.checksum());
+    header.set_checksum(checksum);
+    Some(true)
 }
 
 /// Takes [`rewrite_flow`] back: the packet has the tuple and the TTL it arrived with. For an ICMP error or a reset
@@ -303,6 +353,9 @@ pub(super) fn write_l2(frame: &mut [u8], dst: Mac, src: Mac, vlans: &VlanTags) {
     let (to, from) = addresses.split_at_mut(6);
     to.copy_from_slice(&dst);
     from.copy_from_slice(&src);
+    if vlans.count() == 0 {
+        return;
+    }
     for (place, tag) in rest.as_chunks_mut::<TAG_LEN>().0.iter_mut().zip(vlans.as_slice()) {
         let ([a, b], [c, d]) = (tag.tpid.to_be_bytes(), tag.tci.to_be_bytes());
         *place = [a, b, c, d];

@@ -15,6 +15,7 @@ use crate::vrf::Vrf;
 /// Part of the timeout after which the peer is told that the conntrack is alive.
 const REFRESH_SHARE: u32 = 3;
 
+#[inline(never)]
 pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
     batch.each(|meta, work| {
         if work.entry == NIL {
@@ -57,21 +58,31 @@ struct Advance {
 
 #[inline]
 fn advance(conntrack: &mut Conntrack, direction: Direction, meta: &Meta, vrf: &Vrf) -> Result<Advance, Drop> {
-    if let State::Tcp(track) = &mut conntrack.state {
-        let outcome = track.observe(direction, &meta.tcp, vrf.tcp_window_check)?;
-        return Ok(Advance {
-            class: outcome.class,
-            lifetime_s: outcome.refresh.then(|| outcome.timeout.timeout_s(&vrf.timeouts)),
-        });
-    }
-    match &mut conntrack.state {
-        State::Udp(track) | State::Other(track) => track.observe(direction),
-        State::Icmp(track) => track.observe(direction),
-        State::Tcp(_) => false,
+    let timeouts = &vrf.timeouts;
+    let (class, lifetime_s) = match &mut conntrack.state {
+        State::Udp(track) => {
+            track.observe(direction);
+            (track.class(), track.timeout_s(timeouts))
+        }
+        State::Tcp(track) => {
+            let outcome = track.observe(direction, &meta.tcp, vrf.tcp_window_check)?;
+            return Ok(Advance {
+                class: outcome.class,
+                lifetime_s: outcome.refresh.then(|| outcome.timeout.timeout_s(timeouts)),
+            });
+        }
+        State::Icmp(track) => {
+            track.observe(direction);
+            (track.class(), track.timeout_s(timeouts))
+        }
+        State::Other(track) => {
+            track.observe(direction);
+            (track.class(), timeouts.other_s)
+        }
     };
     Ok(Advance {
-        class: conntrack.state.class(),
-        lifetime_s: Some(conntrack.state.timeout_s(&vrf.timeouts)),
+        class,
+        lifetime_s: Some(lifetime_s),
     })
 }
 

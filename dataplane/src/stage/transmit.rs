@@ -5,6 +5,7 @@
 use rtrb::Producer;
 
 use super::{Batch, Context, Exit, Work};
+use crate::config::InterfaceId;
 use crate::counters::Counters;
 use crate::exception::Exceptions;
 use crate::flow::{FlowKey, VrfId};
@@ -18,7 +19,7 @@ use crate::stage::reassemble::PieceWork;
 use crate::stage::respond::TokenBucket;
 use crate::stage::rewrite::{rewrite_flow, rewrite_icmp_error, rewrite_piece, set_id, set_l2};
 use crate::verdict::{Drop, Verdict};
-use crate::vrf::Interface;
+use crate::vrf::{Interface, Snapshot};
 use crate::wire::ethernet::Mac;
 
 /// ICMP errors and resets of our own: average per second and worker, and burst.
@@ -107,6 +108,7 @@ fn send<I: Io>(port: PortId, burst: &mut Burst<I::Packet>, io: &mut I, counters:
 }
 
 /// Ends the batch. `handoffs` is indexed by worker.
+#[inline(never)]
 pub(crate) fn transmit<I: Io>(
     batch: &mut Batch<I::Packet>,
     out: &mut Outgoing<I::Packet>,
@@ -116,103 +118,163 @@ pub(crate) fn transmit<I: Io>(
     io: &mut I,
     cx: &mut Context<'_>,
 ) {
-    let mut packets: Burst<I::Packet> = core::mem::take(&mut batch.packets);
-    let places = batch.meta.iter().zip(&batch.work).zip(&batch.pieces);
+    let Batch {
+        packets,
+        meta,
+        work,
+        pieces,
+    } = batch;
+    let places = meta.iter().zip(&*work).zip(&*pieces);
     for (mut packet, ((meta, work), piece)) in packets.drain(..).zip(places) {
+        // Most packets: whole, of a flow, to a neighbour.
+        let Exit::Neighbor { interface, mac } = work.exit else {
+            end(
+                packet,
+                (meta, work, piece),
+                out,
+                (fragments, holds),
+                exceptions,
+                io,
+                cx,
+            );
+            continue;
+        };
+        if !work.is_open() || meta.kind != Kind::Flow || meta.piece != Piece::Whole {
+            end(
+                packet,
+                (meta, work, piece),
+                out,
+                (fragments, holds),
+                exceptions,
+                io,
+                cx,
+            );
+            continue;
+        }
+        let translated = rewrite_flow(packet.data_mut(), meta, &work.to);
         let counters = &mut cx.tables.counters;
-        match work.verdict {
-            Verdict::HandOver(owner) => {
-                counters.handoff_out += 1;
-                cx.tables.handoffs.count(work.port, work.cause);
-                let handoff = Handoff::of(packet, work, mark_of(work, piece));
-                out.leaving.push(owner, handoff, counters);
-                continue;
+        counters.translated += u64::from(translated);
+        leave(packet, meta, (interface, mac), out, io, cx.snapshot, counters);
+    }
+    out.leaving.flush(handoffs, &mut cx.tables.counters);
+    out.free(io);
+}
+
+/// The end of one packet, whatever becomes of it.
+#[inline(never)]
+fn end<I: Io>(
+    mut packet: I::Packet,
+    (meta, work, piece): (&Meta, &Work, &PieceWork),
+    out: &mut Outgoing<I::Packet>,
+    (fragments, holds): (&mut Fragments<I::Packet>, &mut Holds<I::Packet>),
+    exceptions: &mut Exceptions,
+    io: &mut I,
+    cx: &mut Context<'_>,
+) {
+    let counters = &mut cx.tables.counters;
+    match work.verdict {
+        Verdict::HandOver(owner) => {
+            counters.handoff_out += 1;
+            cx.tables.handoffs.count(work.port, work.cause);
+            let handoff = Handoff::of(packet, work, mark_of(work, piece));
+            out.leaving.push(owner, handoff, counters);
+            return;
+        }
+        Verdict::Drop(reason) => {
+            counters.drop(reason);
+            if work.passed && meta.piece == Piece::First {
+                fragments.refuse(piece.ticket);
             }
-            Verdict::Drop(reason) => {
-                counters.drop(reason);
-                if work.passed && meta.piece == Piece::First {
-                    fragments.refuse(piece.ticket);
-                }
-                out.discard(packet, io);
-                continue;
-            }
-            Verdict::Punt => {
-                match exceptions.way(work.port, (packet.data(), meta), cx.now, counters) {
-                    Ok(tap) => out.push(tap, packet, io, counters),
-                    Err(reason) => {
-                        counters.drop(reason);
-                        out.discard(packet, io);
-                    }
-                }
-                continue;
-            }
-            Verdict::Hold => {
-                let PieceWork { ticket, mark } = *piece;
-                let held = Held {
-                    packet,
-                    port: work.port,
-                    handoffs: work.handoffs,
-                    ticket,
-                    mark: Mark::default(),
-                };
-                if let Err((packet, reason)) = fragments.keep(held, mark) {
+            out.discard(packet, io);
+            return;
+        }
+        Verdict::Punt => {
+            match exceptions.way(work.port, (packet.data(), meta), cx.now, counters) {
+                Ok(tap) => out.push(tap, packet, io, counters),
+                Err(reason) => {
                     counters.drop(reason);
                     out.discard(packet, io);
                 }
-                continue;
             }
-            Verdict::Wait => {
-                let mark = mark_of(work, piece);
-                if let Err((packet, reason)) = holds.keep(packet, work, mark, cx.tables) {
-                    cx.tables.counters.drop(reason);
-                    out.discard(packet, io);
-                }
-                continue;
-            }
-            Verdict::Forward => {}
+            return;
         }
-        if work.exit != Exit::Back {
-            let translated = if meta.kind == Kind::Flow && meta.piece == Piece::Whole {
-                rewrite_flow(packet.data_mut(), meta, &work.to)
-            } else {
-                rewrite_rare(&mut packet, meta, work, piece, counters)
+        Verdict::Hold => {
+            let PieceWork { ticket, mark } = *piece;
+            let held = Held {
+                packet,
+                port: work.port,
+                handoffs: work.handoffs,
+                ticket,
+                mark: Mark::default(),
             };
-            counters.translated += u64::from(translated);
-        }
-        match work.exit {
-            Exit::Neighbor { interface, mac } => {
-                let interface = cx.snapshot.interface(interface);
-                if set_l2(&mut packet, meta, mac, interface.mac, &interface.tags) {
-                    out.push(interface.port, packet, io, counters);
-                } else {
-                    counters.drop(Drop::NoHeadroom);
-                    out.discard(packet, io);
-                }
-            }
-            Exit::Split { interface, mac } => {
-                let interface = cx.snapshot.interface(interface);
-                if meta.piece == Piece::Whole {
-                    identify(&mut packet, meta, work, Some(fragments.next_id()));
-                }
-                in_pieces(packet, meta, mac, interface, out, io, counters);
-            }
-            Exit::Back => out.push(work.port, packet, io, counters),
-            Exit::Hairpin => {
-                let owner = hairpin_owner(work.to.vrf, &work.to, cx);
-                let mark = mark_of(work, piece).map(|mark| mark.with_ports_of(&work.to));
-                cx.tables.handoffs.count(work.port, Cause::Hairpin);
-                let handoff = Handoff::of(packet, work, mark);
-                out.leaving.push(owner, handoff, &mut cx.tables.counters);
-            }
-            Exit::None => {
-                counters.drop(Drop::NoRoute);
+            if let Err((packet, reason)) = fragments.keep(held, mark) {
+                counters.drop(reason);
                 out.discard(packet, io);
             }
+            return;
+        }
+        Verdict::Wait => {
+            let mark = mark_of(work, piece);
+            if let Err((packet, reason)) = holds.keep(packet, work, mark, cx.tables) {
+                cx.tables.counters.drop(reason);
+                out.discard(packet, io);
+            }
+            return;
+        }
+        Verdict::Forward => {}
+    }
+    if work.exit != Exit::Back {
+        let translated = if meta.kind == Kind::Flow && meta.piece == Piece::Whole {
+            rewrite_flow(packet.data_mut(), meta, &work.to)
+        } else {
+            rewrite_rare(&mut packet, meta, work, piece, counters)
+        };
+        counters.translated += u64::from(translated);
+    }
+    match work.exit {
+        Exit::Neighbor { interface, mac } => {
+            leave(packet, meta, (interface, mac), out, io, cx.snapshot, counters);
+        }
+        Exit::Split { interface, mac } => {
+            let interface = cx.snapshot.interface(interface);
+            if meta.piece == Piece::Whole {
+                identify(&mut packet, meta, work, Some(fragments.next_id()));
+            }
+            in_pieces(packet, meta, mac, interface, out, io, counters);
+        }
+        Exit::Back => out.push(work.port, packet, io, counters),
+        Exit::Hairpin => {
+            let owner = hairpin_owner(work.to.vrf, &work.to, cx);
+            let mark = mark_of(work, piece).map(|mark| mark.with_ports_of(&work.to));
+            cx.tables.handoffs.count(work.port, Cause::Hairpin);
+            let handoff = Handoff::of(packet, work, mark);
+            out.leaving.push(owner, handoff, &mut cx.tables.counters);
+        }
+        Exit::None => {
+            counters.drop(Drop::NoRoute);
+            out.discard(packet, io);
         }
     }
-    batch.packets = packets;
-    out.leaving.flush(handoffs, &mut cx.tables.counters);
-    out.free(io);
+}
+
+/// To a neighbour, rewritten.
+#[inline(always)]
+fn leave<I: Io>(
+    mut packet: I::Packet,
+    meta: &Meta,
+    (interface, mac): (InterfaceId, Mac),
+    out: &mut Outgoing<I::Packet>,
+    io: &mut I,
+    snapshot: &Snapshot,
+    counters: &mut Counters,
+) {
+    let interface = snapshot.interface(interface);
+    if set_l2(&mut packet, meta, mac, interface.mac, &interface.tags) {
+        out.push(interface.port, packet, io, counters);
+    } else {
+        counters.drop(Drop::NoHeadroom);
+        out.discard(packet, io);
+    }
 }
 
 /// Sends a packet that is too large for its link.
