@@ -30,7 +30,7 @@ pub struct Conntrack {
     /// When the peer was last told a lifetime, on the same scale.
     pub refreshed_s: u32,
     /// Reign of this node in which `state` was last kept up; 0 when it never was.
-    reign: u16,
+    reign: Reign,
     /// Interface its first packet came in by; [`NO_INTERFACE`] when another node made it.
     inbound: u16,
     /// Replicated class: that of `state` at the last packet, kept to see it change.
@@ -124,7 +124,7 @@ impl Conntrack {
             slot,
             expires_s: now.secs().saturating_add(state.timeout_s(timeouts)),
             refreshed_s: now.secs(),
-            reign: 0,
+            reign: Reign(0),
             inbound: NO_INTERFACE,
             class: state.class(),
             scales: state.scales(),
@@ -208,11 +208,10 @@ impl Conntrack {
         self.scales = self.state.scales();
     }
 
-    /// To be called before a packet is judged in the reign of `term`. Packets of other reigns went through another
+    /// To be called before a packet is judged in a reign of this node. Packets of other reigns went through another
     /// node: what this one remembers of windows may be long past, so the state is as good as learnt from a record.
     #[inline]
-    pub fn observe_reign(&mut self, term: Term) {
-        let reign = own_reign(term);
+    pub fn observe_reign(&mut self, reign: Reign) {
         if self.reign != reign {
             self.reign = reign;
             self.state = State::inherited(self.proto(), self.class, self.scales);
@@ -221,7 +220,7 @@ impl Conntrack {
 
     /// A packet has made it in the reign of `term`, from which on its state is kept up.
     pub const fn begin_reign(&mut self, term: Term) {
-        self.reign = own_reign(term);
+        self.reign = Reign::of(term);
     }
 
     /// Tuple with which a packet of `dir` leaves; its VRF is the one it leaves into.
@@ -284,13 +283,21 @@ impl Conntrack {
 }
 
 /// What tells the reigns of one process apart: of its terms nothing but the count of reigns differs.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "folded: the same again after 65,536 reigns"
-)]
-const fn own_reign(term: Term) -> u16 {
-    let Term(word) = term;
-    (word ^ word >> 16 ^ word >> 32 ^ word >> 48) as u16
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reign(u16);
+
+impl Reign {
+    /// The reign under `term`.
+    #[inline]
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "folded: the same again after 65,536 reigns"
+    )]
+    pub const fn of(term: Term) -> Self {
+        let Term(word) = term;
+        Self((word ^ word >> 16 ^ word >> 32 ^ word >> 48) as u16)
+    }
 }
 
 impl State {
@@ -481,10 +488,10 @@ mod tests {
         observe(&mut conntrack, original, segment(ACK, 101, 501)).unwrap();
         // Meanwhile another node carried a gigabyte.
         let far = segment(ACK, 101, 1 << 30);
-        conntrack.observe_reign(own);
+        conntrack.observe_reign(Reign::of(own));
         assert_eq!(observe(&mut conntrack, original, far), Err(Drop::TcpWindow));
         for term in [peers, own_again] {
-            conntrack.observe_reign(term);
+            conntrack.observe_reign(Reign::of(term));
             assert_eq!(observe(&mut conntrack, original, far), Ok(Class::Established));
         }
     }

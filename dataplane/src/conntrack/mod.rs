@@ -22,7 +22,7 @@ pub mod udp;
 mod wheel;
 mod window;
 
-pub use entry::{Conntrack, NatBinding, State};
+pub use entry::{Conntrack, NatBinding, Reign, State};
 pub use index::{Full, Index, hash_key, hash_words};
 pub use table::{InsertError, Table};
 pub use tuples::Tuples;

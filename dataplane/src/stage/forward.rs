@@ -2,6 +2,7 @@
 //! error about the packet can quote it as its sender knows it.
 
 use super::{Batch, Context, Exit, Work};
+use crate::flow::VrfId;
 use crate::fragment::split::can_split;
 use crate::io::Packet;
 use crate::slot::NIL;
@@ -10,49 +11,76 @@ use crate::verdict::Drop;
 
 #[inline(never)]
 pub(crate) fn forward<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+    let mut known = Known::NOTHING;
     batch.each(|meta, work| {
         if work.entry == NIL {
             return;
         }
-        match way_out(meta, work, cx) {
+        match way_out(meta, work, &mut known, cx) {
             Ok(exit) => work.exit = exit,
             Err(reason) => work.drop(reason),
         }
     });
 }
 
+/// The way that a packet of this burst has taken, when all packets to that set of next hops take it: through the one gateway.
+/// Many packets of a burst do.
+struct Known {
+    vrf: VrfId,
+    set: u32,
+    /// Of the link.
+    mtu: u16,
+    exit: Exit,
+}
+
+impl Known {
+    /// No packet is so short.
+    const NOTHING: Self = Self {
+        vrf: VrfId(0),
+        set: 0,
+        mtu: 0,
+        exit: Exit::None,
+    };
+}
+
 #[inline]
-fn way_out(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Exit, Drop> {
+fn way_out(meta: &Meta, work: &Work, known: &mut Known, cx: &mut Context<'_>) -> Result<Exit, Drop> {
     if meta.ttl <= 1 {
         return Err(Drop::TtlExceeded);
     }
+    let (vrf, dst) = (work.to.vrf, &work.to.dst);
     // RFC 4787 REQ-9: to another subscriber's outside address, through the NAT twice.
-    if cx.pools.is_pool_address(work.to.vrf, &work.to.dst) {
+    if cx.pools.is_pool_address(vrf, dst) {
         return Ok(Exit::Hairpin);
+    }
+    let set = cx.snapshot.set_of_ways(vrf, dst).ok_or(Drop::NoRoute)?;
+    if set == known.set && vrf == known.vrf && meta.ip_len <= known.mtu {
+        return Ok(known.exit);
     }
     #[expect(clippy::cast_possible_truncation, reason = "any 32 bits of the hash do")]
     let flow_hash = work.hash as u32;
-    let way = cx
-        .snapshot
-        .route(work.to.vrf, &work.to.dst, flow_hash)
-        .ok_or(Drop::NoRoute)?;
+    let way = cx.snapshot.way(vrf, set, flow_hash);
     let interface = cx.snapshot.interface(way.interface);
     if !interface.up {
         return Err(Drop::LinkDown);
     }
-    let too_big = meta.ip_len > interface.mtu;
-    if too_big && !can_split(meta, interface.mtu) {
+    let mtu = interface.mtu;
+    let too_big = meta.ip_len > mtu;
+    if too_big && !can_split(meta, mtu) {
         return Err(Drop::TooBig);
     }
-    let Some(mac) = cx.snapshot.next_mac(way, &work.to.dst) else {
-        let hop = way.next_hop(&work.to.dst);
+    let Some(mac) = cx.snapshot.next_mac(way, dst) else {
+        let hop = way.next_hop(dst);
         cx.notices.unresolved(way.interface, hop, cx.now);
         return Err(Drop::NeighborUnresolved);
     };
     let interface = way.interface;
-    Ok(if too_big {
-        Exit::Split { interface, mac }
-    } else {
-        Exit::Neighbor { interface, mac }
-    })
+    if too_big {
+        return Ok(Exit::Split { interface, mac });
+    }
+    let exit = Exit::Neighbor { interface, mac };
+    if cx.snapshot.is_one_gateway(vrf, set) {
+        *known = Known { vrf, set, mtu, exit };
+    }
+    Ok(exit)
 }

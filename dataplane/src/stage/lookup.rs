@@ -2,9 +2,9 @@
 //! is not active, what is found only decides under which reason the packet is dropped, unless a switchover moves the traffic.
 
 use super::{Batch, Context, Work};
-use crate::conntrack::State;
-use crate::delta::Class;
-use crate::flow::{Direction, proto};
+use crate::conntrack::{Reign, State};
+use crate::delta::{Class, Term};
+use crate::flow::{Direction, VrfId, proto};
 use crate::io::Packet;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta};
@@ -36,6 +36,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             work.entry = conntracks.prefetch_entry(work.hash, meta.key.proto);
         }
     });
+    let mut rule = Rule::NONE;
     let mut result = Found::All;
     let mut unmatched = 0;
     batch.each(|meta, work| {
@@ -44,8 +45,10 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
         }
         let found = cx.tables.conntracks.find_at(work.entry, work.hash, &meta.key);
         (work.entry, work.direction) = found.unwrap_or((NIL, Direction::Original));
-        let VrfRole { role, term, .. } = cx.tables.roles[work.at.vrf.index()];
-        if !role.is_active() {
+        if rule.vrf != work.at.vrf {
+            rule = Rule::of(work.at.vrf, cx);
+        }
+        if !rule.active {
             // Addresses of the node itself stay the kernel's on a standby too; admit tells them apart.
             if work.entry == NIL {
                 result = Found::NotAll;
@@ -55,7 +58,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             return;
         }
         if work.entry != NIL {
-            cx.tables.conntracks[work.entry].observe_reign(term);
+            cx.tables.conntracks[work.entry].observe_reign(rule.reign);
             if reopens(cx, meta, work.entry, work.direction) {
                 cx.tables.remove(cx.now, work.entry);
                 work.entry = NIL;
@@ -68,6 +71,32 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
         }
     });
     result
+}
+
+/// What a packet has to know of a VRF's role: looked up when the VRF is another than that of the packet before.
+struct Rule {
+    vrf: VrfId,
+    active: bool,
+    reign: Reign,
+}
+
+impl Rule {
+    /// Of no VRF that there is.
+    const NONE: Self = Self {
+        vrf: VrfId(u16::MAX),
+        active: false,
+        reign: Reign::of(Term::NONE),
+    };
+
+    #[inline]
+    fn of(vrf: VrfId, cx: &Context<'_>) -> Self {
+        let VrfRole { role, term, .. } = cx.tables.roles[vrf.index()];
+        Self {
+            vrf,
+            active: role.is_active(),
+            reign: Reign::of(term),
+        }
+    }
 }
 
 /// A packet of a flow that isn't this node's to forward. While a switchover moves the traffic it goes on all the same, and

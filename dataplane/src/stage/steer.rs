@@ -23,18 +23,15 @@ const HANDOFFS_MAX: u8 = 3;
 
 #[inline(never)]
 pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
-    let mut last = (Arrival::NOWHERE, InterfaceId(0), VrfId(0));
+    let mut last = Entrance::NONE;
     batch.each(|meta, work| {
-        let arrival = Arrival::of(meta, work.port);
-        // Most packets of a burst come from one neighbour, by one interface.
-        if arrival != last.0 {
-            let id = match entrance(&arrival, meta, cx) {
-                Ok(id) => id,
+        if !last.fits(meta, work.port) {
+            match Entrance::of(meta, work.port, cx) {
+                Ok(found) => last = found,
                 Err(reason) => return work.drop(reason),
-            };
-            last = (arrival, id, cx.snapshot.interface(id).vrf);
+            }
         }
-        (work.interface, meta.key.vrf) = (last.1, last.2);
+        (work.interface, meta.key.vrf) = (last.interface, last.vrf);
         match meta.kind {
             Kind::Flow | Kind::IcmpError | Kind::Fragment => {}
             Kind::Arp | Kind::NeighborDiscovery => return,
@@ -58,41 +55,44 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
     });
 }
 
-/// Where a frame has come in, and between which stations of that link.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Arrival {
+/// Where a frame comes in, and between which stations of that link: most packets of a burst come from one neighbour.
+struct Entrance {
     stations: [u8; 12],
     vlans: u32,
     port: PortId,
+    interface: InterfaceId,
+    vrf: VrfId,
 }
 
-impl Arrival {
+impl Entrance {
     /// No frame's: its source would be a group, which parse refuses.
-    const NOWHERE: Self = Self {
+    const NONE: Self = Self {
         stations: [0xff; 12],
         vlans: 0,
         port: PortId(0),
+        interface: InterfaceId(0),
+        vrf: VrfId(0),
     };
 
-    #[inline]
-    const fn of(meta: &Meta, port: PortId) -> Self {
-        Self {
-            stations: meta.stations,
-            vlans: meta.vlans.ids(),
-            port,
+    fn of(meta: &Meta, port: PortId, cx: &Context<'_>) -> Result<Self, Drop> {
+        let vlans = meta.vlans.ids();
+        let id = cx.snapshot.interface_of(port, vlans).ok_or(Drop::UnknownVlan)?;
+        let interface = cx.snapshot.interface(id);
+        if let Some(reason) = wrong_station(meta, interface) {
+            return Err(reason);
         }
+        Ok(Self {
+            stations: meta.stations,
+            vlans,
+            port,
+            interface: id,
+            vrf: interface.vrf,
+        })
     }
-}
 
-/// The interface that takes what arrives so.
-fn entrance(arrival: &Arrival, meta: &Meta, cx: &Context<'_>) -> Result<InterfaceId, Drop> {
-    let id = cx
-        .snapshot
-        .interface_of(arrival.port, arrival.vlans)
-        .ok_or(Drop::UnknownVlan)?;
-    match wrong_station(meta, cx.snapshot.interface(id)) {
-        Some(reason) => Err(reason),
-        None => Ok(id),
+    #[inline(always)]
+    fn fits(&self, meta: &Meta, port: PortId) -> bool {
+        self.stations == meta.stations && self.vlans == meta.vlans.ids() && self.port == port
     }
 }
 

@@ -5,7 +5,6 @@
 use rtrb::Producer;
 
 use super::{Batch, Context, Exit, Work};
-use crate::config::InterfaceId;
 use crate::counters::Counters;
 use crate::exception::Exceptions;
 use crate::flow::{FlowKey, VrfId};
@@ -17,9 +16,9 @@ use crate::stage::hold::Holds;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::stage::reassemble::PieceWork;
 use crate::stage::respond::TokenBucket;
-use crate::stage::rewrite::{rewrite_flow, rewrite_icmp_error, rewrite_piece, set_id, set_l2};
+use crate::stage::rewrite::{rewrite_flow, rewrite_icmp_error, rewrite_piece, set_id, set_l2, write_l2};
 use crate::verdict::{Drop, Verdict};
-use crate::vrf::{Interface, Snapshot};
+use crate::vrf::Interface;
 use crate::wire::ethernet::Mac;
 
 /// ICMP errors and resets of our own: average per second and worker, and burst.
@@ -125,6 +124,7 @@ pub(crate) fn transmit<I: Io>(
         pieces,
     } = batch;
     let places = meta.iter().zip(&*work).zip(&*pieces);
+    let mut translated = 0;
     for (mut packet, ((meta, work), piece)) in packets.drain(..).zip(places) {
         // Most packets: whole, of a flow, to a neighbour.
         let Exit::Neighbor { interface, mac } = work.exit else {
@@ -151,11 +151,18 @@ pub(crate) fn transmit<I: Io>(
             );
             continue;
         }
-        let translated = rewrite_flow(packet.data_mut(), meta, &work.to);
+        let link = cx.snapshot.interface(interface);
         let counters = &mut cx.tables.counters;
-        counters.translated += u64::from(translated);
-        leave(packet, meta, (interface, mac), out, io, cx.snapshot, counters);
+        let frame = packet.data_mut();
+        translated += u64::from(rewrite_flow(frame, meta, &work.to));
+        if link.tags.l2_len() == usize::from(meta.l2_len) {
+            write_l2(frame, mac, link.mac, &link.tags);
+            out.push(link.port, packet, io, counters);
+        } else {
+            leave(packet, meta, mac, link, out, io, counters);
+        }
     }
+    cx.tables.counters.translated += translated;
     out.leaving.flush(handoffs, &mut cx.tables.counters);
     out.free(io);
 }
@@ -233,7 +240,15 @@ fn end<I: Io>(
     }
     match work.exit {
         Exit::Neighbor { interface, mac } => {
-            leave(packet, meta, (interface, mac), out, io, cx.snapshot, counters);
+            leave(
+                packet,
+                meta,
+                mac,
+                cx.snapshot.interface(interface),
+                out,
+                io,
+                counters,
+            );
         }
         Exit::Split { interface, mac } => {
             let interface = cx.snapshot.interface(interface);
@@ -258,19 +273,17 @@ fn end<I: Io>(
 }
 
 /// To a neighbour, rewritten.
-#[inline(always)]
 fn leave<I: Io>(
     mut packet: I::Packet,
     meta: &Meta,
-    (interface, mac): (InterfaceId, Mac),
+    mac: Mac,
+    link: &Interface,
     out: &mut Outgoing<I::Packet>,
     io: &mut I,
-    snapshot: &Snapshot,
     counters: &mut Counters,
 ) {
-    let interface = snapshot.interface(interface);
-    if set_l2(&mut packet, meta, mac, interface.mac, &interface.tags) {
-        out.push(interface.port, packet, io, counters);
+    if set_l2(&mut packet, meta, mac, link.mac, &link.tags) {
+        out.push(link.port, packet, io, counters);
     } else {
         counters.drop(Drop::NoHeadroom);
         out.discard(packet, io);

@@ -230,27 +230,47 @@ impl Snapshot {
         &self.pools
     }
 
-    /// Way to `dst`; `flow_hash` chooses among equal ones, so a flow keeps its path. Nothing is routed to
-    /// multicast, loopback or limited broadcast (RFC 1812 section 5.3.7) or to IPv6 link-local addresses
-    /// (RFC 4291 section 2.5.6).
+    /// Way to `dst`; `flow_hash` chooses among equal ones, so a flow keeps its path.
     #[must_use]
     #[inline]
     pub fn route(&self, vrf: VrfId, dst: &Addr, flow_hash: u32) -> Option<&Way> {
+        Some(self.way(vrf, self.set_of_ways(vrf, dst)?, flow_hash))
+    }
+
+    /// Number of the equal ways to `dst`, in its VRF. Nothing is routed to multicast, loopback or limited broadcast
+    /// (RFC 1812 section 5.3.7) or to IPv6 link-local addresses (RFC 4291 section 2.5.6).
+    #[must_use]
+    #[inline]
+    pub fn set_of_ways(&self, vrf: VrfId, dst: &Addr) -> Option<u32> {
         let vrf = &self.vrfs[vrf.index()];
-        let set = if dst.is_v4() {
+        if dst.is_v4() {
             let number = dst.v4_number();
-            if number >> 24 == 127 || number >> 28 == 0xe || number == u32::MAX {
+            let first = number >> 24;
+            if first >= 127 && (first == 127 || first >> 4 == 0xe || number == u32::MAX) {
                 return None;
             }
-            vrf.v4.get_v4(number)?
+            vrf.v4.get_v4(number)
         } else {
             let number = dst.number();
             if number >> 120 == 0xff || number >> 118 == 0xfe80 >> 6 || number == 1 {
                 return None;
             }
-            vrf.v6.get(number)?
-        };
-        Some(vrf.hops.choose(set, flow_hash))
+            vrf.v6.get(number)
+        }
+    }
+
+    /// One of the ways of a set.
+    #[must_use]
+    #[inline]
+    pub fn way(&self, vrf: VrfId, set: u32, flow_hash: u32) -> &Way {
+        self.vrfs[vrf.index()].hops.choose(set, flow_hash)
+    }
+
+    /// Whether a set is one way, and that through a gateway: whatever goes there goes to the same station.
+    #[must_use]
+    pub fn is_one_gateway(&self, vrf: VrfId, set: u32) -> bool {
+        let hops = &self.vrfs[vrf.index()].hops;
+        hops.sets[set as usize].1 == 1 && hops.choose(set, 0).gateway.is_some()
     }
 
     /// MAC address of the next hop to `dst`; none while it isn't resolved.

@@ -65,7 +65,8 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn pseudo<const N: usize>(self, addresses: &[u8; N], len: u16, proto: u8) -> Self {
-        self.fixed(addresses).word(len).word(u16::from(proto))
+        let words = u64::from(len.to_be()) + u64::from(u16::from(proto).to_be());
+        self.fixed(addresses).plus(words)
     }
 
     /// Whether what was added contains a right checksum.
