@@ -9,7 +9,7 @@ use core::ops;
 use super::entry::{Conntrack, Standing};
 use super::index::{Index, hash_key};
 use crate::flow::{Direction, FlowKey};
-use crate::prefetch::{prefetch_all, prefetch_lines};
+use crate::prefetch::{prefetch, prefetch_all, prefetch_lines};
 use crate::slot::NIL;
 
 /// Why a conntrack was not inserted. The table is unchanged.
@@ -99,6 +99,14 @@ impl Table {
     pub(crate) fn expect_entry(&self, id: u32) {
         if let Some(place) = self.places.get(id as usize) {
             prefetch_all(place);
+        }
+    }
+
+    /// Asks for what tells an entry's neighbours in its slot's list, if there is such a place.
+    #[inline]
+    pub(crate) fn expect_sync(&self, id: u32) {
+        if let Some(place) = self.places.get(id as usize) {
+            prefetch(&place.0.sync);
         }
     }
 

@@ -106,6 +106,17 @@ impl Wheel {
         true
     }
 
+    /// What [`Self::advance`] looks at first, as far as it is in the list that the hand stands on.
+    pub(crate) fn next_due(&self, now_s: u32) -> impl Iterator<Item = u32> + '_ {
+        let first = if self.hand_s <= now_s {
+            self.heads[tick(self.hand_s)]
+        } else {
+            NIL
+        };
+        let linked = |id: u32| (id != NIL).then_some(id);
+        core::iter::successors(linked(first), move |&id| linked(self.links[id as usize].next))
+    }
+
     /// Visits entries whose deadline is `now_s` or earlier, touching at most `budget` links. Answers how many links
     /// it touched: fewer than `budget` means that nothing due is left.
     pub fn advance(&mut self, now_s: u32, budget: usize, mut visit: impl FnMut(u32) -> Visit) -> usize {
@@ -220,6 +231,22 @@ mod tests {
         let mut visited = due(&mut wheel, 100);
         visited.sort_unstable();
         assert_eq!(visited, [0, 1]);
+    }
+
+    #[test]
+    fn what_is_due_next_is_what_is_visited_first() {
+        let mut wheel = Wheel::new(5, 10);
+        for (id, deadline_s) in [(0, 10), (1, 10), (2, 11), (3, 10), (4, 12)] {
+            wheel.schedule(id, deadline_s);
+        }
+        assert_eq!(wheel.next_due(9).count(), 0);
+        let next: Vec<u32> = wheel.next_due(11).collect();
+        assert_eq!(next, due(&mut wheel, 10));
+        assert_eq!(
+            (next.len(), wheel.next_due(11).count()),
+            (3, 0),
+            "the hand stands on an empty list"
+        );
     }
 
     #[test]

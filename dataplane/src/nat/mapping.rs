@@ -11,6 +11,7 @@ use super::block::Block;
 use super::{LearnError, Nat, enter};
 use crate::conntrack::hash_words;
 use crate::flow::proto;
+use crate::prefetch::prefetch_all;
 use crate::time::Instant;
 
 /// What has ports or identifiers to hand out; each has its own number space.
@@ -115,6 +116,19 @@ impl Nat {
     pub(super) fn expect_outside(&self, block: u32, offset: u16, class: Protocol) {
         self.outside_index
             .prefetch(self.endpoint_hash(block, offset, class));
+    }
+
+    /// Asks for a mapping that a conntrack gives back soon.
+    pub(crate) fn expect_release(&self, id: u32) {
+        prefetch_all(&self.mappings[id]);
+    }
+
+    /// As [`Self::expect_release`], a pass later: asks for the block of its port.
+    pub(crate) fn expect_release_block(&self, id: u32) {
+        let block = self.mappings[id].block;
+        if block != NIL {
+            prefetch_all(&self.blocks[block]);
+        }
     }
 
     /// Whether [`Nat::open`] will find a place.

@@ -13,6 +13,10 @@ use crate::time::Instant;
 /// Timer visits per turn.
 const VISITS: usize = 64;
 
+/// Conntracks that are removed together. What ends has had no packet for long: all that its removal touches has to come from
+/// memory, and is asked for one pass ahead, for so many that it fits into the nearest cache.
+const GROUP: usize = 16;
+
 /// Blocks and resting ports looked at per turn.
 const NAT_VISITS: u32 = 64;
 
@@ -32,6 +36,9 @@ pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
     let mut due: ArrayVec<u32, VISITS> = ArrayVec::new();
     let mut orphans = 0;
     let (conntracks, roles, protect) = (&tables.conntracks, &tables.roles, &tables.protect);
+    for id in tables.wheel.next_due(now_s).take(VISITS) {
+        conntracks.expect_entry(id);
+    }
     tables.wheel.advance(now_s, VISITS, |id| {
         let conntrack = &conntracks[id];
         let seen = roles[conntrack.vrf().index()];
@@ -65,8 +72,10 @@ pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
         ended.push(id);
         Visit::Gone
     });
-    for &id in &ended {
-        tables.remove(now, id);
+    for group in ended.chunks(GROUP) {
+        group.iter().for_each(|&id| tables.expect_removal(id));
+        group.iter().for_each(|&id| tables.expect_removal_of_nat(id));
+        group.iter().for_each(|&id| tables.remove(now, id));
     }
     for &id in &due {
         tables.tell(id, now);

@@ -62,6 +62,28 @@ impl Tables {
         self.wheel.expect(id);
     }
 
+    /// Asks for what [`Self::remove`] touches besides the conntrack itself.
+    pub(crate) fn expect_removal(&self, id: u32) {
+        let conntrack = &self.conntracks[id];
+        for key in &conntrack.keys() {
+            self.conntracks.expect(key);
+        }
+        self.slots.expect(conntrack.at());
+        for neighbour in [conntrack.sync.next, conntrack.sync.prev] {
+            self.conntracks.expect_sync(neighbour);
+        }
+        if let Some(nat) = conntrack.nat() {
+            self.nat.expect_release(nat.mapping);
+        }
+    }
+
+    /// Second pass: what the NAT share of the conntrack leads to.
+    pub(crate) fn expect_removal_of_nat(&self, id: u32) {
+        if let Some(nat) = self.conntracks[id].nat() {
+            self.nat.expect_release_block(nat.mapping);
+        }
+    }
+
     /// Ends a conntrack on the active node.
     pub fn remove(&mut self, now: Instant, id: u32) {
         let sync = &self.conntracks[id].sync;
