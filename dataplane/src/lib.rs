@@ -47,6 +47,7 @@ pub mod lane_counts;
 pub mod mutant;
 mod prefetch;
 pub mod role;
+pub mod rss;
 pub mod shard;
 pub mod share;
 mod store;

@@ -22,11 +22,12 @@ use crate::exception::{Exceptions, Tap};
 pub use crate::fragment::HELD as FRAGMENTS_HELD;
 use crate::fragment::{Fragments, Ticket};
 use crate::inbox::{Announcing, Ask, Visited, Visitor};
-use crate::io::{BURST, Io, Packet, RxQueue};
+use crate::io::{BURST, Io, Packet, PortId, RxQueue};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notices;
 use crate::outlook::Outlook;
 use crate::role::Roles;
+use crate::rss::{Home, Spread};
 use crate::stage::absorb::absorb;
 use crate::stage::admit::admit;
 use crate::stage::answer::answer;
@@ -159,6 +160,19 @@ impl<I: Io> Worker<I> {
     pub fn with_taps(mut self, taps: &[Tap], ports: usize) -> Self {
         self.exceptions = Exceptions::new(taps);
         self.out = Outgoing::new(ports, self.workers);
+        self
+    }
+
+    /// Tells how ports spread packets over queues, by port, so that replies are drawn into this worker's own.
+    #[must_use]
+    pub fn with_spreads(mut self, spreads: &[Option<Spread>]) -> Self {
+        let polls = |port, queue| self.queues.contains(&RxQueue { port, queue });
+        let homes = (0..).map(PortId).zip(spreads).map(|(port, spread)| {
+            let spread = spread.as_ref()?;
+            Home::new(spread, |queue| polls(port, queue))
+        });
+        let homes = homes.collect();
+        self.tables.nat.set_homes(homes);
         self
     }
 

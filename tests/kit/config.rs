@@ -14,6 +14,7 @@ use dataplane::exception::Tap;
 use dataplane::flow::{Addr, VrfId};
 use dataplane::io::PortId;
 use dataplane::nat::NatLimits;
+use dataplane::rss::{Rss, Spread};
 use dataplane::tables::Limits;
 use dataplane::vrf::PortInfo;
 use dataplane::wire::ethernet::Mac;
@@ -122,6 +123,8 @@ pub struct Setup {
     pub held_packets: usize,
     /// Both ports have a tap: the kernel sees nothing of them otherwise.
     pub taps: bool,
+    /// What the WAN port's card hashes, if it tells its key and its table.
+    pub rss: Option<Rss>,
 }
 
 impl Default for Setup {
@@ -166,6 +169,7 @@ impl Default for Setup {
             output_commit: CommitIntent::default(),
             held_packets: 256,
             taps: false,
+            rss: None,
         }
     }
 }
@@ -247,7 +251,20 @@ const fn inside6() -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0)
 }
 
+/// Key of the cards that tell theirs.
+const RSS_KEY: [u8; 40] = *b"a card's secret, of two score of bytes..";
+/// Entries of the table of such a card.
+const RSS_ENTRIES: u16 = 128;
+
 impl Setup {
+    /// How the WAN port's card spreads packets over the workers' queues, where it tells.
+    #[must_use]
+    pub fn spread(&self) -> Option<Spread> {
+        let fields = self.rss?.fields(true, true);
+        let queues: Vec<u16> = (0..RSS_ENTRIES).map(|entry| entry % self.workers).collect();
+        Spread::new(&RSS_KEY, fields, &queues).ok()
+    }
+
     /// Number of VRFs.
     #[must_use]
     pub const fn vrfs(&self) -> u16 {

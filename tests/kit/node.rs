@@ -135,7 +135,8 @@ impl Node {
                 .collect();
             ios.push(MemIo::new(Arc::clone(&packets), &polled, 2 + taps.len()));
             let worker = Worker::new(place, queues, 2, Arc::clone(&shared), tables, links);
-            threads.push(worker.with_taps(&taps, 2 + taps.len()));
+            let worker = worker.with_taps(&taps, 2 + taps.len());
+            threads.push(worker.with_spreads(&[None, setup.spread()]));
         }
         let (events_in, pump_events) = bounded(4_096);
         let (hand_over, arrivals): (Vec<_>, Vec<_>) =

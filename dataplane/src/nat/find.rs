@@ -1,14 +1,21 @@
 //! Where the port of a new mapping comes from: a free one of the subscriber's blocks, else of a further block.
 //!
 //! Which ports and blocks may be looked at, and in which order, follows from the node's [`Share`](crate::share::Share).
-//! The search is a scan of bitmaps from a random place on; nothing changes unless a port is found.
+//! Among those a port of the inside port's parity goes first, and among these one that brings replies home, into a receive
+//! queue of this worker ([`crate::rss`]). The search is a scan of bitmaps from a random place on; nothing changes unless
+//! a port is found.
 
 use super::block::Grantee;
+use super::lot::Wish;
 use super::mapping::Protocol;
+use super::pool::Place;
 use super::random::Random;
 use super::{Block, Nat, Reign};
 use crate::config::InDoubt;
 use crate::delta::Term;
+use crate::flow::FlowKey;
+use crate::io::PortId;
+use crate::rss::Home;
 use crate::share::Part;
 use crate::time::Instant;
 use crate::verdict::Drop;
@@ -22,6 +29,10 @@ pub(super) struct Want {
     pub(super) class: Protocol,
     /// Parity of the inside port, to be kept if possible (RFC 4787 REQ-4).
     pub(super) odd: bool,
+    /// Port of this node that replies come in by, if any one.
+    pub(super) way: Option<PortId>,
+    /// A reply, but for where it goes to.
+    pub(super) reply: FlowKey,
 }
 
 /// Why there is no port. Counted only when it is the last word.
@@ -57,6 +68,9 @@ impl Nat {
                 self.usage[pool].ports_borrowed += u64::from(found.is_ok());
             }
         }
+        if let Ok((block, offset)) = found {
+            self.count_home(pool, want, block, offset);
+        }
         found.map_err(|short| self.count(pool, short))
     }
 
@@ -84,17 +98,21 @@ impl Nat {
         self.port_of_new_block(now, reign, want, parts)
     }
 
-    /// A free port of the subscriber's blocks on its paired address: of the inside port's parity from any of them, else
-    /// of any parity.
+    /// A free port of the subscriber's blocks on its paired address: of the inside port's parity, from any of them, where
+    /// replies come home; else where they don't; else of any parity.
     fn port_of(&mut self, subscriber: u32, want: &Want, part: Part) -> Option<(u32, u16)> {
         let random = self.random.next();
-        let paired = self.subscribers[subscriber].paired.on();
-        [Some(want.odd), None].into_iter().find_map(|odd| {
+        let paired = self.subscribers[subscriber].paired;
+        let home = self.home(want, paired);
+        let wishes = [(Some(want.odd), home), (Some(want.odd), None), (None, None)];
+        // Without a home the first two are the same.
+        let wishes = &wishes[usize::from(home.is_none())..];
+        wishes.iter().find_map(|&(odd, home)| {
             let mut of_paired = self
                 .blocks_of(subscriber)
-                .filter(|&id| self.blocks[id].place.on() == paired);
+                .filter(|&id| self.blocks[id].place.on() == paired.on());
             of_paired.find_map(|id| {
-                let offset = self.free_port(id, want.class, random, odd, part)?;
+                let offset = self.free_port(id, want.class, random, Wish { odd, part, home })?;
                 Some((id, offset))
             })
         })
@@ -112,10 +130,44 @@ impl Nat {
         let random = self.random.next();
         let block = self.grant_of(now, term, want, parts)?;
         // A fresh block has 64 free ports or more, a quarter of them of the wanted half and parity.
-        let offset = self
-            .free_port(block, want.class, random, Some(want.odd), share.half())
+        let anywhere = Wish {
+            odd: Some(want.odd),
+            part: share.half(),
+            home: None,
+        };
+        let home = self.home(want, self.blocks[block].place);
+        let offset = home
+            .and_then(|home| {
+                let wish = Wish {
+                    home: Some(home),
+                    ..anywhere
+                };
+                self.free_port(block, want.class, random, wish)
+            })
+            .or_else(|| self.free_port(block, want.class, random, anywhere))
             .ok_or(Short::Address)?;
         Ok((block, offset))
+    }
+
+    /// Whose home replies to a public address should come to, and what they hash to but for their port.
+    fn home(&self, want: &Want, to: Place) -> Option<(&Home, u32)> {
+        let home = self.homes.get(want.way?.index())?.as_ref()?;
+        let reply = FlowKey {
+            dst: self.pools.lot(to).address(to),
+            ..want.reply
+        };
+        Some((home, home.base(&reply)?))
+    }
+
+    fn count_home(&mut self, pool: usize, want: &Want, block: u32, offset: u16) {
+        let place = self.blocks[block].place;
+        let port = self.pools.lot(place).port_first(place) + offset;
+        let comes_home = self
+            .home(want, place)
+            .map(|(home, base)| home.is_home(base, port));
+        let usage = &mut self.usage[pool];
+        usage.ports_homed += u64::from(comes_home == Some(true));
+        usage.ports_unhomed += u64::from(comes_home == Some(false));
     }
 
     /// A block of the first part that has one.
@@ -130,23 +182,16 @@ impl Nat {
         outcome
     }
 
-    /// A free port of a part of a block from a random place on, as an offset.
-    fn free_port(
-        &self,
-        block: u32,
-        class: Protocol,
-        random: u64,
-        odd: Option<bool>,
-        part: Part,
-    ) -> Option<u16> {
+    /// A free port of a block from a random place on, as an offset.
+    fn free_port(&self, block: u32, class: Protocol, random: u64, wish: Wish<'_>) -> Option<u16> {
         let Block { place, taken, .. } = self.blocks[block];
         let lot = self.pools.lot(place);
         if taken[class as usize] >= lot.block_size() {
             return None;
         }
-        let (from, to) = lot.offsets(part);
+        let (from, to) = lot.offsets(wish.part);
         let start = from + Random::new(random).below_u16(to - from);
-        lot.free_port(place, class, start, odd, part)
+        lot.free_port(place, class, start, wish)
     }
 
     fn pool_of(&self, grantee: Grantee) -> usize {

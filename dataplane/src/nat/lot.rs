@@ -24,6 +24,7 @@ use super::random::Random;
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::config::PoolIntent;
 use crate::flow::{Addr, VrfId};
+use crate::rss::Home;
 use crate::share::{Half, Part};
 
 /// See the module. A clone is another view of the same memory.
@@ -53,6 +54,17 @@ pub(super) struct Lot {
 }
 
 const HELD: u64 = 1 << 32;
+
+/// What a port should be like.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wish<'a> {
+    /// Its parity, if that matters.
+    pub(super) odd: Option<bool>,
+    /// The part of the block that it is in.
+    pub(super) part: Part,
+    /// Replies to it come home: whose home, and what they hash to but for the port.
+    pub(super) home: Option<(&'a Home, u32)>,
+}
 
 impl Lot {
     /// Every block free, every address served.
@@ -254,21 +266,22 @@ impl Lot {
         }
     }
 
-    /// A free port of a part of a chunk, as an offset into it: the first free one from `start` on, which is in the part,
-    /// around its end. With `odd` given, only ports of that parity.
-    pub(super) fn free_port(
-        &self,
-        place: Place,
-        class: Protocol,
-        start: u16,
-        odd: Option<bool>,
-        part: Part,
-    ) -> Option<u16> {
-        let first_is_odd = self.port_first(place) % 2 == 1;
+    /// A free port of a chunk, as an offset into it: the first one that is as wished from `start` on, which is in the wished
+    /// part, around its end.
+    pub(super) fn free_port(&self, place: Place, class: Protocol, start: u16, wish: Wish<'_>) -> Option<u16> {
+        let Wish { odd, part, home } = wish;
+        let port_first = self.port_first(place);
         let wanted = match odd {
             None => u64::MAX,
-            Some(odd) if odd == first_is_odd => 0x5555_5555_5555_5555,
+            Some(odd) if odd == (port_first % 2 == 1) => 0x5555_5555_5555_5555,
             Some(_) => 0xaaaa_aaaa_aaaa_aaaa,
+        };
+        let at_home = |word: usize| {
+            home.map_or(u64::MAX, |(home, base)| {
+                #[expect(clippy::cast_possible_truncation, reason = "a block's words are below 1,024")]
+                let offset = word as u16 * 64;
+                home.ports(base, port_first + offset)
+            })
         };
         let bits = self.bits(place, class);
         let (from, to) = self.offsets(part);
@@ -284,6 +297,7 @@ impl Lot {
                 _ => u64::MAX,
             } & between(from, to, at);
             let free = !bits[at].load(Ordering::Relaxed) & wanted & part;
+            let free = if free == 0 { 0 } else { free & at_home(at) };
             let bit = free.trailing_zeros();
             (free != 0)
                 .then(|| u16::try_from(at * 64 + bit as usize).ok())

@@ -50,6 +50,8 @@ use crate::config::Filtering;
 use crate::conntrack::Index;
 use crate::delta::{NatPart, Term};
 use crate::flow::{Addr, FlowKey, VrfId};
+use crate::io::PortId;
+use crate::rss::Home;
 use crate::share::Share;
 use crate::time::Instant;
 use crate::verdict::Drop;
@@ -190,6 +192,8 @@ pub struct Nat {
     usage: Vec<PoolUsage>,
     /// Pool that the next `tick` starts with, so that no pool starves another.
     tick_from: usize,
+    /// By port: which public ports bring the replies that come in by it home. Empty where no card tells.
+    homes: Box<[Option<Home>]>,
 }
 
 impl Nat {
@@ -217,7 +221,13 @@ impl Nat {
             events_lost: 0,
             usage: vec![PoolUsage::default(); count],
             tick_from: 0,
+            homes: Box::default(),
         }
+    }
+
+    /// From now on the ports of mappings bring replies home, where there is a choice.
+    pub(crate) fn set_homes(&mut self, homes: Box<[Option<Home>]>) {
+        self.homes = homes;
     }
 
     /// The shared pools.
@@ -227,8 +237,8 @@ impl Nat {
     }
 
     /// Public endpoint for the first packet of a flow from inside. `key` is the packet's own (original) key, `slot`
-    /// the subscriber's, `reign` that of the inside VRF. The mapping is retained for the caller's conntrack. When
-    /// refused, nothing changes and no mapping of anybody is evicted (RFC 6888 REQ-11).
+    /// the subscriber's, `reign` that of the inside VRF, `way` the port that it leaves by and replies come in by. The mapping is
+    /// retained for the caller's conntrack. When refused, nothing changes and no mapping of anybody is evicted (RFC 6888 REQ-11).
     ///
     /// # Errors
     /// `UnsupportedProtocol` for anything but TCP, UDP and ICMP queries over IPv4; `PoolExhausted` when a new
@@ -243,6 +253,7 @@ impl Nat {
         key: &FlowKey,
         slot: u16,
         pool: PoolRef,
+        way: Option<PortId>,
     ) -> Result<Bound, Drop> {
         let class = Protocol::of(key.proto)
             .filter(|_| key.src.is_v4())
@@ -269,6 +280,8 @@ impl Nat {
             slot,
             class,
             odd: key.src_port % 2 == 1,
+            way,
+            reply: key.reversed(),
         };
         let (block, offset) = self.find_port(now, reign, &want)?;
         let mapping = self

@@ -33,6 +33,10 @@ pub struct PoolUsage {
     pub ports_borrowed: u64,
     /// First packets refused: this node's half is used up, in doubt, and the pool lets nobody borrow.
     pub refused_in_doubt: u64,
+    /// Mappings whose port brings replies home, into a receive queue of the worker that owns them.
+    pub ports_homed: u64,
+    /// Mappings for which no such port was free.
+    pub ports_unhomed: u64,
     /// Rests ended early because the mapping table was full.
     pub rests_cut_short: u64,
 }
@@ -52,6 +56,8 @@ impl AddAssign for PoolUsage {
         self.quota_reached += other.quota_reached;
         self.ports_borrowed += other.ports_borrowed;
         self.refused_in_doubt += other.refused_in_doubt;
+        self.ports_homed += other.ports_homed;
+        self.ports_unhomed += other.ports_unhomed;
         self.rests_cut_short += other.rests_cut_short;
     }
 }

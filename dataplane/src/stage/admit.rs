@@ -116,7 +116,8 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
         term: role.term,
         share: role.share,
     };
-    let bound = cx.tables.nat.bind(cx.now, reign, key, work.at.slot, pool)?;
+    let way = Some(cx.snapshot.interface(out).port);
+    let bound = cx.tables.nat.bind(cx.now, reign, key, work.at.slot, pool, way)?;
     cx.tables.list_blocks();
     let mut reply = key.reversed();
     reply.vrf = pool.vrf;

@@ -31,7 +31,7 @@ fn change(nat: &mut Nat, pools: Vec<PoolIntent>) -> Result<(), PoolBusy> {
 }
 
 fn bind_in(nat: &mut Nat, host: u8, port: u16, pool: PoolRef) -> Result<Bound, Drop> {
-    nat.bind(s(0), REIGN, &key(host, port, proto::UDP), slot(host), pool)
+    nat.bind(s(0), REIGN, &key(host, port, proto::UDP), slot(host), pool, None)
 }
 
 fn owner(nat: &Nat, bound: &Bound) -> Option<(VrfId, u16)> {
@@ -107,7 +107,7 @@ fn addresses_that_join_a_pool_are_used_when_the_others_are_full_and_halves_follo
     let mut high = nat(refusing(&[1, 2, 3]));
     let blocks = |nat: &mut Nat, reign| -> BTreeSet<(Addr, u16)> {
         for host in 1..20 {
-            let _ = nat.bind(s(0), reign, &key(host, 5_000, proto::UDP), slot(host), POOL);
+            let _ = nat.bind(s(0), reign, &key(host, 5_000, proto::UDP), slot(host), POOL, None);
         }
         dump(nat)
             .blocks

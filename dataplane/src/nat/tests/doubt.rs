@@ -20,7 +20,7 @@ fn first(half: Half) -> Reign {
 fn drain(nat: &mut Nat, reign: Reign, host: u8) -> (Vec<Bound>, Drop) {
     let mut got = Vec::new();
     for port in 1.. {
-        match nat.bind(s(0), reign, &key(host, port, proto::UDP), slot(host), POOL) {
+        match nat.bind(s(0), reign, &key(host, port, proto::UDP), slot(host), POOL, None) {
             Ok(bound) => got.push(bound),
             Err(refusal) => return (got, refusal),
         }
@@ -69,7 +69,14 @@ fn the_halves_of_a_block_that_both_know_are_disjoint_and_keep_the_parity() {
     for (node, half) in [(&mut low, Half::Low), (&mut high, Half::High)] {
         for port in 0..30 {
             let bound = node
-                .bind(s(0), only(half), &key(1, 6_000 + port, proto::UDP), slot(1), POOL)
+                .bind(
+                    s(0),
+                    only(half),
+                    &key(1, 6_000 + port, proto::UDP),
+                    slot(1),
+                    POOL,
+                    None,
+                )
                 .unwrap();
             let block = node.block_of(bound.mapping);
             let offset = bound.port - node.block(block).port_first;
@@ -112,6 +119,7 @@ fn a_block_of_the_peers_half_is_borrowed_only_when_the_own_half_has_none() {
                 &key(host, 5_000, proto::UDP),
                 slot(host),
                 POOL,
+                None,
             )
             .unwrap();
         let block = node.block(node.block_of(bound.mapping));
@@ -125,7 +133,14 @@ fn a_block_of_the_peers_half_is_borrowed_only_when_the_own_half_has_none() {
         assert_eq!(reach(host), (true, u64::from(host) - 4), "host {host}");
     }
     assert_eq!(
-        node.bind(s(0), only(Half::Low), &key(9, 5_000, proto::UDP), slot(9), POOL),
+        node.bind(
+            s(0),
+            only(Half::Low),
+            &key(9, 5_000, proto::UDP),
+            slot(9),
+            POOL,
+            None
+        ),
         Err(Drop::PoolExhausted)
     );
 }
@@ -149,6 +164,7 @@ fn without_doubt_the_own_half_comes_first_and_the_other_one_is_not_borrowed() {
                 &key(host, 1, proto::UDP),
                 slot(host),
                 POOL,
+                None,
             )
         })
         .collect();
@@ -167,8 +183,15 @@ fn a_pool_of_single_blocks_is_shared_by_its_addresses() {
         let mut node = nat(one_block.clone());
         let got: Vec<_> = (1..=4)
             .filter_map(|host| {
-                node.bind(s(0), only(half), &key(host, 1, proto::UDP), slot(host), POOL)
-                    .ok()
+                node.bind(
+                    s(0),
+                    only(half),
+                    &key(host, 1, proto::UDP),
+                    slot(host),
+                    POOL,
+                    None,
+                )
+                .ok()
             })
             .collect();
         assert_eq!(got.len(), 2, "{half:?}");

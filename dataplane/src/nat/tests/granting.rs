@@ -7,15 +7,19 @@ use super::*;
 fn one_inside_endpoint_has_one_public_endpoint_per_protocol_whatever_the_destination() {
     let mut nat = nat(pool());
     for proto in [proto::TCP, proto::UDP, proto::ICMP] {
-        let first = nat.bind(s(0), REIGN, &key(1, 5000, proto), 1, POOL).unwrap();
+        let first = nat
+            .bind(s(0), REIGN, &key(1, 5000, proto), 1, POOL, None)
+            .unwrap();
         let elsewhere = FlowKey {
             dst: Addr::v4([192, 0, 2, 77]),
             dst_port: 99,
             ..key(1, 5000, proto)
         };
-        assert_eq!(nat.bind(s(1), REIGN, &elsewhere, 1, POOL).unwrap(), first);
+        assert_eq!(nat.bind(s(1), REIGN, &elsewhere, 1, POOL, None).unwrap(), first);
         assert_ne!(
-            nat.bind(s(1), REIGN, &key(1, 5002, proto), 1, POOL).unwrap().port,
+            nat.bind(s(1), REIGN, &key(1, 5002, proto), 1, POOL, None)
+                .unwrap()
+                .port,
             first.port
         );
     }
@@ -280,7 +284,7 @@ fn only_tcp_udp_and_icmp_over_ipv4_are_translated() {
     };
     for key in [key(1, 1, 47), key(1, 1, proto::ICMP6), v6] {
         assert_eq!(
-            nat.bind(s(0), REIGN, &key, 1, POOL),
+            nat.bind(s(0), REIGN, &key, 1, POOL, None),
             Err(Drop::UnsupportedProtocol)
         );
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
+use super::super::lot::Wish;
 use super::*;
 
 #[derive(Debug, Clone)]
@@ -38,7 +39,7 @@ proptest! {
                 Step::Bind { host, port, proto } => {
                     let key = key(host, port, proto);
                     let before = dump(&active);
-                    match active.bind(s(now), REIGN, &key, slot(host), POOL) {
+                    match active.bind(s(now), REIGN, &key, slot(host), POOL, None) {
                         Ok(bound) => {
                             let endpoint = (bound.external, bound.port, proto);
                             if let Some((other, until)) = holders.get(&endpoint) {
@@ -89,7 +90,7 @@ proptest! {
         check(&standby);
         let heir = Reign { term: TERM.next_of(2, 0), ..REIGN };
         for (key, bound, _) in &live {
-            let again = standby.bind(s(now), heir, key, 0, POOL).unwrap();
+            let again = standby.bind(s(now), heir, key, 0, POOL, None).unwrap();
             prop_assert_eq!((again.external, again.port, again.part), (bound.external, bound.port, bound.part));
         }
         // Everything ends: nothing is left on either node.
@@ -145,18 +146,25 @@ proptest! {
         start in 0u16..192,
         odd: Option<bool>,
         part in prop_oneof![Just(None), Just(Some(Half::Low)), Just(Some(Half::High))],
+        (drawn, base, first) in (any::<bool>(), any::<u32>(), 1024_u16..1100),
     ) {
         let taken = &taken[..usize::from(size)];
-        let pools = Pools::new(&intent(vec![PoolIntent { block_size: size, ..pool() }]));
-        let place = pools.place(VRF, &Addr::v4([198, 51, 100, 1]), 1024).unwrap();
+        let ports = PortRange { first, last: first + 200 };
+        let pools = Pools::new(&intent(vec![PoolIntent { block_size: size, ports, ..pool() }]));
+        let place = pools.place(VRF, &Addr::v4([198, 51, 100, 1]), first).unwrap();
+        let home = home::home();
         let (from, to) = pools.lot(place).offsets(part);
         let start = from + start % (to - from);
         for (offset, _) in (0..).zip(taken).filter(|(_, taken)| **taken) {
             pools.lot(place).set_port(place, Protocol::Icmp, offset, true);
         }
         let slow = (0..to - from).map(|step| from + (start - from + step) % (to - from)).find(|&offset| {
-            !taken[usize::from(offset)] && odd.is_none_or(|odd| (offset % 2 == 1) == odd)
+            let port = first + offset;
+            !taken[usize::from(offset)]
+                && odd.is_none_or(|odd| (port % 2 == 1) == odd)
+                && (!drawn || home.is_home(base, port))
         });
-        prop_assert_eq!(pools.lot(place).free_port(place, Protocol::Icmp, start, odd, part), slow);
+        let wish = Wish { odd, part, home: drawn.then_some((&home, base)) };
+        prop_assert_eq!(pools.lot(place).free_port(place, Protocol::Icmp, start, wish), slow);
     }
 }

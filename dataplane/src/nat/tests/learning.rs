@@ -6,7 +6,7 @@ use super::*;
 fn a_record_brings_subscriber_block_mapping_and_exact_port() {
     let (mut active, mut standby) = (nat(pool()), nat(pool()));
     let key = key(1, 4000, proto::TCP);
-    let bound = active.bind(s(0), REIGN, &key, slot(1), POOL).unwrap();
+    let bound = active.bind(s(0), REIGN, &key, slot(1), POOL, None).unwrap();
     let learned = standby.learn(s(50), &put(&key, &bound), slot(1)).unwrap();
     assert!(learned.block_new);
     assert_eq!(dump(&standby), dump(&active));
@@ -23,7 +23,7 @@ fn a_record_brings_subscriber_block_mapping_and_exact_port() {
         (None, None),
         "the active tells and logs"
     );
-    let again = standby.bind(s(60), REIGN, &key, slot(1), POOL).unwrap();
+    let again = standby.bind(s(60), REIGN, &key, slot(1), POOL, None).unwrap();
     assert_eq!(
         (again.external, again.port),
         (bound.external, bound.port),

@@ -5,6 +5,7 @@ mod changing;
 mod doubt;
 mod granting;
 mod histories;
+mod home;
 #[cfg(loom)]
 mod interleavings;
 mod learning;
@@ -92,7 +93,7 @@ fn slot(host: u8) -> u16 {
 }
 
 fn bind(nat: &mut Nat, host: u8, port: u16) -> Result<Bound, Drop> {
-    nat.bind(s(0), REIGN, &key(host, port, proto::UDP), slot(host), POOL)
+    nat.bind(s(0), REIGN, &key(host, port, proto::UDP), slot(host), POOL, None)
 }
 
 fn put(key: &FlowKey, bound: &Bound) -> PutRecord {
