@@ -1,13 +1,15 @@
 //! The control process: `twinpath-control --config FILE`. Reads and checks the configuration, follows the kernel, serves
-//! `twinpathctl`, and tells the data process what both want. `--check` only reads.
+//! `twinpathctl`, and tells the data process what both want. `--check` only reads; `--withdraw` only cleans up.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use twinpath::clock::Clock;
 use twinpath::config;
-use twinpath::control::daemon::Daemon;
+use twinpath::control::announce::Announcer;
+use twinpath::control::daemon::{Daemon, kernel_map};
 use twinpath::control::host::ThisMachine;
 use twinpath::machine;
 
@@ -24,6 +26,9 @@ struct Args {
     /// Only check the file: print every error with its place, exit code 1 if there is any.
     #[arg(long)]
     check: bool,
+    /// Only take the routes of pools out of the kernel, for when the data process has ended and no control process runs.
+    #[arg(long, conflicts_with = "check")]
+    withdraw: bool,
 }
 
 fn main() -> ExitCode {
@@ -53,6 +58,10 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     twinpath::log::to_stderr(config.log.level);
+    if args.withdraw {
+        Announcer::new(kernel_map(&config).namespaces(), Clock::start().now()).withdraw();
+        return Ok(ExitCode::SUCCESS);
+    }
     // No reason to end: what is missing may come, and what is there must be served.
     for fault in missing {
         tracing::warn!(%fault, "not on this machine now");

@@ -2,8 +2,10 @@
 //! for a VRF with `announce_pools`, the table that the VRF's routes come from has a blackhole route for each prefix of its
 //! pools. The kernel forwards nothing by them, and the [mirror](super::mirror) takes routes of that kind for none.
 //!
-//! Whose routes they are is told by their protocol number ([`PROTOCOL`]). So a process that comes after one that was killed finds
-//! what that one has left: it stays while nobody knows better, and what the role doesn't want any more goes. Roles come from the
+//! Whose routes they are is told by their protocol number ([`PROTOCOL`]). So a process that comes after one that has ended finds
+//! what that one has left: it stays while nobody knows better, and what the role doesn't want any more goes. A restart of this
+//! process moves no announcement. When the data process ends and no control process is there, the service that ran it has
+//! `twinpath-control --withdraw` take the routes away. Roles come from the
 //! data process, after it has changed them: at a take-over the route follows the role, and at a switchover the peer has decided
 //! before.
 
@@ -125,7 +127,15 @@ impl Announcer {
             .map(|due| if known { due } else { due.max(self.patience_until) })
     }
 
-    /// This process is to end in order: nobody would take the routes away with the role any more.
+    /// This process is to end in order. A data process that goes on forwards what is announced, so its routes stay for the next
+    /// control process; without one they would lead nowhere.
+    pub fn end(&mut self, data: &DataLink) {
+        if data.connection().is_none() {
+            self.withdraw();
+        }
+    }
+
+    /// Takes away every route that is there.
     pub fn withdraw(&mut self) {
         for (netns, space) in &mut self.spaces {
             if let Err(error) = space.follow(netns.as_deref(), &BTreeSet::new()) {

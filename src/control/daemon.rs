@@ -121,7 +121,7 @@ impl Daemon {
             self.wait()?;
             if matches!(self.signals.read(&mut [0; 8]), Ok(1..)) {
                 supervisor.stopping();
-                self.announcer.withdraw();
+                self.announcer.end(&self.data);
                 tracing::info!("ending as asked; the data process goes on");
                 return Ok(());
             }

@@ -7,6 +7,7 @@ import unittest
 
 from labcase import CONVERGED_WITHIN_S, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_pair, wait_role, wait_until
 from test_routing import CORE, SESSIONS, UPSTREAM
+from twinlab.node import binaries
 from twinlab.routers import NODES_AS, address_of
 from twinlab.shell import run
 from twinlab.topology import POOL_NET, ROUTER_ADDRESSES, ROUTERS, SERVER_FAR, SERVER_FAR_NET
@@ -70,15 +71,24 @@ class TestPoolRoutes(AnnounceCase):
         self.node1.start("control")
         self.wait_announced_by("node2")
 
-    def test_what_ends_in_order_takes_its_routes_along_and_leaves_others(self):
+    def test_an_orderly_restart_of_the_control_process_moves_no_announcement(self):
+        self.wait_announced_by("node1")
+        self.node1.stop("control")
+        self.assertEqual(self.routes(self.node1), PREFIXES, "forwarding goes on")
+        self.node1.start("control")
+        self.wait_announced_by("node1")
+
+    def test_a_node_that_is_stopped_leaves_no_route_but_those_of_others(self):
         self.lab.topology.ip("node1", ["route add blackhole 203.0.113.77/32 proto 117"])
         self.wait_announced_by("node1")
         self.node1.stop("control")
+        self.node1.stop("dataplane")
+        # As the unit of the data process does.
+        run(*self.lab.topology.inside("node1", binaries() / "twinpath-control", "--config", self.node1.config_file,
+                                      "--withdraw"))
         self.assertEqual(self.routes(self.node1), [])
         shown = run("ip", "-n", self.node1.namespace, "route", "show", "203.0.113.77")
         self.assertIn("blackhole", shown, "somebody else's")
-        self.node1.start("control")
-        self.wait_announced_by("node1")
 
     def test_nodes_that_both_die_leave_nothing_behind_once_they_are_back(self):
         self.wait_announced_by("node1")
