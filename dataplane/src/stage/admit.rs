@@ -17,12 +17,13 @@ use crate::verdict::{Drop, Verdict};
 use crate::vrf::Local;
 
 pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+    let mut opened = false;
     batch.each(|meta, work| {
         if work.entry != NIL || !matches!(meta.kind, Kind::Flow | Kind::IcmpError) {
             return;
         }
-        // An earlier packet of this very burst may have opened the flow.
-        if let Some((id, direction)) = cx.tables.conntracks.find(work.hash, &meta.key) {
+        // An earlier packet of this very burst may have opened the flow. Else the lookup is right.
+        if opened && let Some((id, direction)) = cx.tables.conntracks.find(work.hash, &meta.key) {
             work.entry = id;
             work.direction = direction;
             return;
@@ -32,6 +33,7 @@ pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
         }
         match first_packet(meta, work, cx) {
             Ok(Outcome::Tracked(id)) => {
+                opened = true;
                 work.entry = id;
                 work.direction = Direction::Original;
                 work.first = true;
