@@ -507,6 +507,12 @@ fn port(row: &PortRow) -> String {
         t.line("speed-mbps", row.speed_mbps);
         t.line("mac", row.mac.map(|byte| format!("{byte:02x}")).join(":"));
         t.line("rx-queues", row.rx_queues);
+        t.open("rss", |t| {
+            t.line("asked", &row.rss.asked);
+            t.line("hashed", &row.rss.hashed);
+            t.line("table-entries", row.rss.table_entries);
+            t.line("note", &row.rss.note);
+        });
         t.line("tx-queues", row.tx_queues);
         t.open("statistics", |t| {
             for (name, value) in [

@@ -460,6 +460,8 @@ pub struct PortRow {
     pub mac: [u8; 6],
     /// Receive queues.
     pub rx_queues: u16,
+    /// How the card chooses one.
+    pub rss: RssRow,
     /// Transmit queues.
     pub tx_queues: u16,
     /// Packets received.
@@ -487,6 +489,19 @@ pub struct PortRow {
     pub handoffs: Vec<Count>,
     /// The driver's own statistics.
     pub xstats: Vec<Count>,
+}
+
+/// How the card of a port chooses a receive queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RssRow {
+    /// What the configuration asks it to hash.
+    pub asked: String,
+    /// What it hashes.
+    pub hashed: String,
+    /// Entries of its table of queues; 0 when it isn't known.
+    pub table_entries: u32,
+    /// What that brings, or what keeps it from being known.
+    pub note: String,
 }
 
 /// A receive queue of a port.

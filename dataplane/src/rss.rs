@@ -197,6 +197,12 @@ impl Spread {
         self.queues[hash as usize & (self.queues.len() - 1)]
     }
 
+    /// The card's key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
     /// The table of queues.
     #[must_use]
     pub fn queues(&self) -> &[u16] {

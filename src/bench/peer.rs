@@ -14,6 +14,7 @@ use anyhow::{Context, bail, ensure};
 use core::time::Duration;
 use dataplane::flow::FlowKey;
 use dataplane::io::{BURST, Burst, Io, Packet, PortId, RxQueue};
+use dataplane::rss::Rss;
 use dataplane::time::Instant;
 use twinpath::clock::Clock;
 use twinpath::dpdk::mempool::ROOM_DEFAULT;
@@ -164,6 +165,8 @@ fn configs(places: &[Place]) -> Vec<PortConfig> {
         netns: None,
         tap: None,
         rx_queues: 1,
+        rss: Rss::Off,
+        rss_key: Vec::new(),
         mtu: 1_500,
         descriptors: 512,
     };

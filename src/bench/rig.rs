@@ -12,6 +12,7 @@
 
 use anyhow::{Context, bail, ensure};
 use dataplane::io::{BURST, Burst, Io, Packet, PortId, RxQueue};
+use dataplane::rss::Rss;
 use dataplane::time::Instant;
 use twinpath::clock::Clock;
 use twinpath::dpdk::mempool::ROOM_DEFAULT;
@@ -96,6 +97,8 @@ impl Rig {
             netns: None,
             tap: None,
             rx_queues: 4,
+            rss: Rss::Flow,
+            rss_key: Vec::new(),
             mtu: 1_500,
             descriptors: 512,
         });

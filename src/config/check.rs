@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 
+use dataplane::rss::Rss;
 use state_sync::config::STREAMS_MAX;
 
 use super::locate::{Place, Report};
@@ -110,8 +111,24 @@ fn ports(report: &Report<'_>, file: &Everything<'_>) {
             );
         }
         queue_pairs(report, &port.device, port.rx_queues, places.rx_queues);
+        spreading(report, port, places);
         tap(report, file, port, places);
     }
+}
+
+/// Fields are hashed to choose one of several queues.
+fn spreading(report: &Report<'_>, port: &PortConfig, places: &PortPlaces) {
+    report.check(
+        port.rx_queues > 1 || matches!(port.rss, Rss::Flow | Rss::Off),
+        places.rss,
+        || {
+            format!(
+                "rss = \"{}\" chooses among queues, and there is one",
+                port.rss.name()
+            )
+        },
+        "add rx_queues, at best one for each worker, or remove rss",
+    );
 }
 
 /// A tap is an interface of its own, which the data process makes.

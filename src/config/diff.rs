@@ -274,6 +274,7 @@ fn flatten(config: &Config) -> Settings {
         let path = format!("port.{}", port.name);
         put(&mut s, format!("{path}.device"), &port.device);
         put(&mut s, format!("{path}.rx_queues"), port.rx_queues);
+        put(&mut s, format!("{path}.rss"), port.rss.name());
         put(
             &mut s,
             format!("{path}.kernel_interface"),
@@ -391,6 +392,12 @@ fn flatten_dataplane(s: &mut Settings, config: &Config) {
     put(s, "dataplane.delta_ring_entries".into(), d.delta_ring_entries);
     put(s, "dataplane.held_packets".into(), d.held_packets);
     put(s, "dataplane.limited_sources".into(), d.limited_sources);
+    let hex = |key: &Vec<u8>| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    put(
+        s,
+        "dataplane.rss_key".into(),
+        d.rss_key.as_ref().map_or_else(|| "none".to_owned(), hex),
+    );
     put(s, "dataplane.eal_args".into(), d.eal_args.join(" "));
 }
 

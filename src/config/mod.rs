@@ -30,6 +30,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ctl::key::PublicKey;
 use dataplane::config::{Forwarding, Intent, VirtualAddress};
+use dataplane::rss::Rss;
 use state_sync::config::SyncLink;
 use toml::de::DeTable;
 
@@ -110,6 +111,8 @@ pub struct DataplaneConfig {
     pub held_packets: u32,
     /// Sources of each worker whose new flows are counted where a rule limits them.
     pub limited_sources: u32,
+    /// Key of the hash by which cards choose receive queues; none for each card's own.
+    pub rss_key: Option<Vec<u8>>,
     /// Further arguments for EAL.
     pub eal_args: Vec<String>,
 }
@@ -123,6 +126,8 @@ pub struct PortConfig {
     pub device: String,
     /// Receive queues.
     pub rx_queues: u16,
+    /// What the card hashes to choose one.
+    pub rss: Rss,
     /// Kernel interface from which link state, addresses and neighbours are learnt.
     pub kernel_interface: Option<String>,
     /// How the kernel comes by the frames that are its business.

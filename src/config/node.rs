@@ -85,6 +85,7 @@ pub(super) fn read_dataplane(root: &Section<'_>, cores: &[usize], places: &mut P
         delta_ring_entries: section.number("delta_ring_entries", 64..=1_048_576, 4_096),
         held_packets: section.number("held_packets", 16..=65_536, 512),
         limited_sources: section.number("limited_sources", 64..=16_777_216, 65_536),
+        rss_key: section.parsed("rss_key", values::rss_key).map(|k| k.value),
         eal_args: section
             .list("eal_args", |t| Ok(t.to_owned()))
             .into_iter()

@@ -5,6 +5,7 @@ use dataplane::config::{
 };
 use dataplane::flow::VrfId;
 use dataplane::io::PortId;
+use dataplane::rss::Rss;
 use ipnet::IpNet;
 
 use super::locate::{At, Place, Report, suggest};
@@ -105,6 +106,7 @@ pub(super) struct PortPlaces {
     pub kernel_interface: Place,
     pub exception: Place,
     pub rx_queues: Place,
+    pub rss: Place,
 }
 
 /// Where the parts of an interface are.
@@ -171,6 +173,7 @@ fn read_port(section: Section<'_>, name: &At<String>, places: &mut Places) -> (P
         kernel_interface: section.place_of("kernel_interface"),
         exception: section.place_of("exception"),
         rx_queues: section.place_of("rx_queues"),
+        rss: section.place_of("rss"),
     };
     let report = section.report();
     places.mark(report, format!("port.{}.device", name.value), found.device);
@@ -183,6 +186,9 @@ fn read_port(section: Section<'_>, name: &At<String>, places: &mut Places) -> (P
         name: name.value.clone(),
         device: device.map_or(String::new(), |d| d.value.to_owned()),
         rx_queues: section.number("rx_queues", 1..=64, 1),
+        rss: section
+            .parsed("rss", |t| word(t, &Rss::ALL.map(|rss| (rss.name(), rss))))
+            .map_or(Rss::default(), |r| r.value),
         kernel_interface: kernel_interface.map(|k| k.value.to_owned()),
         exception: section
             .parsed("exception", |t| word(t, &EXCEPTIONS))

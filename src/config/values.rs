@@ -160,6 +160,18 @@ pub(super) fn protocol(text: &str) -> Result<u8, String> {
     })
 }
 
+/// Bytes of a card's key, as pairs of hex digits.
+pub(super) fn rss_key(text: &str) -> Result<Vec<u8>, String> {
+    let pair = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    let digits = text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    (digits && text.len().is_multiple_of(2) && (80..=128).contains(&text.len()))
+        .then(|| text.as_bytes().chunks(2).map(pair).collect())
+        .flatten()
+        .ok_or_else(|| {
+            "write 40 to 64 bytes as pairs of hex digits, as openssl rand -hex 52 makes them".to_owned()
+        })
+}
+
 /// One word out of a list.
 pub(super) fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     words.iter().find(|w| w.0 == text).map(|w| w.1).ok_or_else(|| {
@@ -181,6 +193,22 @@ pub(super) fn device_argument<'d>(device: &'d str, key: &str) -> Option<&'d str>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_whole_bytes_of_a_length_that_cards_have() {
+        assert_eq!(rss_key(&"0aF0".repeat(20)), Ok([0x0a, 0xf0].repeat(20)));
+        assert_eq!(rss_key(&"00".repeat(64)).map(|key| key.len()), Ok(64));
+        for wrong in [
+            "",
+            "zz",
+            &"0".repeat(81),
+            &"00".repeat(39),
+            &"00".repeat(65),
+            &"+1".repeat(40),
+        ] {
+            assert!(rss_key(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn ranges_of_ports_and_addresses_are_read_or_explained() {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use ctl::protocol::{Refusal, RefusalKind};
 use ctl::report::{
-    Count, DropRow, EventRow, MemoryRow, PoolRow, PortRow, RuleHits, RxQueueRow, TxQueueRow, VersionRow,
-    WorkerRow,
+    Count, DropRow, EventRow, MemoryRow, PoolRow, PortRow, RssRow, RuleHits, RxQueueRow, TxQueueRow,
+    VersionRow, WorkerRow,
 };
 use ctl::sync_report::{SlotRow, SyncState};
 use dataplane::config::Intent;
@@ -33,7 +33,7 @@ use super::rates::{Counting, Rates};
 use super::roles::RoleKeeper;
 use super::syslog::LogLines;
 use super::view::{self, Balance, Counted, Frame};
-use crate::dpdk::{PortSet, RxQueueStats, TxQueueStats, large};
+use crate::dpdk::{PortRss, PortSet, RxQueueStats, TxQueueStats, large};
 use crate::ipc::{Reply, Request};
 
 /// Where answers come from.
@@ -300,6 +300,7 @@ fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
         away: None,
         renewed: 0,
         rx_queues: port.rx_queues,
+        rss: ports.rss(id).map(rss_row).unwrap_or_default(),
         tx_queues: port.tx_queues,
         rx_packets: stats.rx_packets,
         rx_bytes: stats.rx_bytes,
@@ -317,6 +318,16 @@ fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
             .into_iter()
             .map(|(name, value)| Count::new(name, value))
             .collect(),
+    }
+}
+
+fn rss_row(rss: &PortRss) -> RssRow {
+    let entries = rss.spread.as_ref().map_or(0, |spread| spread.queues().len());
+    RssRow {
+        asked: rss.asked.name().to_owned(),
+        hashed: rss.hashed.name().to_owned(),
+        table_entries: u32::try_from(entries).unwrap_or(u32::MAX),
+        note: rss.to_string(),
     }
 }
 
@@ -475,6 +486,8 @@ fn nat_statistics(sources: &Sources, vrf: VrfId) -> Served {
             ("refused-address-exhausted", total.address_exhausted),
             ("refused-quota", total.quota_reached),
             ("ports-borrowed", total.ports_borrowed),
+            ("ports-homed", total.ports_homed),
+            ("ports-unhomed", total.ports_unhomed),
             ("refused-in-doubt", total.refused_in_doubt),
             ("rests-cut-short", total.rests_cut_short),
             ("node-log-lines-sent", lines.sent),

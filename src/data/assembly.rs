@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use dataplane::applied::AppliedCounters;
 use dataplane::outlook::Outlook;
 use dataplane::role::Roles;
+use dataplane::rss::Spread;
 use dataplane::tables::Tables;
 use dataplane::wiring::{Counts, EventEnds, Wiring};
 use dataplane::worker::{Links, Shared, Worker};
@@ -159,6 +160,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     let mut ports = PortSet::open(&eal, &pool, &configured, sync.workers)?;
     let queues = ports.split(&plan.assignment())?;
     let infos = settings::port_infos(config.ports.len(), &ports);
+    let spreads = settings::spreads(config, &ports);
     let publisher = Publisher::new(&config.intent, config.forwarding.clone(), infos, clock)?;
 
     let board = Arc::new(Board::new(
@@ -189,6 +191,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         plan,
         sync: &sync,
         shared: &shared,
+        spreads: &spreads,
         clock: &clock,
         halt: &halt,
     };
@@ -294,6 +297,7 @@ struct Threads<'a> {
     plan: &'a Plan,
     sync: &'a Arc<SyncConfig>,
     shared: &'a Arc<Shared>,
+    spreads: &'a Arc<[Option<Spread>]>,
     clock: &'a Clock,
     halt: &'a Halt,
 }
@@ -315,7 +319,7 @@ impl Threads<'_> {
         let slots: Arc<[u16]> = self.sync.vrfs.iter().map(|v| v.slots).collect();
         let limits = settings::limits(self.config);
         for (number, (links, mut ports)) in (0..).zip(links.into_iter().zip(queues)) {
-            let shared = Arc::clone(self.shared);
+            let (shared, spreads) = (Arc::clone(self.shared), Arc::clone(self.spreads));
             let (slots, stop, clock) = (Arc::clone(&slots), Arc::clone(&self.halt.workers), *self.clock);
             let (idle, workers, events) = (self.config.dataplane.idle, self.sync.workers, self.sync.events);
             let (port_count, seed) = (self.config.ports.len(), machine::random_seed() ^ number);
@@ -327,7 +331,8 @@ impl Threads<'_> {
                 let tables = Tables::new(place, usize::from(events), &slots, limits, pools, seed);
                 let rx = ports.rx_queues().to_vec();
                 let worker = Worker::new(place, rx, port_count, shared, tables, links);
-                let mut worker = worker.with_taps(ports.taps(), ports.count());
+                let worker = worker.with_taps(ports.taps(), ports.count());
+                let mut worker = worker.with_spreads(&spreads);
                 thread::run(idle, &stop, &clock, |now| worker.turn(now, &mut ports));
                 worker.drain(&mut ports);
             })?;

@@ -10,6 +10,7 @@ use dataplane::fingerprint;
 use dataplane::flow::VrfId;
 use dataplane::io::PortId;
 use dataplane::nat::NatLimits;
+use dataplane::rss::Spread;
 use dataplane::tables::Limits;
 use dataplane::vrf::PortInfo;
 use state_sync::config::{SyncConfig, SyncPeer, SyncVrf, Timing};
@@ -104,6 +105,8 @@ fn port_config(
         netns: netns.map(str::to_owned),
         tap: port.tap().map(str::to_owned),
         rx_queues: port.rx_queues,
+        rss: port.rss,
+        rss_key: config.dataplane.rss_key.clone().unwrap_or_default(),
         mtu: interfaces().map(|i| i.mtu).max().unwrap_or(1_500),
         descriptors: DESCRIPTORS,
     })
@@ -118,6 +121,13 @@ pub(super) fn port_infos(count: usize, ports: &PortSet) -> Vec<PortInfo> {
             mac: ports.mac(id).unwrap_or_default(),
             mtu: ports.mtu(id).unwrap_or(0),
         })
+        .collect()
+}
+
+/// How opened ports spread packets over their queues, where that is known.
+pub(super) fn spreads(config: &Config, ports: &PortSet) -> Arc<[Option<Spread>]> {
+    let ids = (0..).map(PortId).take(config.ports.len());
+    ids.map(|id| ports.rss(id)?.spread.as_ref().ok().cloned())
         .collect()
 }
 

@@ -4,6 +4,7 @@
 mod bring_up;
 mod fallen;
 mod renew;
+mod rss;
 
 use std::cell::Cell;
 use std::ffi::CString;
@@ -14,11 +15,13 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use dataplane::exception::Tap;
 use dataplane::io::{BURST, PortId, RxQueue};
+use dataplane::rss::Rss;
 use thiserror::Error;
 
 pub(super) use bring_up::{bring_up, set_mtu};
 use bring_up::{driver_mtu, stop_and_close};
 pub use renew::RenewError;
+pub use rss::{PortRss, Unknown};
 
 use super::error::Errno;
 use super::gate::Gates;
@@ -55,6 +58,10 @@ pub struct PortConfig {
     pub tap: Option<String>,
     /// Receive queues, 1 to 64, spread by RSS where the device can.
     pub rx_queues: u16,
+    /// What RSS is asked to hash.
+    pub rss: Rss,
+    /// The key of its hash; empty for the card's own.
+    pub rss_key: Vec<u8>,
     /// Bytes of a frame behind its Ethernet header.
     pub mtu: u16,
     /// Descriptors of each queue; the driver may round.
@@ -244,7 +251,7 @@ pub(super) struct OpenPort {
     /// DPDK's number; none while the device is away.
     id: Option<u16>,
     mac: [u8; 6],
-    rss: bool,
+    rss: PortRss,
     tally: Arc<PortTally>,
     /// By receive queue: the worker that polls it.
     pollers: Vec<Option<u16>>,
@@ -427,10 +434,10 @@ impl PortSet {
         self.ports.get(port.index()).map(|port| port.config.mtu)
     }
 
-    /// Whether the device spreads packets over its queues by hash.
+    /// How the device spreads packets over its queues.
     #[must_use]
-    pub fn has_rss(&self, port: PortId) -> bool {
-        self.ports.get(port.index()).is_some_and(|port| port.rss)
+    pub fn rss(&self, port: PortId) -> Option<&PortRss> {
+        self.ports.get(port.index()).map(|port| &port.rss)
     }
 
     /// The link now; none for an unknown port, a device that is away or one that can't tell.

@@ -41,6 +41,11 @@
 /* Casts and shifts in the originals keep bindgen from reading them as numbers. */
 static const uint64_t TWINPATH_RSS_WANTED __rte_unused =
 	RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP;
+static const uint64_t TWINPATH_RSS_TCP4 __rte_unused = RTE_ETH_RSS_NONFRAG_IPV4_TCP;
+static const uint64_t TWINPATH_RSS_UDP4 __rte_unused = RTE_ETH_RSS_NONFRAG_IPV4_UDP;
+static const uint64_t TWINPATH_RSS_SOURCE __rte_unused = RTE_ETH_RSS_L3_SRC_ONLY;
+static const uint64_t TWINPATH_RSS_DESTINATION __rte_unused =
+	RTE_ETH_RSS_L3_DST_ONLY | RTE_ETH_RSS_L4_DST_ONLY;
 static const uint64_t TWINPATH_TX_FAST_FREE __rte_unused = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
 /* In place of the number of a port: all of them, those that come later too. */
 static const uint16_t TWINPATH_ETH_ALL __rte_unused = RTE_ETH_ALL;

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 
+use dataplane::rss::Rss;
 use libc::{c_int, c_short};
 
 use super::mempool::Pool;
@@ -44,6 +45,8 @@ pub(super) fn open(
         tap: None,
         // The driver wants as many as transmit queues.
         rx_queues: workers,
+        rss: Rss::Flow,
+        rss_key: Vec::new(),
         mtu: port.mtu,
         descriptors: DESCRIPTORS,
     };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dataplane::io::{Burst, Io, Packet, PortId, RxQueue};
+use dataplane::rss::Rss;
 use twinpath::clock::Clock;
 use twinpath::dpdk::{Device, Eal, EalOptions, Mbuf, Memory, Mempool, PortConfig, PortSet, Ports};
 
@@ -60,6 +61,8 @@ pub(crate) fn config(device: &str, rx_queues: u16) -> PortConfig {
         netns: None,
         tap: None,
         rx_queues,
+        rss: Rss::Flow,
+        rss_key: Vec::new(),
         mtu: MTU,
         descriptors: 256,
     }

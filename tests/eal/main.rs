@@ -20,6 +20,7 @@ mod multi;
 mod ownership;
 mod parts;
 mod renew;
+mod rss;
 mod workers;
 
 use std::env;

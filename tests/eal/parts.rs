@@ -10,7 +10,7 @@ use twinpath::dpdk::{Eal, EalError, EalStopped, Memory, Mempool, PortError, Port
 
 use crate::Tally;
 use crate::bench::{Bench, MBUFS, MEMORY_MB, config, start, start_in};
-use crate::{carriers, frames, hash, jumbo, multi, ownership, renew, workers};
+use crate::{carriers, frames, hash, jumbo, multi, ownership, renew, rss, workers};
 
 /// A process of its own.
 pub(crate) struct Part {
@@ -31,6 +31,10 @@ pub(crate) const PARTS: &[Part] = &[
     Part {
         name: "queues",
         run: queues,
+    },
+    Part {
+        name: "rss",
+        run: rss::part,
     },
     Part {
         name: "namespaces",

@@ -78,6 +78,38 @@ fn a_card_that_hashes_destinations_brings_all_flows_of_a_mapping_home() {
 }
 
 #[test]
+fn a_node_with_the_same_key_and_workers_has_replies_come_home_after_a_take_over() {
+    let setup = Setup {
+        workers: WORKERS,
+        rss: Some(Rss::Flow),
+        ..Setup::default()
+    };
+    let mut cluster = Cluster::pair(setup, 1);
+    let keys: Vec<FlowKey> = (1..=HOSTS)
+        .map(|host| packet::udp(subscriber(host), 5_000, server(host), 53))
+        .collect();
+    let outside: Vec<FlowKey> = keys.iter().map(|key| cluster.out(0, key).unwrap()).collect();
+    take_over(&mut cluster);
+    for (key, outside) in keys.iter().zip(&outside) {
+        let reply = outside.reversed();
+        let frame = packet::simple(&packet::to_node(2, WAN, &reply.src), &reply);
+        let sent = cluster.through_worker(1, queue_of(Rss::Flow, &reply), WAN, &frame);
+        let left = sent.iter().find(|sent| sent.port == LAN).unwrap();
+        assert_eq!(packet::flow(&left.frame), Some(key.reversed()));
+    }
+    let mut tables = cluster.node(1).tables();
+    assert!(tables.all(|tables| tables.handoffs.of(WAN, Cause::Pool) == 0));
+}
+
+fn take_over(cluster: &mut Cluster) {
+    cluster.settle();
+    cluster.kill(0, Death::Process);
+    cluster.order(1, Desire::Ordered);
+    cluster.run(Duration::from_millis(1_200));
+    assert_eq!(cluster.active(), Some(1));
+}
+
+#[test]
 fn what_was_chosen_for_one_node_is_handed_over_at_the_other() {
     // The standby has another number of workers, and a card of another kind.
     let card = |workers, rss| Setup {
@@ -92,11 +124,7 @@ fn what_was_chosen_for_one_node_is_handed_over_at_the_other() {
         .map(|host| packet::udp(subscriber(host), 5_000, server(host), 53))
         .collect();
     let outside: Vec<FlowKey> = keys.iter().map(|key| cluster.out(0, key).unwrap()).collect();
-    cluster.settle();
-    cluster.kill(0, Death::Process);
-    cluster.order(1, Desire::Ordered);
-    cluster.run(Duration::from_millis(1_200));
-    assert_eq!(cluster.active(), Some(1));
+    take_over(&mut cluster);
     for (key, outside) in keys.iter().zip(&outside) {
         assert_eq!(cluster.back(1, outside), Some(key.reversed()));
     }

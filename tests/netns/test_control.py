@@ -132,6 +132,18 @@ class TestOperator(LabCase):
                 code, said = self.ctl("--node", node.name, "show", *words)
                 self.assertEqual(code, 0, f"{words}: {said}")
 
+    def test_a_port_says_how_its_card_spreads_packets(self):
+        """Packet sockets have several queues and no RSS: that is said, with its reason, and nothing fails for it."""
+        code, said = self.ctl("--node", self.node1.name, "show", "port")
+        self.assertEqual(code, 0, said)
+        for row in self.node1.ctl("show", "port"):
+            self.assertGreater(row["rx_queues"], 1)
+            self.assertEqual(row["rss"], {"asked": "flow", "hashed": "off", "table_entries": 0,
+                                          "note": "the driver offers no RSS"})
+        self.assertIn("the driver offers no RSS", said)
+        names = {row["name"] for row in self.node1.ctl("show", "cg-nat", "statistics", "vrf", VRF)}
+        self.assertLessEqual({"ports-homed", "ports-unhomed"}, names)
+
 
 class TestConfiguration(TimedCase):
     """Files with faults, and what is said about good ones."""

@@ -298,6 +298,23 @@ fn bounds_and_rules() -> Vec<Case> {
             "11:13: rx_queues = 2, but the device has 1; add qpairs=2 to device, or use fewer queues",
         ),
         (
+            "workers = 2",
+            "workers = 2\nrss_key = \"6d5a\"",
+            "7:11: rss_key = \"6d5a\" can't be used; write 40 to 64 bytes as pairs of hex digits, \
+             as openssl rand -hex 52 makes them",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nrss = \"destination\"",
+            "15:7: rss = \"destination\" chooses among queues, and there is one; \
+             add rx_queues, at best one for each worker, or remove rss",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nrx_queues = 2\nrss = \"even\"",
+            "16:7: rss = \"even\" can't be used; use \"flow\" or \"source\" or \"destination\" or \"off\"",
+        ),
+        (
             "[[interface]]\nname = \"lan\"\n",
             "[[interface]]\nname = \"lan\"\nmtu = 9000\n",
             "17:7: mtu = 9000 takes 9084 bytes of the device's ring, whose frames have 2048; \

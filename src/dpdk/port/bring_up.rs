@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::rss::Told;
 use super::{DPDK_OVERHEAD, FRAME_OVERHEAD, OpenPort, PortConfig, PortError, RX_QUEUES_MAX};
 use crate::dpdk::error::Errno;
 use crate::dpdk::mempool::{HEADROOM, Pool};
@@ -26,16 +27,17 @@ pub(in crate::dpdk) fn bring_up(
     };
     let info = info(id).map_err(fail("reading its abilities"))?;
     check_limits(pool, config, &info, workers)?;
-    let rss_flags = info.flow_type_rss_offloads & sys::TWINPATH_RSS_WANTED;
-    let rss = config.rx_queues > 1 && rss_flags != 0;
+    let offered = info.flow_type_rss_offloads;
+    let mut rss =
+        Told::choose(config.rss, config.rx_queues, offered).with_key(&config.rss_key, info.hash_key_size);
 
     let mut conf = sys::rte_eth_conf::default();
     let found = mtu(id).map_err(fail("reading its MTU"))?;
     let told = config.mtu.min(driver_mtu(&info));
     conf.rxmode.mtu = u32::from(told);
-    if rss {
+    if rss.flags != 0 {
         conf.rxmode.mq_mode = sys::TWINPATH_MQ_RX_RSS;
-        conf.rx_adv_conf.rss_conf.rss_hf = rss_flags;
+        conf.rx_adv_conf.rss_conf = rss.conf();
     }
     conf.intr_conf.set_rmv(u32::from(reports_removal(&info)));
     // Allowed because all packets come from one pool and have one reference.
@@ -64,7 +66,7 @@ pub(in crate::dpdk) fn bring_up(
         config: config.clone(),
         id: Some(id),
         mac,
-        rss,
+        rss: rss.read(id, &info, config.rx_queues),
         tally: Arc::new(PortTally::new(config.rx_queues, workers)),
         pollers: vec![None; usize::from(config.rx_queues)],
     })
