@@ -32,6 +32,20 @@ pub fn hugepages_free_mb() -> u32 {
     free_mb_below(Path::new("/sys/kernel/mm/hugepages"))
 }
 
+/// Bytes of memory that can be had without taking any from others; without bound where the kernel doesn't tell.
+#[must_use]
+pub fn memory_available() -> u64 {
+    fs::read_to_string("/proc/meminfo").map_or(u64::MAX, |text| available_bytes(&text))
+}
+
+fn available_bytes(meminfo: &str) -> u64 {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib << 10)
+}
+
 /// Sums up a folder of `hugepages-<size>kB/free_hugepages`.
 fn free_mb_below(folder: &Path) -> u32 {
     let Ok(sizes) = fs::read_dir(folder) else { return 0 };
@@ -72,6 +86,13 @@ mod tests {
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(found, 3 * 2 + 2 * 1_024);
         assert_eq!(free_mb_below(&folder), 0);
+    }
+
+    #[test]
+    fn available_memory_is_what_the_kernel_says() {
+        assert_eq!(available_bytes("MemTotal: 9 kB\nMemAvailable:   3 kB\n"), 3_072);
+        assert_eq!(available_bytes("MemTotal: 9 kB\n"), u64::MAX);
+        assert!((1 << 20..u64::MAX).contains(&memory_available()));
     }
 
     #[test]

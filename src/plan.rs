@@ -15,7 +15,7 @@ const CACHED_PER_WORKER: u64 = 384;
 /// Fragments that may wait in a worker for their packet's first one.
 const FRAGMENTS_HELD: u64 = dataplane::worker::FRAGMENTS_HELD as u64;
 /// Bytes of process memory of one conntrack with everything that belongs to it, at most.
-const CONNTRACK_BYTES: u64 = 160;
+pub(crate) const CONNTRACK_BYTES: u64 = 400;
 
 /// Whether packet memory comes from hugepages.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]

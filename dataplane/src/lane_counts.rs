@@ -116,6 +116,7 @@ mod tests {
                 mappings: 1,
                 events: 1,
             },
+            reserve: None,
             held_packets: 0,
             limited_sources: 1,
         };

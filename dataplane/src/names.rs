@@ -6,12 +6,15 @@
 //! generation they were made in; nothing has to be visited for that, since every entry is stamped with the generation
 //! that touched it last.
 //!
-//! The index is a hash table of chains, sized and allocated with the conntracks' arena: twelve bytes per place.
+//! The index is a hash table of chains, sized and allocated with the conntracks' arena: twelve bytes per place. With more room
+//! for conntracks the number of chains grows by one at a time, each new one taking what is its from the one it splits; with less,
+//! the last chain joins the one it was split from (linear hashing). So chains stay short, and no step touches more than two.
 
 use crate::delta::{Handle, SlotRef};
 use crate::prefetch::prefetch;
 use crate::shard::fold;
 use crate::slot::NIL;
+use crate::span::{Span, reserved};
 
 /// Bits of a link's word that hold the handle; those above hold a part of the hash of slot and handle.
 const HANDLE_BITS: u32 = 24;
@@ -24,6 +27,10 @@ const KEYS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
 pub struct Names {
     /// First entry of each chain.
     heads: Vec<u32>,
+    /// The least power of two that is no less than the number of chains, minus one.
+    mask: usize,
+    /// Chains there are to be.
+    chains: usize,
     /// By conntrack.
     links: Vec<Link>,
 }
@@ -33,6 +40,14 @@ struct Link {
     /// Handle and tag, or [`NIL`] when the entry has no handle.
     word: u32,
     next: u32,
+}
+
+impl Link {
+    const NONE: Self = Self { word: NIL, next: NIL };
+}
+
+fn chains_for(conntracks: usize) -> usize {
+    conntracks.next_power_of_two().max(1)
 }
 
 /// Where a name is to be found, and what its link says.
@@ -46,10 +61,103 @@ impl Names {
     /// For `capacity` conntracks.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
+        Self::with_reserve(capacity, capacity)
+    }
+
+    /// As [`Self::new`], with address space for `reserve` conntracks.
+    #[must_use]
+    pub fn with_reserve(capacity: usize, reserve: usize) -> Self {
+        let chains = chains_for(capacity);
+        let mut heads = reserved(chains, chains_for(reserve));
+        heads.resize(chains, NIL);
+        let mut links = reserved(capacity, reserve);
+        links.resize(capacity, Link::NONE);
         Self {
-            heads: vec![NIL; capacity.next_power_of_two().max(1)],
-            links: vec![Link { word: NIL, next: NIL }; capacity],
+            heads,
+            mask: chains - 1,
+            chains,
+            links,
         }
+    }
+
+    /// There are so many conntracks from now on, if there were less; no more than address space was reserved for.
+    #[inline]
+    pub(crate) fn reach(&mut self, conntracks: usize) {
+        if conntracks > self.links.len() {
+            self.links.resize(conntracks, Link::NONE);
+        }
+    }
+
+    /// There are to be chains for so many conntracks, as far as there is address space.
+    pub(crate) fn set_chains(&mut self, conntracks: usize) {
+        self.chains = chains_for(conntracks).min(self.heads.capacity());
+    }
+
+    /// Goes on towards the number of chains there are to be; `at` tells the slot of a conntrack that has a name. Answers how many
+    /// it has looked at.
+    pub(crate) fn rearrange(&mut self, budget: usize, at: impl Fn(u32) -> SlotRef) -> usize {
+        let steps = self.heads.len().abs_diff(self.chains).min(budget);
+        for _ in 0..steps {
+            if self.heads.len() < self.chains {
+                self.split(&at);
+            } else {
+                self.join();
+            }
+        }
+        steps
+    }
+
+    /// One chain more: it takes what is its from the one that had it until now.
+    fn split(&mut self, at: impl Fn(u32) -> SlotRef) {
+        let new = self.heads.len();
+        if new > self.mask {
+            self.mask = 2 * self.mask + 1;
+        }
+        self.heads.push(NIL);
+        let mut rest = core::mem::replace(&mut self.heads[new & self.mask >> 1], NIL);
+        while rest != NIL {
+            let id = rest;
+            let Link { word, next } = self.links[id as usize];
+            rest = next;
+            if let Some(Place { chain, .. }) = self.place(at(id), Handle(word & Handle::NONE.0)) {
+                self.links[id as usize].next = core::mem::replace(&mut self.heads[chain], id);
+            }
+        }
+    }
+
+    /// One chain less: it goes in front of the one it was split from.
+    fn join(&mut self) {
+        let Some(first) = self.heads.pop() else { return };
+        let into = self.heads.len() & self.mask >> 1;
+        if self.heads.len() == (self.mask >> 1) + 1 {
+            self.mask >>= 1;
+        }
+        if first == NIL {
+            return;
+        }
+        let mut last = first;
+        while self.links[last as usize].next != NIL {
+            last = self.links[last as usize].next;
+        }
+        self.links[last as usize].next = core::mem::replace(&mut self.heads[into], first);
+    }
+
+    /// Memory whose pages have to be there for `conntracks`.
+    pub(crate) fn spans(&self, conntracks: usize) -> [Span; 2] {
+        [
+            Span::of(&self.heads, self.heads.len(), chains_for(conntracks)),
+            Span::of(&self.links, self.links.len(), conntracks),
+        ]
+    }
+
+    /// There are no conntracks from `conntracks` on: the memory for their names is in no use then.
+    pub(crate) fn vacate(&mut self, conntracks: usize) -> [Span; 2] {
+        let end = self.links.len();
+        self.links.truncate(conntracks);
+        [
+            Span::of(&self.links, conntracks, end),
+            Span::of(&self.heads, self.heads.len(), usize::MAX),
+        ]
     }
 
     /// What a slot's sender calls by `handle`. `is` tells whether a candidate belongs to the slot.
@@ -125,7 +233,7 @@ impl Names {
         if word == NIL {
             return;
         }
-        self.links[id as usize] = Link { word: NIL, next: NIL };
+        self.links[id as usize] = Link::NONE;
         let Some(Place { chain, .. }) = self.place(at, Handle(word & Handle::NONE.0)) else {
             return;
         };
@@ -151,6 +259,16 @@ impl Names {
     }
 
     #[inline]
+    fn chain(&self, hash: usize) -> usize {
+        let wide = hash & self.mask;
+        if wide < self.heads.len() {
+            wide
+        } else {
+            wide & self.mask >> 1
+        }
+    }
+
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "parts of a hash")]
     fn place(&self, at: SlotRef, handle: Handle) -> Option<Place> {
         if handle.is_none() {
@@ -161,7 +279,7 @@ impl Names {
         // The tag is never all ones: a bound link must differ from an empty one.
         let tag = ((hash >> 56) as u32).min(0xfe);
         Some(Place {
-            chain: hash as usize & (self.heads.len() - 1),
+            chain: self.chain(hash as usize),
             word: tag << HANDLE_BITS | handle.0,
         })
     }
@@ -210,12 +328,17 @@ mod tests {
         /// Against a map: an entry is found by its handle until it is unbound or another one gets the handle.
         #[test]
         fn bindings_are_those_of_a_map(
-            steps in proptest::collection::vec((0u16..3, 0u32..6, 0u32..8, any::<bool>()), 1..200),
+            steps in proptest::collection::vec((0u16..3, 0u32..6, 0u32..8, any::<bool>(), 0usize..100), 1..200),
         ) {
-            let mut names = Names::new(8);
+            let mut names = Names::with_reserve(4, 70);
             let mut map: HashMap<(u16, u32), u32> = HashMap::new();
             let mut slot_of: [Option<u16>; 8] = [None; 8];
-            for (slot, handle, id, bind) in steps {
+            for (slot, handle, id, bind, room) in steps {
+                names.reach(id as usize + 1);
+                if room < 70 {
+                    names.set_chains(room);
+                }
+                names.rearrange(3, |id| at(slot_of[id as usize].unwrap()));
                 if let Some(old) = slot_of[id as usize].take() {
                     map.retain(|_, held| *held != id);
                     names.unbind(at(old), id);

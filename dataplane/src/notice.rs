@@ -35,6 +35,11 @@ pub enum Notice {
         /// The address.
         address: Addr,
     },
+    /// A worker's tables are nearly full, and there may be more room.
+    RoomWanted {
+        /// Worker.
+        worker: u16,
+    },
     /// The first packet of a flow met a rule that logs.
     RuleHit {
         /// VRF.
@@ -102,6 +107,11 @@ impl Notices {
             self.no_pool_s = Some(now.secs());
             self.send(Notice::NoPool { vrf, address });
         }
+    }
+
+    /// Asks for more room for conntracks.
+    pub fn room_wanted(&mut self, worker: u16) -> bool {
+        self.to.try_send(Notice::RoomWanted { worker }).is_ok()
     }
 
     /// Reports a rule hit, within the limit.

@@ -213,6 +213,7 @@ impl<I: Io> Worker<I> {
         work += expire(&mut self.tables, now);
         work += self.tables.review(now);
         work += self.tables.retire(now);
+        work += self.tables.rearrange();
         work += self.fragments.expire(now, &mut self.tables.counters);
         work += self.absorb(patience, now);
         audit(&mut self.tables, now);
@@ -417,7 +418,9 @@ impl<I: Io> Worker<I> {
     fn absorb(&mut self, patience: usize, now: Instant) -> usize {
         let mut work = 0;
         for (event, inbox) in self.inputs.iter_mut().enumerate() {
-            let processed = absorb(&mut self.tables, inbox, event, patience * self.absorb_budget, now);
+            // What comes from the peer waits for room, in order: a refusal would have to be made good.
+            let budget = self.tables.records_with_room(patience * self.absorb_budget);
+            let processed = absorb(&mut self.tables, inbox, event, budget, now);
             if processed > 0 {
                 self.shared
                     .applied
@@ -440,6 +443,9 @@ impl<I: Io> Worker<I> {
         }
         if let Some((vrf, address)) = self.tables.no_pool.take() {
             self.links.notices.no_pool(vrf, address, now);
+        }
+        if self.tables.wants_room() && self.links.notices.room_wanted(self.number) {
+            self.tables.room_asked();
         }
         self.tables.counters.notices_lost = self.links.notices.lost;
         if self.visiting.is_none() {

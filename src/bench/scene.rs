@@ -189,6 +189,7 @@ impl Scene {
                 mappings: room,
                 events: 65_536,
             },
+            reserve: None,
             held_packets: 512,
             limited_sources: 64,
         }

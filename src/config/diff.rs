@@ -64,8 +64,14 @@ pub fn settings(config: &Config) -> Vec<Setting> {
 use Takes::{Live, NextStart, RestartBoth, RestartControl, RestartDataplane};
 
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, Takes, &str); 37] = [
+const EFFECTS: [(&str, Takes, &str); 39] = [
     ("node.", RestartBoth, "names sockets and is part of every term"),
+    ("dataplane.conntracks_max", Live, ROOM),
+    (
+        "dataplane.conntracks_start",
+        NextStart,
+        "room at the start; later there is as much as is needed",
+    ),
     (
         "dataplane.",
         RestartDataplane,
@@ -190,6 +196,8 @@ const POOLS: &str = "used from the next port block or port on; flows on addresse
 const CUT: &str =
     "blocks are cut when a pool gets its addresses: take the pool away, apply, and add it again";
 const MOVES: &str = "an address can't be in two pools while flows of the first one end: take it away first, apply, and add it then";
+
+const ROOM: &str = "workers get room up to there when they need it; with less, first packets are refused until flows have ended, and no flow ends for it";
 
 const KEYS: &str = "used for the next handshake; lanes of a key that has gone end";
 
@@ -389,6 +397,7 @@ fn flatten_dataplane(s: &mut Settings, config: &Config) {
     put(s, "dataplane.hugepages".into(), lower(&d.hugepages));
     put(s, "dataplane.mbufs".into(), d.mbufs);
     put(s, "dataplane.conntracks_max".into(), d.conntracks_max);
+    put(s, "dataplane.conntracks_start".into(), d.conntracks_start);
     put(s, "dataplane.delta_ring_entries".into(), d.delta_ring_entries);
     put(s, "dataplane.held_packets".into(), d.held_packets);
     put(s, "dataplane.limited_sources".into(), d.limited_sources);

@@ -84,6 +84,9 @@ pub struct NodeConfig {
     pub id: u8,
 }
 
+/// Conntracks that a node may be configured for.
+pub const CONNTRACKS_MOST: u32 = 268_435_456;
+
 /// Threads and memory of the data process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataplaneConfig {
@@ -105,6 +108,8 @@ pub struct DataplaneConfig {
     pub mbufs: u32,
     /// Conntracks over all workers.
     pub conntracks_max: u32,
+    /// Conntracks over all workers that there is room for at the start; there is more when it is needed.
+    pub conntracks_start: u32,
     /// Entries of each delta ring (one per worker and event thread).
     pub delta_ring_entries: u32,
     /// Packets of each worker that may wait until the peer knows their flow.

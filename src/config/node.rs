@@ -8,7 +8,7 @@ use super::values::{self, word};
 use crate::plan::Hugepages;
 use crate::thread::Idle;
 
-use super::{DataplaneConfig, LogConfig, NodeConfig, Places, Security, SyncConfig, Syslog};
+use super::{CONNTRACKS_MOST, DataplaneConfig, LogConfig, NodeConfig, Places, Security, SyncConfig, Syslog};
 
 /// Threads of one kind: more make no sense on any machine we know.
 const THREADS_MAX: u16 = 64;
@@ -57,6 +57,7 @@ pub(super) fn read_dataplane(root: &Section<'_>, cores: &[usize], places: &mut P
         "dataplane.event_cores".to_owned(),
         section.place_of("event_cores"),
     );
+    let conntracks_max = section.number("conntracks_max", 1_024..=CONNTRACKS_MOST, 262_144);
     let config = DataplaneConfig {
         workers,
         worker_cores: thread_cores(&section, "worker_cores", workers, cores),
@@ -81,7 +82,8 @@ pub(super) fn read_dataplane(root: &Section<'_>, cores: &[usize], places: &mut P
             })
             .map_or(Hugepages::default(), |h| h.value),
         mbufs: section.number("mbufs", 1_024..=16_777_216, 16_384),
-        conntracks_max: section.number("conntracks_max", 1_024..=268_435_456, 262_144),
+        conntracks_max,
+        conntracks_start: section.number("conntracks_start", 1_024..=conntracks_max, conntracks_max),
         delta_ring_entries: section.number("delta_ring_entries", 64..=1_048_576, 4_096),
         held_packets: section.number("held_packets", 16..=65_536, 512),
         limited_sources: section.number("limited_sources", 64..=16_777_216, 65_536),

@@ -22,6 +22,7 @@ use super::devices::{Devices, News};
 use super::jobs::Jobs;
 use super::publisher::Publisher;
 use super::roles::Change;
+use super::room::{Rooms, Told};
 use super::settings;
 use super::syslog::Syslog;
 use crate::dpdk::PortSet;
@@ -53,6 +54,7 @@ pub(crate) struct Agent {
     pub(crate) announcing: Vec<(VrfId, Instant)>,
     pub(crate) jobs: Jobs,
     pub(crate) devices: Devices,
+    pub(crate) rooms: Rooms,
 }
 
 /// A question whose answer is still being collected.
@@ -80,6 +82,7 @@ impl Agent {
         self.sources.log_lines = self.syslog.lines();
         work += self.pump_events();
         work += self.jobs(now);
+        work += self.rooms(now);
         self.publisher.free();
         let Sources {
             rates,
@@ -124,6 +127,27 @@ impl Agent {
             self.sources.journal.note(kind, None, None, text);
         }
         work
+    }
+
+    /// Goes on with the room of workers' tables; what has come of it is an event.
+    fn rooms(&mut self, now: Instant) -> usize {
+        let told = self.rooms.turn(now);
+        for told in &told {
+            let text = match *told {
+                Told::Has { worker, conntracks } => {
+                    format!("worker {worker}: room for {conntracks} conntracks")
+                }
+                Told::NoMemory { worker, conntracks } => {
+                    format!("worker {worker}: the machine has no memory for {conntracks} conntracks")
+                }
+            };
+            match told {
+                Told::Has { .. } => tracing::info!(text, "tables"),
+                Told::NoMemory { .. } => tracing::error!(text, "tables"),
+            }
+            self.sources.journal.note("room", None, None, text);
+        }
+        told.len()
     }
 
     fn step_roles(&mut self, now: Instant) -> usize {
@@ -239,6 +263,7 @@ impl Agent {
                     self.syslog
                         .block(&event, &self.sources.facts.names.vrf(event.vrf), now);
                 }
+                Notice::RoomWanted { worker } => self.rooms.want(worker, now),
                 Notice::NoPool { vrf, address } => self.note_unknown_pool(vrf, address),
                 Notice::GivenUp(GivenUp { vrf, told, untold }) => {
                     let vrf = self.sources.facts.names.vrf(vrf);

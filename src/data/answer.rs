@@ -419,10 +419,10 @@ fn memory(sources: &Sources, ports: &PortSet) -> Served {
         total: u64::from(sources.facts.mbufs),
     };
     let pages = large::usage().ok().map(|usage| MemoryRow {
-        name: "tables in huge pages".to_owned(),
+        name: "in huge pages".to_owned(),
         unit: "bytes".to_owned(),
-        used: usage.huge.min(usage.large),
-        total: usage.large,
+        used: usage.huge,
+        total: usage.anonymous,
     });
     let rules = rule_memory(sources);
     let gather = Gather::once(&sources.workers, |tables, _| {

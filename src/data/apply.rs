@@ -200,7 +200,29 @@ impl Agent {
         let mut changes = config::diff(&self.running.config, new);
         changes.retain(|change| change.takes.restarts_dataplane());
         changes.extend(outgrows(self.running.blocks_max, new));
+        changes.extend(self.no_room_for(new));
         changes
+    }
+
+    /// Whether there is neither address space nor memory for the conntracks that a configuration wants.
+    fn no_room_for(&self, new: &Config) -> Option<SettingChange> {
+        let (most, reserved) = (new.dataplane.conntracks_max, self.rooms.reserved());
+        let reason = if most > reserved {
+            format!("tables were started with address space for {reserved}")
+        } else {
+            let lacking = self.rooms.lacks_bytes(new)?;
+            format!(
+                "{} MB of memory are missing: give the machine more, or take less",
+                lacking.div_ceil(1 << 20)
+            )
+        };
+        Some(SettingChange {
+            path: "dataplane.conntracks_max".to_owned(),
+            old: Some(self.running.config.dataplane.conntracks_max.to_string()),
+            new: Some(most.to_string()),
+            takes: Takes::RestartDataplane,
+            reason,
+        })
     }
 
     fn take(&mut self, new: Config) -> Result<(), Refusal> {
@@ -235,6 +257,7 @@ impl Agent {
         crate::log::set_level(new.log.level);
         let old = core::mem::replace(&mut self.running.config, new);
         let new = &self.running.config;
+        self.rooms.configure(new);
         if self.sources.intent == new.intent && old.forwarding == new.forwarding {
             return Ok(());
         }

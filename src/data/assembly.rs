@@ -30,6 +30,7 @@ use super::journal::Journal;
 use super::publisher::{Publisher, Unpublishable};
 use super::rates::Rates;
 use super::roles::RoleKeeper;
+use super::room::Rooms;
 use super::settings;
 use super::syslog::{LogLines, Syslog};
 use crate::clock::Clock;
@@ -206,6 +207,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
     );
     let workers = threads.launch_workers(&eal, wiring.workers, queues)?;
     let (events, pumps) = threads.spawn_events(wiring.events, sockets, &board)?;
+    let rooms = Rooms::new(config, wiring.main.asks.clone(), plan.main_core);
     let mut agent = Agent {
         server,
         running: Running::new(config.clone(), keys),
@@ -229,6 +231,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         announcing: Vec::new(),
         jobs: Jobs::default(),
         devices: Devices::new(&ports),
+        rooms,
     };
     if PagePolicy::of_kernel() == PagePolicy::Never {
         tracing::warn!(

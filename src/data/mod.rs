@@ -21,6 +21,7 @@ mod peers;
 mod publisher;
 mod rates;
 mod roles;
+mod room;
 mod settings;
 mod syslog;
 mod view;

@@ -10,13 +10,14 @@ use dataplane::fingerprint;
 use dataplane::flow::VrfId;
 use dataplane::io::PortId;
 use dataplane::nat::NatLimits;
+use dataplane::room::Sizes;
 use dataplane::rss::Spread;
 use dataplane::tables::Limits;
 use dataplane::vrf::PortInfo;
 use state_sync::config::{SyncConfig, SyncPeer, SyncVrf, Timing};
 
 use super::assembly::StartError;
-use crate::config::Config;
+use crate::config::{CONNTRACKS_MOST, Config};
 use crate::dpdk::{Device, EalOptions, Memory, PortConfig, PortSet, devices_at_start, room_for};
 use crate::machine;
 use crate::plan::{Plan, PlanInput, PlanPort};
@@ -131,21 +132,44 @@ pub(super) fn spreads(config: &Config, ports: &PortSet) -> Arc<[Option<Spread>]>
         .collect()
 }
 
-/// Sizes of one worker's tables. Slots are spread by hash, so each worker gets its share with room for unevenness.
-pub(super) fn limits(config: &Config) -> Limits {
-    let workers = u32::from(config.dataplane.workers.max(1));
-    let share = config.dataplane.conntracks_max.div_ceil(workers);
+/// Conntracks of a node there is address space for: so many times those it may have, so that it may have more without a
+/// restart. Address space costs nothing, but page tables once it is used.
+const RESERVE: u32 = 16;
+
+/// Conntracks that a node can be made to have room for without a restart, if it was started so.
+pub(super) fn conntracks_reserved(config: &Config) -> u32 {
+    config
+        .dataplane
+        .conntracks_max
+        .saturating_mul(RESERVE)
+        .min(CONNTRACKS_MOST)
+}
+
+/// Sizes of one worker's arenas for `conntracks` on the node. Slots are spread by hash, so each worker gets its share with room for
+/// unevenness. The arenas of blocks are made for the pools at the start, and stay so.
+pub(super) fn sizes(conntracks: u32, workers: u16, blocks: u32) -> Sizes {
+    let workers = u32::from(workers.max(1));
+    let share = conntracks.div_ceil(workers);
     let conntracks = if workers > 1 { share + share / 8 } else { share };
-    let blocks = blocks_max(config);
-    let nat = NatLimits {
-        subscribers: blocks.min(conntracks).max(1),
-        blocks: blocks + blocks / 4 + 64,
-        mappings: conntracks + conntracks / 4,
-        events: 4_096,
-    };
-    Limits {
+    Sizes {
         conntracks: conntracks as usize,
+        nat: NatLimits {
+            subscribers: blocks.min(conntracks).max(1),
+            blocks: blocks + blocks / 4 + 64,
+            mappings: conntracks + conntracks / 4,
+            events: 4_096,
+        },
+    }
+}
+
+/// Sizes of one worker's tables.
+pub(super) fn limits(config: &Config) -> Limits {
+    let of = |conntracks| sizes(conntracks, config.dataplane.workers, blocks_max(config));
+    let Sizes { conntracks, nat } = of(config.dataplane.conntracks_start);
+    Limits {
+        conntracks,
         nat,
+        reserve: Some(of(conntracks_reserved(config))),
         held_packets: config.dataplane.held_packets as usize,
         limited_sources: config.dataplane.limited_sources as usize,
     }

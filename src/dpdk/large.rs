@@ -1,10 +1,13 @@
 //! Large tables lie in huge pages.
 //!
 //! A lookup touches a few lines anywhere in tables of hundreds of megabytes. In pages of 4 KiB nearly each of them costs a
-//! walk through page tables besides, which don't fit into a near cache either. All tables are allocated at start and are
+//! walk through page tables besides, which don't fit into a near cache either. Tables are
 //! the only large things a node has, so the allocator knows them by their size: what has 1 MiB or more gets whole
 //! pages of 2 MiB of its own, aligned, and the kernel is asked to back them with huge ones (transparent ones: none has to be
 //! reserved, and where there are none left, or [`PagePolicy::Never`] rules, ordinary pages do).
+//!
+//! Tables that may grow have address space for more than they hold (dataplane's `room.rs`), and no memory behind it:
+//! [`populate`] has the pages put there before a worker is given the room, [`give_back`] gives them to others again.
 //!
 //! A binary whose tables matter installs [`Allocator`]; [`usage`] tells what has come of it.
 
@@ -13,6 +16,11 @@ use std::fs;
 use std::io;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dataplane::span::{Span, Vacated};
+
+/// Bytes of an ordinary page.
+const SMALL_PAGE: usize = 4 << 10;
 
 /// Bytes of a huge page.
 const PAGE: usize = 2 << 20;
@@ -57,9 +65,11 @@ impl PagePolicy {
 /// How much lies in huge pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of large allocations.
-    pub large: u64,
-    /// Bytes of the process that are in huge pages now. What was never written to is in no page yet.
+    /// Bytes of large allocations, address space without memory included.
+    pub reserved: u64,
+    /// Bytes of memory of the process's own.
+    pub anonymous: u64,
+    /// Bytes of that which are in huge pages. What was never written to is in no page yet.
     pub huge: u64,
 }
 
@@ -70,17 +80,55 @@ pub struct Usage {
 pub fn usage() -> io::Result<Usage> {
     let text = fs::read_to_string("/proc/self/smaps_rollup")?;
     Ok(Usage {
-        large: MAPPED.load(Ordering::Relaxed) as u64,
-        huge: anon_huge_bytes(&text),
+        reserved: MAPPED.load(Ordering::Relaxed) as u64,
+        anonymous: bytes_of(&text, "Anonymous:"),
+        huge: bytes_of(&text, "AnonHugePages:"),
     })
 }
 
-fn anon_huge_bytes(rollup: &str) -> u64 {
-    let line = rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("AnonHugePages:"));
+/// Bytes that a line in kB tells, of those with that name; none if there is no such line.
+fn bytes_of(rollup: &str, name: &str) -> u64 {
+    let line = rollup.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or_default() << 10
+}
+
+/// Has the kernel put pages behind a stretch of memory, ready to be written to, without a change of what is there. Takes as long
+/// as zeroing them, some 0.2 s per GB: nothing for a thread that somebody waits for.
+///
+/// # Errors
+/// The kernel has no memory for them, or is older than 5.14 and can't be asked (`InvalidInput`): they come when they are
+/// first written to, then.
+pub fn populate(span: Span) -> io::Result<()> {
+    let begin = span.address / SMALL_PAGE * SMALL_PAGE;
+    let end = (span.address + span.bytes).next_multiple_of(SMALL_PAGE);
+    let at = ptr::without_provenance_mut(begin);
+    // SAFETY: it reads and writes nothing that a program could see, whatever the addresses stand for: a page that is there stays
+    // as it is, and one that isn't there yet reads as it would have when first touched.
+    match unsafe { libc::madvise(at, end - begin, libc::MADV_POPULATE_WRITE) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Gives the whole pages of what tables have vacated back to the kernel. Answers how many bytes that are.
+pub fn give_back(vacated: &Vacated) -> u64 {
+    vacated.spans().iter().copied().map(drop_pages).sum()
+}
+
+fn drop_pages(span: Span) -> u64 {
+    let begin = span.address.next_multiple_of(SMALL_PAGE);
+    let end = (span.address + span.bytes) / SMALL_PAGE * SMALL_PAGE;
+    if end <= begin {
+        return 0;
+    }
+    let at = ptr::without_provenance_mut(begin);
+    // SAFETY: the pages lie in spare capacity of vectors, behind their last elements: only the tables make a `Vacated`, and until
+    // they adopt more room, which the agent gives them after this, they put nothing there. Spare capacity has no content.
+    match unsafe { libc::madvise(at, end - begin, libc::MADV_DONTNEED) } {
+        0 => (end - begin) as u64,
+        _ => 0,
+    }
 }
 
 /// Whether an allocation has pages of its own: the same answer when it is made and when it is given back.
@@ -160,7 +208,8 @@ fn map(size: usize) -> Option<NonNull<u8>> {
     let room = len.checked_add(PAGE)?;
     let (access, kind) = (
         libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        // Address space isn't memory: most of what tables reserve is never written to.
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
     );
     // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
     let base = unsafe { libc::mmap(ptr::null_mut(), room, access, kind, -1, 0) };
@@ -209,7 +258,7 @@ mod tests {
         let at = unsafe { Allocator.alloc_zeroed(layout) };
         assert!(!at.is_null() && at.addr().is_multiple_of(PAGE));
         assert!(filled(at, layout.size(), 0));
-        assert!(usage().unwrap().large >= PAGE as u64);
+        assert!(usage().unwrap().reserved >= PAGE as u64);
         // SAFETY: allocated above.
         unsafe { Allocator.dealloc(at, layout) };
     }
@@ -234,6 +283,67 @@ mod tests {
         unsafe { Allocator.dealloc(at, now) };
     }
 
+    /// Bytes of a stretch that are in memory.
+    fn resident(span: Span) -> usize {
+        let mut pages = vec![0_u8; span.bytes / SMALL_PAGE];
+        let at = ptr::without_provenance_mut(span.address);
+        // SAFETY: it tells of as many pages as there is room for answers.
+        let told = unsafe { libc::mincore(at, span.bytes, pages.as_mut_ptr()) };
+        assert_eq!(told, 0);
+        pages.iter().filter(|&&page| page & 1 == 1).count() * SMALL_PAGE
+    }
+
+    #[test]
+    fn pages_are_there_when_asked_for_and_what_was_written_stays() {
+        const SIZE: usize = 64 * PAGE;
+        let layout = layout(SIZE);
+        // SAFETY: not of zero size.
+        let at = unsafe { Allocator.alloc(layout) };
+        let address = at.addr();
+        let whole = Span { address, bytes: SIZE };
+        assert_eq!(resident(whole), 0, "address space alone takes no memory");
+        // SAFETY: so long it is.
+        unsafe { at.write_bytes(7, 100) };
+        let half = Span {
+            address: address + 50,
+            bytes: SIZE / 2,
+        };
+        populate(half).unwrap();
+        assert!(
+            resident(Span {
+                address,
+                bytes: SIZE / 2
+            }) == SIZE / 2
+                && resident(whole) < SIZE
+        );
+        assert!(filled(at, 100, 7));
+        // SAFETY: allocated above.
+        unsafe { Allocator.dealloc(at, layout) };
+    }
+
+    #[test]
+    fn whole_pages_of_a_stretch_are_given_back_and_what_is_beside_them_stays() {
+        const SIZE: usize = 4 * PAGE;
+        let layout = layout(SIZE);
+        // SAFETY: not of zero size.
+        let at = unsafe { Allocator.alloc(layout) };
+        // SAFETY: so long it is.
+        unsafe { at.write_bytes(7, SIZE) };
+        let span = Span {
+            address: at.addr() + 100,
+            bytes: SIZE - 200,
+        };
+        assert_eq!(drop_pages(span), (SIZE - 2 * SMALL_PAGE) as u64);
+        assert_eq!(drop_pages(Span { bytes: 90, ..span }), 0);
+        assert!(filled(at, SMALL_PAGE, 7));
+        // SAFETY: so long it is.
+        assert!(filled(unsafe { at.add(SIZE - SMALL_PAGE) }, SMALL_PAGE, 7));
+        // SAFETY: so long it is.
+        assert!(filled(unsafe { at.add(SMALL_PAGE) }, SIZE - 2 * SMALL_PAGE, 0));
+        // SAFETY: allocated above.
+        unsafe { Allocator.dealloc(at, layout) };
+    }
+
     #[test]
     fn more_than_can_be_addressed_is_refused() {
         let layout = Layout::from_size_align(isize::MAX as usize - 63, 64).unwrap();
@@ -254,7 +364,7 @@ mod tests {
         }
         let rollup =
             "55d0-7ffc ---p 00000000 00:00 0   [rollup]\nRss:  9000 kB\nAnonHugePages:      4096 kB\n";
-        assert_eq!(anon_huge_bytes(rollup), 4 << 20);
-        assert_eq!(anon_huge_bytes("Rss: 1 kB\nAnonHugePages: much\n"), 0);
+        assert_eq!(bytes_of(rollup, "AnonHugePages:"), 4 << 20);
+        assert_eq!(bytes_of("Rss: 1 kB\nAnonHugePages: much\n", "AnonHugePages:"), 0);
     }
 }

@@ -44,7 +44,7 @@ fn two_cores_carry_two_workers_and_two_event_threads() {
          event0: core 0\n\
          event1: core 1\n\
          packet memory: 256 MB of ordinary pages (62 MB needed for 16384 mbufs of 2176 bytes)\n\
-         conntracks: up to 40 MB\n"
+         conntracks: up to 100 MB\n"
     );
     assert!(plan.shares_cores());
 }

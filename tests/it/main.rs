@@ -58,6 +58,8 @@ mod replication;
 #[cfg(test)]
 mod resync;
 #[cfg(test)]
+mod room;
+#[cfg(test)]
 mod rss;
 #[cfg(test)]
 mod switchover;

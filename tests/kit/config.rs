@@ -14,6 +14,7 @@ use dataplane::exception::Tap;
 use dataplane::flow::{Addr, VrfId};
 use dataplane::io::PortId;
 use dataplane::nat::NatLimits;
+use dataplane::room::Sizes;
 use dataplane::rss::{Rss, Spread};
 use dataplane::tables::Limits;
 use dataplane::vrf::PortInfo;
@@ -61,6 +62,8 @@ pub struct Setup {
     pub ring_entries: usize,
     /// Conntracks of each worker.
     pub conntracks: usize,
+    /// Conntracks that each worker may get room for while it runs; none: no more than at the start.
+    pub conntracks_most: Option<usize>,
     /// Mappings of each worker.
     pub mappings: u32,
     /// Blocks of each worker.
@@ -135,6 +138,7 @@ impl Default for Setup {
             slots: 16,
             ring_entries: 1_024,
             conntracks: 4_096,
+            conntracks_most: None,
             mappings: 4_096,
             blocks: 512,
             subscribers: 512,
@@ -424,6 +428,25 @@ impl Setup {
         read_by.map(tap).into_iter().filter(|_| self.taps).collect()
     }
 
+    /// What a worker's arenas hold that have room for so many conntracks.
+    #[must_use]
+    pub const fn sizes(&self, conntracks: usize) -> Sizes {
+        Sizes {
+            conntracks,
+            nat: NatLimits {
+                subscribers: self.subscribers,
+                blocks: self.blocks,
+                // Other room for other conntracks, but no rest is ever cut short for want of it.
+                mappings: if conntracks > self.conntracks {
+                    2 * self.mappings
+                } else {
+                    self.mappings
+                },
+                events: 4_096,
+            },
+        }
+    }
+
     /// Sizes of one worker's tables.
     #[must_use]
     pub const fn limits(&self) -> Limits {
@@ -434,6 +457,10 @@ impl Setup {
                 blocks: self.blocks,
                 mappings: self.mappings,
                 events: 4_096,
+            },
+            reserve: match self.conntracks_most {
+                Some(most) => Some(self.sizes(most)),
+                None => None,
             },
             held_packets: self.held_packets,
             limited_sources: 64,

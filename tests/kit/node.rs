@@ -23,6 +23,7 @@ use dataplane::notice::Notice;
 use dataplane::outlook::Outlook;
 use dataplane::policy::Policies;
 use dataplane::role::{Role, Roles};
+use dataplane::room::{Room, Step};
 use dataplane::tables::Tables;
 use dataplane::time::Instant;
 use dataplane::vrf::Snapshot;
@@ -73,6 +74,10 @@ pub struct Node {
     offset: Duration,
     /// Workers and event threads that don't run, by thread number.
     pub stopped: Vec<bool>,
+    /// Conntracks that each worker is to have room for: by need, up to the most there may be, when none.
+    pub room: Option<usize>,
+    /// The agent has no time for room.
+    pub no_room: bool,
 }
 
 #[derive(Debug)]
@@ -122,7 +127,8 @@ impl Node {
                 .collect();
             let seed = boot_id.rotate_left(u32::from(number) + 7);
             let pools = Arc::clone(shared.snapshot.load().pools());
-            let tables = Tables::new(place, events, &slots, setup.limits(), pools, seed);
+            let mut tables = Tables::new(place, events, &slots, setup.limits(), pools, seed);
+            tables.set_most(setup.conntracks_most.unwrap_or(setup.conntracks));
             let taps = setup.taps(number);
             let of_tap = |tap: &Tap| {
                 let port = tap.tap;
@@ -186,6 +192,8 @@ impl Node {
             packets,
             machines: machines.collect(),
             stopped: vec![false; workers + events],
+            room: None,
+            no_room: false,
             shared,
             board,
             notices: wiring.main.notices,
@@ -230,8 +238,32 @@ impl Node {
         }
     }
 
+    /// A step towards the room that each worker is to have, as the agent makes it.
+    fn step_room(&mut self) {
+        let Some(most) = self.setup.conntracks_most else {
+            return;
+        };
+        for tables in self.workers.iter_mut().map(Worker::tables_mut) {
+            tables.set_most(self.room.unwrap_or(most).min(most));
+            drop(tables.take_spent());
+            let standing = tables.standing();
+            let more = if standing.asked { 2 } else { 1 };
+            let by_need = (standing.sizes.conntracks * more).min(most);
+            let wanted = self.setup.sizes(self.room.unwrap_or(by_need).min(most));
+            match standing.next(&wanted) {
+                Step::Lower(sizes) => tables.set_limits(&sizes),
+                Step::Give(sizes) => assert!(tables.adopt(Room::new(sizes)).is_ok(), "it was asked before"),
+                Step::Wait => {}
+                Step::Done => drop(tables.vacate()),
+            }
+        }
+    }
+
     /// Lets the role machines decide, as the agent does; returns how many roles changed.
     pub fn step_roles(&mut self, now: Instant) -> usize {
+        if !self.no_room {
+            self.step_room();
+        }
         if !self.setup.grouped {
             return 0;
         }

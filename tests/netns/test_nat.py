@@ -65,6 +65,60 @@ class TestFullTable(LabCase):
         self.assert_all_alive(holders)
 
 
+class TestRoom(LabCase):
+    """Tables that begin small and grow, and a limit that changes while flows go on."""
+
+    settings = ("conntracks_max=8192", "conntracks_start=1024")
+    clients = 700
+
+    def take(self, node, most):
+        """The node goes over to another conntracks_max, for good; what `config apply` answers."""
+        text = node.config_file.read_text(encoding="ascii")
+        changed = re.sub(r"^conntracks_max = [0-9]+$", f"conntracks_max = {most}", text, flags=re.MULTILINE)
+        self.assertNotEqual(changed, text)
+        path = node.directory / "room.toml"
+        path.write_text(changed, encoding="ascii")
+        applied = node.ctl("config", "apply", path)
+        node.ctl("config", "confirm")
+        return applied["changes"]
+
+    @staticmethod
+    def room(node):
+        """Conntracks that there is room for, on all workers."""
+        return sum(row["conntracks_max"] for row in node.ctl("show", "worker"))
+
+    def test_tables_grow_on_both_nodes_and_a_changed_limit_ends_nobody(self):
+        """More flows than there was room for at the start; then room for less than there are, then for more than ever."""
+        self.traffic.server()
+        holders = self.open_sessions(100)
+        start = self.room(self.node1)
+        self.assertLess(start, 1400)
+        crowds = [self.traffic.udp(60_000) for _ in range(2)]
+        for crowd in crowds:
+            # Some hundred at once may be faster than the agent: they ask again.
+            wait_until("everybody is answered",
+                       lambda c=crowd: c.ask("exchange", within_s=3, patience_s=60)["survived"] == self.clients, RECOVER_S)
+        wait_equal(self.lab, at_least=1500)
+        for node in self.lab.nodes.values():
+            self.assertGreater(self.room(node), start)
+            self.assertTrue(views.events(node, "room"), "nobody was told of more room")
+        self.assertEqual(views.worker_counters(self.node2)["absorb_full"], 0)
+        full = views.drops(self.node1).get("table-full", 0)
+        changes = self.take(self.node1, 1024)
+        self.assertEqual([change["takes"] for change in changes], ["live"])
+        wait_until("there is less room", lambda: self.room(self.node1) <= start, RECOVER_S)
+        self.assert_all_alive(holders)
+        refused = self.traffic.udp(60_000).ask("exchange", within_s=3, patience_s=60)["survived"]
+        self.assertEqual(refused, 0)
+        self.assertGreater(views.drops(self.node1).get("table-full", 0), full)
+        self.take(self.node1, 16384)
+        more = self.traffic.udp(60_000)
+        wait_until("there is more room", lambda: more.ask("exchange", within_s=3, patience_s=60)["survived"] == self.clients,
+                   RECOVER_S)
+        self.assert_all_alive(holders)
+        self.say(f"room for {start}, then {self.room(self.node1)}; {views.events(self.node1, 'room')[-3:]}")
+
+
 class TestRelease(LabCase):
     """Blocks that are given back."""
 

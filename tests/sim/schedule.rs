@@ -75,12 +75,13 @@ enum Event {
     Regrant,
     Late,
     Damage,
+    Room,
     Rest,
     Idle,
 }
 
 /// How often each comes, out of their sum.
-const EVENTS: [(Event, u64); 21] = [
+const EVENTS: [(Event, u64); 22] = [
     (Event::Traffic, 8),
     (Event::Cut, 1),
     (Event::Reset, 1),
@@ -100,6 +101,7 @@ const EVENTS: [(Event, u64); 21] = [
     (Event::Regrant, 1),
     (Event::Late, 1),
     (Event::Damage, 1),
+    (Event::Room, 1),
     (Event::Rest, 2),
     (Event::Idle, 1),
 ];
@@ -273,6 +275,7 @@ impl Play {
             Event::Regrant => self.regrant(),
             Event::Late => self.late(),
             Event::Damage => self.damage(),
+            Event::Room => self.room(),
             Event::Rest => self.rest(),
             Event::Idle => {
                 let seconds = self.random.between(1, 6);
@@ -412,6 +415,18 @@ impl Play {
         }
     }
 
+    /// Other room for the tables of a node, more or less than there is, or by need; or an agent that doesn't come to it.
+    fn room(&mut self) {
+        let (node, rooms) = (
+            self.random.index(2),
+            [None, Some(4), Some(16), Some(64), Some(1_024)],
+        );
+        let (room, no_room) = (rooms[self.random.index(5)], self.random.one_in(4));
+        if let Some(node) = &mut self.cluster.nodes[node] {
+            (node.room, node.no_room) = (room, no_room);
+        }
+    }
+
     /// Another configuration of one node, while packets flow: rules, lifetimes, public addresses.
     fn configure(&mut self) {
         let timeouts = if self.random.one_in(2) {
@@ -488,6 +503,8 @@ impl Play {
             if let Some(node) = &mut self.cluster.nodes[node] {
                 node.stop_absorb(false);
                 node.stopped.fill(false);
+                // What there is, or may be, for everybody: who lacks room has refused for good otherwise.
+                (node.room, node.no_room) = (node.setup.conntracks_most, false);
             }
         }
         self.restore_pools();

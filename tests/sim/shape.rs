@@ -95,9 +95,12 @@ impl Scale {
         let rules = rules(&mut random.clone());
         let output_commit = commit(&mut random.clone());
         let elected = random.clone().one_in(3);
+        // Two pairs in three may have other room later.
+        let most = (!random.clone().one_in(3)).then_some(4 * conntracks);
         [(); 2].map(|()| {
             let mut setup = Setup {
                 conntracks,
+                conntracks_most: most,
                 rules: rules.clone(),
                 output_commit,
                 elected,

@@ -15,6 +15,7 @@
 mod entry;
 pub mod icmp;
 mod index;
+mod moving;
 mod table;
 pub mod tcp;
 mod tuples;
@@ -24,6 +25,7 @@ mod window;
 
 pub use entry::{Conntrack, NatBinding, Reign, State};
 pub use index::{Full, Index, hash_key, hash_words};
+pub use moving::Moving;
 pub use table::{InsertError, Table};
 pub use tuples::Tuples;
 pub use wheel::{Visit, Wheel};

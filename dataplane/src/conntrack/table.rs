@@ -1,6 +1,7 @@
-//! The conntracks of one worker: an arena of fixed size and an index over both tuples of each.
+//! The conntracks of one worker: an arena and an index over both tuples of each.
 //!
-//! Made once, at start, with all of its memory. An id is a place in the arena and stays valid until `free`. An entry is
+//! Made once, at start, with memory for what it may hold then; it can be given more room, or less ([`crate::room`]), and nothing in
+//! it ever moves. An id is a place in the arena and stays valid until `free`. An entry is
 //! *live* while the index knows it, and *dead* between `unindex` and `free`. Lookups go in two passes over a burst: `prefetch`
 //! for every hash, then `prefetch_entry`, then `find_at`.
 
@@ -8,9 +9,18 @@ use core::ops;
 
 use super::entry::{Conntrack, Standing};
 use super::index::{Index, hash_key};
+use super::moving::Moving;
 use crate::flow::{Direction, FlowKey};
 use crate::prefetch::{prefetch, prefetch_all, prefetch_lines};
 use crate::slot::NIL;
+use crate::span::{Span, reserved};
+use crate::vacancy::Vacancies;
+
+/// New places are laid out so far ahead of their tenants that they are in a near cache by then.
+const AHEAD: usize = 16;
+
+/// Keys whose lines are asked for before the first of them is touched.
+const TOGETHER: u32 = 16;
 
 /// Why a conntrack was not inserted. The table is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,29 +59,40 @@ impl Place {
 /// All conntracks of one worker.
 #[derive(Debug)]
 pub struct Table {
-    index: Index,
-    places: Box<[Place]>,
+    index: Moving,
+    /// Laid out as far as anybody has come, and from the start to the first limit.
+    places: Vec<Place>,
     seed: u64,
-    /// Vacant places; the last is taken next. Not a list through the places: what will be taken can be asked for.
-    vacant: Vec<u32>,
-    /// Places below this one have had a tenant, those behind have not: the lowest are taken first.
-    reach: u32,
+    vacant: Vacancies,
     live: usize,
+    /// Places whose keys are still to be carried over to the present index: from the first to before the second.
+    carried: (u32, u32),
+    blank: Conntrack,
 }
 
 impl Table {
     /// A table for `capacity` conntracks, live and dead together, whose hashes depend on the secret `seed`.
     #[must_use]
     pub fn new(capacity: usize, seed: u64) -> Self {
-        let capacity = u32::try_from(capacity).unwrap_or(NIL).min(NIL - 1);
-        let places = vec![Place(Conntrack::vacant()); capacity as usize].into_boxed_slice();
+        Self::with_reserve(capacity, capacity, seed)
+    }
+
+    /// As [`Self::new`], with address space for `reserve` conntracks.
+    #[must_use]
+    pub fn with_reserve(capacity: usize, reserve: usize, seed: u64) -> Self {
+        let [capacity, reserve] =
+            [capacity, reserve].map(|places| u32::try_from(places).unwrap_or(NIL).min(NIL - 1));
+        let blank = Conntrack::vacant();
+        let mut places = reserved(capacity as usize, reserve as usize);
+        places.resize(capacity as usize, Place(blank));
         Self {
-            index: Index::new(2 * capacity as usize),
+            index: Moving::new(2 * capacity as usize),
+            vacant: Vacancies::new(capacity, reserve),
             places,
             seed,
-            vacant: (0..capacity).rev().collect(),
-            reach: 0,
             live: 0,
+            carried: (0, 0),
+            blank,
         }
     }
 
@@ -86,6 +107,19 @@ impl Table {
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         self.index.prefetch(hash);
+    }
+
+    /// As [`Self::prefetch`], for the index that is being left.
+    #[inline]
+    pub(crate) fn prefetch_former(&self, hash: u64) {
+        self.index.prefetch_former(hash);
+    }
+
+    /// Whether there is an index that is being left.
+    #[inline]
+    #[must_use]
+    pub const fn is_moving(&self) -> bool {
+        self.index.is_moving()
     }
 
     /// As [`Self::prefetch`], for a key that is not looked up in a burst of packets.
@@ -114,8 +148,7 @@ impl Table {
     #[inline]
     #[must_use]
     pub(crate) fn vacancy(&self, later: usize) -> u32 {
-        let place = self.vacant.len().checked_sub(later + 1);
-        place.and_then(|at| self.vacant.get(at)).copied().unwrap_or(NIL)
+        self.vacant.later(later)
     }
 
     /// Second pass: asks for what a packet of `proto` needs of the entry that `hash` probably stands for, and says which it is;
@@ -190,7 +223,7 @@ impl Table {
         if let Some((id, _)) = self.find(reply_hash, &reply) {
             return Err(InsertError::ReplyTaken(id));
         }
-        let id = *self.vacant.last().ok_or(InsertError::Full)?;
+        let id = self.vacant.next().ok_or(InsertError::Full)?;
         // Both fit: the index has two keys for every place of the arena, and only live places use them.
         self.index
             .insert(original_hash, id)
@@ -198,12 +231,24 @@ impl Table {
         if original != reply {
             self.index.insert(reply_hash, id).map_err(|_| InsertError::Full)?;
         }
-        self.vacant.pop();
-        self.reach = self.reach.max(id + 1);
+        self.vacant.take();
         conntrack.standing = Standing::Live;
+        if id as usize + AHEAD >= self.places.len() {
+            self.lay_out(id);
+        }
         self.places[id as usize].0 = conntrack;
         self.live += 1;
         Ok(id)
+    }
+
+    /// Lays places out, up to some behind this one.
+    fn lay_out(&mut self, id: u32) {
+        let end = (id as usize + AHEAD)
+            .min(self.vacant.limit() as usize)
+            .max(id as usize + 1);
+        if self.places.len() < end {
+            self.places.resize(end, Place(self.blank));
+        }
     }
 
     fn live_keys(&self, id: u32) -> Option<[FlowKey; 2]> {
@@ -267,7 +312,7 @@ impl Table {
         let entry = self.get_mut(id)?;
         let conntrack = *entry;
         entry.standing = Standing::Vacant;
-        self.vacant.push(id);
+        self.vacant.give(id);
         Some(conntrack)
     }
 
@@ -300,14 +345,14 @@ impl Table {
     /// Where a walk over all entries may end: no place from here on was ever used.
     #[must_use]
     pub const fn reach(&self) -> u32 {
-        self.reach
+        self.vacant.reach()
     }
 
     /// The first live id from `cursor` on. Go on with the id after it: a walk in slices sees every entry that
     /// is live throughout.
     #[must_use]
     pub fn next_live(&self, cursor: u32) -> Option<u32> {
-        let rest = self.places.get(cursor as usize..self.reach as usize)?;
+        let rest = self.places.get(cursor as usize..self.reach() as usize)?;
         let ahead = rest.iter().position(|place| place.live().is_some())?;
         cursor.checked_add(u32::try_from(ahead).ok()?)
     }
@@ -323,13 +368,13 @@ impl Table {
 
     /// Conntracks in the arena, dead ones included.
     #[must_use]
-    pub const fn len(&self) -> usize {
-        self.places.len() - self.vacant.len()
+    pub fn len(&self) -> usize {
+        self.vacant.held() as usize
     }
 
     /// Whether the arena is empty.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
@@ -339,18 +384,115 @@ impl Table {
         self.live
     }
 
-    /// Places in the arena.
+    /// Conntracks that may be in the arena. There may be more in it when this has come down since they were made.
     #[must_use]
     pub const fn capacity(&self) -> usize {
+        self.vacant.limit() as usize
+    }
+
+    /// Places that have been laid out: ids are below this.
+    #[inline]
+    pub(crate) const fn laid_out(&self) -> usize {
         self.places.len()
+    }
+
+    /// Conntracks that there is address space for.
+    pub(crate) fn reserve(&self) -> usize {
+        self.places.capacity().min(self.vacant.reserve() as usize)
     }
 
     /// Memory of arena and index, in bytes.
     #[must_use]
-    pub const fn memory_bytes(&self) -> usize {
-        self.places.len() * size_of::<Place>()
-            + self.vacant.capacity() * size_of::<u32>()
+    pub fn memory_bytes(&self) -> usize {
+        self.places.len().max(self.capacity()) * size_of::<Place>()
+            + self.vacant.memory_bytes()
             + self.index.memory_bytes()
+    }
+
+    /// Conntracks that the index has places for.
+    pub(crate) const fn indexed(&self) -> usize {
+        self.index.capacity() / 2
+    }
+
+    /// Takes no more than `limit` conntracks in from now on.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.vacant.set_limit(u32::try_from(limit).unwrap_or(NIL));
+    }
+
+    /// Goes over to another limit and an empty index for as many. What is there must fit into it.
+    pub(crate) fn adopt(&mut self, limit: usize, index: Index) {
+        let adopted = self.index.adopt(index);
+        debug_assert!(adopted.is_ok(), "asked before");
+        self.set_limit(limit);
+        self.carried = (0, self.reach());
+    }
+
+    /// Goes on with what other room has to be followed by, some `budget` places. Answers how many it looked at.
+    pub(crate) fn rearrange(&mut self, budget: usize) -> usize {
+        let places = &self.places;
+        let is_vacant = |id: u32| places.get(id as usize).is_none_or(|place| place.get().is_none());
+        let mut done = self.vacant.rearrange(budget, is_vacant);
+        for _ in 0..budget.div_ceil(TOGETHER as usize) {
+            done += self.carry();
+        }
+        done
+    }
+
+    /// Carries the keys of a few places over to the present index. Their entries were asked for by the call before.
+    fn carry(&mut self) -> usize {
+        let (from, end) = self.carried;
+        let count = (end - from).min(TOGETHER);
+        let mut hashes = [[0; 2]; TOGETHER as usize];
+        for (id, hashes) in (from..from + count).zip(&mut hashes) {
+            if let Some(keys) = self.live_keys(id) {
+                *hashes = self.hashes(&keys);
+                for &mut hash in hashes {
+                    self.index.prefetch(hash);
+                    self.index.prefetch_former(hash);
+                }
+            }
+        }
+        for (id, hashes) in (from..from + count).zip(hashes) {
+            if let Some(keys) = self.live_keys(id) {
+                self.index.carry(hashes[0], id);
+                if keys[0] != keys[1] {
+                    self.index.carry(hashes[1], id);
+                }
+            }
+            self.expect_entry(id + count);
+        }
+        self.carried.0 += count;
+        count as usize
+    }
+
+    /// The former index, when everything was carried over.
+    pub(crate) fn take_spent(&mut self) -> Option<Index> {
+        (self.carried.0 == self.carried.1)
+            .then(|| self.index.take_spent())
+            .flatten()
+    }
+
+    /// Memory whose pages have to be there for `conntracks`.
+    pub(crate) fn spans(&self, conntracks: usize) -> Vec<Span> {
+        let (from, to) = (self.vacant.limit(), u32::try_from(conntracks).unwrap_or(NIL));
+        vec![
+            Span::of(&self.places, from as usize, to as usize),
+            self.vacant.span(from, to),
+        ]
+    }
+
+    /// Lets go of the places behind the limit, if all of them are vacant: their memory is in no use then.
+    pub(crate) fn vacate(&mut self) -> Vec<Span> {
+        let limit = self.vacant.limit();
+        if self.places.len() <= limit as usize || !self.vacant.forget_end() {
+            return Vec::new();
+        }
+        let end = u32::try_from(self.places.len()).unwrap_or(NIL);
+        self.places.truncate(limit as usize);
+        vec![
+            Span::of(&self.places, limit as usize, end as usize),
+            self.vacant.span(limit, end),
+        ]
     }
 
     /// Hashes of an entry's tuples.
@@ -537,9 +679,11 @@ mod tests {
         #[test]
         fn it_does_what_a_hash_map_of_tuples_does(
             capacity in 1_usize..24,
-            steps in prop::collection::vec((0_u8..5, 0_u8..5, 0_u8..5, 0_u8..5, 0_u8..5, 0_u32..26), 1..300),
+            steps in prop::collection::vec((0_u8..8, 0_u8..5, 0_u8..5, 0_u8..5, 0_u8..5, 0_u32..26), 1..300),
         ) {
-            let mut table = Table::new(capacity, 99);
+            // Room comes and goes; what was given is rearranged step by step, or not at all for a while.
+            let mut table = Table::with_reserve(capacity, 24, 99);
+            let mut capacity = capacity;
             let mut tuples: HashMap<FlowKey, (u32, Direction)> = HashMap::new();
             let mut held: HashMap<u32, [FlowKey; 2]> = HashMap::new();
             for (act, a, b, c, d, id) in steps {
@@ -549,11 +693,13 @@ mod tests {
                         let expected = match (tuples.get(&original), tuples.get(&reply)) {
                             (Some(&(id, _)), _) => Err(InsertError::OriginalTaken(id)),
                             (_, Some(&(id, _))) => Err(InsertError::ReplyTaken(id)),
-                            _ if held.len() == capacity => Err(InsertError::Full),
+                            _ if held.len() >= capacity => Err(InsertError::Full),
                             _ => Ok(()),
                         };
                         let got = table.insert(conntrack(original, reply));
-                        prop_assert_eq!(got.map(|_| ()), expected);
+                        if expected.is_err() || table.vacant.is_arranged() {
+                            prop_assert_eq!(got.map(|_| ()), expected);
+                        }
                         if let Ok(id) = got {
                             prop_assert!(held.insert(id, [original, reply]).is_none());
                             tuples.insert(reply, (id, Direction::Reply));
@@ -569,7 +715,26 @@ mod tests {
                         prop_assert_eq!(table.free(id).map(|old| old.keys()), held.remove(&id));
                         tuples.retain(|_, &mut (other, _)| other != id);
                     }
-                    _ => prop_assert_eq!(find(&table, &original), tuples.get(&original).copied()),
+                    4 => prop_assert_eq!(find(&table, &original), tuples.get(&original).copied()),
+                    5 => {
+                        table.rearrange(1);
+                        let spent = table.take_spent();
+                        prop_assert!(spent.is_none_or(|spent| spent.is_empty()));
+                    }
+                    6 => {
+                        let wanted = (id as usize).min(24);
+                        if !table.is_moving() && held.len() <= wanted {
+                            table.adopt(wanted, Index::new(2 * wanted));
+                            capacity = wanted;
+                        }
+                    }
+                    _ => {
+                        capacity = capacity.min(id as usize);
+                        table.set_limit(capacity);
+                        for span in table.vacate() {
+                            prop_assert!(span.bytes == 0 || held.keys().all(|&id| (id as usize) < capacity));
+                        }
+                    }
                 }
                 let live = held.keys().filter(|&&id| tuples.values().any(|&(other, _)| other == id)).count();
                 prop_assert_eq!((table.len(), table.live()), (held.len(), live));

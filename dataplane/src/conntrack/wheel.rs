@@ -1,6 +1,6 @@
 //! When to look at which entry: a lazy timer wheel of one-second ticks.
 //!
-//! Made once, at start, with a link for every possible id. A packet that prolongs an entry's life doesn't touch the
+//! Made once, at start, with a link for every id there may be then; more come with more room. A packet that prolongs an entry's life doesn't touch the
 //! wheel: the worker writes the new deadline into the entry, and when the old one comes the visitor answers
 //! [`Visit::Keep`] with the new one. Only an *earlier* deadline must be scheduled. Deadlines beyond the wheel's reach
 //! are parked at its far end and moved on when the hand gets there. Work is bounded by a budget per call; what
@@ -8,6 +8,7 @@
 
 use crate::prefetch::prefetch;
 use crate::slot::NIL;
+use crate::span::{Span, reserved};
 
 /// Ticks of one turn of the wheel; a power of two.
 const TICKS: u32 = 1024;
@@ -43,11 +44,11 @@ impl Link {
     };
 }
 
-/// Deadlines of the ids `0..ids`.
+/// Deadlines of ids.
 #[derive(Debug)]
 pub struct Wheel {
     heads: Box<[u32]>,
-    links: Box<[Link]>,
+    links: Vec<Link>,
     /// Second the hand stands on; every list of an earlier second is empty.
     hand_s: u32,
     armed: usize,
@@ -57,12 +58,40 @@ impl Wheel {
     /// A wheel for the ids `0..ids` that starts at `now_s`.
     #[must_use]
     pub fn new(ids: usize, now_s: u32) -> Self {
+        Self::with_reserve(ids, ids, now_s)
+    }
+
+    /// As [`Self::new`], with address space for `reserve` ids.
+    #[must_use]
+    pub fn with_reserve(ids: usize, reserve: usize, now_s: u32) -> Self {
+        let mut links = reserved(ids, reserve);
+        links.resize(ids, Link::FREE);
         Self {
             heads: vec![NIL; TICKS as usize].into_boxed_slice(),
-            links: vec![Link::FREE; ids].into_boxed_slice(),
+            links,
             hand_s: now_s,
             armed: 0,
         }
+    }
+
+    /// There are so many ids from now on, if there were less; no more than address space was reserved for.
+    #[inline]
+    pub(crate) fn reach(&mut self, ids: usize) {
+        if ids > self.links.len() {
+            self.links.resize(ids, Link::FREE);
+        }
+    }
+
+    /// Memory of the links from `from` to `to`.
+    pub(crate) fn span(&self, from: usize, to: usize) -> Span {
+        Span::of(&self.links, from, to)
+    }
+
+    /// There are no ids from `ids` on, and none of them is scheduled: their memory is in no use then.
+    pub(crate) fn vacate(&mut self, ids: usize) -> Span {
+        let end = self.links.len();
+        self.links.truncate(ids);
+        Span::of(&self.links, ids, end)
     }
 
     /// Visits `id` at `deadline_s`, or by the next [`Self::advance`] if that has passed, instead of any earlier

@@ -1,9 +1,12 @@
 //! Fixed storage for one worker's NAT entries: places with ids, and lists threaded through them.
 //!
-//! Everything is allocated (and its pages touched) when the worker starts; afterwards entries only take places
-//! and give them back. Only the owning worker touches an arena.
+//! What it may hold is allocated (and its pages touched) when the worker starts, or by the agent when it is given more
+//! room ([`crate::room`]); entries only take places and give them back. Only the owning worker touches an arena.
 
 use core::ops::{Index, IndexMut};
+
+use crate::span::{Span, reserved};
+use crate::vacancy::Vacancies;
 
 /// No entry.
 pub(super) const NIL: u32 = u32::MAX;
@@ -12,32 +15,88 @@ pub(super) const NIL: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Arena<T> {
     places: Vec<T>,
-    free: Vec<u32>,
+    vacant: Vacancies,
 }
 
 impl<T: Copy + Default> Arena<T> {
-    pub(super) fn new(capacity: u32) -> Self {
+    /// With `capacity` places, and address space for `reserve`.
+    pub(super) fn new(capacity: u32, reserve: u32) -> Self {
+        let mut places = reserved(capacity as usize, reserve as usize);
+        places.resize(capacity as usize, T::default());
         Self {
-            places: vec![T::default(); capacity as usize],
-            free: (0..capacity).rev().collect(),
+            places,
+            vacant: Vacancies::new(capacity, reserve),
         }
     }
 
     /// A free place, reset to the default.
     pub(super) fn take(&mut self) -> Option<u32> {
-        let id = self.free.pop()?;
-        self.places[id as usize] = T::default();
+        let id = self.vacant.take()?;
+        match self.places.get_mut(id as usize) {
+            Some(place) => *place = T::default(),
+            None => self.places.push(T::default()),
+        }
         Some(id)
     }
 
     /// Gives a place back. Its content is reset, so that it cannot be mistaken for an entry.
     pub(super) fn give(&mut self, id: u32) {
         self.places[id as usize] = T::default();
-        self.free.push(id);
+        self.vacant.give(id);
     }
 
     pub(super) fn has_room(&self) -> bool {
-        !self.free.is_empty()
+        self.vacant.next().is_some()
+    }
+
+    /// What it may hold, what there is address space for, and what it holds.
+    pub(super) fn sizes(&self) -> [u32; 3] {
+        let reserve = u32::try_from(self.places.capacity()).unwrap_or(NIL);
+        [
+            self.vacant.limit(),
+            reserve.min(self.vacant.reserve()),
+            self.vacant.held(),
+        ]
+    }
+
+    /// Places below this one have had a tenant.
+    pub(super) const fn reach(&self) -> u32 {
+        self.vacant.reach()
+    }
+
+    /// Takes no more than `limit` entries in from now on.
+    pub(super) fn set_limit(&mut self, limit: u32) {
+        self.vacant.set_limit(limit);
+    }
+
+    /// Goes on with what another limit has to be followed by.
+    pub(super) fn rearrange(&mut self, budget: usize, is_vacant: impl Fn(&T) -> bool) -> usize {
+        let places = &self.places;
+        self.vacant
+            .rearrange(budget, |id| places.get(id as usize).is_none_or(&is_vacant))
+    }
+
+    /// Memory whose pages have to be there for `limit` entries.
+    pub(super) fn spans(&self, limit: u32) -> [Span; 2] {
+        let from = self.vacant.limit();
+        [
+            Span::of(&self.places, from as usize, limit as usize),
+            self.vacant.span(from, limit),
+        ]
+    }
+
+    /// Lets go of the places behind the limit, if all of them are vacant: their memory is in no use then.
+    pub(super) fn vacate(&mut self) -> Option<[Span; 2]> {
+        let limit = self.vacant.limit();
+        if self.places.len() <= limit as usize || !self.vacant.forget_end() {
+            return None;
+        }
+        let end = u32::try_from(self.places.len()).unwrap_or(NIL);
+        self.places.truncate(limit as usize);
+        Some([
+            Span::of(&self.places, limit as usize, end as usize),
+            self.vacant.span(limit, end),
+        ])
     }
 
     /// All places in order of id, taken or not.
@@ -158,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_place_is_given_once_until_it_comes_back() {
-        let mut arena = Arena::<Entry>::new(2);
+        let mut arena = Arena::<Entry>::new(2, 2);
         let (a, b) = (arena.take().unwrap(), arena.take().unwrap());
         assert_ne!(a, b);
         assert_eq!(arena.take(), None);
@@ -169,7 +228,7 @@ mod tests {
 
     #[test]
     fn entries_leave_a_list_from_either_end_and_the_middle() {
-        let mut arena = Arena::<Entry>::new(4);
+        let mut arena = Arena::<Entry>::new(4, 4);
         let mut list = List::default();
         for id in 0..4 {
             list.push(&mut arena, id, |e| &mut e.links);

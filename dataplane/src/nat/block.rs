@@ -350,7 +350,7 @@ impl Nat {
         });
     }
 
-    fn place_hash(&self, place: Place) -> u64 {
+    pub(super) fn place_hash(&self, place: Place) -> u64 {
         hash_words(
             [
                 place.lot.into(),

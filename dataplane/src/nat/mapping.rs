@@ -265,18 +265,13 @@ impl Nat {
 
     fn unmap(&mut self, id: u32) {
         let Mapping {
-            block,
-            inside_port,
-            offset,
-            class,
-            ..
+            block, offset, class, ..
         } = self.mappings[id];
-        let Block { owner, place, .. } = self.blocks[block];
+        let place = self.blocks[block].place;
         self.resting[place.pool()].remove(&mut self.mappings, id, |m| &mut m.rest);
-        self.inside_index
-            .remove(self.endpoint_hash(owner, inside_port, class), id);
-        self.outside_index
-            .remove(self.endpoint_hash(block, offset, class), id);
+        let [inside, outside] = self.mapping_hashes(id);
+        self.inside_index.remove(inside, id);
+        self.outside_index.remove(outside, id);
         self.mappings.give(id);
         self.pools.lot(place).set_port(place, class, offset, false);
         let b = &mut self.blocks[block];
@@ -291,6 +286,15 @@ impl Nat {
             .iter()
             .filter_map(|list| list.first())
             .min_by_key(|&id| self.mappings[id].rests_since_s)
+    }
+
+    /// Of its inside and of its outside endpoint.
+    pub(super) fn mapping_hashes(&self, id: u32) -> [u64; 2] {
+        let m = &self.mappings[id];
+        [
+            self.endpoint_hash(self.blocks[m.block].owner, m.inside_port, m.class),
+            self.endpoint_hash(m.block, m.offset, m.class),
+        ]
     }
 
     fn endpoint_hash(&self, of: u32, port: u16, class: Protocol) -> u64 {

@@ -24,6 +24,7 @@ mod lot;
 mod mapping;
 mod pool;
 mod random;
+mod room;
 mod subscriber;
 #[cfg(test)]
 mod tests;
@@ -44,10 +45,11 @@ use self::mapping::Mapping;
 pub use self::mapping::Protocol;
 pub use self::pool::{PoolBusy, PoolRef, PoolSize, Pools};
 use self::random::Random;
+pub use self::room::NatRoom;
 use self::subscriber::{Inside, Subscriber};
 pub use self::view::{BlockRow, MappingRow, PoolUsage, UserRow};
 use crate::config::Filtering;
-use crate::conntrack::Index;
+use crate::conntrack::Moving;
 use crate::delta::{NatPart, Term};
 use crate::flow::{Addr, FlowKey, VrfId};
 use crate::io::PortId;
@@ -154,7 +156,7 @@ pub enum LearnError {
     Full,
 }
 
-/// Sizes of one worker's tables, allocated at start.
+/// Sizes of one worker's tables, allocated at start or by the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NatLimits {
     /// Subscribers (inside address and pool).
@@ -174,12 +176,13 @@ pub struct Nat {
     random: Random,
     hash_seed: u64,
     subscribers: Arena<Subscriber>,
-    subscriber_index: Index,
+    subscriber_index: Moving,
     blocks: Arena<Block>,
-    block_index: Index,
+    block_index: Moving,
     mappings: Arena<Mapping>,
-    inside_index: Index,
-    outside_index: Index,
+    inside_index: Moving,
+    outside_index: Moving,
+    carried: room::Carried,
     /// Per pool: mappings whose port rests, oldest first.
     resting: Vec<List>,
     /// Per pool: blocks without ports, oldest first.
@@ -200,19 +203,26 @@ impl Nat {
     /// Empty tables over the shared pools. `seed` feeds the choice of addresses, blocks and ports, and the hashes.
     #[must_use]
     pub fn new(pools: Arc<Pools>, limits: NatLimits, seed: u64) -> Self {
+        Self::with_reserve(pools, limits, limits, seed)
+    }
+
+    /// As [`Self::new`], with address space for `reserve`.
+    #[must_use]
+    pub fn with_reserve(pools: Arc<Pools>, limits: NatLimits, reserve: NatLimits, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let count = pools.count();
         Self {
             pools,
             hash_seed: random.next(),
             random,
-            subscribers: Arena::new(limits.subscribers),
-            subscriber_index: Index::new(limits.subscribers as usize),
-            blocks: Arena::new(limits.blocks),
-            block_index: Index::new(limits.blocks as usize),
-            mappings: Arena::new(limits.mappings),
-            inside_index: Index::new(limits.mappings as usize),
-            outside_index: Index::new(limits.mappings as usize),
+            subscribers: Arena::new(limits.subscribers, reserve.subscribers),
+            subscriber_index: Moving::new(limits.subscribers as usize),
+            blocks: Arena::new(limits.blocks, reserve.blocks),
+            block_index: Moving::new(limits.blocks as usize),
+            mappings: Arena::new(limits.mappings, reserve.mappings),
+            inside_index: Moving::new(limits.mappings as usize),
+            outside_index: Moving::new(limits.mappings as usize),
+            carried: room::Carried::default(),
             resting: vec![List::default(); count],
             idle: vec![List::default(); count],
             changed: List::default(),
@@ -385,7 +395,7 @@ impl Nat {
 }
 
 /// Adds an entry to an index that was made for as many keys as there are entries.
-fn enter(index: &mut Index, hash: u64, id: u32) {
+fn enter(index: &mut Moving, hash: u64, id: u32) {
     let entered = index.insert(hash, id);
     debug_assert!(
         entered.is_ok(),

@@ -61,7 +61,7 @@ impl Nat {
         })
     }
 
-    fn subscriber_hash(&self, who: &Inside) -> u64 {
+    pub(super) fn subscriber_hash(&self, who: &Inside) -> u64 {
         let (high, low) = who.address.halves();
         hash_words([high, low, who.vrf.0.into(), who.pool as u64], self.hash_seed)
     }

@@ -31,6 +31,13 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             conntracks.prefetch(work.hash);
         }
     });
+    if conntracks.is_moving() {
+        batch.each(|meta, work| {
+            if flows(meta) {
+                conntracks.prefetch_former(work.hash);
+            }
+        });
+    }
     batch.each(|meta, work| {
         if flows(meta) {
             work.entry = conntracks.prefetch_entry(work.hash, meta.key.proto);

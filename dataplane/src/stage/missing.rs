@@ -60,7 +60,10 @@ pub(crate) fn ask_for_missing(tables: &mut Tables, now: Instant) {
 
 /// Asks for what may be taken now of what the slot lacks, when its pause is over.
 fn ask(tables: &mut Tables, at: SlotRef, now: Instant) {
-    let mut room = tables.conntracks.capacity() - tables.conntracks.len();
+    let mut room = tables
+        .conntracks
+        .capacity()
+        .saturating_sub(tables.conntracks.len());
     let active = tables.is_active(at.vrf);
     let Some(slot) = tables.slots.get_mut(at) else {
         return;

@@ -46,6 +46,9 @@ impl Tables {
         let at = conntrack.at();
         let expires_s = conntrack.expires_s;
         let id = self.conntracks.insert_hashed(conntrack, hashes)?;
+        let places = self.conntracks.laid_out();
+        self.wheel.reach(places);
+        self.names.reach(places);
         self.wheel.schedule(id, expires_s);
         if let Some(slot) = self.slots.get_mut(at) {
             slot.link(Kind::Conntrack, &mut self.conntracks, id);

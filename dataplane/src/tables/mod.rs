@@ -33,6 +33,7 @@ use crate::nat::{Nat, NatLimits, Pools};
 use crate::protection::Protect;
 use crate::resync::Incoming;
 use crate::retirement::Retirement;
+use crate::room::{Asking, Sizes};
 use crate::shard::lane_of;
 use crate::slot::Slots;
 use crate::stage::audit::Audit;
@@ -57,6 +58,8 @@ pub struct Limits {
     pub conntracks: usize,
     /// NAT arenas.
     pub nat: NatLimits,
+    /// What the arenas may be made to hold later: address space, and no more than that. None: no more than at the start.
+    pub reserve: Option<Sizes>,
     /// Packets that may wait until the peers know their flow.
     pub held_packets: usize,
     /// Sources whose new flows are counted where a rule limits them.
@@ -132,6 +135,11 @@ pub struct Tables {
     /// A public address that the peer has spoken of and that is in no pool here, until somebody is told.
     pub(crate) no_pool: Option<(VrfId, Addr)>,
     pub(crate) dead: usize,
+    pub(crate) asking: Asking,
+    /// Other room has to be followed by something yet.
+    pub(crate) rearranging: bool,
+    /// Conntracks at the last slice of that.
+    pub(crate) held_before: usize,
     listed: u64,
     /// Lane of each slot number: the same for every VRF.
     lanes: Box<[u16]>,
@@ -152,11 +160,15 @@ impl Tables {
         let lanes_count = u16::try_from(lanes.max(1)).unwrap_or(u16::MAX);
         let slots_most = slots_per_vrf.iter().copied().max().unwrap_or_default();
         let slots_total = slots_per_vrf.iter().map(|&s| usize::from(s)).sum();
+        let reserve = limits.reserve.unwrap_or(Sizes {
+            conntracks: limits.conntracks,
+            nat: limits.nat,
+        });
         Self {
-            conntracks: Table::new(limits.conntracks, seed),
-            wheel: Wheel::new(limits.conntracks, 0),
-            names: Names::new(limits.conntracks),
-            nat: Nat::new(pools, limits.nat, seed.rotate_left(21)),
+            conntracks: Table::with_reserve(limits.conntracks, reserve.conntracks, seed),
+            wheel: Wheel::with_reserve(limits.conntracks, reserve.conntracks, 0),
+            names: Names::with_reserve(limits.conntracks, reserve.conntracks),
+            nat: Nat::with_reserve(pools, limits.nat, reserve.nat, seed.rotate_left(21)),
             slots: Slots::new(worker, workers, slots_per_vrf),
             counters: Counters::default(),
             handoffs: HandoffCounts::default(),
@@ -191,6 +203,9 @@ impl Tables {
             retirement: Retirement::default(),
             no_pool: None,
             dead: 0,
+            asking: Asking::new(limits.conntracks),
+            rearranging: false,
+            held_before: 0,
             listed: 0,
             lanes: (0..slots_most)
                 .map(|slot| lane_of(slot, workers, lanes_count))

@@ -27,6 +27,7 @@ class Knobs:
     memory_mb: int = 128
     mbufs: int = 16384
     conntracks_max: int = 65536
+    conntracks_start: int = 0  # 0: conntracks_max
     delta_ring_entries: int = 4096
     slots: int = 256
     sync_family: int = 4
@@ -154,6 +155,7 @@ memory_mb = {knobs.memory_mb}
 hugepages = "auto"
 mbufs = {knobs.mbufs}
 conntracks_max = {knobs.conntracks_max}
+conntracks_start = {knobs.conntracks_start or knobs.conntracks_max}
 delta_ring_entries = {knobs.delta_ring_entries}
 
 [[port]]

@@ -41,6 +41,7 @@ const ROOMY: Limits = Limits {
         mappings: 256,
         events: 64,
     },
+    reserve: None,
     held_packets: 0,
     limited_sources: 1,
 };

@@ -32,6 +32,7 @@ const LIMITS: Limits = Limits {
         mappings: 1,
         events: 1,
     },
+    reserve: None,
     held_packets: 0,
     limited_sources: 1,
 };
