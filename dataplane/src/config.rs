@@ -74,6 +74,19 @@ pub struct VrfIntent {
     pub tcp_window_check: bool,
     /// Output commit, for rules that say nothing about it.
     pub output_commit: CommitIntent,
+    /// What becomes of packets that come while this node isn't active.
+    pub standby: StandbyPolicy,
+}
+
+/// What a node that isn't active for a VRF does with the VRF's packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StandbyPolicy {
+    /// Drop them, but for the time that a switchover moves the traffic: then as [`Self::Redirect`].
+    #[default]
+    Drop,
+    /// Send them to the active node over the sync link: for routing that brings one direction of a flow to either node.
+    Redirect,
 }
 
 /// Ordered rules and what happens when none matches.

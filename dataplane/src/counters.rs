@@ -102,8 +102,8 @@ counters! {
     echos_answered,
     /// Gratuitous ARP and unsolicited NA sent.
     announcements_sent,
-    /// Packets forwarded while standing by, because a switchover moved the traffic.
-    assisted,
+    /// Packets that the peer redirected to this node, and that went through the stages.
+    redirects_taken,
     /// Conntracks created by packets.
     conntracks_created,
     /// Conntracks ended by timeout.

@@ -15,7 +15,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    Care, FlowLimit, Intent, InterfaceId, OnChange, PoolIntent, PortRange, RuleIntent, SyncPolicy, VrfIntent,
+    Care, FlowLimit, Intent, InterfaceId, OnChange, PoolIntent, PortRange, RuleIntent, StandbyPolicy,
+    SyncPolicy, VrfIntent,
 };
 use crate::flow::{Addr, VrfId};
 use crate::shard::mix64;
@@ -73,6 +74,10 @@ const SECTIONS: [(&str, Strength, Canonize); 10] = [
     ("protection", Strength::Warn, |c, _, _, vrf| {
         c.number(vrf.output_commit.policy as u8);
         c.number(vrf.output_commit.timeout_ms);
+        // Silent by default, so that versions that know of nothing else say the same.
+        if vrf.standby != StandbyPolicy::Drop {
+            c.number(vrf.standby as u8);
+        }
     }),
     ("interfaces", Strength::Warn, interfaces),
 ];
@@ -93,6 +98,14 @@ pub fn sections(intent: &Intent, vrf: VrfId) -> Vec<Section> {
         }
     });
     hashed.collect()
+}
+
+/// What two nodes call something by its name where the name itself would be too long.
+#[must_use]
+pub fn name_hash(name: &str) -> u64 {
+    let mut canon = Canon::default();
+    canon.text(name);
+    canon.hash()
 }
 
 /// Everything the standby's allocator must agree on. The order of pools is their number in rules alone.
@@ -334,6 +347,7 @@ mod tests {
                     care: Care::default(),
                 }],
                 timeouts: Timeouts::default(),
+                standby: StandbyPolicy::Drop,
                 tcp_window_check: true,
                 output_commit: CommitIntent::default(),
             }],
@@ -363,7 +377,7 @@ mod tests {
 
     #[test]
     fn one_changed_field_names_exactly_its_section() {
-        let edits: [(&str, Edit); 42] = [
+        let edits: [(&str, Edit); 43] = [
             ("slots", |v| v.slots = 512),
             ("inside", |v| v.inside[0] = net("100.64.0.0/11")),
             ("inside", |v| v.inside.truncate(1)),
@@ -426,6 +440,7 @@ mod tests {
             ("tcp", |v| v.tcp_window_check = false),
             ("protection", |v| v.output_commit.timeout_ms += 1),
             ("protection", |v| v.output_commit.policy = OutputCommit::Open),
+            ("protection", |v| v.standby = StandbyPolicy::Redirect),
             ("firewall rules", |v| {
                 v.firewall.rules[0].care.sync = Some(SyncPolicy::After(3))
             }),
@@ -492,6 +507,17 @@ mod tests {
     }
 
     /// The value is part of the protocol: if this fails, nodes of two releases disagree.
+    /// sync/PROTOCOL.md R-48: what peers call an interface.
+    #[test]
+    fn a_name_has_the_same_hash_everywhere() {
+        let fnv = [0, 0, 0, 0, 0, 0, 0, 3, b'l', b'a', b'n']
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| {
+                (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+            });
+        assert_eq!(name_hash("lan"), mix64(fnv));
+    }
+
     #[test]
     fn hashes_are_stable() {
         let hash = |name: &str| {

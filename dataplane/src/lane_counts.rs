@@ -119,6 +119,7 @@ mod tests {
             reserve: None,
             held_packets: 0,
             limited_sources: 1,
+            redirect_packets_per_s: 0,
         };
         let pools = Arc::new(Pools::new(&Intent::default()));
         let mut tables = Tables::new((0, 1), 2, &[16], limits, pools, 7);

@@ -24,6 +24,7 @@ pub mod overload;
 pub mod policy;
 pub mod protection;
 mod recheck;
+pub mod redirect;
 pub mod resync;
 mod retirement;
 pub mod room;

@@ -41,8 +41,8 @@ pub struct Roles {
     owned: Vec<AtomicBool>,
     /// Number of the drain under way; 0 for none.
     drains: Vec<AtomicU32>,
-    /// In nanoseconds; see [`Roles::assists_until`].
-    assists: Vec<AtomicU64>,
+    /// In nanoseconds; see [`Roles::redirects_until`].
+    redirects: Vec<AtomicU64>,
 }
 
 impl Roles {
@@ -55,7 +55,7 @@ impl Roles {
             reigned: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
             owned: (0..vrfs).map(|_| AtomicBool::new(true)).collect(),
             drains: (0..vrfs).map(|_| AtomicU32::new(0)).collect(),
-            assists: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
+            redirects: (0..vrfs).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -139,19 +139,19 @@ impl Roles {
         }
     }
 
-    /// Until when this node, standing by, forwards what comes to it because a switchover moves the traffic. A moment and no
+    /// Until when this node, standing by, redirects what comes to it because a switchover moves the traffic. A moment and no
     /// flag: it ends whether or not anybody says so. Read after the role, it is no older than that.
     #[must_use]
-    pub fn assists_until(&self, vrf: VrfId) -> Instant {
-        let assists = self.assists.get(vrf.index());
-        assists.map_or(Instant::default(), |ns| {
+    pub fn redirects_until(&self, vrf: VrfId) -> Instant {
+        let until = self.redirects.get(vrf.index());
+        until.map_or(Instant::default(), |ns| {
             Instant::from_ns(ns.load(Ordering::Acquire))
         })
     }
 
     /// To be stored before the role, or packets that come in between would be dropped.
-    pub fn set_assists_until(&self, vrf: VrfId, until: Instant) {
-        if let Some(cell) = self.assists.get(vrf.index()) {
+    pub fn set_redirects_until(&self, vrf: VrfId, until: Instant) {
+        if let Some(cell) = self.redirects.get(vrf.index()) {
             cell.store(until.ns(), Ordering::Release);
         }
     }

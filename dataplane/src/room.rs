@@ -362,6 +362,7 @@ mod tests {
             reserve: Some(sizes(most)),
             held_packets: 4,
             limited_sources: 4,
+            redirect_packets_per_s: 0,
         };
         let pools = Arc::new(Pools::new(&Intent::default()));
         let mut tables = Tables::new((0, 1), 1, &[4], limits, pools, 7);

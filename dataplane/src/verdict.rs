@@ -78,6 +78,18 @@ reasons! {
     StandbyMatched = "standby-matched",
     /// This node is not active for the VRF, and the packet matches nothing.
     StandbyUnmatched = "standby-unmatched",
+    /// Sent to the active node over the sync link, because this one is not active for the VRF.
+    Redirected = "redirected",
+    /// Not sent to the active node: more than `redirect_packets_per_s`.
+    RedirectLimit = "redirect-limit",
+    /// Not sent to the active node: those before it fill the ring to the event thread.
+    RedirectFull = "redirect-full",
+    /// It came from the peer, which took this node for the active one; it isn't sent on.
+    RedirectReturned = "redirect-returned",
+    /// It came from the peer by an interface of a name that this node hasn't got.
+    RedirectInterface = "redirect-interface",
+    /// It came from the peer, and no packet buffer was free, or none large enough.
+    RedirectBuffer = "redirect-buffer",
     /// A firewall rule says drop.
     RuleDrop = "rule-drop",
     /// A firewall rule says reject; the answer is counted apart.

@@ -3,6 +3,7 @@
 //! ```text
 //!   worker w ──ToEvent──► event e     one ring per pair, records in mutation order
 //!   event e ──ToWorker──► worker w    one ring per pair, records in lane order
+//!   worker w ◄──packets──► event e    one ring of bytes per pair and direction: what is redirected
 //!   worker v ──Handoff──► worker w    one ring per pair (w = v: hairpins)
 //!   main ──Ask──► worker, worker ──Notice──► main    channels, never per packet
 //! ```
@@ -13,10 +14,15 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use crate::delta::{ToEvent, ToWorker};
 use crate::inbox::Ask;
 use crate::notice::{Notice, Notices};
+use crate::redirect::{self, PacketReceiver, PacketSender};
 use crate::worker::{EventLink, Handoff, Links};
 
 /// Packets that may wait between two workers.
 const HANDOFF_ENTRIES: usize = 1_024;
+
+/// Bytes of redirected packets that may wait between a worker and an event thread. Pages that no packet has been in take no
+/// memory.
+pub const REDIRECT_BYTES: usize = 1 << 20;
 
 /// Requests that may wait for one worker.
 const ASKS: usize = 64;
@@ -33,6 +39,8 @@ pub struct Counts {
     pub events: usize,
     /// Entries of each ring between a worker and an event thread.
     pub ring_entries: usize,
+    /// Bytes of each ring of packets between them.
+    pub redirect_bytes: usize,
 }
 
 /// The event thread's ends, in worker order.
@@ -42,6 +50,10 @@ pub struct EventEnds {
     pub from_workers: Vec<Consumer<ToEvent>>,
     /// What they are told.
     pub to_workers: Vec<Producer<ToWorker>>,
+    /// Packets that they redirect.
+    pub redirects_from_workers: Vec<PacketReceiver>,
+    /// Packets that peers have redirected to them.
+    pub redirects_to_workers: Vec<PacketSender>,
 }
 
 /// The main thread's ends.
@@ -84,7 +96,7 @@ impl<P> Wiring<P> {
             })
             .collect();
         let events = (0..counts.events)
-            .map(|_| Self::event(&mut workers, counts.ring_entries))
+            .map(|_| Self::event(&mut workers, counts))
             .collect();
         Self::handoffs(&mut workers);
         Self {
@@ -94,17 +106,28 @@ impl<P> Wiring<P> {
         }
     }
 
-    fn event(workers: &mut [Links<P>], ring_entries: usize) -> EventEnds {
+    fn event(workers: &mut [Links<P>], counts: Counts) -> EventEnds {
         let mut ends = EventEnds {
             from_workers: vec![],
             to_workers: vec![],
+            redirects_from_workers: vec![],
+            redirects_to_workers: vec![],
         };
         for links in workers {
-            let (out, from_worker) = RingBuffer::new(ring_entries);
-            let (to_worker, inbox) = RingBuffer::new(ring_entries);
-            links.events.push(EventLink { out, inbox });
+            let (out, from_worker) = RingBuffer::new(counts.ring_entries);
+            let (to_worker, inbox) = RingBuffer::new(counts.ring_entries);
+            let (redirect_out, redirect_from) = redirect::ring(counts.redirect_bytes);
+            let (redirect_to, redirect_in) = redirect::ring(counts.redirect_bytes);
+            links.events.push(EventLink {
+                out,
+                inbox,
+                redirect_out,
+                redirect_in,
+            });
             ends.from_workers.push(from_worker);
             ends.to_workers.push(to_worker);
+            ends.redirects_from_workers.push(redirect_from);
+            ends.redirects_to_workers.push(redirect_to);
         }
         ends
     }

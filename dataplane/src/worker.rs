@@ -3,7 +3,8 @@
 //!
 //! ```text
 //!   handoff rings ┐
-//!   rx queues ────┴► parse ► steer ► (fragments: reassemble) ► lookup ► admit ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
+//!   redirect rings┤
+//!   rx queues ────┴► parse ► steer ► (fragments: reassemble) ► lookup ► admit ► (standby: redirect) ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
 //!                    then, once per turn: what the kernel sent on taps ► emit ► expire ► absorb ► audit ► missing ► foresee ► inbox
 //! ```
 //!
@@ -26,6 +27,7 @@ use crate::io::{BURST, Io, Packet, PortId, RxQueue};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notices;
 use crate::outlook::Outlook;
+use crate::redirect::{PacketReceiver, PacketSender};
 use crate::role::Roles;
 use crate::rss::{Home, Spread};
 use crate::stage::absorb::absorb;
@@ -44,6 +46,7 @@ use crate::stage::meta::Piece;
 use crate::stage::missing::ask_for_missing;
 use crate::stage::parse::parse;
 use crate::stage::reassemble::{PieceWork, reassemble, remark};
+use crate::stage::redirect::{Redirects, redirect};
 use crate::stage::steer::steer;
 use crate::stage::track::track;
 use crate::stage::transmit::{Outgoing, transmit};
@@ -83,6 +86,10 @@ pub struct EventLink {
     pub out: Producer<ToEvent>,
     /// The peer's records in.
     pub inbox: Consumer<ToWorker>,
+    /// Packets for the active node out.
+    pub redirect_out: PacketSender,
+    /// Packets that peers redirected in.
+    pub redirect_in: PacketReceiver,
 }
 
 /// A worker's connections.
@@ -113,6 +120,7 @@ pub struct Worker<I: Io> {
     out: Outgoing<I::Packet>,
     outputs: Vec<Producer<ToEvent>>,
     inputs: Vec<Consumer<ToWorker>>,
+    redirects: Redirects,
     absorb_budget: usize,
     fragments: Fragments<I::Packet>,
     holds: Holds<I::Packet>,
@@ -134,7 +142,13 @@ impl<I: Io> Worker<I> {
     ) -> Self {
         tables.handoffs = HandoffCounts::new(ports);
         let holds = Holds::new(tables.held_packets());
-        let (outputs, inputs) = links.events.drain(..).map(|l| (l.out, l.inbox)).unzip();
+        let (mut outputs, mut inputs, mut packets) = (vec![], vec![], vec![]);
+        for link in links.events.drain(..) {
+            outputs.push(link.out);
+            inputs.push(link.inbox);
+            packets.push((link.redirect_out, link.redirect_in));
+        }
+        let redirects = Redirects::new(packets, tables.redirect_packets_per_s);
         Self {
             number,
             workers,
@@ -146,6 +160,7 @@ impl<I: Io> Worker<I> {
             out: Outgoing::new(ports, workers),
             outputs,
             inputs,
+            redirects,
             absorb_budget: ABSORB_BUDGET,
             fragments: Fragments::new((number, workers)),
             holds,
@@ -181,6 +196,8 @@ impl<I: Io> Worker<I> {
         io.begin_turn();
         let shared = Arc::clone(&self.shared);
         let snapshot = shared.snapshot.load();
+        // In front of the roles, see there.
+        let redirected = self.redirects.look();
         self.tables.observe_roles(&shared.roles, now);
         // In front of the rules: as long as a snapshot is held, its pools aren't freed here.
         self.tables.observe_pools(snapshot.pools());
@@ -194,6 +211,9 @@ impl<I: Io> Worker<I> {
                 work += self.settled(now, &snapshot, io);
             }
             work += self.released(now, &snapshot, io);
+            if redirected {
+                work += self.redirected(now, &snapshot, io);
+            }
             for index in 0..self.queues.len() {
                 work += self.received(index, now, &snapshot, io);
             }
@@ -253,6 +273,7 @@ impl<I: Io> Worker<I> {
                 drop(handoff);
             }
         }
+        self.redirects.drain(&mut self.tables.counters);
         self.fragments.drain(&mut self.tables.counters);
         self.tables.commits.abandon();
         while let Next::Packet(Waiting { packet, .. }) | Next::Drop(packet, _) =
@@ -286,6 +307,7 @@ impl<I: Io> Worker<I> {
                 self.tables.counters.handoff_in += 1;
                 let i = self.batch.packets.len();
                 self.batch.work[i] = Work::arrived(handoff.port, handoff.handoffs);
+                self.batch.work[i].redirected = handoff.redirected;
                 if handoff.mark.is_some() {
                     self.batch.work[i].passed = true;
                     self.batch.pieces[i].mark = handoff.mark;
@@ -308,6 +330,7 @@ impl<I: Io> Worker<I> {
             let i = self.batch.packets.len();
             self.batch.work[i] = Work::arrived(held.port, held.handoffs);
             self.batch.work[i].passed = true;
+            self.batch.work[i].redirected = true;
             self.batch.pieces[i] = PieceWork {
                 ticket: Ticket::NONE,
                 mark: Some(held.mark),
@@ -332,6 +355,7 @@ impl<I: Io> Worker<I> {
                         let i = self.batch.packets.len();
                         self.batch.work[i] = Work::arrived(waiting.port, waiting.handoffs);
                         self.batch.work[i].released = true;
+                        self.batch.work[i].redirected = true;
                         if waiting.mark.is_some() {
                             self.batch.work[i].passed = true;
                             self.batch.pieces[i] = PieceWork {
@@ -356,6 +380,17 @@ impl<I: Io> Worker<I> {
         }
         self.out.free(io);
         work
+    }
+
+    /// Packets that came to a node which isn't active, and that it has redirected to this one: a burst of them per turn.
+    #[cold]
+    fn redirected(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
+        let counters = &mut self.tables.counters;
+        let taken = self.redirects.take(&mut self.batch, snapshot, io, counters);
+        if !self.batch.packets.is_empty() {
+            self.process(now, snapshot, io);
+        }
+        taken
     }
 
     fn received(&mut self, index: usize, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
@@ -396,6 +431,9 @@ impl<I: Io> Worker<I> {
         }
         if lookup(batch, &mut cx) == Found::NotAll {
             admit(batch, &mut cx);
+        }
+        if cx.tables.stands_by {
+            redirect(batch, &mut self.redirects, &cx);
         }
         if !cx.tables.commits.is_empty() {
             hold(batch, &mut cx);

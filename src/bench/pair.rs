@@ -75,6 +75,8 @@ impl Side {
         let ports = PumpPorts {
             from_workers: ends.from_workers,
             to_workers: ends.to_workers,
+            redirects_from_workers: ends.redirects_from_workers,
+            redirects_to_workers: ends.redirects_to_workers,
             applied: Arc::clone(&node.shared.applied),
             roles: Arc::clone(&node.shared.roles),
             board: Arc::clone(&board),

@@ -10,7 +10,7 @@ use dataplane::applied::AppliedCounters;
 use dataplane::config::{
     Action, Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent,
     InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, OutputCommit, PoolIntent,
-    PortRange, Route, RuleIntent, Timeouts, VirtualAddress, VrfIntent,
+    PortRange, Route, RuleIntent, StandbyPolicy, Timeouts, VirtualAddress, VrfIntent,
 };
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
@@ -24,7 +24,7 @@ use dataplane::role::{Role, Roles};
 use dataplane::tables::{Limits, Tables};
 use dataplane::vrf::{PortInfo, Snapshot};
 use dataplane::wire::ethernet::Mac;
-use dataplane::wiring::{Counts, EventEnds, Wiring};
+use dataplane::wiring::{Counts, EventEnds, REDIRECT_BYTES, Wiring};
 use dataplane::worker::{Shared, Worker};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use twinpath::dpdk::Ports;
@@ -154,6 +154,7 @@ impl Scene {
                     vec![]
                 },
                 timeouts: Timeouts::default(),
+                standby: StandbyPolicy::Drop,
                 tcp_window_check: true,
                 output_commit: CommitIntent {
                     policy: self.commit,
@@ -192,6 +193,7 @@ impl Scene {
             reserve: None,
             held_packets: 512,
             limited_sources: 64,
+            redirect_packets_per_s: 0,
         }
     }
 }
@@ -336,6 +338,7 @@ impl Site {
             workers: queues.len(),
             events: 1,
             ring_entries: RING_ENTRIES,
+            redirect_bytes: REDIRECT_BYTES,
         });
         let worker = |((number, queue), links)| {
             let tables = Tables::new(

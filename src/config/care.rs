@@ -1,6 +1,7 @@
-//! `sync` and `output_commit`: how the flows of a rule, or of a VRF, are protected.
+//! `sync` and `output_commit`: how the flows of a rule, or of a VRF, are protected; and `standby`: what becomes of packets that
+//! come to the wrong node.
 
-use dataplane::config::{Care, CommitIntent, OutputCommit, SyncPolicy};
+use dataplane::config::{Care, CommitIntent, OutputCommit, StandbyPolicy, SyncPolicy};
 
 use super::locate::At;
 use super::section::Section;
@@ -10,6 +11,10 @@ const COMMITS: [(&str, OutputCommit); 3] = [
     ("off", OutputCommit::Off),
     ("open", OutputCommit::Open),
     ("closed", OutputCommit::Closed),
+];
+const STANDBY: [(&str, StandbyPolicy); 2] = [
+    ("drop", StandbyPolicy::Drop),
+    ("redirect", StandbyPolicy::Redirect),
 ];
 /// An hour; whoever wants more means never.
 const AFTER_S_MAX: u32 = 3_600;
@@ -71,6 +76,20 @@ fn output_commit(section: &Section<'_>, replicated: bool) -> Option<OutputCommit
         "add [[vrf.ha_fp_conntrack.peer]], or remove output_commit",
     );
     Some(value)
+}
+
+/// What a VRF says of packets that come while this node isn't active.
+pub(super) fn read_standby(section: &Section<'_>, replicated: bool) -> StandbyPolicy {
+    let Some(At { value, place }) = section.parsed("standby", |t| word(t, &STANDBY)) else {
+        return StandbyPolicy::default();
+    };
+    section.report().check(
+        replicated || value == StandbyPolicy::Drop,
+        place,
+        || "packets are to go to the active node, but the VRF has no peer".to_owned(),
+        "add [[vrf.ha_fp_conntrack.peer]], or remove standby",
+    );
+    value
 }
 
 /// `always`, `never`, or `after SECONDS`.

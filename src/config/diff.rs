@@ -64,7 +64,7 @@ pub fn settings(config: &Config) -> Vec<Setting> {
 use Takes::{Live, NextStart, RestartBoth, RestartControl, RestartDataplane};
 
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, Takes, &str); 39] = [
+const EFFECTS: [(&str, Takes, &str); 40] = [
     ("node.", RestartBoth, "names sockets and is part of every term"),
     ("dataplane.conntracks_max", Live, ROOM),
     (
@@ -129,6 +129,7 @@ const EFFECTS: [(&str, Takes, &str); 39] = [
     ("vrf.neighbor", Live, "part of the forwarding snapshot"),
     ("vrf.timeouts", Live, "used when an entry's timer is next set"),
     ("vrf.tcp_window_check", Live, "used from the next packet on"),
+    ("vrf.standby", Live, "used from the next packet on"),
     (
         "vrf.output_commit",
         Live,
@@ -407,6 +408,11 @@ fn flatten_dataplane(s: &mut Settings, config: &Config) {
         "dataplane.rss_key".into(),
         d.rss_key.as_ref().map_or_else(|| "none".to_owned(), hex),
     );
+    put(
+        s,
+        "dataplane.redirect_packets_per_s".into(),
+        d.redirect_packets_per_s,
+    );
     put(s, "dataplane.eal_args".into(), d.eal_args.join(" "));
 }
 
@@ -422,6 +428,7 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
     put(s, format!("{path}.slots"), vrf.slots);
     put(s, format!("{path}.inside"), join(&vrf.inside));
     put(s, format!("{path}.tcp_window_check"), vrf.tcp_window_check);
+    put(s, format!("{path}.standby"), lower(&vrf.standby));
     put(s, format!("{path}.announce_pools"), binding.announce_pools);
     let commit = &vrf.output_commit;
     put(s, format!("{path}.output_commit"), commit_word(commit.policy));

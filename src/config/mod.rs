@@ -118,6 +118,8 @@ pub struct DataplaneConfig {
     pub limited_sources: u32,
     /// Key of the hash by which cards choose receive queues; none for each card's own.
     pub rss_key: Option<Vec<u8>>,
+    /// Packets that each worker may send to the active node.
+    pub redirect_packets_per_s: u32,
     /// Further arguments for EAL.
     pub eal_args: Vec<String>,
 }

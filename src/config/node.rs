@@ -88,6 +88,7 @@ pub(super) fn read_dataplane(root: &Section<'_>, cores: &[usize], places: &mut P
         held_packets: section.number("held_packets", 16..=65_536, 512),
         limited_sources: section.number("limited_sources", 64..=16_777_216, 65_536),
         rss_key: section.parsed("rss_key", values::rss_key).map(|k| k.value),
+        redirect_packets_per_s: section.number("redirect_packets_per_s", 0..=10_000_000, 100_000),
         eal_args: section
             .list("eal_args", |t| Ok(t.to_owned()))
             .into_iter()

@@ -6,7 +6,7 @@ use dataplane::config::{Neighbor, NextHop, Route, Timeouts, VrfIntent};
 use dataplane::flow::VrfId;
 use state_sync::config::SyncLink;
 
-use super::care::{Around, read_commit};
+use super::care::{Around, read_commit, read_standby};
 use super::locate::{At, Place, Report};
 use super::policy::{self, PoolPlaces};
 use super::section::Section;
@@ -103,6 +103,7 @@ fn read_vrf(section: Section<'_>, id: VrfId, topology: &Topology, places: &mut P
             timeouts: read_timeouts(section.section("timeouts", "[vrf.timeouts]")),
             tcp_window_check: section.flag("tcp_window_check", true),
             output_commit,
+            standby: read_standby(&section, replicated),
         },
         routes: read_routes(&section, id, topology),
         neighbors: read_neighbors(&section, id, topology),

@@ -12,7 +12,7 @@ use dataplane::outlook::Outlook;
 use dataplane::role::Roles;
 use dataplane::rss::Spread;
 use dataplane::tables::Tables;
-use dataplane::wiring::{Counts, EventEnds, Wiring};
+use dataplane::wiring::{Counts, EventEnds, REDIRECT_BYTES, Wiring};
 use dataplane::worker::{Links, Shared, Worker};
 use state_sync::board::Board;
 use state_sync::config::SyncConfig;
@@ -184,6 +184,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
         workers: usize::from(sync.workers),
         events: usize::from(sync.events),
         ring_entries: config.dataplane.delta_ring_entries as usize,
+        redirect_bytes: REDIRECT_BYTES,
     });
 
     let halt = Halt::default();
@@ -363,6 +364,8 @@ impl Threads<'_> {
             let ports = PumpPorts {
                 from_workers: ends.from_workers,
                 to_workers: ends.to_workers,
+                redirects_from_workers: ends.redirects_from_workers,
+                redirects_to_workers: ends.redirects_to_workers,
                 applied: Arc::clone(&self.shared.applied),
                 roles: Arc::clone(&self.shared.roles),
                 board: Arc::clone(board),

@@ -187,7 +187,7 @@ impl RoleKeeper {
             {
                 tell_doubt(&vrf.name, decision.in_doubt);
             }
-            self.roles.set_assists_until(id, decision.assists_until);
+            self.roles.set_redirects_until(id, decision.redirects_until);
             let was_master = vrf.last.is_some_and(|l| l.role == Role::Master);
             if self.board.take_rival(id) && was_master {
                 changed.push(Change::SplitBrain(id, decision.role == Role::Master));

@@ -172,6 +172,7 @@ pub(super) fn limits(config: &Config) -> Limits {
         reserve: Some(of(conntracks_reserved(config))),
         held_packets: config.dataplane.held_packets as usize,
         limited_sources: config.dataplane.limited_sources as usize,
+        redirect_packets_per_s: config.dataplane.redirect_packets_per_s,
     }
 }
 

@@ -9,8 +9,9 @@ use core::fmt;
 use arrayvec::ArrayVec;
 use dataplane::counters::Counters;
 use dataplane::lane_counts::LaneCounts;
+use dataplane::verdict::Drop;
 
-use crate::report::PumpReport;
+use crate::report::{PumpReport, RedirectReport};
 
 /// A name and its value.
 type Term = (&'static str, u64);
@@ -139,6 +140,55 @@ pub fn between_threads(workers: &Counters, before: &[PumpReport], after: &[PumpR
         Equation {
             whole: ("handed-on", handed_on),
             parts: parts(&[("received", workers.absorb_received)]),
+            exact: false,
+        },
+    ]
+    .into_iter()
+    .chain(of_redirects(workers, before, after))
+    .collect()
+}
+
+/// Those of packets that came to the node which isn't active.
+fn of_redirects(workers: &Counters, before: &[PumpReport], after: &[PumpReport]) -> [Equation; 4] {
+    let sum = |reports: &[PumpReport], of: fn(&RedirectReport) -> u64| {
+        reports.iter().map(|r| of(&r.redirects)).sum::<u64>()
+    };
+    let leaving = |of| sum(before, of);
+    let arriving = |of| sum(after, of);
+    let dropped = |reason: Drop| (reason.name(), workers.dropped(reason));
+    [
+        Equation {
+            whole: dropped(Drop::Redirected),
+            parts: parts(&[("redirects-taken-from-workers", leaving(|r| r.taken))]),
+            exact: false,
+        },
+        Equation {
+            whole: ("redirects-taken-from-workers", leaving(|r| r.taken)),
+            parts: parts(&[
+                ("sent", leaving(|r| r.sent)),
+                ("turned-back", leaving(|r| r.turned_back)),
+                ("unsent", leaving(|r| r.unsent)),
+            ]),
+            exact: true,
+        },
+        Equation {
+            whole: (
+                "redirects-received-and-turned-back",
+                arriving(|r| r.received + r.turned_back),
+            ),
+            parts: parts(&[
+                ("handed-on", arriving(|r| r.handed_on)),
+                ("full", arriving(|r| r.full)),
+            ]),
+            exact: true,
+        },
+        Equation {
+            whole: ("redirects-handed-on", arriving(|r| r.handed_on)),
+            parts: parts(&[
+                ("taken", workers.redirects_taken),
+                dropped(Drop::RedirectInterface),
+                dropped(Drop::RedirectBuffer),
+            ]),
             exact: false,
         },
     ]

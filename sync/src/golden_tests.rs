@@ -11,6 +11,7 @@ use dataplane::delta::{
 };
 use dataplane::flow::{Addr, FlowKey, VrfId, proto};
 use dataplane::nat::grant_base;
+use dataplane::redirect::Redirect;
 use dataplane::role::Role;
 
 use crate::compare_record::{Said, put_said, put_tail};
@@ -18,6 +19,7 @@ use crate::fingerprint::{Section, Strength};
 use crate::flow_record::{Stream, put_delta};
 use crate::handover::Handover;
 use crate::record::{self, Bound, Message, SlotFailure, VrfOpen, VrfState, decode, measure};
+use crate::redirect::put_redirect;
 use crate::slot_record;
 
 const RECORDS: &str = include_str!("../../tests/data/sync-v1/records.hex");
@@ -369,6 +371,17 @@ fn records() -> Vec<(&'static str, Vec<u8>, Message)> {
         ..put_tcp()
     };
     add("SLOT-TAIL", &|o| put_tail(o, at, &put), Message::Tail { at, put });
+    let redirect = Redirect {
+        at,
+        interface: 0x1112_1314_1516_1718,
+        source: [2, 0, 0, 0, 0, 1],
+    };
+    let packet = [&[0x45, 0, 0, 20], &[0; 8][..], &[100, 64, 0, 1], &[192, 0, 2, 1]].concat();
+    add(
+        "REDIRECT",
+        &|o| put_redirect(o, &redirect, packet[..].into()),
+        Message::Redirect { redirect, length: 20 },
+    );
     for (title, delta, live) in deltas() {
         let walk = !live && delta.version().is_some();
         let write = |o: &mut Vec<u8>| _ = put_delta(o, &mut STREAM.clone(), &delta, walk);

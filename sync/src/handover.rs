@@ -31,9 +31,9 @@ pub const ANSWER_MAX: Duration = Duration::from_millis(100);
 /// second.
 pub const TAKE_OVER_MAX: Duration = Duration::from_secs(3);
 
-/// How long a node that has handed its role over assists: it forwards what still comes to it. Neighbours that have missed the
+/// How long a node that has handed its role over redirects what still comes to it. Neighbours that have missed the
 /// new node's first announcement are told again after half of it.
-pub const ASSIST_MAX: Duration = Duration::from_secs(1);
+pub const REDIRECT_MAX: Duration = Duration::from_secs(1);
 
 /// What a node says to its peers about who is to be active (sync/PROTOCOL.md ). The number tells one wish from
 /// the next.

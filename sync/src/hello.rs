@@ -13,8 +13,10 @@ use crate::wire::{Breach, Io, Wire};
 pub const VERSIONS: (u8, u8) = (1, 1);
 /// A node may be invited to take over.
 pub const INVITATIONS: u32 = 1;
+/// A node takes packets that are redirected to it.
+pub const REDIRECTS: u32 = 2;
 /// Optional features known here.
-pub const FEATURES: u32 = INVITATIONS;
+pub const FEATURES: u32 = INVITATIONS | REDIRECTS;
 
 /// First bytes of a client's HELLO.
 pub(crate) const MAGIC_HELLO: [u8; 4] = *b"TWPS";

@@ -4,15 +4,17 @@
 use core::time::Duration;
 
 use dataplane::delta::{Handle, SlotRef, Term, ToWorker, Version};
+use dataplane::redirect::Redirect;
 use dataplane::role::Role;
 use dataplane::time::Instant;
 
 use crate::config::{CONTROL_LANE, SyncConfig};
 use crate::flow_record::{Stream, put_delta};
 use crate::frame::Outbox;
-use crate::hello::{Hello, encode_hello};
+use crate::hello::{Answer, Hello, REDIRECTS, encode_answer, encode_hello};
 use crate::port::PumpEvent;
 use crate::record::{self, VrfOpen, VrfState};
+use crate::redirect::put_redirect;
 use crate::testbed::{Cluster, Plug, SLOTS, Shape, Socket, VRF, address, config};
 use crate::wire::{Breach, Io, Net, Wire};
 
@@ -112,6 +114,80 @@ fn is_closed(plug: &mut Plug) -> bool {
 
 fn seen(cluster: &Cluster) -> &[ToWorker] {
     &cluster.nodes[0].workers[0].seen
+}
+
+/// a packet goes to an active peer that has announced to take packets, and to no other.
+#[test]
+fn r48_a_peer_of_an_older_release_is_sent_no_packet() {
+    for (features, expected) in [(0, (0, 1)), (REDIRECTS, (1, 0))] {
+        let mut cluster = target();
+        cluster.run(1);
+        let mut plug = Socket::new(&cluster.fabric, 1).accept().unwrap().wire;
+        let answer = Answer {
+            status: 0,
+            version: 1,
+            features,
+            node_id: 1,
+            boot_id: 7,
+            node_name: "one".to_owned(),
+        };
+        let mut outbox = Outbox::new(&encode_answer(&answer));
+        session(&mut outbox);
+        outbox.flush(&mut plug).unwrap();
+        cluster.run(5);
+        let redirect = Redirect {
+            at: SlotRef { vrf: VRF, slot: 3 },
+            interface: 1,
+            source: [2; 6],
+        };
+        let (ring, _) = &mut cluster.nodes[0].workers[0].redirects[0];
+        assert!(ring.push(&redirect, (&[0x45; 20][..]).into()));
+        cluster.run(5);
+        let report = cluster.nodes[0].pumps[0].report().redirects;
+        assert_eq!((report.sent, report.unsent), expected, "features {features}");
+    }
+}
+
+/// malformed and misplaced packets are counted, close no slot and end no connection.
+#[test]
+fn r49_packets_that_are_none_change_nothing() {
+    let mut cluster = target();
+    let (mut plug, mut outbox) = accepted(&mut cluster, 1);
+    let sound = |slot: u16| {
+        let redirect = Redirect {
+            at: stream_at(slot),
+            interface: 1,
+            source: [2; 6],
+        };
+        let mut bytes = Vec::new();
+        put_redirect(&mut bytes, &redirect, (&[0x45; 20][..]).into());
+        bytes
+    };
+    let mut short = sound(3)[..39].to_vec();
+    short[1] -= 1;
+    for record in [&short, &sound(SLOTS), &sound(3)] {
+        outbox.put(Instant::default(), |out| out.extend_from_slice(record));
+    }
+    outbox.close();
+    outbox.flush(&mut plug).unwrap();
+    cluster.run(5);
+    assert_eq!(cluster.nodes[0].cause("record-malformed"), 2);
+    assert_eq!(cluster.nodes[0].pumps[0].report().redirects.handed_on, 1);
+    let begun = seen(&cluster).len();
+    let control = Hello {
+        lane: CONTROL_LANE,
+        ..hello(2)
+    };
+    let mut second = dial(&cluster, 1);
+    let mut outbox = Outbox::new(&encode_hello(&control));
+    session(&mut outbox);
+    outbox.put(Instant::default(), |out| out.extend_from_slice(&sound(3)));
+    outbox.close();
+    outbox.flush(&mut second).unwrap();
+    cluster.run(5);
+    assert_eq!(cluster.nodes[0].pumps[0].report().redirects.received, 1);
+    assert_eq!(seen(&cluster).len(), begun, "no worker is told anything");
+    assert!(!is_closed(&mut plug) && !is_closed(&mut second));
 }
 
 /// sync/PROTOCOL.md.
@@ -526,8 +602,8 @@ fn r4_a_peer_of_version_2_is_spoken_to_in_version_1() {
     assert!(matches!(plug.recv(&mut answer), Io::Done(_)));
     assert_eq!(
         answer[10..16],
-        [0, 1, 0, 0, 0, 1],
-        "accepted, version 1, the one feature that both know"
+        [0, 1, 0, 0, 0, 3],
+        "accepted, version 1, the features that both know"
     );
     assert_eq!(cluster.nodes[0].cause("record-unknown-type"), 3);
     assert!(!is_closed(&mut plug));

@@ -9,6 +9,7 @@
 //! hand over goes into frames, and the peer's answers come back.
 
 mod greet;
+mod redirect;
 mod slots;
 mod stream;
 

@@ -13,6 +13,8 @@ pub mod pump;
 mod export;
 mod lane;
 
+mod redirect;
+
 mod bytes;
 mod compare_record;
 mod conn;

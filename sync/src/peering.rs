@@ -16,7 +16,7 @@ use crate::config::SyncConfig;
 use crate::conn::Conn;
 use crate::fingerprint::{Difference, Section, Strength, differences};
 use crate::handover::Handover;
-use crate::hello::INVITATIONS;
+use crate::hello::{INVITATIONS, REDIRECTS};
 use crate::record::{Bound, VrfOpen, VrfState, put_vrf_handover, put_vrf_open, put_vrf_state};
 use crate::shared::Shared;
 use crate::wire::Wire;
@@ -39,6 +39,8 @@ pub(crate) struct Peering {
     peer: u8,
     /// The peer may be invited to take over.
     takes_invitations: bool,
+    /// Packets may be redirected to it.
+    takes_redirects: bool,
     /// Our VRF by the peer's handle; none where the peer names a VRF this node hasn't got.
     handles: Vec<Option<VrfId>>,
     /// By our VRF.
@@ -81,6 +83,7 @@ impl Peering {
         Self {
             peer,
             takes_invitations: features & INVITATIONS != 0,
+            takes_redirects: features & REDIRECTS != 0,
             handles: Vec::new(),
             known: vec![None; vrfs],
             announced: vec![nothing; vrfs],
@@ -224,6 +227,11 @@ impl Peering {
         let known = vrf.and_then(|vrf| self.known[vrf.index()].as_mut());
         known.ok_or(Cause::RecordUnknownVrf)?.state.handover = handover;
         Ok(())
+    }
+
+    /// Whether packets may be redirected to the peer.
+    pub(crate) const fn takes_redirects(&self) -> bool {
+        self.takes_redirects
     }
 
     /// A handle of the peer's, as records use it.

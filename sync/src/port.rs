@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
 use dataplane::delta::{Listed, Mark, Marked, SlotRef, ToEvent, ToWorker, Version};
 use dataplane::flow::VrfId;
+use dataplane::redirect::{PacketReceiver, PacketSender};
 use dataplane::role::Roles;
 use rtrb::{Consumer, Producer};
 
@@ -21,6 +22,10 @@ pub struct PumpPorts<W> {
     pub from_workers: Vec<Consumer<ToEvent>>,
     /// One ring to each worker, in worker order.
     pub to_workers: Vec<Producer<ToWorker>>,
+    /// Packets that the workers redirect, in worker order.
+    pub redirects_from_workers: Vec<PacketReceiver>,
+    /// Packets that peers have redirected to the workers, in worker order.
+    pub redirects_to_workers: Vec<PacketSender>,
     /// How far the workers have come with `to_workers`.
     pub applied: Arc<AppliedCounters>,
     /// This node's roles and terms.

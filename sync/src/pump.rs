@@ -22,6 +22,7 @@ use crate::door::Door;
 use crate::inlet::Inlet;
 use crate::lane::Lane;
 use crate::port::{Arrival, CompareAsk, End, PumpCommand, PumpEvent, PumpPorts, Resyncing};
+use crate::redirect::{Arriving, Leaving};
 use crate::report::{LocalReport, PumpReport};
 use crate::shared::{Rings, Shared};
 use crate::tally::Tallies;
@@ -40,6 +41,7 @@ pub struct Pump<N: Net> {
     roles: Arc<Roles>,
     board: Arc<Board>,
     from_workers: Vec<Consumer<ToEvent>>,
+    leaving: Leaving,
     commands: Receiver<PumpCommand>,
     arrivals: Receiver<Arrival<N::Wire>>,
     hand_over: Vec<Sender<Arrival<N::Wire>>>,
@@ -63,7 +65,8 @@ impl<N: Net> Pump<N> {
     #[must_use]
     pub fn new(config: Arc<SyncConfig>, event: u16, net: N, ports: PumpPorts<N::Wire>, seed: u64) -> Self {
         let rings = Rings::new(ports.to_workers, ports.applied, event);
-        let mut shared = Shared::new(Arc::clone(&config), event, rings, ports.events, seed);
+        let arriving = Arriving::new(ports.redirects_to_workers);
+        let mut shared = Shared::new(Arc::clone(&config), event, (rings, arriving), ports.events, seed);
         let peers = || 0..u8::try_from(config.peers.len()).unwrap_or(u8::MAX);
         let number = u8::try_from(event).unwrap_or(CONTROL_LANE - 1);
         let mut lanes = |number| {
@@ -83,6 +86,7 @@ impl<N: Net> Pump<N> {
             roles: ports.roles,
             board: ports.board,
             from_workers: ports.from_workers,
+            leaving: Leaving::new(ports.redirects_from_workers),
             commands: ports.commands,
             arrivals: ports.arrivals,
             hand_over: ports.hand_over,
@@ -110,6 +114,8 @@ impl<N: Net> Pump<N> {
         }
         let drained = self.drain();
         work += drained + self.take_in();
+        // Behind the records.
+        work += self.leaving.turn(&mut self.shared, &self.board, &mut self.lanes);
         self.send(drained == 0);
         self.publish();
         work
@@ -157,6 +163,7 @@ impl<N: Net> Pump<N> {
             records_taken: self.records_taken,
             records_untaken: self.records_untaken,
             records_copied: self.records_copied,
+            redirects: self.shared.arriving.report,
             causes: self.shared.causes.seen(),
             events_lost: self.shared.events_lost,
         }

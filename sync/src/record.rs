@@ -7,6 +7,7 @@
 use bytes::{Buf, BufMut};
 use dataplane::delta::{Delta, PutRecord, SlotEnd, SlotOffer, SlotRef, Term, Version, Wanted};
 use dataplane::flow::VrfId;
+use dataplane::redirect::Redirect;
 use dataplane::role::Role;
 
 use crate::bytes::{Short, get_number, get_text, put_number, put_text};
@@ -14,6 +15,7 @@ use crate::compare_record::{Said, get_said, get_tail};
 use crate::fingerprint::{Section, Strength};
 use crate::flow_record::{Stream, get_delta};
 use crate::handover::Handover;
+use crate::redirect::get_redirect;
 use crate::slot_record::{get_commit_record, get_slot_record, get_slot_version};
 
 /// Longest name of a VRF or node.
@@ -51,6 +53,7 @@ pub(crate) mod kind {
     pub(crate) const SLOT_ENTRY: u8 = 0x43;
     pub(crate) const SLOT_LISTED: u8 = 0x44;
     pub(crate) const SLOT_TAIL: u8 = 0x45;
+    pub(crate) const REDIRECT: u8 = 0x46;
     /// Of class opening; the two other classes follow.
     pub(crate) const STATE: u8 = 0x80;
     pub(crate) const REFRESH: u8 = 0x83;
@@ -94,6 +97,7 @@ pub(crate) mod kind {
             SLOT_ENTRY => "SLOT-ENTRY",
             SLOT_LISTED => "SLOT-LISTED",
             SLOT_TAIL => "SLOT-TAIL",
+            REDIRECT => "REDIRECT",
             _ => "UNKNOWN",
         }
     }
@@ -147,6 +151,11 @@ pub(crate) enum Message {
     },
     Heartbeat,
     Bye,
+    /// A packet of so many bytes. They stay where they are: who takes them looks for them there.
+    Redirect {
+        redirect: Redirect,
+        length: usize,
+    },
     Ack {
         sequence: u64,
     },
@@ -315,7 +324,7 @@ pub(crate) fn put_credit(out: &mut Vec<u8>, records: u32) {
 
 /// Whether records of a type count against the receiver's credit: they take a place in a worker's ring.
 pub(crate) const fn takes_credit(kind: u8) -> bool {
-    kind >= kind::SLOT_BEGIN && kind != kind::SLOT_VERSION
+    kind >= kind::SLOT_BEGIN && kind != kind::SLOT_VERSION && kind != kind::REDIRECT
 }
 
 /// Appends VRF-HANDOVER.
@@ -401,6 +410,11 @@ pub(crate) fn decode(
         }
         kind::PUT..=0x21 | kind::DEL..=0x29 | kind::STATE..=kind::REFRESH | kind::REMOVE => {
             get_delta(kind, from, &resolve, &stream)
+        }
+        kind::REDIRECT => {
+            let (redirect, packet) = get_redirect(from, resolve)?;
+            let length = packet.len();
+            Ok(Message::Redirect { redirect, length })
         }
         _ => Err(RecordError::UnknownType),
     }

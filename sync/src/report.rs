@@ -25,8 +25,30 @@ pub struct PumpReport {
     pub records_untaken: u64,
     /// Further copies of records that went to more than one peer.
     pub records_copied: u64,
+    /// Packets redirected to this node and by it.
+    #[serde(default)]
+    pub redirects: RedirectReport,
     /// Events the reader was too slow for.
     pub events_lost: u64,
+}
+
+/// Packets that came to the node that isn't active, as an event thread has counted them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedirectReport {
+    /// Taken from the workers' rings, for the active node.
+    pub taken: u64,
+    /// Of them, sent to it.
+    pub sent: u64,
+    /// Of them, given back to this node's workers, because it has become active itself.
+    pub turned_back: u64,
+    /// Of them, dropped: no peer is active and connected, or the active one doesn't take packets.
+    pub unsent: u64,
+    /// Come from peers.
+    pub received: u64,
+    /// Of them and of those turned back, handed to workers.
+    pub handed_on: u64,
+    /// Of them and of those turned back, dropped because a worker's ring was full.
+    pub full: u64,
 }
 
 /// How often something was done, and with how many bytes.

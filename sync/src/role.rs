@@ -11,7 +11,7 @@
 //! demoted: then nobody listens any more. Whoever is ordered to take over from a live peer asks it to drain first
 //! ([`Handover`]), and waits as long, if it gets an answer at all. A *switchover* is an order to the active node: it drains,
 //! and then invites one peer, which takes over if it can; nothing is given up before.
-//! Whichever of the two stands by *assists* meanwhile: it forwards what comes to it for flows that it knows.
+//! Whichever of the two stands by *redirects* meanwhile: it sends what comes to it to the active one.
 //!
 //! Besides the role the machine says whether this node is *in doubt*: whether a peer may be giving out ports, or may
 //! have to go on with a table from which some are missing (sync/PROTOCOL.md R-71).
@@ -59,8 +59,8 @@ pub struct Decision {
     pub drain: u32,
     /// What the peers are to be told.
     pub handover: Handover,
-    /// Until when this node, standing by, forwards what comes to it for flows that both know.
-    pub assists_until: Instant,
+    /// Until when this node, standing by, redirects what comes to it.
+    pub redirects_until: Instant,
 }
 
 /// Why a peer can't be declared dead.
@@ -278,7 +278,7 @@ impl RoleMachine {
                 in_doubt: false,
                 drain: 0,
                 handover: Handover::None,
-                assists_until: Instant::default(),
+                redirects_until: Instant::default(),
             };
         }
         self.listen(now, peers);
@@ -334,14 +334,14 @@ impl RoleMachine {
             in_doubt: self.in_doubt(peers),
             drain: self.drains.number(),
             handover: self.handover(peers),
-            assists_until: self.assists_until(peers),
+            redirects_until: self.redirects_until(peers),
         }
     }
 
-    /// Only as long as the peer is there: entries that nobody renews any more are nobody's to forward by.
-    fn assists_until(&self, peers: &[PeerView]) -> Instant {
+    /// Only as long as the peer is there to take it.
+    fn redirects_until(&self, peers: &[PeerView]) -> Instant {
         let owned = self.role == Role::Backup && peers.iter().any(PeerView::is_master);
-        let until = self.switchovers.assists_until().filter(|_| owned);
+        let until = self.switchovers.redirects_until().filter(|_| owned);
         until.unwrap_or_default()
     }
 

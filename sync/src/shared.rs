@@ -18,6 +18,7 @@ use crate::config::SyncConfig;
 use crate::fingerprint::Section;
 use crate::peering::Own;
 use crate::port::{CompareAnswer, CompareFound, PumpEvent};
+use crate::redirect::Arriving;
 use crate::tally::Tallies;
 
 /// See the module.
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     /// By VRF, of this turn.
     pub(crate) own: Vec<Own>,
     pub(crate) rings: Rings,
+    pub(crate) arriving: Arriving,
     pub(crate) causes: Causes,
     pub(crate) events: Sender<PumpEvent>,
     pub(crate) events_lost: u64,
@@ -100,7 +102,7 @@ impl Shared {
     pub(crate) fn new(
         config: Arc<SyncConfig>,
         event: u16,
-        rings: Rings,
+        (rings, arriving): (Rings, Arriving),
         events: Sender<PumpEvent>,
         seed: u64,
     ) -> Self {
@@ -110,6 +112,7 @@ impl Shared {
             now: Instant::default(),
             own: Vec::new(),
             rings,
+            arriving,
             causes: Causes::default(),
             events,
             events_lost: 0,

@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use dataplane::applied::AppliedCounters;
 use dataplane::delta::{DelRecord, Delta, Handle, Name, SlotRef, Term, ToEvent, Version};
 use dataplane::flow::VrfId;
+use dataplane::redirect;
 use dataplane::role::{Role, Roles};
 use dataplane::shard::{lane_of, worker_of};
 use dataplane::time::Instant;
@@ -29,6 +30,8 @@ use crate::pump::Pump;
 use crate::role::{Decision, Desire, PeerView, RoleMachine};
 
 pub(crate) const SLOTS: u16 = 16;
+/// Room of each ring of packets.
+pub(crate) const REDIRECT_BYTES: usize = 4_096;
 pub(crate) const VRF: VrfId = VrfId(0);
 
 /// A node, running.
@@ -109,6 +112,7 @@ impl Node {
             .zip(doors)
             .map(|(event, (_, arrivals))| {
                 let (mut from_workers, mut to_workers) = (Vec::new(), Vec::new());
+                let (mut redirects_from_workers, mut redirects_to_workers) = (Vec::new(), Vec::new());
                 for worker in &mut workers {
                     let (out, from) = RingBuffer::new(shape.ring);
                     let (to, inbox) = RingBuffer::new(shape.ring);
@@ -116,10 +120,17 @@ impl Node {
                     worker.inbox.push(inbox);
                     from_workers.push(from);
                     to_workers.push(to);
+                    let (redirect_out, from) = redirect::ring(REDIRECT_BYTES);
+                    let (to, redirect_in) = redirect::ring(REDIRECT_BYTES);
+                    worker.redirects.push((redirect_out, redirect_in));
+                    redirects_from_workers.push(from);
+                    redirects_to_workers.push(to);
                 }
                 let ports = PumpPorts {
                     from_workers,
                     to_workers,
+                    redirects_from_workers,
+                    redirects_to_workers,
                     applied: Arc::clone(&applied),
                     roles: Arc::clone(&roles),
                     board: Arc::clone(&board),

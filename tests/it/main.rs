@@ -54,6 +54,8 @@ mod pools;
 mod protection;
 mod recheck;
 #[cfg(test)]
+mod redirect;
+#[cfg(test)]
 mod replication;
 #[cfg(test)]
 mod resync;

@@ -4,14 +4,20 @@
 use core::time::Duration;
 
 use dataplane::config::SyncPolicy;
+use dataplane::delta::Class;
 use dataplane::flow::{FlowKey, VrfId};
-use state_sync::handover::{ASSIST_MAX, DRAIN_MAX, TAKE_OVER_MAX};
+use dataplane::time::Instant;
+use dataplane::verdict::Drop;
+use dataplane::wire::tcp::{ACK, FIN, SYN};
+use state_sync::handover::{DRAIN_MAX, REDIRECT_MAX, TAKE_OVER_MAX};
 use state_sync::role::{Cause, Desire, SwitchoverEnd, SwitchoverError, SwitchoverPhase};
-use testkit::cluster::{Cluster, Death};
-use testkit::config::{MAIN, Setup};
+use testkit::cluster::{Cluster, Death, Sent};
+use testkit::config::{LAN, MAIN, Setup, WAN, server, subscriber};
 use testkit::expect::{counters, moved};
+use testkit::packet::{self, segment, to_node};
 
 use crate::protection::{flow, knows, pair, udp_rule};
+use crate::redirect::{enter, enter_one};
 
 const MS: Duration = Duration::from_millis(1);
 const STEP: Duration = Duration::from_micros(200);
@@ -94,44 +100,125 @@ fn packets_go_through_the_old_node_until_the_new_one_is_active() {
     assert!(cluster.out(1, &flow(5_000)).is_some());
 }
 
-/// Neighbours learn of the new node a little later than it is active. What they send to the old one meanwhile is not lost, and
-/// leaves no trace there: the flows' state is the new node's.
+/// Neighbours learn of the new node a little later than it is active. What they send to the old one meanwhile goes on by the new
+/// one, which alone changes anything: also the first packet of a flow, and the last ones of a connection.
 #[test]
-fn what_still_comes_to_the_old_node_goes_on_for_a_while_and_changes_nothing_there() {
+fn what_still_comes_to_the_old_node_goes_on_by_the_new_one_for_a_while() {
     let mut cluster = young_flows();
     let outside = cluster.out(0, &flow(5_000)).unwrap();
+    let closing = packet::tcp(subscriber(2), 40_000, server(1), 80);
+    let (_, answers) = enter_one(&mut cluster, 0, LAN, &closing).unwrap();
+    let answers = answers.reversed();
+    let server_sends =
+        |flags, seq| to_node(1, WAN, &answers.src).tcp(&answers, &segment(flags, seq, 1_001, &[]));
+    let client_sends = |flags| to_node(1, LAN, &closing.src).tcp(&closing, &segment(flags, 1_001, 901, &[]));
+    assert_eq!(
+        enter(&mut cluster, 0, WAN, &[server_sends(SYN | ACK, 900)]).len(),
+        1
+    );
+    assert_eq!(enter(&mut cluster, 0, LAN, &[client_sends(ACK)]).len(), 1);
     switch_over(&mut cluster, 0).unwrap();
     assert_eq!(until_over(&mut cluster, 0, DRAIN_MAX), SwitchoverEnd::Done);
     let handed_over = cluster.now;
     let begin = counters(cluster.node(0));
     let packets = packets_seen(&mut cluster, 0, &flow(5_000));
     for node in [0, 1, 0] {
-        assert_eq!(cluster.out(node, &flow(5_000)), Some(outside), "node {node}");
+        assert_eq!(
+            enter_one(&mut cluster, node, LAN, &flow(5_000)),
+            Some((1, outside))
+        );
         let inside = flow(5_000).reversed();
-        assert_eq!(cluster.back(node, &outside), Some(inside), "node {node}");
+        let answer = enter_one(&mut cluster, node, WAN, &outside.reversed());
+        assert_eq!(answer, Some((1, inside)), "node {node}");
     }
     assert_eq!(packets_seen(&mut cluster, 0, &flow(5_000)), packets);
+    let (node, _) = enter_one(&mut cluster, 0, LAN, &flow(6_000)).unwrap();
+    assert_eq!(node, 1, "a new flow is the new node's, and loses nothing");
+    // An heir believes each end when the other one has corroborated it.
+    for flags in [ACK, ACK, FIN | ACK] {
+        assert_eq!(enter(&mut cluster, 0, LAN, &[client_sends(flags)]).len(), 1);
+        assert_eq!(enter(&mut cluster, 0, WAN, &[server_sends(flags, 901)]).len(), 1);
+    }
+    let class = |cluster: &mut Cluster| {
+        let found = cluster.node(1).tables().find_map(|tables| {
+            let hash = tables.conntracks.hash(&closing);
+            let (id, _) = tables.conntracks.find(hash, &closing)?;
+            Some(tables.conntracks[id].class)
+        });
+        found.unwrap()
+    };
+    assert_eq!(class(&mut cluster), Class::Closing);
     cluster.settle();
-    assert_eq!(
-        cluster.out(0, &flow(5_001)).map(|key| key.dst),
-        Some(flow(5_001).dst)
-    );
-    assert_eq!(cluster.out(0, &flow(6_000)), None, "a new flow is the new node's");
     let counted = moved(&begin, &counters(cluster.node(0)));
-    assert_eq!(counted.get("assisted"), Some(&5));
-    assert_eq!(counted.get("drop:standby-unmatched"), Some(&1));
+    assert_eq!(counted.get("drop:redirected"), Some(&11));
     for other in ["drop:standby-matched", "conntracks_created", "deltas_produced"] {
         assert_eq!(counted.get(other), None, "{other}");
     }
 
-    let left = (handed_over + ASSIST_MAX).since(cluster.now);
+    let left = (handed_over + REDIRECT_MAX).since(cluster.now);
     cluster.run(left + MS);
-    assert_eq!(cluster.out(0, &flow(5_000)), None);
+    assert_eq!(enter_one(&mut cluster, 0, LAN, &flow(5_000)), None);
     let counted = moved(&begin, &counters(cluster.node(0)));
-    assert_eq!(counted.get("assisted"), Some(&5));
+    assert_eq!(counted.get("drop:redirected"), Some(&11));
     assert_eq!(counted.get("drop:standby-matched"), Some(&1));
     cluster.settle();
     assert_eq!(cluster.active(), Some(1));
+}
+
+/// Half of a flow's packets go to the old node and half of its flows are new, all the time that a switchover takes: each
+/// packet leaves once, and of those that take the same way none overtakes another.
+#[test]
+fn a_switchover_under_traffic_loses_no_packet_and_opens_every_flow() {
+    let mut cluster = young_flows();
+    for (from, old_first) in [(0, true), (1, false)] {
+        cluster.after_step();
+        cluster.sent.clear();
+        switch_over(&mut cluster, from).unwrap();
+        let (mut sent, mut over) = (0_u16, None);
+        while over.is_none_or(|at: Instant| cluster.now.since(at) < 20 * MS) {
+            assert!(sent < 2_000, "still under way");
+            // The traffic is where the role is, or still where it was.
+            let active = if cluster.node(1 - from).is_active(MAIN) {
+                1 - from
+            } else {
+                from
+            };
+            let node = if over.is_some() && sent % 2 == 0 {
+                from
+            } else {
+                active
+            };
+            let key = if sent % 4 == 0 {
+                flow(10_000 + sent)
+            } else {
+                flow(5_000 + sent % 300)
+            };
+            let key = FlowKey {
+                dst_port: if old_first { 53 } else { 54 },
+                ..key
+            };
+            let link = to_node([1, 2][node], LAN, &key.src);
+            assert!(
+                cluster
+                    .node(node)
+                    .inject(0, LAN, &link.udp(&key, &sent.to_be_bytes()))
+            );
+            sent += 1;
+            cluster.turn(STEP);
+            if cluster.node(from).take_switchover_end(MAIN).is_some() {
+                over = Some(cluster.now);
+            }
+        }
+        cluster.run(5 * MS);
+        let users = |s: &&Sent| s.port == WAN && packet::flow(&s.frame).is_some();
+        let number = |s: &Sent| u16::from_be_bytes([s.frame[s.frame.len() - 2], s.frame[s.frame.len() - 1]]);
+        let mut numbers: Vec<_> = cluster.sent.iter().filter(users).map(number).collect();
+        let begin = counters(cluster.node(from));
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..sent).collect::<Vec<_>>(), "{begin:?}");
+        assert!(begin["drop:redirected"] > 10);
+        cluster.settle();
+    }
 }
 
 /// A role that was taken, not handed over, is not this node's for a moment longer: nobody has confirmed to have everything.
@@ -144,8 +231,8 @@ fn a_node_that_is_outranked_forwards_nothing_late() {
         cluster.turn(STEP);
         assert!(cluster.now < end);
     }
-    assert_eq!(cluster.out(0, &flow(5_000)), None);
-    assert_eq!(cluster.node(0).counters().assisted, 0);
+    assert_eq!(enter_one(&mut cluster, 0, LAN, &flow(5_000)), None);
+    assert_eq!(cluster.node(0).counters().dropped(Drop::Redirected), 0);
 }
 
 /// Packets that a node's conntrack of a flow has seen, there and back.
@@ -295,9 +382,12 @@ fn where_an_election_decides_the_peer_is_told_before_it_is_moved() {
     assert!(cluster.node(0).is_active(MAIN) && !cluster.node(1).is_active(MAIN));
     // The election has announced the peer before it says so.
     for node in [1, 0] {
-        assert!(cluster.out(node, &flow(5_000)).is_some(), "through node {node}");
+        let left = enter_one(&mut cluster, node, LAN, &flow(5_000)).map(|(by, _)| by);
+        assert_eq!(left, Some(0), "through node {node}");
     }
-    assert_eq!(cluster.node(1).counters().assisted, 1);
+    let first = enter_one(&mut cluster, 1, LAN, &flow(6_000)).map(|(by, _)| by);
+    assert_eq!(first, Some(0), "a new flow, too");
+    assert_eq!(cluster.node(1).counters().dropped(Drop::Redirected), 2);
     cluster.order(1, Desire::Ordered);
     assert_eq!(until_over(&mut cluster, 0, DRAIN_MAX), SwitchoverEnd::Done);
     assert_eq!(cluster.node(0).counters().conntracks_untold, 0);

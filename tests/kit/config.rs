@@ -8,7 +8,7 @@ use core::time::Duration;
 use dataplane::config::{
     Action, Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent,
     InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, PoolIntent, PortRange, Route,
-    RuleIntent, Timeouts, VirtualAddress, VrfIntent,
+    RuleIntent, StandbyPolicy, Timeouts, VirtualAddress, VrfIntent,
 };
 use dataplane::exception::Tap;
 use dataplane::flow::{Addr, VrfId};
@@ -124,6 +124,12 @@ pub struct Setup {
     pub output_commit: CommitIntent,
     /// Packets of each worker that may wait for the peer.
     pub held_packets: usize,
+    /// What becomes of packets that come to a node that isn't active.
+    pub standby: StandbyPolicy,
+    /// Packets that each worker redirects.
+    pub redirect_packets_per_s: u32,
+    /// Bytes of each ring of redirected packets.
+    pub redirect_bytes: usize,
     /// Both ports have a tap: the kernel sees nothing of them otherwise.
     pub taps: bool,
     /// What the WAN port's card hashes, if it tells its key and its table.
@@ -172,6 +178,9 @@ impl Default for Setup {
             nat_care: Care::default(),
             output_commit: CommitIntent::default(),
             held_packets: 256,
+            standby: StandbyPolicy::Drop,
+            redirect_packets_per_s: 100_000,
+            redirect_bytes: 65_536,
             taps: false,
             rss: None,
         }
@@ -353,6 +362,7 @@ impl Setup {
             pools: if translated { vec![pool] } else { vec![] },
             nat_rules: if translated { vec![rule] } else { vec![] },
             timeouts: self.timeouts,
+            standby: self.standby,
             tcp_window_check: self.tcp_window_check,
             output_commit: self.output_commit,
         }
@@ -464,6 +474,7 @@ impl Setup {
             },
             held_packets: self.held_packets,
             limited_sources: 64,
+            redirect_packets_per_s: self.redirect_packets_per_s,
         }
     }
 

@@ -113,6 +113,7 @@ impl Node {
             workers,
             events,
             ring_entries: setup.ring_entries,
+            redirect_bytes: setup.redirect_bytes,
         });
         let packets = Pool::new(setup.packets);
         let offset = Duration::from_secs(u64::from(id) * 100_000);
@@ -155,6 +156,8 @@ impl Node {
             let ports = PumpPorts {
                 from_workers: ends.from_workers,
                 to_workers: ends.to_workers,
+                redirects_from_workers: ends.redirects_from_workers,
+                redirects_to_workers: ends.redirects_to_workers,
                 applied: Arc::clone(&shared.applied),
                 roles: Arc::clone(&roles),
                 board: Arc::clone(&board),
@@ -280,7 +283,9 @@ impl Node {
             self.shared
                 .roles
                 .set_share(vrf, self.sync.share(config, decision.in_doubt));
-            self.shared.roles.set_assists_until(vrf, decision.assists_until);
+            self.shared
+                .roles
+                .set_redirects_until(vrf, decision.redirects_until);
             if machine.last.map(|l| (l.role, l.term)) != Some((decision.role, decision.term)) {
                 let was_active = machine.last.is_some_and(|l| l.role.is_active());
                 self.shared.roles.set(vrf, decision.role, decision.term);

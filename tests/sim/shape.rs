@@ -3,7 +3,9 @@
 
 use core::time::Duration;
 
-use dataplane::config::{Care, CommitIntent, OutputCommit, PortRange, RuleIntent, SyncPolicy, Timeouts};
+use dataplane::config::{
+    Care, CommitIntent, OutputCommit, PortRange, RuleIntent, StandbyPolicy, SyncPolicy, Timeouts,
+};
 use dataplane::flow::proto;
 use testkit::config::{LAN_IF, Setup, WAN_IF, accept};
 use testkit::network::Weather;
@@ -97,6 +99,7 @@ impl Scale {
         let elected = random.clone().one_in(3);
         // Two pairs in three may have other room later.
         let most = (!random.clone().one_in(3)).then_some(4 * conntracks);
+        let redirects = redirects(&mut random.clone());
         [(); 2].map(|()| {
             let mut setup = Setup {
                 conntracks,
@@ -105,6 +108,9 @@ impl Scale {
                 output_commit,
                 elected,
                 held_packets: 16,
+                standby: redirects.0,
+                redirect_packets_per_s: redirects.1,
+                redirect_bytes: redirects.2,
                 ..common.clone()
             };
             self.rethread(&mut setup, random);
@@ -118,6 +124,15 @@ impl Scale {
         setup.events = u16::try_from(random.between(1, self.threads.min(3))).unwrap();
         setup.ring_entries = self.rings[random.index(3)];
     }
+}
+
+/// What a standby does with packets, how many of them per second, and with how much room for them.
+fn redirects(random: &mut Random) -> (StandbyPolicy, u32, usize) {
+    (
+        [StandbyPolicy::Drop, StandbyPolicy::Redirect][random.index(2)],
+        [100, 100_000][random.index(2)],
+        [200, 65_536][random.index(2)],
+    )
 }
 
 /// Far below what the RFCs allow, so that much ends while much else happens.

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{
     Care, CommitIntent, FirewallIntent, FlowLimit, Intent, NatRuleIntent, OnChange, PortRange, RuleIntent,
-    Timeouts, VrfIntent,
+    StandbyPolicy, Timeouts, VrfIntent,
 };
 use crate::flow::{Addr, VrfId, proto};
 use crate::nat::PoolRef;
@@ -596,6 +596,7 @@ fn vrf(name: &str, rules: Vec<RuleIntent>) -> VrfIntent {
         pools: vec![],
         nat_rules: vec![],
         timeouts: Timeouts::default(),
+        standby: StandbyPolicy::Drop,
         tcp_window_check: true,
         output_commit: CommitIntent::default(),
     }

@@ -9,9 +9,9 @@ use crate::fragment::Mark;
 use crate::io::{BURST, Burst, PortId};
 use crate::verdict::Drop;
 
-/// Room that must be free in every handoff ring before more is received: bursts of two queues, and one of fragments that
-/// waited, which all go to one worker.
-pub(crate) const HANDOFF_ROOM: usize = 3 * BURST;
+/// Room that must be free in every handoff ring before more is received: bursts of two queues, one of fragments that
+/// waited, and one that the peer has redirected, which all go to one worker.
+pub(crate) const HANDOFF_ROOM: usize = 4 * BURST;
 
 /// A packet on its way to the worker that owns its flow.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Handoff<P> {
     pub(crate) packet: P,
     pub(crate) port: PortId,
     pub(crate) handoffs: u8,
+    /// It came from the peer.
+    pub(crate) redirected: bool,
     /// Of a fragment that has met its packet.
     pub(crate) mark: Option<Mark>,
 }
@@ -29,6 +31,7 @@ impl<P> Handoff<P> {
             packet,
             port: work.port,
             handoffs: work.handoffs + 1,
+            redirected: work.redirected,
             mark,
         }
     }
@@ -147,6 +150,7 @@ mod tests {
             packet: number,
             port: PortId(0),
             handoffs: 1,
+            redirected: false,
             mark: None,
         }
     }

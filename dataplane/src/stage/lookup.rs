@@ -1,7 +1,7 @@
 //! Finds each packet's conntrack: one pass asks for the index lines, one for the entries, one compares. On a node that
-//! is not active, what is found only decides under which reason the packet is dropped, unless a switchover moves the traffic.
+//! is not active, what is found only decides under which reason the packet is dropped.
 
-use super::{Batch, Context, Work};
+use super::{Batch, Context};
 use crate::conntrack::{Reign, State};
 use crate::delta::{Class, Term};
 use crate::flow::{Direction, VrfId, proto};
@@ -60,7 +60,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             if work.entry == NIL {
                 result = Found::NotAll;
             } else {
-                assist(meta, work, cx);
+                work.drop(Drop::StandbyMatched);
             }
             return;
         }
@@ -103,21 +103,6 @@ impl Rule {
             active: role.is_active(),
             reign: Reign::of(term),
         }
-    }
-}
-
-/// A packet of a flow that isn't this node's to forward. While a switchover moves the traffic it goes on all the same, and
-/// changes nothing here: the state of the flow is the other node's.
-#[cold]
-fn assist(meta: &Meta, work: &mut Work, cx: &mut Context<'_>) {
-    let assisted = cx.tables.assists(work.at.vrf, cx.now)
-        && !cx.tables.conntracks[work.entry].waits
-        && !reopens(cx, meta, work.entry, work.direction);
-    if assisted {
-        work.assisted = true;
-        cx.tables.counters.assisted += 1;
-    } else {
-        work.drop(Drop::StandbyMatched);
     }
 }
 

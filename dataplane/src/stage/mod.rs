@@ -12,6 +12,8 @@ pub(crate) mod lookup;
 
 pub(crate) mod admit;
 
+pub(crate) mod redirect;
+
 pub(crate) mod hold;
 pub(crate) mod track;
 
@@ -92,8 +94,8 @@ pub(crate) struct Work {
     pub(crate) first: bool,
     /// It has waited until the peers knew its flow.
     pub(crate) released: bool,
-    /// Forwarded for the node that is active: it isn't tracked here.
-    pub(crate) assisted: bool,
+    /// It came from the peer, or may have, because it has waited here: it isn't redirected.
+    pub(crate) redirected: bool,
     /// It is a fragment that has met its packet: its place in [`Batch::pieces`] is valid.
     pub(crate) passed: bool,
     /// The tuple it leaves with.
@@ -133,7 +135,7 @@ impl Work {
         direction: Direction::Original,
         first: false,
         released: false,
-        assisted: false,
+        redirected: false,
         passed: false,
         to: FlowKey {
             src: crate::flow::Addr::v6([0; 16]),

@@ -57,7 +57,7 @@ pub(crate) fn reassemble<P: Packet>(
             work.verdict = Verdict::Punt;
             continue;
         }
-        let follows = cx.tables.is_active(meta.key.vrf) || cx.tables.assists(meta.key.vrf, cx.now);
+        let follows = cx.tables.is_active(meta.key.vrf);
         let fate = match meta.piece {
             // Nothing is followed or kept for a node that forwards nothing. A first piece goes on, to be counted.
             Piece::First if !follows => Fate::Pass(Mark::of(meta), Ticket::NONE),

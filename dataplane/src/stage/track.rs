@@ -23,9 +23,8 @@ pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
         }
         let conntrack = &mut cx.tables.conntracks[work.entry];
         work.to = conntrack.translation(work.direction);
-        // An error says nothing about the life of the flow it quotes (RFC 5508 section 4), and a packet that is forwarded
-        // for the active node nothing about the life of its flow here.
-        if meta.kind != Kind::Flow || work.assisted {
+        // An error says nothing about the life of the flow it quotes (RFC 5508 section 4).
+        if meta.kind != Kind::Flow {
             return;
         }
         let mut change = None;

@@ -64,6 +64,8 @@ pub struct Limits {
     pub held_packets: usize,
     /// Sources whose new flows are counted where a rule limits them.
     pub limited_sources: usize,
+    /// Packets that this worker redirects to the active node.
+    pub redirect_packets_per_s: u32,
 }
 
 /// Parts of the worker that tests switch off, to see that their proofs notice. All off in production: nothing sets
@@ -97,6 +99,10 @@ pub struct Tables {
     pub(crate) lane_counts: Box<[LaneCounts]>,
     /// Roles as of this turn.
     pub roles: Vec<VrfRole>,
+    /// Whether this node isn't active for some VRF.
+    pub(crate) stands_by: bool,
+    /// Packets that are redirected at most.
+    pub(crate) redirect_packets_per_s: u32,
     /// What a test has broken.
     pub faults: Faults,
     /// Flows whose packets wait for the peers.
@@ -174,6 +180,8 @@ impl Tables {
             handoffs: HandoffCounts::default(),
             lane_counts: vec![LaneCounts::default(); lanes.max(1)].into_boxed_slice(),
             roles: vec![VrfRole::UNSEEN; slots_per_vrf.len()],
+            stands_by: true,
+            redirect_packets_per_s: limits.redirect_packets_per_s,
             faults: Faults::default(),
             commits: Commits::new(limits.held_packets, slots_per_vrf.len()),
             protect: Protect::new(slots_per_vrf.len(), lanes.max(1)),

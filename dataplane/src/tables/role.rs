@@ -4,6 +4,7 @@
 //! is active mutes its slot; the slot is sent anew when this node's word counts again.
 
 use super::Tables;
+use crate::config::StandbyPolicy;
 use crate::delta::{SlotRef, Term};
 use crate::flow::VrfId;
 use crate::role::{Role, Roles};
@@ -27,8 +28,8 @@ pub struct VrfRole {
     pub owned_s: u32,
     /// The longest timeout of the VRF.
     pub timeout_max_s: u32,
-    /// Until when it forwards, standing by, what comes to it because a switchover moves the traffic.
-    pub assists_until: Instant,
+    /// Until when it redirects, standing by, what comes to it because a switchover moves the traffic.
+    pub redirects_until: Instant,
 }
 
 impl VrfRole {
@@ -43,7 +44,7 @@ impl VrfRole {
         owned_s: u32::MAX,
         // Until the configuration says what it is.
         timeout_max_s: u32::MAX,
-        assists_until: Instant::from_ns(0),
+        redirects_until: Instant::from_ns(0),
     };
 
     /// Whether this node's word still counts: it is active, or was until it was told to stand by and nobody has
@@ -64,13 +65,15 @@ impl VrfRole {
 impl Tables {
     /// Takes over the roles as they are now.
     pub fn observe_roles(&mut self, roles: &Roles, now: Instant) {
+        self.stands_by = false;
         for index in 0..u16::try_from(self.roles.len()).unwrap_or(u16::MAX) {
             // A drain that is over is seen no earlier than the role it was for.
             let drain = roles.drain(VrfId(index));
             let (role, term) = roles.get(VrfId(index));
+            self.stands_by |= !role.is_active();
             let seen = &mut self.roles[usize::from(index)];
             seen.share = roles.share(VrfId(index));
-            seen.assists_until = roles.assists_until(VrfId(index));
+            seen.redirects_until = roles.redirects_until(VrfId(index));
             if role.is_active() || roles.is_owned(VrfId(index)) {
                 seen.owned_s = now.secs();
             }
@@ -122,11 +125,15 @@ impl Tables {
         self.roles[vrf.index()].role.is_active()
     }
 
-    /// Whether this node stands by for the VRF, and a switchover is moving the traffic to it or away from it.
+    /// Whether packets of the VRF that come to this node are the active node's: it stands by, and a switchover is moving the
+    /// traffic to it or away from it, or the VRF's policy wants so.
     #[must_use]
-    pub fn assists(&self, vrf: VrfId, now: Instant) -> bool {
+    pub fn redirects(&self, vrf: VrfId, policy: StandbyPolicy, now: Instant) -> bool {
         let seen = &self.roles[vrf.index()];
-        seen.role == Role::Backup && now < seen.assists_until
+        match policy {
+            StandbyPolicy::Redirect => !seen.role.is_active(),
+            StandbyPolicy::Drop => seen.role == Role::Backup && now < seen.redirects_until,
+        }
     }
 
     /// What could not be told while another node's word counted has to be sent now: the slots go out anew.

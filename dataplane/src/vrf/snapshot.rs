@@ -8,8 +8,10 @@ use ipnet::IpNet;
 use super::routes::Table;
 use super::{AddressSet, Lpm, Neighbors, PrefixSet, Routes};
 use crate::config::{
-    CommitIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent, Timeouts,
+    CommitIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent, StandbyPolicy,
+    Timeouts,
 };
+use crate::fingerprint::name_hash;
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
 use crate::nat::Pools;
@@ -22,6 +24,8 @@ use crate::wire::vlan::VlanTags;
 pub struct Snapshot {
     interfaces: Vec<Interface>,
     vrfs: Vec<Vrf>,
+    /// By hash of the name.
+    named: Vec<(u64, InterfaceId)>,
     ports: Vec<PortTable>,
     neighbors: Neighbors,
     pools: Arc<Pools>,
@@ -41,6 +45,8 @@ pub struct PortInfo {
 pub struct Interface {
     /// Name used by rules, ctl and logs.
     pub name: String,
+    /// What peers call it: [`name_hash`] of the name.
+    pub name_hash: u64,
     /// Port it is on.
     pub port: PortId,
     /// Tags to put on.
@@ -88,6 +94,8 @@ pub struct Vrf {
     pub tcp_window_check: bool,
     /// Output commit, for rules that say nothing about it.
     pub output_commit: CommitIntent,
+    /// What becomes of packets that come while this node isn't active.
+    pub standby: StandbyPolicy,
     /// Pools as configured.
     pub pools: Vec<PoolIntent>,
     /// The firewall, compiled.
@@ -181,7 +189,11 @@ impl Snapshot {
             })
             .collect();
         set_answered(&mut interfaces, &vrfs);
+        let hashes = interfaces.iter().map(|i| i.name_hash);
+        let mut named: Vec<_> = hashes.zip((0..).map(InterfaceId)).collect();
+        named.sort_unstable();
         Self {
+            named,
             ports: build_ports(intent),
             pools: Arc::clone(pools),
             neighbors,
@@ -202,6 +214,13 @@ impl Snapshot {
     #[inline]
     pub fn interface(&self, id: InterfaceId) -> &Interface {
         &self.interfaces[id.index()]
+    }
+
+    /// The interface that a peer means.
+    #[must_use]
+    pub fn interface_named(&self, name_hash: u64) -> Option<InterfaceId> {
+        let found = self.named.binary_search_by_key(&name_hash, |named| named.0);
+        found.ok().map(|at| self.named[at].1)
     }
 
     /// All interfaces; the index is the [`InterfaceId`].
@@ -440,6 +459,7 @@ fn build_interface(
     let link_local = |a: &IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
     Interface {
         name: configured.name.clone(),
+        name_hash: name_hash(&configured.name),
         port: configured.port,
         tags: VlanTags::from_ids(&configured.vlans).unwrap_or_default(),
         vrf: configured.vrf,
@@ -488,6 +508,7 @@ fn build_vrf(
         timeouts: configured.timeouts,
         tcp_window_check: configured.tcp_window_check,
         output_commit: configured.output_commit,
+        standby: configured.standby,
         pools: configured.pools.clone(),
         policy: Arc::clone(&policies.vrf(id).firewall),
         nat: Arc::clone(&policies.vrf(id).nat),

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use super::*;
 use crate::config::{
     Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId,
-    InterfaceIntent, Link, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, Timeouts,
-    VirtualAddress, VirtualMac, VrfIntent,
+    InterfaceIntent, Link, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, StandbyPolicy,
+    Timeouts, VirtualAddress, VirtualMac, VrfIntent,
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
@@ -75,6 +75,7 @@ fn vrf(name: &str) -> VrfIntent {
             care: Care::default(),
         }],
         timeouts: Timeouts::default(),
+        standby: StandbyPolicy::Drop,
         tcp_window_check: true,
         output_commit: CommitIntent::default(),
     }

@@ -352,6 +352,17 @@ fn protection() -> Vec<Case> {
              output_commit",
         ),
         (
+            "inside = [\"100.64.0.0/10\"]\n",
+            "inside = [\"100.64.0.0/10\"]\nstandby = \"forward\"\n",
+            "30:11: standby = \"forward\" can't be used; use \"drop\" or \"redirect\"",
+        ),
+        (
+            "name = \"isp\"\n[[ha",
+            "name = \"isp\"\nstandby = \"redirect\"\n[[ha",
+            "62:11: packets are to go to the active node, but the VRF has no peer; add [[vrf.ha_fp_conntrack.peer]], or \
+             remove standby",
+        ),
+        (
             "action = \"accept\"\n",
             "action = \"accept\"\nsync = \"never\"\noutput_commit = \"closed\"\n",
             "46:8: sync = \"never\" keeps flows from the peer, and output_commit = \"closed\" waits for the peer to have them; \

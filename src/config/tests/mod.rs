@@ -176,7 +176,7 @@ node.toml:3:6: id = 300 is out of range; use 1 to 255
 node.toml:6:20: core 9 doesn't exist; use 0, 1
 node.toml:7:1: unknown key colour in [dataplane]; use one of: workers, event_threads, conntracks_max, \
 worker_cores, event_cores, idle, memory_mb, hugepages, mbufs, conntracks_start, delta_ring_entries, \
-held_packets, limited_sources, rss_key, eal_args
+held_packets, limited_sources, redirect_packets_per_s, rss_key, eal_args
 node.toml:14:10: interface lan0 is already used in line 10; give each port an interface of its own
 node.toml:20:11: there is no interface \"lan1\"; did you mean \"lan0\"?
 node.toml:24:33: pool \"public\" has 198.51.100.3, which pool \"public\" has in line 24; take it out of one of them
@@ -243,6 +243,7 @@ fn defaults_are_those_of_the_example() {
         "delta_ring_entries",
         "held_packets",
         "limited_sources",
+        "redirect_packets_per_s",
         "eal_args",
         "rss",
         "vlan",
@@ -252,6 +253,7 @@ fn defaults_are_those_of_the_example() {
         "slots",
         "tcp_window_check",
         "announce_pools",
+        "standby",
         "allow_short",
         "tcp_",
         "udp_",
@@ -527,6 +529,12 @@ fn a_diff_says_what_is_live_and_what_takes_a_restart_of_whom() {
         ),
         ("00:01\"", "00:02\"", "vrf.main.neighbor.wan 192.0.2.254", Live),
         ("icmp_s = 60", "icmp_s = 90", "vrf.main.timeouts.icmp_s", Live),
+        (
+            "inside = [",
+            "standby = \"redirect\"\ninside = [",
+            "vrf.main.standby",
+            Live,
+        ),
         (
             "action = \"accept\"",
             "action = \"reject\"",

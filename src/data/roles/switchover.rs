@@ -14,8 +14,8 @@ use state_sync::role::{self, PeerView, SwitchoverEnd, SwitchoverError};
 
 use super::{RoleKeeper, Vrf};
 
-/// Keepalived announces the winner of an election at once. So it is moved a while after the peer was invited, which assists from
-/// then on: packets that come to it before it has the role aren't lost.
+/// Keepalived announces the winner of an election at once. So it is moved a while after the peer was invited, which redirects
+/// from then on: packets that come to it before it has the role aren't lost.
 const INVITATION_LEAD: Duration = Duration::from_millis(50);
 
 /// A group's switchover.

@@ -4,14 +4,17 @@
 //! behind it is read before. What the peer says about itself stays here.
 
 use dataplane::delta::{Delta, SlotRef, ToWorker, Version};
+use dataplane::redirect::Redirect;
 
 use super::{Inlet, LIST_MAX, expect, vrf_stats};
 use crate::cause::Cause;
 use crate::compare_record::Said;
+use crate::config::CONTROL_LANE;
 use crate::flow_record::Stream;
 use crate::frame::Step;
 use crate::handover::Handover;
-use crate::record::{self, Message, RecordError, SlotFailure, VrfOpen, VrfState};
+use crate::record::{self, Message, RecordError, SlotFailure, VrfOpen, VrfState, kind};
+use crate::redirect::get_redirect;
 use crate::report::LocalReport;
 use crate::resync::Sent;
 use crate::shared::Shared;
@@ -31,10 +34,19 @@ impl<W: Wire> Inlet<W> {
     pub(super) fn read(&mut self, s: &mut Shared, stats: &mut LocalReport) -> Result<(usize, bool), Cause> {
         let mut work = 0;
         loop {
-            let message = match self.conn.inbox.step()? {
+            let (peering, imports) = (&self.peering, &self.imports);
+            let outcome = match self.conn.inbox.step()? {
+                Step::Record(kind::REDIRECT, body) if self.tag.lane != CONTROL_LANE => {
+                    match get_redirect(body, |vrf| peering.resolve(vrf)) {
+                        Ok((redirect, packet)) => redirected(s, &redirect, packet),
+                        Err(error) => self.refuse(s, stats, error),
+                    }
+                }
                 Step::Record(kind, body) => {
-                    let (peering, imports) = (&self.peering, &self.imports);
-                    record::decode(kind, body, |vrf| peering.resolve(vrf), |n| imports.stream(n))
+                    match record::decode(kind, body, |vrf| peering.resolve(vrf), |n| imports.stream(n)) {
+                        Ok(message) => self.handle(s, stats, message)?,
+                        Err(error) => self.refuse(s, stats, error),
+                    }
                 }
                 Step::End(sequence) => {
                     stats.frames += 1;
@@ -43,13 +55,6 @@ impl<W: Wire> Inlet<W> {
                     continue;
                 }
                 Step::Need => return Ok((work, false)),
-            };
-            let outcome = match message {
-                Ok(message) => self.handle(s, stats, message)?,
-                Err(error) => {
-                    self.refuse(s, stats, error);
-                    Outcome::Useless
-                }
             };
             match outcome {
                 Outcome::Done => {}
@@ -106,7 +111,8 @@ impl<W: Wire> Inlet<W> {
             Message::VrfHandover { handle, handover } => self.handed(s, handle, handover),
             Message::Heartbeat => Outcome::Useless,
             Message::Bye => return Err(Cause::Closed),
-            Message::Ack { .. }
+            Message::Redirect { .. }
+            | Message::Ack { .. }
             | Message::Credit { .. }
             | Message::SlotVerified { .. }
             | Message::SlotFailed { .. }
@@ -283,14 +289,16 @@ impl<W: Wire> Inlet<W> {
 
     /// A record that could not be read. When its slot could, the slot is asked for again: what the record said
     /// is then sent in another way, or at least not silently missing.
-    fn refuse(&mut self, s: &mut Shared, stats: &mut LocalReport, error: RecordError) {
+    fn refuse(&mut self, s: &mut Shared, stats: &mut LocalReport, error: RecordError) -> Outcome {
         match error {
             RecordError::UnknownType => s.count(Cause::RecordUnknownType),
             RecordError::UnknownVrf => s.count(Cause::RecordUnknownVrf),
             RecordError::NotOpen => s.count(Cause::RecordNotOpen),
             RecordError::Malformed(at) => {
                 s.count(Cause::RecordMalformed);
-                let Some(at) = at else { return };
+                let Some(at) = at else {
+                    return Outcome::Useless;
+                };
                 let stats = vrf_stats(stats, at.vrf);
                 stats.receive_error += 1;
                 let generation = self.imports.generation(at);
@@ -302,6 +310,16 @@ impl<W: Wire> Inlet<W> {
                 }
             }
         }
+        Outcome::Useless
+    }
+}
+
+/// A packet that came to the peer. Without room for it, it is dropped: what waits behind it is worth more.
+fn redirected(s: &mut Shared, redirect: &Redirect, packet: &[u8]) -> Outcome {
+    if s.arriving.receive(redirect, packet.into()) {
+        Outcome::Done
+    } else {
+        Outcome::Useless
     }
 }
 

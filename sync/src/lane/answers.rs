@@ -100,6 +100,7 @@ impl<W: Wire> Lane<W> {
             | Message::SlotCommit { .. }
             | Message::SlotDigest { .. }
             | Message::SlotVersion { .. }
+            | Message::Redirect { .. }
             | Message::Delta { .. } => s.count(Cause::RecordMisplaced),
         }
         Ok(())

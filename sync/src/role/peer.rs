@@ -48,7 +48,7 @@ impl PeerView {
     }
 
     /// Whether it is active.
-    pub(super) fn is_master(&self) -> bool {
+    pub(crate) fn is_master(&self) -> bool {
         self.vrf.is_some_and(|v| v.role == Role::Master)
     }
 

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Packets move a little earlier or later than the role: an election announces its winner before anybody is told, and
-//! neighbours learn of an announcement when they do. So the end that stands by *assists*: from the invitation to the take-over, and
-//! for [`ASSIST_MAX`] after it has handed over, it forwards what comes to it for flows that both know, and changes nothing.
+//! neighbours learn of an announcement when they do. So the end that stands by *redirects*: from the invitation to the take-over,
+//! and for [`REDIRECT_MAX`] after it has handed over, it sends what comes to it to the active one (R-48).
 //!
 //! From Confirmed to HandingOver it goes by [`super::RoleMachine::hand_over`] alone: a group's VRFs go together, so each
 //! waits for the last.
@@ -21,7 +21,7 @@ use dataplane::time::Instant;
 use thiserror::Error;
 
 use super::PeerView;
-use crate::handover::{ASSIST_MAX, DRAIN_MAX, TAKE_OVER_MAX};
+use crate::handover::{DRAIN_MAX, REDIRECT_MAX, TAKE_OVER_MAX};
 
 /// How far a switchover is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,8 +105,8 @@ pub enum SwitchoverError {
 pub(super) struct Switchovers {
     under_way: Option<Switchover>,
     ended: Option<(SwitchoverEnd, Duration)>,
-    /// Until when this node assists, if it stands by.
-    assists_until: Option<Instant>,
+    /// Until when this node redirects, if it stands by.
+    redirects_until: Option<Instant>,
     /// It is invited, and has not taken over.
     invited: bool,
 }
@@ -195,11 +195,11 @@ impl Switchovers {
     pub(super) fn play(&mut self, now: Instant, role: Role, invited: bool) {
         let handed_over = self.phase() == Some(SwitchoverPhase::HandingOver);
         if role == Role::Master {
-            self.assists_until = None;
+            self.redirects_until = None;
         } else if handed_over {
-            self.assists_until = Some(now + ASSIST_MAX);
+            self.redirects_until = Some(now + REDIRECT_MAX);
         } else if invited != self.invited {
-            self.assists_until = invited.then(|| now + TAKE_OVER_MAX);
+            self.redirects_until = invited.then(|| now + TAKE_OVER_MAX);
         }
         self.invited = invited;
         if role != Role::Master {
@@ -207,9 +207,9 @@ impl Switchovers {
         }
     }
 
-    /// Until when what comes to a node that stands by is forwarded.
-    pub(super) const fn assists_until(&self) -> Option<Instant> {
-        self.assists_until
+    /// Until when what comes to a node that stands by is redirected.
+    pub(super) const fn redirects_until(&self) -> Option<Instant> {
+        self.redirects_until
     }
 
     /// The one under way, if any, is over.

@@ -120,8 +120,8 @@ fn the_role_goes_when_the_peer_has_taken_it_and_not_before() {
         }],
     );
     assert_eq!(
-        (down.role, down.handover, down.drain, down.assists_until),
-        (Backup, Handover::None, 0, ms(3_001) + ASSIST_MAX)
+        (down.role, down.handover, down.drain, down.redirects_until),
+        (Backup, Handover::None, 0, ms(3_001) + REDIRECT_MAX)
     );
     assert_eq!(ended(&mut m), (SwitchoverEnd::Done, 2_901));
     assert_eq!(
@@ -133,55 +133,63 @@ fn the_role_goes_when_the_peer_has_taken_it_and_not_before() {
 
 /// Only for a peer that has everything, and not when the role was simply taken.
 #[test]
-fn who_has_handed_over_assists_for_a_while_and_as_long_as_the_peer_is_there() {
+fn who_has_handed_over_redirects_for_a_while_and_as_long_as_the_peer_is_there() {
     let taken_under = |reigns| PeerView {
         verified: 0,
         ..peer(Master, reigns, 1, Handover::None)
     };
     let taken = taken_under(9);
     let mut m = invited();
-    let until = m.step(ms(130), &[taken]).assists_until;
-    assert_eq!(until, ms(130) + ASSIST_MAX);
-    assert_eq!(m.step(ms(140), &[taken]).assists_until, until, "it isn't put off");
+    let until = m.step(ms(130), &[taken]).redirects_until;
+    assert_eq!(until, ms(130) + REDIRECT_MAX);
+    assert_eq!(
+        m.step(ms(140), &[taken]).redirects_until,
+        until,
+        "it isn't put off"
+    );
     m.order(Desire::Backup);
     let alone = m.step(ms(150), &[PeerView::default()]);
-    assert_eq!((alone.role, alone.assists_until), (Backup, ms(0)));
-    assert_eq!(m.step(ms(160), &[taken]).assists_until, until);
+    assert_eq!((alone.role, alone.redirects_until), (Backup, ms(0)));
+    assert_eq!(m.step(ms(160), &[taken]).redirects_until, until);
     m.order(Desire::Ordered);
     let back = m.step(ms(161), &[peer(Backup, 9, 1, Handover::None)]);
-    assert_eq!((back.role, back.assists_until), (Master, ms(0)));
+    assert_eq!((back.role, back.redirects_until), (Master, ms(0)));
     let outranked = m.step(ms(170), &[taken_under(20)]);
-    assert_eq!((outranked.role, outranked.assists_until), (Backup, ms(0)));
+    assert_eq!((outranked.role, outranked.redirects_until), (Backup, ms(0)));
 
     let mut m = begun();
     let outranked = m.step(ms(110), &[taken]);
-    assert_eq!((outranked.role, outranked.assists_until), (Backup, ms(0)));
+    assert_eq!((outranked.role, outranked.redirects_until), (Backup, ms(0)));
 }
 
 /// An election announces its winner before the winner has the role.
 #[test]
-fn who_is_invited_assists_until_it_has_the_role_or_is_no_longer_invited() {
+fn who_is_invited_redirects_until_it_has_the_role_or_is_no_longer_invited() {
     let invites = peer(Master, 2, 0, Handover::Invites(1));
     let says_nothing = peer(Master, 2, 0, Handover::None);
     let mut m = machine(Desire::Backup).elected();
-    assert_eq!(m.step(ms(1), &[says_nothing]).assists_until, ms(0));
+    assert_eq!(m.step(ms(1), &[says_nothing]).redirects_until, ms(0));
     let lacks = PeerView {
         verified: 7,
         ..invites
     };
-    assert_eq!(m.step(ms(2), &[lacks]).assists_until, ms(0));
+    assert_eq!(m.step(ms(2), &[lacks]).redirects_until, ms(0));
     for at in [3, 4] {
         let invited = m.step(ms(at), &[invites]);
         assert_eq!(
-            (invited.role, invited.assists_until),
+            (invited.role, invited.redirects_until),
             (Backup, ms(3) + TAKE_OVER_MAX)
         );
     }
-    assert_eq!(m.step(ms(5), &[says_nothing]).assists_until, ms(0), "taken back");
+    assert_eq!(
+        m.step(ms(5), &[says_nothing]).redirects_until,
+        ms(0),
+        "taken back"
+    );
     m.step(ms(6), &[invites]);
     m.order(Desire::Ordered);
     let taken = m.step(ms(7), &[invites]);
-    assert_eq!((taken.role, taken.assists_until), (Master, ms(0)));
+    assert_eq!((taken.role, taken.redirects_until), (Master, ms(0)));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use dataplane::delta::{
     ToWorker, Version,
 };
 use dataplane::flow::{Addr, FlowKey};
+use dataplane::redirect::{PacketReceiver, PacketSender};
 use dataplane::shard::mix64;
 use rtrb::{Consumer, Producer};
 
@@ -18,6 +19,8 @@ use super::VRF;
 pub(crate) struct Worker {
     pub(super) out: Vec<Producer<ToEvent>>,
     pub(super) inbox: Vec<Consumer<ToWorker>>,
+    /// By event thread: packets that it redirects, and those that it gets.
+    pub(crate) redirects: Vec<(PacketSender, PacketReceiver)>,
     pub(crate) absorbing: bool,
     pub(crate) seen: Vec<ToWorker>,
     pub(crate) slots: BTreeMap<u16, Slot>,
@@ -136,6 +139,7 @@ impl Worker {
         Self {
             out: Vec::new(),
             inbox: Vec::new(),
+            redirects: Vec::new(),
             absorbing: true,
             seen: Vec::new(),
             slots: BTreeMap::new(),

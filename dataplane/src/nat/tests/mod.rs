@@ -13,7 +13,7 @@ mod learning;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::config::{CommitIntent, InDoubt, Intent, PoolIntent, PortRange, VrfIntent};
+use crate::config::{CommitIntent, InDoubt, Intent, PoolIntent, PortRange, StandbyPolicy, VrfIntent};
 use crate::delta::{BlockRecord, Class, Handle, PutRecord, Scales, Version};
 use crate::flow::proto;
 use crate::share::Half;
@@ -60,6 +60,7 @@ fn intent(pools: Vec<PoolIntent>) -> Intent {
         pools,
         nat_rules: Vec::new(),
         timeouts: Default::default(),
+        standby: StandbyPolicy::Drop,
         tcp_window_check: true,
         output_commit: CommitIntent::default(),
     };

@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use rtrb::RingBuffer;
 
 use super::*;
-use crate::config::{CommitIntent, Filtering, InDoubt, Intent, PoolIntent, PortRange, Timeouts, VrfIntent};
+use crate::config::{
+    CommitIntent, Filtering, InDoubt, Intent, PoolIntent, PortRange, StandbyPolicy, Timeouts, VrfIntent,
+};
 use crate::delta::{
     BlockRecord, Class, Handle, NatPart, PutRecord, Scales, SlotEnd, SlotOffer, Term, Version,
 };
@@ -44,6 +46,7 @@ const ROOMY: Limits = Limits {
     reserve: None,
     held_packets: 0,
     limited_sources: 1,
+    redirect_packets_per_s: 0,
 };
 
 fn lane(incarnation: u32) -> LaneTag {
@@ -79,6 +82,7 @@ fn standby(limits: Limits) -> Tables {
         pools: vec![pool],
         nat_rules: vec![],
         timeouts: Timeouts::default(),
+        standby: StandbyPolicy::Drop,
         tcp_window_check: true,
         output_commit: CommitIntent::default(),
     };

@@ -35,6 +35,7 @@ const LIMITS: Limits = Limits {
     reserve: None,
     held_packets: 0,
     limited_sources: 1,
+    redirect_packets_per_s: 0,
 };
 /// More than any walk here has to do.
 const AMPLE: usize = 100_000;

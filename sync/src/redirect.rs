@@ -1,0 +1,189 @@
+//! Packets that came to the node which isn't active, on their way to the one that is (sync/PROTOCOL.md ): out of the
+//! workers' rings into the lane, and out of the peers' lanes into the workers' rings.
+//!
+//! They share connections with records and never hold one up for long: each turn takes its records first, then so many packets,
+//! and none while a lane has this many bytes to send. What has to wait, waits in the workers' rings; what has nowhere to go
+//! is dropped and counted.
+
+use bytes::{Buf, BufMut};
+use dataplane::delta::SlotRef;
+use dataplane::flow::VrfId;
+use dataplane::redirect::{Bytes, PACKET_MAX, PACKET_MIN, PacketReceiver, PacketSender, Redirect};
+use dataplane::shard::worker_of;
+
+use crate::board::Board;
+use crate::bytes::put_number;
+use crate::lane::Lane;
+use crate::record::{Bound, RecordError, kind};
+use crate::report::RedirectReport;
+use crate::shared::Shared;
+use crate::wire::Wire;
+
+/// Packets taken from the workers' rings per turn.
+const PACKETS_MAX: usize = 64;
+
+/// Bytes waiting in a lane from which on packets wait for it.
+pub(crate) const LANE_BYTES_MAX: usize = 128 * 1024;
+
+/// Bytes of a REDIRECT's body in front of the packet.
+const HEAD: usize = 18;
+
+/// The workers' packets for active peers.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    rings: Vec<PacketReceiver>,
+    /// Whose ring is the first one.
+    first: usize,
+}
+
+/// The peers' packets for the workers.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    rings: Vec<PacketSender>,
+    /// Both directions.
+    pub(crate) report: RedirectReport,
+}
+
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// To the peer of this number, which is active.
+    Peer(u8),
+    /// Back: this node has become active since.
+    Back,
+    /// Nobody is active.
+    Nowhere,
+}
+
+impl Leaving {
+    pub(crate) const fn new(rings: Vec<PacketReceiver>) -> Self {
+        Self { rings, first: 0 }
+    }
+
+    /// Takes out what the lanes have room for; gives how many packets it were.
+    pub(crate) fn turn<W: Wire>(&mut self, s: &mut Shared, board: &Board, lanes: &mut [Lane<W>]) -> usize {
+        let mut taken = 0;
+        let rings = self.rings.len().max(1);
+        self.first = (self.first + 1) % rings;
+        let (front, back) = self.rings.split_at_mut(self.first);
+        for ring in back.iter_mut().chain(front) {
+            while taken < PACKETS_MAX
+                && let Some((redirect, _)) = ring.peek()
+            {
+                let way = way(redirect.at.vrf, s, board);
+                if let Way::Peer(peer) = way
+                    && lanes[usize::from(peer)].bytes_queued() >= LANE_BYTES_MAX
+                {
+                    break;
+                }
+                taken += usize::from(
+                    ring.pop(|redirect, packet| send(redirect, packet, way, s, lanes))
+                        .is_some(),
+                );
+            }
+        }
+        taken
+    }
+}
+
+fn send<W: Wire>(redirect: &Redirect, packet: Bytes<'_>, way: Way, s: &mut Shared, lanes: &mut [Lane<W>]) {
+    s.arriving.report.taken += 1;
+    match way {
+        Way::Peer(peer) if lanes[usize::from(peer)].redirect(s.now, redirect, packet) => {
+            s.arriving.report.sent += 1;
+        }
+        Way::Back => {
+            s.arriving.report.turned_back += 1;
+            s.arriving.hand_on(redirect, packet);
+        }
+        Way::Peer(_) | Way::Nowhere => s.arriving.report.unsent += 1,
+    }
+}
+
+fn way(vrf: VrfId, s: &Shared, board: &Board) -> Way {
+    if s.own.get(vrf.index()).is_some_and(|own| own.role.is_active()) {
+        return Way::Back;
+    }
+    let Some(known) = s.config.vrfs.get(vrf.index()) else {
+        return Way::Nowhere;
+    };
+    // Not what this lane has heard: the role was given up because of what some lane has.
+    let active = |peer: &&u8| board.view(**peer, vrf, known.slots).is_master();
+    known
+        .peers
+        .iter()
+        .find(active)
+        .map_or(Way::Nowhere, |peer| Way::Peer(*peer))
+}
+
+impl Arriving {
+    pub(crate) fn new(rings: Vec<PacketSender>) -> Self {
+        Self {
+            rings,
+            report: RedirectReport::default(),
+        }
+    }
+
+    /// A packet that a peer has redirected; false when its worker has no room for it.
+    pub(crate) fn receive(&mut self, redirect: &Redirect, packet: Bytes<'_>) -> bool {
+        self.report.received += 1;
+        self.hand_on(redirect, packet)
+    }
+
+    /// To the worker of its slot, which looks for itself whose it is.
+    fn hand_on(&mut self, redirect: &Redirect, packet: Bytes<'_>) -> bool {
+        let workers = u16::try_from(self.rings.len()).unwrap_or(u16::MAX);
+        let worker = usize::from(worker_of(redirect.at.slot, workers));
+        let done = self.rings[worker].push(redirect, packet);
+        *if done {
+            &mut self.report.handed_on
+        } else {
+            &mut self.report.full
+        } += 1;
+        done
+    }
+}
+
+/// Appends REDIRECT.
+pub(crate) fn put_redirect(out: &mut Vec<u8>, redirect: &Redirect, packet: Bytes<'_>) {
+    out.put_u8(kind::REDIRECT);
+    put_number(out, (HEAD + packet.len()) as u64);
+    out.put_u16(redirect.at.vrf.0);
+    out.put_u16(redirect.at.slot);
+    out.put_u64(redirect.interface);
+    out.put_slice(&redirect.source);
+    out.put_slice(packet.first);
+    out.put_slice(packet.second);
+}
+
+/// Decodes the body of a REDIRECT. Of the packet only what an event thread needs is looked at: its worker parses it.
+pub(crate) fn get_redirect(
+    mut from: &[u8],
+    resolve: impl Fn(u16) -> Option<Bound>,
+) -> Result<(Redirect, &[u8]), RecordError> {
+    let bound = resolve(from.try_get_u16()?).ok_or(RecordError::UnknownVrf)?;
+    let at = SlotRef {
+        vrf: bound.vrf,
+        slot: from.try_get_u16()?,
+    };
+    let interface = from.try_get_u64()?;
+    let mut source = [0; 6];
+    from.try_copy_to_slice(&mut source)?;
+    let version = from.first().map(|byte| byte >> 4);
+    let sound = at.slot < bound.slots
+        && (PACKET_MIN..=PACKET_MAX).contains(&from.len())
+        && matches!(version, Some(4 | 6));
+    let redirect = Redirect {
+        at,
+        interface,
+        source,
+    };
+    // No slot: none is missing anything.
+    sound
+        .then_some((redirect, from))
+        .ok_or(RecordError::Malformed(None))
+}
+
+#[cfg(test)]
+#[path = "redirect_tests.rs"]
+mod tests;
