@@ -11,6 +11,7 @@ mod failover;
 mod family;
 mod flap;
 mod frame;
+mod grow;
 mod handoff;
 mod hashes;
 mod lag;

@@ -17,7 +17,7 @@ use super::run::Extent;
 use super::scene::{Scene, Service};
 use super::stats::{Batches, Spread, as_f64, ratio};
 use super::yardstick::Arena;
-use super::{attack, expiry, handoff, new_flows, pool, spsc};
+use super::{attack, expiry, grow, handoff, new_flows, pool, spsc};
 
 const ONE: &[Way] = &[Way::Random];
 const ALL: &[Way] = &[Way::Random, Way::Zipf, Way::Sequential];
@@ -133,7 +133,8 @@ pub(crate) fn run(
     attack::run(rig, extent, report)?;
     new_flows::run(rig, extent, report)?;
     pool::run(rig, extent, report)?;
-    expiry::run(rig, extent, report)
+    expiry::run(rig, extent, report)?;
+    grow::run(rig, extent, core, report)
 }
 
 /// The family beside which rings and hash tables are measured too.

@@ -21,6 +21,7 @@ use dataplane::notice::Notice;
 use dataplane::outlook::Outlook;
 use dataplane::policy::{Policies, PolicyError};
 use dataplane::role::{Role, Roles};
+use dataplane::room::Sizes;
 use dataplane::tables::{Limits, Tables};
 use dataplane::vrf::{PortInfo, Snapshot};
 use dataplane::wire::ethernet::Mac;
@@ -274,7 +275,7 @@ pub(crate) struct Node {
     pub(crate) worker: Worker<Ports>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) asks: Vec<Sender<Ask>>,
-    notices: Receiver<Notice>,
+    pub(crate) notices: Receiver<Notice>,
 }
 
 impl Node {
@@ -291,14 +292,42 @@ impl Node {
         queue: u16,
         seed: u64,
     ) -> Result<(Self, EventEnds), PolicyError> {
-        let mut site = Site::new(intent, scene, &[queue], seed)?;
+        Ok(Self::of(Site::new(intent, scene, &[queue], seed)?))
+    }
+
+    /// As [`Self::new`], with room for the conntracks and mappings of `start` at first, and address space for all.
+    pub(crate) fn growing(
+        scene: Scene,
+        start: Limits,
+        queue: u16,
+        seed: u64,
+    ) -> Result<(Self, EventEnds), PolicyError> {
+        let all = scene.limits();
+        let limits = Limits {
+            conntracks: start.conntracks,
+            nat: NatLimits {
+                mappings: start.nat.mappings,
+                ..all.nat
+            },
+            reserve: Some(Sizes {
+                conntracks: all.conntracks,
+                nat: all.nat,
+            }),
+            ..all
+        };
+        let mut node = Self::of(Site::sized(&scene.intent(), scene, limits, &[queue], seed)?);
+        node.0.worker.tables_mut().set_most(all.conntracks);
+        Ok(node)
+    }
+
+    fn of(mut site: Site) -> (Self, EventEnds) {
         let node = Self {
             worker: site.workers.remove(0),
             shared: site.shared,
             asks: site.asks,
             notices: site.notices,
         };
-        Ok((node, site.events))
+        (node, site.events)
     }
 
     /// Throws away what the worker had to say.
@@ -320,6 +349,16 @@ pub(crate) struct Site {
 impl Site {
     /// One worker for each of `queues`, which it polls on both ports. Each has tables for all flows of the scene.
     pub(crate) fn new(intent: &Intent, scene: Scene, queues: &[u16], seed: u64) -> Result<Self, PolicyError> {
+        Self::sized(intent, scene, scene.limits(), queues, seed)
+    }
+
+    fn sized(
+        intent: &Intent,
+        scene: Scene,
+        limits: Limits,
+        queues: &[u16],
+        seed: u64,
+    ) -> Result<Self, PolicyError> {
         let count = u16::try_from(queues.len()).unwrap_or(u16::MAX);
         let ports = [LAN_MAC, WAN_MAC].map(|mac| PortInfo { mac, mtu: 1_500 });
         let policies = Policies::compile(intent, &Policies::default())?;
@@ -345,7 +384,7 @@ impl Site {
                 (number, count),
                 1,
                 &[SLOTS],
-                scene.limits(),
+                limits,
                 Arc::clone(&pools),
                 seed ^ u64::from(number),
             );

@@ -8,7 +8,8 @@ import unittest
 from labcase import HA_GROUP, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_pair, wait_until
 from test_vrrp import VRRP, VrrpCase
 from twinlab.scenario import wait_settled
-from twinlab.shell import freeze
+from twinlab.shell import freeze, run
+from twinlab.topology import CABLES
 
 PATIENCE_S = 30
 # Times that a moment is tried to be caught which may be over before anybody has looked.
@@ -123,6 +124,39 @@ class SwitchoverMixin:
         report = self.stream.ask("report")
         self.say(f"streams: {report['sent']} sent, {report['lost']} lost, {report['reordered']} reordered")
         return report
+
+
+class TestRedirect(SwitchoverMixin, LabCase):
+    """Routing brings packets to the node that stands by, and it sends them to the active one."""
+
+    clients = 8
+    settings = ("standby=redirect",)
+
+    def turn_to_standby(self, place, cable, standby_cable):
+        """What a far end sends to the active node's MAC address goes to the standby's from now on."""
+        namespace, interface = self.lab.topology.namespace(place), CABLES[cable][2]
+        active, standby = CABLES[cable][3], CABLES[standby_cable][3]
+        known = run("ip", "-n", namespace, "neigh", "show", "dev", interface)
+        turned = [line.split()[0] for line in known.splitlines() if active in line.split()]
+        self.assertTrue(turned, f"{place} knows no neighbour {active}: {known}")
+        for address in turned:
+            run("ip", "-n", namespace, "neigh", "replace", address, "lladdr", standby, "dev", interface, "nud", "permanent")
+
+    def test_packets_that_come_to_the_standby_open_and_carry_flows_both_ways(self):
+        self.begin_traffic()
+        active, standby = self.node1, self.node2
+        before = views.drops(standby).get("redirected", 0)
+        self.turn_to_standby("client", "lan1", "lan2")
+        self.assert_all_alive(self.sessions, what="connections whose packets from inside come to the standby")
+        opened = self.open_sessions(20)
+        self.turn_to_standby("server", "wan1", "wan2")
+        self.assert_all_alive(self.sessions, what="connections whose packets all come to the standby")
+        self.assert_all_alive(opened, what="connections opened through the standby")
+        self.assert_all_alive(self.stream, what="streams through the standby")
+        self.assertGreater(views.drops(standby).get("redirected", 0), before)
+        self.assert_nothing_lost(active)
+        self.say(f"dropped by the standby: {views.drops(standby)}")
+        wait_equal(self.lab, at_least=80)
 
 
 class TestStaticGroup(SwitchoverMixin, LabCase):

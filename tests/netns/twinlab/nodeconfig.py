@@ -51,6 +51,7 @@ class Knobs:
     block_idle_s: int = 60
     filtering: str = "endpoint-dependent"
     sync: str = "always"  # of IPv4 flows from inside
+    standby: str = "drop"  # or "redirect"
     output_commit: str = "off"
     output_commit_timeout_ms: int = 20
     tcp_window_check: bool = True
@@ -188,6 +189,7 @@ slots = {knobs.slots}
 inside = ["100.64.0.0/10", "fd00:64::/64"]
 tcp_window_check = {str(knobs.tcp_window_check).lower()}
 announce_pools = {str(knobs.announce_pools).lower()}
+standby = "{knobs.standby}"
 output_commit = "{knobs.output_commit}"
 output_commit_timeout_ms = {knobs.output_commit_timeout_ms}
 
