@@ -22,8 +22,11 @@ pub const PACKET_MAX: usize = 9_600;
 /// Shortest one: an IPv4 header.
 pub const PACKET_MIN: usize = 20;
 
+/// How often a packet may be redirected: to the node that is active, and back when that one has just handed over to this one.
+pub const REDIRECTS_MAX: u8 = 2;
+
 /// Bytes of a [`Redirect`] and of the packet's length in front of the packet.
-const HEAD: usize = 20;
+const HEAD: usize = 21;
 
 /// What the active node has to know of a packet besides its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Redirect {
     pub interface: u64,
     /// Who sent it on that link.
     pub source: Mac,
+    /// How often it was redirected, this time included; 1 to [`REDIRECTS_MAX`].
+    pub times: u8,
 }
 
 /// A packet's bytes as they lie in a ring: where it ends they go on at its start.
@@ -167,13 +172,14 @@ fn head(redirect: &Redirect, length: usize) -> Option<[u8; HEAD]> {
     head[2..4].copy_from_slice(&redirect.at.slot.to_le_bytes());
     head[4..12].copy_from_slice(&redirect.interface.to_le_bytes());
     head[12..18].copy_from_slice(&redirect.source);
-    head[18..].copy_from_slice(&length.to_le_bytes());
+    head[18..20].copy_from_slice(&length.to_le_bytes());
+    head[20] = redirect.times;
     Some(head)
 }
 
 fn read_head(head: &[u8; HEAD]) -> (Redirect, usize) {
     let number = |from: usize| u16::from_le_bytes([head[from], head[from + 1]]);
-    let [_, _, _, _, i @ .., _, _, _, _, _, _, _, _] = *head;
+    let [_, _, _, _, i @ .., _, _, _, _, _, _, _, _, _] = *head;
     let redirect = Redirect {
         at: SlotRef {
             vrf: VrfId(number(0)),
@@ -181,6 +187,7 @@ fn read_head(head: &[u8; HEAD]) -> (Redirect, usize) {
         },
         interface: u64::from_le_bytes(i),
         source: [head[12], head[13], head[14], head[15], head[16], head[17]],
+        times: head[20],
     };
     (redirect, usize::from(number(18)))
 }
@@ -201,6 +208,7 @@ mod tests {
             },
             interface: 0x0102_0304_0506_0708 ^ u64::from(number),
             source: [2, 0, 0, 0, 0, number.to_le_bytes()[0]],
+            times: 1 + number.to_le_bytes()[0] % REDIRECTS_MAX,
         }
     }
 

@@ -84,7 +84,7 @@ reasons! {
     RedirectLimit = "redirect-limit",
     /// Not sent to the active node: those before it fill the ring to the event thread.
     RedirectFull = "redirect-full",
-    /// It came from the peer, which took this node for the active one; it isn't sent on.
+    /// It was redirected twice, each time to a node that was not active any more; it isn't sent on.
     RedirectReturned = "redirect-returned",
     /// It came from the peer by an interface of a name that this node hasn't got.
     RedirectInterface = "redirect-interface",

@@ -27,7 +27,7 @@ use crate::io::{BURST, Io, Packet, PortId, RxQueue};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notices;
 use crate::outlook::Outlook;
-use crate::redirect::{PacketReceiver, PacketSender};
+use crate::redirect::{PacketReceiver, PacketSender, REDIRECTS_MAX};
 use crate::role::Roles;
 use crate::rss::{Home, Spread};
 use crate::stage::absorb::absorb;
@@ -307,7 +307,7 @@ impl<I: Io> Worker<I> {
                 self.tables.counters.handoff_in += 1;
                 let i = self.batch.packets.len();
                 self.batch.work[i] = Work::arrived(handoff.port, handoff.handoffs);
-                self.batch.work[i].redirected = handoff.redirected;
+                self.batch.work[i].redirects = handoff.redirects;
                 if handoff.mark.is_some() {
                     self.batch.work[i].passed = true;
                     self.batch.pieces[i].mark = handoff.mark;
@@ -330,7 +330,7 @@ impl<I: Io> Worker<I> {
             let i = self.batch.packets.len();
             self.batch.work[i] = Work::arrived(held.port, held.handoffs);
             self.batch.work[i].passed = true;
-            self.batch.work[i].redirected = true;
+            self.batch.work[i].redirects = REDIRECTS_MAX;
             self.batch.pieces[i] = PieceWork {
                 ticket: Ticket::NONE,
                 mark: Some(held.mark),
@@ -355,7 +355,7 @@ impl<I: Io> Worker<I> {
                         let i = self.batch.packets.len();
                         self.batch.work[i] = Work::arrived(waiting.port, waiting.handoffs);
                         self.batch.work[i].released = true;
-                        self.batch.work[i].redirected = true;
+                        self.batch.work[i].redirects = REDIRECTS_MAX;
                         if waiting.mark.is_some() {
                             self.batch.work[i].passed = true;
                             self.batch.pieces[i] = PieceWork {

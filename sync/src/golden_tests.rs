@@ -375,6 +375,7 @@ fn records() -> Vec<(&'static str, Vec<u8>, Message)> {
         at,
         interface: 0x1112_1314_1516_1718,
         source: [2, 0, 0, 0, 0, 1],
+        times: 1,
     };
     let packet = [&[0x45, 0, 0, 20], &[0; 8][..], &[100, 64, 0, 1], &[192, 0, 2, 1]].concat();
     add(

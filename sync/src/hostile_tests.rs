@@ -139,6 +139,7 @@ fn r48_a_peer_of_an_older_release_is_sent_no_packet() {
             at: SlotRef { vrf: VRF, slot: 3 },
             interface: 1,
             source: [2; 6],
+            times: 1,
         };
         let (ring, _) = &mut cluster.nodes[0].workers[0].redirects[0];
         assert!(ring.push(&redirect, (&[0x45; 20][..]).into()));
@@ -158,12 +159,13 @@ fn r49_packets_that_are_none_change_nothing() {
             at: stream_at(slot),
             interface: 1,
             source: [2; 6],
+            times: 1,
         };
         let mut bytes = Vec::new();
         put_redirect(&mut bytes, &redirect, (&[0x45; 20][..]).into());
         bytes
     };
-    let mut short = sound(3)[..39].to_vec();
+    let mut short = sound(3)[..40].to_vec();
     short[1] -= 1;
     for record in [&short, &sound(SLOTS), &sound(3)] {
         outbox.put(Instant::default(), |out| out.extend_from_slice(record));

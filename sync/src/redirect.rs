@@ -8,7 +8,9 @@
 use bytes::{Buf, BufMut};
 use dataplane::delta::SlotRef;
 use dataplane::flow::VrfId;
-use dataplane::redirect::{Bytes, PACKET_MAX, PACKET_MIN, PacketReceiver, PacketSender, Redirect};
+use dataplane::redirect::{
+    Bytes, PACKET_MAX, PACKET_MIN, PacketReceiver, PacketSender, REDIRECTS_MAX, Redirect,
+};
 use dataplane::shard::worker_of;
 
 use crate::board::Board;
@@ -26,7 +28,7 @@ const PACKETS_MAX: usize = 64;
 pub(crate) const LANE_BYTES_MAX: usize = 128 * 1024;
 
 /// Bytes of a REDIRECT's body in front of the packet.
-const HEAD: usize = 18;
+const HEAD: usize = 19;
 
 /// The workers' packets for active peers.
 #[derive(Debug)]
@@ -152,6 +154,7 @@ pub(crate) fn put_redirect(out: &mut Vec<u8>, redirect: &Redirect, packet: Bytes
     out.put_u16(redirect.at.slot);
     out.put_u64(redirect.interface);
     out.put_slice(&redirect.source);
+    out.put_u8(redirect.times);
     out.put_slice(packet.first);
     out.put_slice(packet.second);
 }
@@ -169,14 +172,17 @@ pub(crate) fn get_redirect(
     let interface = from.try_get_u64()?;
     let mut source = [0; 6];
     from.try_copy_to_slice(&mut source)?;
+    let times = from.try_get_u8()?;
     let version = from.first().map(|byte| byte >> 4);
     let sound = at.slot < bound.slots
+        && (1..=REDIRECTS_MAX).contains(&times)
         && (PACKET_MIN..=PACKET_MAX).contains(&from.len())
         && matches!(version, Some(4 | 6));
     let redirect = Redirect {
         at,
         interface,
         source,
+        times,
     };
     // No slot: none is missing anything.
     sound

@@ -13,6 +13,7 @@ fn redirect(slot: u16) -> Redirect {
         at: SlotRef { vrf: VRF, slot },
         interface: 0x1112_1314_1516_1718,
         source: [2, 3, 4, 5, 6, 7],
+        times: 2,
     }
 }
 
@@ -41,13 +42,13 @@ fn encoded(redirect: &Redirect, packet: &[u8]) -> Vec<u8> {
 fn r48_a_redirected_packet_has_these_bytes() {
     let bytes = encoded(&redirect(0x0102), &packet(9, 200));
     let head = [
-        0x46, 0xda, 0x01, 0, 0, 1, 2, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 2, 3, 4, 5, 6, 7, 0x45,
-        9,
+        0x46, 0xdb, 0x01, 0, 0, 1, 2, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 2, 3, 4, 5, 6, 7, 2,
+        0x45, 9,
     ];
     assert_eq!(bytes[..head.len()], head);
-    assert_eq!(measure(&bytes), Some((3, 3 + 18 + 200)));
+    assert_eq!(measure(&bytes), Some((3, 3 + 19 + 200)));
     let short = encoded(&redirect(3), &packet(9, 20));
-    assert_eq!(short[..2], [0x46, 38]);
+    assert_eq!(short[..2], [0x46, 39]);
     assert_eq!(
         get_redirect(&short[2..], resolve),
         Ok((redirect(3), &packet(9, 20)[..]))
@@ -79,8 +80,12 @@ fn r49_everything_else_is_refused() {
     );
     assert_eq!(with(3, 15), Ok(()), "the last slot");
     assert_eq!(with(3, 16), Err(RecordError::Malformed(None)));
-    assert_eq!(with(18, 0x60), Ok(()), "IPv6, as far as an event thread looks");
-    assert_eq!(with(18, 0x55), Err(RecordError::Malformed(None)));
+    assert_eq!(with(18, 1), Ok(()));
+    for times in [0, 3] {
+        assert_eq!(with(18, times), Err(RecordError::Malformed(None)));
+    }
+    assert_eq!(with(19, 0x60), Ok(()), "IPv6, as far as an event thread looks");
+    assert_eq!(with(19, 0x55), Err(RecordError::Malformed(None)));
     let long = |length| get_redirect(&encoded(&redirect(3), &packet(9, length))[3..], resolve).map(|_| ());
     assert_eq!(long(9_600), Ok(()));
     assert_eq!(long(9_601), Err(RecordError::Malformed(None)));

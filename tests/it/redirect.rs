@@ -12,7 +12,9 @@ use dataplane::stage::meta::Kind;
 use dataplane::verdict::Drop;
 use dataplane::wire::build::Link;
 use dataplane::wire::tcp::{ACK, FIN, SYN};
+use state_sync::handover::DRAIN_MAX;
 use state_sync::report::PumpReport;
+use state_sync::role::Desire;
 use testkit::cluster::{Cluster, Death, Sent};
 use testkit::config::{LAN, MAIN, Setup, WAN, server, subscriber};
 use testkit::expect::{counters, moved};
@@ -20,6 +22,7 @@ use testkit::fragment;
 use testkit::packet::{self, segment, to_node};
 
 const MS: Duration = Duration::from_millis(1);
+const STEP: Duration = Duration::from_micros(100);
 
 /// Node 0 is active, and node 1 redirects.
 fn pair(change: impl FnOnce(&mut Setup)) -> Cluster {
@@ -201,29 +204,91 @@ fn what_is_too_much_is_dropped_and_counted_by_its_reason() {
     small.settle();
 }
 
-/// Neither node is active for a moment: nothing goes to and fro.
-#[test]
-fn what_was_redirected_is_not_redirected_again() {
+/// A packet has come from node 1 to workers of node 0 that stand still while that node gives its role up.
+fn met_by_a_handover() -> Cluster {
     let mut cluster = pair(|_| {});
     enter_one(&mut cluster, 0, LAN, &udp(5_000)).unwrap();
-    // It is on its way to workers that stand still while their node gives its role up.
+    cluster.settle();
     cluster.node(0).stopped[..2].fill(true);
     assert_eq!(enter_one(&mut cluster, 1, LAN, &udp(5_000)), None);
     let handed_on = |r: &PumpReport| r.redirects.handed_on;
     assert_eq!(cluster.node(0).reports().iter().map(handed_on).sum::<u64>(), 1);
-    let term = cluster.node(0).role(MAIN).1;
-    cluster.node(0).shared.roles.set(MAIN, Role::Backup, term);
+    cluster
+}
+
+/// As roles are for a moment when two nodes don't agree.
+fn stand_by(cluster: &mut Cluster, node: usize) {
+    let term = cluster.node(node).role(MAIN).1;
+    cluster.node(node).shared.roles.set(MAIN, Role::Backup, term);
+}
+
+/// An operator orders it, and the other node hears of that.
+fn take_over(cluster: &mut Cluster, node: usize) {
+    cluster.order(node, Desire::Ordered);
+    let end = cluster.now + 2 * DRAIN_MAX;
+    while cluster.node(1 - node).is_active(MAIN) || !cluster.node(node).is_active(MAIN) {
+        cluster.turn(STEP);
+        assert!(cluster.now < end, "node {node} is not active");
+    }
+}
+
+#[test]
+fn what_meets_a_node_that_hands_over_comes_back_to_the_one_that_has_taken_over() {
+    let mut cluster = met_by_a_handover();
+    take_over(&mut cluster, 1);
+    cluster.run(5 * MS);
+    cluster.sent.clear();
     cluster.node(0).stopped[..2].fill(false);
     cluster.run(5 * MS);
+    let left: Vec<_> = cluster
+        .sent
+        .iter()
+        .filter(|s| packet::flow(&s.frame).is_some())
+        .collect();
+    assert_eq!(left.iter().map(|s| s.node).collect::<Vec<_>>(), [1]);
     assert_eq!(
         counted(&mut cluster, 0),
         [
-            ("drop:redirect-returned".to_owned(), 1),
+            ("drop:redirected".to_owned(), 1),
             ("redirects_taken".to_owned(), 1)
         ]
     );
+}
+
+#[test]
+fn where_nobody_is_active_nothing_goes_to_and_fro() {
+    let mut cluster = met_by_a_handover();
+    stand_by(&mut cluster, 0);
+    cluster.run(5 * MS);
+    cluster.node(0).stopped[..2].fill(false);
+    cluster.run(5 * MS);
+    let unsent = |r: &PumpReport| r.redirects.unsent;
+    assert_eq!(cluster.node(0).reports().iter().map(unsent).sum::<u64>(), 1);
     let received = |r: &PumpReport| r.redirects.received;
     assert_eq!(cluster.node(1).reports().iter().map(received).sum::<u64>(), 0);
+}
+
+#[test]
+fn what_came_back_once_is_not_sent_again() {
+    let mut cluster = met_by_a_handover();
+    take_over(&mut cluster, 1);
+    cluster.run(5 * MS);
+    cluster.node(0).stopped[..2].fill(false);
+    cluster.node(1).stopped[..2].fill(true);
+    cluster.run(5 * MS);
+    stand_by(&mut cluster, 1);
+    cluster.sent.clear();
+    cluster.node(1).stopped[..2].fill(false);
+    cluster.turn(STEP);
+    assert_eq!(
+        cluster
+            .sent
+            .iter()
+            .filter(|s| packet::flow(&s.frame).is_some())
+            .count(),
+        0
+    );
+    assert!(counted(&mut cluster, 1).contains(&("drop:redirect-returned".to_owned(), 1)));
 }
 
 /// A standby that takes over meanwhile handles itself what it hasn't sent yet.

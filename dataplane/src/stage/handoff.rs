@@ -20,7 +20,7 @@ pub struct Handoff<P> {
     pub(crate) port: PortId,
     pub(crate) handoffs: u8,
     /// It came from the peer.
-    pub(crate) redirected: bool,
+    pub(crate) redirects: u8,
     /// Of a fragment that has met its packet.
     pub(crate) mark: Option<Mark>,
 }
@@ -31,7 +31,7 @@ impl<P> Handoff<P> {
             packet,
             port: work.port,
             handoffs: work.handoffs + 1,
-            redirected: work.redirected,
+            redirects: work.redirects,
             mark,
         }
     }
@@ -150,7 +150,7 @@ mod tests {
             packet: number,
             port: PortId(0),
             handoffs: 1,
-            redirected: false,
+            redirects: 0,
             mark: None,
         }
     }

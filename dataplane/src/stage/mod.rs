@@ -94,8 +94,8 @@ pub(crate) struct Work {
     pub(crate) first: bool,
     /// It has waited until the peers knew its flow.
     pub(crate) released: bool,
-    /// It came from the peer, or may have, because it has waited here: it isn't redirected.
-    pub(crate) redirected: bool,
+    /// How often it was redirected, or may have been, because it has waited here.
+    pub(crate) redirects: u8,
     /// It is a fragment that has met its packet: its place in [`Batch::pieces`] is valid.
     pub(crate) passed: bool,
     /// The tuple it leaves with.
@@ -135,7 +135,7 @@ impl Work {
         direction: Direction::Original,
         first: false,
         released: false,
-        redirected: false,
+        redirects: 0,
         passed: false,
         to: FlowKey {
             src: crate::flow::Addr::v6([0; 16]),

@@ -2,15 +2,15 @@
 //! thread of its flow's lane, and ends here. The other end of the way is here too: what the peer has redirected becomes a
 //! frame again, as if it had come in by this node's own interface of that name, and goes through the stages from parse on.
 //!
-//! A packet is redirected once. So two nodes of which neither is active, or each takes the other one for active, don't play
-//! ball with it.
+//! A packet is redirected twice at most: what is on its way to a node that hands over at this moment comes back, to a node that
+//! is active by now. Two nodes of which neither is active, or each takes the other one for active, don't play ball with it.
 
 use super::respond::TokenBucket;
 use super::rewrite::write_l2;
 use super::{Batch, Context, Work};
 use crate::counters::Counters;
 use crate::io::{BURST, Io, Packet, PortId};
-use crate::redirect::{Bytes, PacketReceiver, PacketSender, Redirect};
+use crate::redirect::{Bytes, PacketReceiver, PacketSender, REDIRECTS_MAX, Redirect};
 use crate::shard::lane_of;
 use crate::stage::meta::Meta;
 use crate::verdict::{Drop, Verdict};
@@ -75,7 +75,8 @@ impl Redirects {
             let (arrived, ring) = (&mut self.arrived[n], &mut self.from[n]);
             while *arrived > 0
                 && taken < BURST
-                && let Some((framed, bytes)) = ring.pop(|head, packet| frame(head, packet, snapshot, io))
+                && let Some(((times, framed), bytes)) =
+                    ring.pop(|head, packet| (head.times, frame(head, packet, snapshot, io)))
             {
                 taken += 1;
                 *arrived = arrived.saturating_sub(bytes);
@@ -84,7 +85,7 @@ impl Redirects {
                         counters.redirects_taken += 1;
                         let i = batch.packets.len();
                         batch.work[i] = Work::arrived(port, 0);
-                        batch.work[i].redirected = true;
+                        batch.work[i].redirects = times;
                         batch.packets.push(packet);
                     }
                     Err(reason) => counters.drop(reason),
@@ -116,9 +117,9 @@ pub(crate) fn redirect<P: Packet>(batch: &mut Batch<P>, redirects: &mut Redirect
             continue;
         }
         let policy = cx.snapshot.vrf(work.at.vrf).standby;
-        if work.redirected {
+        if work.redirects >= REDIRECTS_MAX {
             work.drop(Drop::RedirectReturned);
-        } else if cx.tables.redirects(work.at.vrf, policy, cx.now) {
+        } else if work.redirects > 0 || cx.tables.redirects(work.at.vrf, policy, cx.now) {
             work.drop(send(packet.data(), meta, work, redirects, cx));
         }
     }
@@ -135,6 +136,7 @@ fn send(frame: &[u8], meta: &Meta, work: &Work, redirects: &mut Redirects, cx: &
         at: work.at,
         interface: cx.snapshot.interface(work.interface).name_hash,
         source: meta.src_mac(),
+        times: work.redirects + 1,
     };
     // Without padding, which is the link's.
     let packet = frame
