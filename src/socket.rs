@@ -312,7 +312,8 @@ mod tests {
 
     const DSCP: u8 = 48;
 
-    fn assert_marked(wire: &SyncWire) {
+    /// Marked for the network, and with an end in sight when nothing is acknowledged any more.
+    fn assert_prepared(wire: &SyncWire) {
         let remote = wire.0.peer_addr().unwrap().as_socket().unwrap();
         let octet = if remote.is_ipv4() {
             wire.0.tos_v4()
@@ -321,6 +322,8 @@ mod tests {
         };
         assert_eq!(octet.unwrap(), u32::from(DSCP) << 2);
         assert_eq!(wire.0.priority().unwrap(), PRIORITY);
+        assert_eq!(wire.0.tcp_user_timeout().unwrap(), Some(DELIVERY_MAX));
+        assert!(wire.0.keepalive().unwrap() && wire.0.tcp_nodelay().unwrap());
     }
 
     fn exchange(ours: IpAddr, theirs: IpAddr) {
@@ -329,8 +332,8 @@ mod tests {
         let mut wire = client.connect(ours, theirs).unwrap();
         let mut incoming = eventually("accepted", || server.accept());
         assert_eq!((incoming.local, incoming.remote), (theirs, ours));
-        assert_marked(&wire);
-        assert_marked(&incoming.wire);
+        assert_prepared(&wire);
+        assert_prepared(&incoming.wire);
         eventually("sent", || (wire.send(b"hello") == Io::Done(5)).then_some(()));
         let mut buffer = [0; 16];
         let got = eventually("received", || match incoming.wire.recv(&mut buffer) {
