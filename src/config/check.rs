@@ -168,7 +168,8 @@ fn tap(report: &Report<'_>, file: &Everything<'_>, port: &PortConfig, places: &P
     );
 }
 
-/// An AF_PACKET device has one queue pair unless `qpairs` says more.
+/// An `AF_PACKET` device has one queue pair unless `qpairs` says more. The kernel spreads frames over all of them, so one that
+/// nobody polls would swallow its share.
 fn queue_pairs(report: &Report<'_>, device: &str, rx_queues: u16, place: Place) {
     if !device.starts_with("net_af_packet") {
         return;
@@ -182,6 +183,12 @@ fn queue_pairs(report: &Report<'_>, device: &str, rx_queues: u16, place: Place) 
         place,
         what,
         format!("add qpairs={rx_queues} to device, or use fewer queues"),
+    );
+    report.check(
+        rx_queues >= pairs,
+        place,
+        || format!("rx_queues = {rx_queues}, but the kernel spreads frames over the {pairs} queue pairs of the device"),
+        format!("use rx_queues = {pairs}, or frames in the other queues are lost"),
     );
 }
 

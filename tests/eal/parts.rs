@@ -260,7 +260,7 @@ fn taps(root: bool) -> Tally {
         ip(&format!("link set {iface} up"));
     }
     let device = |number, iface| {
-        format!("net_af_packet{number},iface={iface},blocksz=65536,framesz=2048,framecnt=1024,qpairs=2")
+        format!("net_af_packet{number},iface={iface},blocksz=65536,framesz=2048,framecnt=1024,qpairs=1")
     };
     let names = [device(0, "va"), device(1, "vb"), device(2, "old0")];
     let (eal, pool) = start(&names.each_ref().map(String::as_str));

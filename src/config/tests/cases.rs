@@ -298,6 +298,12 @@ fn bounds_and_rules() -> Vec<Case> {
             "11:13: rx_queues = 2, but the device has 1; add qpairs=2 to device, or use fewer queues",
         ),
         (
+            "device = \"net_af_packet0,iface=lan0\"",
+            "device = \"net_af_packet0,iface=lan0,qpairs=4\"\nrx_queues = 2",
+            "11:13: rx_queues = 2, but the kernel spreads frames over the 4 queue pairs of the device; \
+             use rx_queues = 4, or frames in the other queues are lost",
+        ),
+        (
             "workers = 2",
             "workers = 2\nrss_key = \"6d5a\"",
             "7:11: rss_key = \"6d5a\" can't be used; write 40 to 64 bytes as pairs of hex digits, \
