@@ -13,6 +13,7 @@ use dataplane::nat::NatLimits;
 use dataplane::notice::Notice;
 use dataplane::room::{Room, Sizes};
 use dataplane::tables::Tables;
+use dataplane::verdict::Drop;
 use twinpath::dpdk::large;
 
 use super::flows::{self, Profile, Step};
@@ -50,9 +51,17 @@ pub(crate) fn run(rig: &mut Rig, extent: Extent, other: usize, report: &mut Repo
     let given = serve_until(rig, &mut node, || supplier.is_finished());
     let grown = supplier.join().ok().context("the thread that gives room")??;
     given?;
-    let Bursts { growing, resting } = measured?;
-    let has = node.worker.tables().standing().sizes.conntracks;
-    ensure!(has == most.conntracks && grown > 0, "room for {has} in the end");
+    let Bursts {
+        growing,
+        resting,
+        refused,
+    } = measured?;
+    let full = node.worker.tables().counters.dropped(Drop::TableFull);
+    ensure!(
+        full == refused as u64 && grown > 0,
+        "{refused} were lost: {}",
+        super::connect::drops(&node)
+    );
     let median = Spread::of(&resting).median;
     let worst = |clocks: &[f64]| rig.ns(clocks.iter().copied().fold(0.0, f64::max) - median) / 1_000.0;
     let each: Vec<f64> = growing.iter().map(|clocks| worst(clocks)).collect();
@@ -61,7 +70,8 @@ pub(crate) fn run(rig: &mut Rig, extent: Extent, other: usize, report: &mut Repo
     let beside: Vec<f64> = resting.chunks(parts).map(worst).collect();
     let note = format!(
         "worst burst of {BURST} first packets while room is made and keys are carried over, beyond the median of {:.1} us; a run is \
-         a doubling, from {begin} flows to {end}; worst of all {all:.1}, without growth {:.1} (median of as many runs)",
+         a doubling, from {begin} flows to {end}; worst of all {all:.1}, without growth {:.1} (median of as many runs); {refused} found \
+         the table full, room still on its way",
         rig.ns(median) / 1_000.0,
         Spread::of(&beside).median,
     );
@@ -87,6 +97,8 @@ struct Bursts {
     /// By doubling: from when room was asked for until the former index has gone.
     growing: Vec<Vec<f64>>,
     resting: Vec<f64>,
+    /// First packets that found the table full, because room was still on its way.
+    refused: usize,
 }
 
 /// First packets, a burst per turn, until the table is as full as it may be.
@@ -106,12 +118,7 @@ fn fill(rig: &mut Rig, node: &mut Node, scene: Scene) -> anyhow::Result<Bursts> 
             node.worker.turn(clock.now(), io);
         });
         let sent = rig.feeder.collect(WAN, |_, _| {});
-        ensure!(
-            sent == chunk.len(),
-            "{sent} of {} first packets came through: {}",
-            chunk.len(),
-            super::connect::drops(node)
-        );
+        bursts.refused += chunk.len() - sent;
         if grows && !was_growing {
             bursts.growing.push(Vec::new());
         }
