@@ -187,7 +187,7 @@ impl Watched {
             Some(missing) => Err(missing),
             None => ports.renew(self.port).map_err(|error| match error {
                 RenewError::Port(cause) => cause.to_string(),
-                in_use @ RenewError::InUse(_) => in_use.to_string(),
+                held @ (RenewError::InUse(_) | RenewError::Open) => held.to_string(),
             }),
         };
         for told in self.wanted.drain(..) {

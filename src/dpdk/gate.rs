@@ -64,13 +64,18 @@ impl Gates {
             .position(|worker| worker.0.load(Ordering::Acquire) < since)
     }
 
+    /// Whether a port's gate was shut.
+    pub(super) fn is_shut(&self, port: usize) -> bool {
+        self.id(port).is_none()
+    }
+
     /// For a worker: the last change, if it is not `known`.
     pub(super) fn changed(&self, known: u32) -> Option<u32> {
         let last = self.changes.load(Ordering::Acquire);
         (last != known).then_some(last)
     }
 
-    /// For a worker: DPDK's number of a port whose gate is open.
+    /// DPDK's number of a port whose gate is open.
     pub(super) fn id(&self, port: usize) -> Option<u16> {
         let id = self.ports.get(port)?.id.load(Ordering::Relaxed);
         u16::try_from(id).ok()
@@ -102,6 +107,7 @@ mod tests {
         assert_eq!((gates.behind(1), gates.changed(0)), (None, None));
         gates.set(1, None);
         assert_eq!((gates.id(0), gates.id(1)), (Some(3), None));
+        assert_eq!((gates.is_shut(0), gates.is_shut(1)), (false, true));
         let change = gates.changed(0).unwrap();
         assert_eq!((gates.behind(0), gates.behind(1)), (None, Some(0)));
         gates.follow(0, change);

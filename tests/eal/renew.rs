@@ -48,6 +48,7 @@ fn cable() {
 
 /// Shuts a port; the worker follows at its next turn, and not before it is the device closed.
 fn shut(bench: &mut Bench, port: PortId) -> Check {
+    assert!(matches!(bench.set.renew(port), Err(RenewError::Open)));
     bench.set.shut(port);
     assert!(matches!(bench.set.renew(port), Err(RenewError::InUse(0))));
     bench.io.begin_turn();
@@ -60,7 +61,7 @@ fn shut(bench: &mut Bench, port: PortId) -> Check {
     let after = bench.io.counters(port).unwrap();
     assert_eq!(after.tx_refused, before.tx_refused + 1);
     assert_eq!(after.tx_packets, before.tx_packets);
-    4
+    5
 }
 
 fn reset(bench: &mut Bench) -> Check {

@@ -14,6 +14,9 @@ use crate::dpdk::sys;
 /// Why a device isn't there again.
 #[derive(Debug, Error)]
 pub enum RenewError {
+    /// Nobody was told to let go of it.
+    #[error("its port is open")]
+    Open,
     /// A worker may still call its driver.
     #[error("worker {0} has not let go of it")]
     InUse(usize),
@@ -45,8 +48,16 @@ impl PortSet {
     /// Closes the device of a port that was shut, and makes it anew.
     ///
     /// # Errors
-    /// When a worker hasn't let go of it, or the device can't be had now. The port stays shut; this may be tried again.
+    /// When the port wasn't shut, a worker hasn't let go of it, or the device can't be had now. A port that was shut stays so; this may be
+    /// tried again.
     pub fn renew(&mut self, port: PortId) -> Result<(), RenewError> {
+        if self
+            .gates
+            .as_ref()
+            .is_some_and(|gates| !gates.is_shut(port.index()))
+        {
+            return Err(RenewError::Open);
+        }
         if let Some(worker) = self.held_by(port) {
             return Err(RenewError::InUse(worker));
         }
