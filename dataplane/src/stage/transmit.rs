@@ -127,7 +127,8 @@ pub(crate) fn transmit<I: Io>(
     let mut translated = 0;
     for (mut packet, ((meta, work), piece)) in packets.drain(..).zip(places) {
         // Most packets: whole, of a flow, to a neighbour.
-        let Exit::Neighbor { interface, mac } = work.exit else {
+        let whole = work.is_open() && meta.kind == Kind::Flow && meta.piece == Piece::Whole;
+        let (true, Exit::Neighbor { interface, mac }) = (whole, work.exit) else {
             end(
                 packet,
                 (meta, work, piece),
@@ -139,18 +140,6 @@ pub(crate) fn transmit<I: Io>(
             );
             continue;
         };
-        if !work.is_open() || meta.kind != Kind::Flow || meta.piece != Piece::Whole {
-            end(
-                packet,
-                (meta, work, piece),
-                out,
-                (fragments, holds),
-                exceptions,
-                io,
-                cx,
-            );
-            continue;
-        }
         let link = cx.snapshot.interface(interface);
         let counters = &mut cx.tables.counters;
         let frame = packet.data_mut();
