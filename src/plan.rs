@@ -14,6 +14,8 @@ const MBUF_OVERHEAD: u64 = 128 + 64 + 64;
 const CACHED_PER_WORKER: u64 = 384;
 /// Fragments that may wait in a worker for their packet's first one.
 const FRAGMENTS_HELD: u64 = dataplane::worker::FRAGMENTS_HELD as u64;
+/// Packets that may wait in a worker for redirected ones in front of them.
+const LINED_UP: u64 = dataplane::worker::LINED_UP as u64;
 /// Bytes of process memory of one conntrack with everything that belongs to it, at most.
 pub(crate) const CONNTRACK_BYTES: u64 = 400;
 
@@ -330,7 +332,7 @@ fn memory(input: &PlanInput) -> Result<MemoryPlan, PlanError> {
         .map(|port| u64::from(port.rx_queues) + input.workers as u64)
         .sum();
     // Descriptors are the drivers' to fill; software devices hold far fewer, so only half is insisted on.
-    let per_worker = CACHED_PER_WORKER + FRAGMENTS_HELD + u64::from(input.held_packets);
+    let per_worker = CACHED_PER_WORKER + FRAGMENTS_HELD + LINED_UP + u64::from(input.held_packets);
     let held = queues * u64::from(input.descriptors) / 2 + input.workers as u64 * per_worker;
     if mbufs < held {
         return Err(PlanError::Mbufs {

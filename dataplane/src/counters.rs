@@ -104,6 +104,12 @@ counters! {
     announcements_sent,
     /// Packets that the peer redirected to this node, and that went through the stages.
     redirects_taken,
+    /// Packets that came straight, and waited for redirected ones in front of them.
+    lined_up,
+    /// Those of them that went on without the peer's word that none was left.
+    lined_up_late,
+    /// Packets that should have waited for redirected ones, and found no room.
+    lined_up_full,
     /// Conntracks created by packets.
     conntracks_created,
     /// Conntracks ended by timeout.

@@ -8,7 +8,8 @@
 //!
 //! A ring is one piece of memory, made at start; a packet takes as many of its bytes as it has, so that small ones don't pay
 //! for the largest there may be. One that doesn't fit isn't begun. Packets of a slot have one ring at either node and one
-//! connection in between: so those of a flow stay in order.
+//! connection in between: so those of a flow stay in order. A [`Fence`] among them tells who gets it back that those in front of
+//! it have come.
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
@@ -39,6 +40,17 @@ pub struct Redirect {
     pub source: Mac,
     /// How often it was redirected, this time included; 1 to [`REDIRECTS_MAX`].
     pub times: u8,
+}
+
+/// A mark that goes the way of the packets, between them (sync/PROTOCOL.md R-59).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// A slot of the worker that asks: it says which lane is meant, and who asked.
+    pub at: SlotRef,
+    /// Which one of the asker's.
+    pub number: u64,
+    /// It is on its way back.
+    pub back: bool,
 }
 
 /// A packet's bytes as they lie in a ring: where it ends they go on at its start.
@@ -122,6 +134,12 @@ impl PacketSender {
         chunk.commit_all();
         true
     }
+
+    /// Puts a fence in; false when there is no room for it.
+    #[must_use]
+    pub fn push_fence(&mut self, fence: &Fence) -> bool {
+        self.push(&fence.as_redirect(), (&[][..]).into())
+    }
 }
 
 impl PacketReceiver {
@@ -131,7 +149,8 @@ impl PacketReceiver {
         self.0.slots()
     }
 
-    /// Takes the oldest packet out and shows it; gives what was made of it and the bytes it took. None when there is none.
+    /// Takes the oldest packet out and shows it; gives what was made of it and the bytes it took. None when there is none, or a
+    /// fence is in front of it.
     pub fn pop<T>(&mut self, take: impl FnOnce(&Redirect, Bytes<'_>) -> T) -> Option<(T, usize)> {
         let (redirect, length) = self.peek()?;
         // A packet is put in at once.
@@ -142,13 +161,47 @@ impl PacketReceiver {
         Some((taken, HEAD + length))
     }
 
-    /// What is known of the oldest packet, and its length.
+    /// Takes out the fence that comes next; gives how many bytes it took too. None when nothing or a packet comes next.
+    pub fn pop_fence(&mut self) -> Option<(Fence, usize)> {
+        let (head, length) = self.head()?;
+        if length > 0 {
+            return None;
+        }
+        self.0.read_chunk(HEAD).ok()?.commit_all();
+        Some((Fence::of_redirect(&head), HEAD))
+    }
+
+    /// What is known of the packet that comes next, and its length.
     pub fn peek(&mut self) -> Option<(Redirect, usize)> {
+        self.head().filter(|(_, length)| *length > 0)
+    }
+
+    fn head(&mut self) -> Option<(Redirect, usize)> {
         let chunk = self.0.read_chunk(HEAD).ok()?;
         let (first, second) = chunk.as_slices();
         let mut head = [0; HEAD];
         Bytes { first, second }.copy_to(&mut head);
         Some(read_head(&head))
+    }
+}
+
+/// In a ring a fence is a packet without bytes.
+impl Fence {
+    fn as_redirect(&self) -> Redirect {
+        Redirect {
+            at: self.at,
+            interface: self.number,
+            source: Mac::default(),
+            times: u8::from(self.back),
+        }
+    }
+
+    fn of_redirect(head: &Redirect) -> Self {
+        Self {
+            at: head.at,
+            number: head.interface,
+            back: head.times > 0,
+        }
     }
 }
 
@@ -238,6 +291,26 @@ mod tests {
     }
 
     #[test]
+    fn a_fence_stands_between_the_packets_it_was_put_between() {
+        let fence = Fence {
+            at: redirect(7).at,
+            number: u64::MAX,
+            back: true,
+        };
+        let (mut sender, mut receiver) = ring(4 * HEAD);
+        assert!(sender.push(&redirect(1), (&[7; HEAD][..]).into()));
+        assert!(sender.push_fence(&fence));
+        assert!(sender.push_fence(&Fence { back: false, ..fence }));
+        assert!(!sender.push_fence(&fence), "full");
+        assert_eq!(receiver.pop_fence(), None);
+        assert!(pop(&mut receiver).is_some());
+        assert_eq!((receiver.peek(), pop(&mut receiver)), (None, None));
+        assert_eq!(receiver.pop_fence(), Some((fence, HEAD)));
+        assert_eq!(receiver.pop_fence(), Some((Fence { back: false, ..fence }, HEAD)));
+        assert_eq!(receiver.pop_fence(), None);
+    }
+
+    #[test]
     fn a_length_that_the_head_cannot_tell_is_refused() {
         let (mut sender, _receiver) = ring(100_000);
         assert!(!sender.push(&redirect(1), (&[0; 65_536][..]).into()));
@@ -248,7 +321,7 @@ mod tests {
         /// Against a queue of whole packets: what went in comes out, in order, wherever the ring's end falls.
         #[test]
         fn packets_come_out_as_they_went_in(
-            steps in proptest::collection::vec((any::<bool>(), 0_usize..90), 1..300),
+            steps in proptest::collection::vec((any::<bool>(), 1_usize..90), 1..300),
         ) {
             let (mut sender, mut receiver) = ring(256);
             let (mut model, mut used) = (VecDeque::new(), 0);

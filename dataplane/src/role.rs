@@ -139,7 +139,8 @@ impl Roles {
         }
     }
 
-    /// Until when this node, standing by, redirects what comes to it because a switchover moves the traffic. A moment and no
+    /// Until when this node, standing by, redirects what comes to it because a switchover moves the traffic; having been handed
+    /// the role, it expects redirected packets until then. A moment and no
     /// flag: it ends whether or not anybody says so. Read after the role, it is no older than that.
     #[must_use]
     pub fn redirects_until(&self, vrf: VrfId) -> Instant {

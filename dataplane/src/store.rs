@@ -79,6 +79,11 @@ impl<T> Store<T> {
         cell.held.take()
     }
 
+    /// The oldest frame.
+    pub(crate) fn front(&self, queue: &Queue) -> Option<&T> {
+        self.cells.get(queue.head as usize)?.held.as_ref()
+    }
+
     /// Moves all of `more` behind `queue`.
     pub(crate) fn append(&mut self, queue: &mut Queue, more: Queue) {
         if more.head == NIL {

@@ -176,6 +176,8 @@ pub enum Verdict {
     Hold,
     /// Another worker's, by number.
     HandOver(u16),
+    /// Kept until redirected packets that may be in front of it have come.
+    LineUp,
     /// Kept until the peers know its flow.
     Wait,
     /// Dropped, counted under the reason.

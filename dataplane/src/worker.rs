@@ -4,7 +4,7 @@
 //! ```text
 //!   handoff rings ┐
 //!   redirect rings┤
-//!   rx queues ────┴► parse ► steer ► (fragments: reassemble) ► lookup ► admit ► (standby: redirect) ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
+//!   rx queues ────┴► parse ► steer ► (fragments: reassemble) ► (after a take-over: line up) ► lookup ► admit ► (standby: redirect) ► track ► forward ► answer ► transmit (rewrite, tx, handoff)
 //!                    then, once per turn: what the kernel sent on taps ► emit ► expire ► absorb ► audit ► missing ► foresee ► inbox
 //! ```
 //!
@@ -41,6 +41,8 @@ use crate::stage::forward::forward;
 pub use crate::stage::handoff::Handoff;
 use crate::stage::handoff::{HANDOFF_ROOM, HandoffCounts};
 use crate::stage::hold::{Holds, Next, Waiting, hold};
+pub use crate::stage::line_up::LINED_UP;
+use crate::stage::line_up::{Line, line_up};
 use crate::stage::lookup::{Found, lookup};
 use crate::stage::meta::Piece;
 use crate::stage::missing::ask_for_missing;
@@ -49,7 +51,7 @@ use crate::stage::reassemble::{PieceWork, reassemble, remark};
 use crate::stage::redirect::{Redirects, redirect};
 use crate::stage::steer::steer;
 use crate::stage::track::track;
-use crate::stage::transmit::{Outgoing, transmit};
+use crate::stage::transmit::{Outgoing, Stores, transmit};
 use crate::stage::{Batch, Context, Work};
 use crate::tables::Tables;
 use crate::time::Instant;
@@ -122,8 +124,7 @@ pub struct Worker<I: Io> {
     inputs: Vec<Consumer<ToWorker>>,
     redirects: Redirects,
     absorb_budget: usize,
-    fragments: Fragments<I::Packet>,
-    holds: Holds<I::Packet>,
+    stores: Stores<I::Packet>,
     exceptions: Exceptions,
     announcing: Announcing,
     visiting: Option<Visitor>,
@@ -141,7 +142,11 @@ impl<I: Io> Worker<I> {
         mut links: Links<I::Packet>,
     ) -> Self {
         tables.handoffs = HandoffCounts::new(ports);
-        let holds = Holds::new(tables.held_packets());
+        let stores = Stores {
+            fragments: Fragments::new((number, workers)),
+            line: Line::new(tables.roles.len()),
+            holds: Holds::new(tables.held_packets()),
+        };
         let (mut outputs, mut inputs, mut packets) = (vec![], vec![], vec![]);
         for link in links.events.drain(..) {
             outputs.push(link.out);
@@ -162,8 +167,7 @@ impl<I: Io> Worker<I> {
             inputs,
             redirects,
             absorb_budget: ABSORB_BUDGET,
-            fragments: Fragments::new((number, workers)),
-            holds,
+            stores,
             exceptions: Exceptions::default(),
             announcing: Announcing::default(),
             visiting: None,
@@ -199,6 +203,9 @@ impl<I: Io> Worker<I> {
         // In front of the roles, see there.
         let redirected = self.redirects.look();
         self.tables.observe_roles(&shared.roles, now);
+        if self.tables.expects {
+            self.stores.line.expect(&self.tables.roles, now);
+        }
         // In front of the rules: as long as a snapshot is held, its pools aren't freed here.
         self.tables.observe_pools(snapshot.pools());
         self.tables.observe_rules(&snapshot);
@@ -211,12 +218,24 @@ impl<I: Io> Worker<I> {
                 work += self.settled(now, &snapshot, io);
             }
             work += self.released(now, &snapshot, io);
-            if redirected {
+            // In front of what comes straight, where the traffic turns to this node; behind it, where it turns away.
+            let first = self.stores.line.is_open(now);
+            if redirected && first {
                 work += self.redirected(now, &snapshot, io);
             }
-            for index in 0..self.queues.len() {
-                work += self.received(index, now, &snapshot, io);
+            if !self.stores.line.is_empty() {
+                work += self.lined_up(now, &snapshot, io);
             }
+            let mut emptied = true;
+            for index in 0..self.queues.len() {
+                let received = self.received(index, now, &snapshot, io);
+                emptied &= received < BURST;
+                work += received;
+            }
+            if redirected && !first {
+                work += self.redirected(now, &snapshot, io);
+            }
+            self.redirects.let_through(emptied);
         } else {
             // Loss-free: packets wait in the receive queues until the owner has caught up.
             self.tables.counters.handoff_waits += 1;
@@ -234,7 +253,7 @@ impl<I: Io> Worker<I> {
         work += self.tables.review(now);
         work += self.tables.retire(now);
         work += self.tables.rearrange();
-        work += self.fragments.expire(now, &mut self.tables.counters);
+        work += self.stores.fragments.expire(now, &mut self.tables.counters);
         work += self.absorb(patience, now);
         audit(&mut self.tables, now);
         ask_for_missing(&mut self.tables, now);
@@ -274,11 +293,15 @@ impl<I: Io> Worker<I> {
             }
         }
         self.redirects.drain(&mut self.tables.counters);
-        self.fragments.drain(&mut self.tables.counters);
+        self.stores.fragments.drain(&mut self.tables.counters);
         self.tables.commits.abandon();
         while let Next::Packet(Waiting { packet, .. }) | Next::Drop(packet, _) =
-            self.holds.next(&mut self.tables, Instant::default())
+            self.stores.holds.next(&mut self.tables, Instant::default())
         {
+            self.tables.counters.drop(Drop::Stopping);
+            self.out.discard(packet, io);
+        }
+        while let Some(Waiting { packet, .. }) = self.stores.line.take() {
             self.tables.counters.drop(Drop::Stopping);
             self.out.discard(packet, io);
         }
@@ -325,7 +348,7 @@ impl<I: Io> Worker<I> {
     /// Fragments whose packet's first one has come: a burst of them per turn.
     fn released(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
         while !self.batch.packets.is_full()
-            && let Some(held) = self.fragments.take_ready(&mut self.tables.counters)
+            && let Some(held) = self.stores.fragments.take_ready(&mut self.tables.counters)
         {
             let i = self.batch.packets.len();
             self.batch.work[i] = Work::arrived(held.port, held.handoffs);
@@ -350,21 +373,8 @@ impl<I: Io> Worker<I> {
         let mut work = 0;
         while self.handoffs_have_room() {
             while !self.batch.packets.is_full() {
-                match self.holds.next(&mut self.tables, now) {
-                    Next::Packet(waiting) => {
-                        let i = self.batch.packets.len();
-                        self.batch.work[i] = Work::arrived(waiting.port, waiting.handoffs);
-                        self.batch.work[i].released = true;
-                        self.batch.work[i].redirects = REDIRECTS_MAX;
-                        if waiting.mark.is_some() {
-                            self.batch.work[i].passed = true;
-                            self.batch.pieces[i] = PieceWork {
-                                ticket: Ticket::NONE,
-                                mark: waiting.mark,
-                            };
-                        }
-                        self.batch.packets.push(waiting.packet);
-                    }
+                match self.stores.holds.next(&mut self.tables, now) {
+                    Next::Packet(waiting) => self.batch.resume(waiting, REDIRECTS_MAX).released = true,
                     Next::Drop(packet, reason) => {
                         work += 1;
                         self.tables.counters.drop(reason);
@@ -385,12 +395,39 @@ impl<I: Io> Worker<I> {
     /// Packets that came to a node which isn't active, and that it has redirected to this one: a burst of them per turn.
     #[cold]
     fn redirected(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
-        let counters = &mut self.tables.counters;
-        let taken = self.redirects.take(&mut self.batch, snapshot, io, counters);
+        let (tables, line) = (&mut self.tables, &mut self.stores.line);
+        let taken = self
+            .redirects
+            .take(&mut self.batch, line, (now, snapshot), io, tables);
         if !self.batch.packets.is_empty() {
             self.process(now, snapshot, io);
         }
         taken
+    }
+
+    /// Packets that have waited for redirected ones in front of them, in order.
+    #[cold]
+    fn lined_up(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
+        let (line, redirects) = (&mut self.stores.line, &mut self.redirects);
+        line.review(redirects.are_through(), now, &mut self.tables.counters);
+        let mut work = 0;
+        while self.handoffs_have_room() {
+            while !self.batch.packets.is_full()
+                && let Some(waiting) = self.stores.line.pop()
+            {
+                self.batch.resume(waiting, 0).lined_up = true;
+            }
+            if self.batch.packets.is_empty() {
+                break;
+            }
+            work += self.process(now, snapshot, io);
+        }
+        if self.stores.line.asks()
+            && let Some(vrf) = self.stores.line.ask(now)
+        {
+            self.redirects.ask(vrf, &self.tables);
+        }
+        work
     }
 
     fn received(&mut self, index: usize, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
@@ -427,13 +464,16 @@ impl<I: Io> Worker<I> {
         }
         steer(batch, &cx);
         if fragments {
-            reassemble(batch, &mut self.fragments, &mut cx);
+            reassemble(batch, &mut self.stores.fragments, &mut cx);
+        }
+        if self.stores.line.is_open(now) {
+            line_up(batch, &self.stores.line, &mut cx);
         }
         if lookup(batch, &mut cx) == Found::NotAll {
             admit(batch, &mut cx);
         }
         if cx.tables.stands_by {
-            redirect(batch, &mut self.redirects, &cx);
+            redirect(batch, &mut self.redirects, &mut self.stores.line, &cx);
         }
         if !cx.tables.commits.is_empty() {
             hold(batch, &mut cx);
@@ -445,7 +485,7 @@ impl<I: Io> Worker<I> {
             batch,
             &mut self.out,
             &mut self.links.handoff_out,
-            (&mut self.fragments, &mut self.holds),
+            &mut self.stores,
             &mut self.exceptions,
             io,
             &mut cx,

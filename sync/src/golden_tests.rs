@@ -11,10 +11,11 @@ use dataplane::delta::{
 };
 use dataplane::flow::{Addr, FlowKey, VrfId, proto};
 use dataplane::nat::grant_base;
-use dataplane::redirect::Redirect;
+use dataplane::redirect::{Fence, Redirect};
 use dataplane::role::Role;
 
 use crate::compare_record::{Said, put_said, put_tail};
+use crate::fence::put_fence;
 use crate::fingerprint::{Section, Strength};
 use crate::flow_record::{Stream, put_delta};
 use crate::handover::Handover;
@@ -383,6 +384,12 @@ fn records() -> Vec<(&'static str, Vec<u8>, Message)> {
         &|o| put_redirect(o, &redirect, packet[..].into()),
         Message::Redirect { redirect, length: 20 },
     );
+    let fence = Fence {
+        at,
+        number: 0x2122_2324_2526_2728,
+        back: true,
+    };
+    add("FENCE", &|o| put_fence(o, &fence), Message::Fence(fence));
     for (title, delta, live) in deltas() {
         let walk = !live && delta.version().is_some();
         let write = |o: &mut Vec<u8>| _ = put_delta(o, &mut STREAM.clone(), &delta, walk);

@@ -13,6 +13,7 @@ pub mod pump;
 mod export;
 mod lane;
 
+mod fence;
 mod redirect;
 
 mod bytes;

@@ -7,11 +7,12 @@
 use bytes::{Buf, BufMut};
 use dataplane::delta::{Delta, PutRecord, SlotEnd, SlotOffer, SlotRef, Term, Version, Wanted};
 use dataplane::flow::VrfId;
-use dataplane::redirect::Redirect;
+use dataplane::redirect::{Fence, Redirect};
 use dataplane::role::Role;
 
 use crate::bytes::{Short, get_number, get_text, put_number, put_text};
 use crate::compare_record::{Said, get_said, get_tail};
+use crate::fence::get_fence;
 use crate::fingerprint::{Section, Strength};
 use crate::flow_record::{Stream, get_delta};
 use crate::handover::Handover;
@@ -54,6 +55,7 @@ pub(crate) mod kind {
     pub(crate) const SLOT_LISTED: u8 = 0x44;
     pub(crate) const SLOT_TAIL: u8 = 0x45;
     pub(crate) const REDIRECT: u8 = 0x46;
+    pub(crate) const FENCE: u8 = 0x47;
     /// Of class opening; the two other classes follow.
     pub(crate) const STATE: u8 = 0x80;
     pub(crate) const REFRESH: u8 = 0x83;
@@ -98,6 +100,7 @@ pub(crate) mod kind {
             SLOT_LISTED => "SLOT-LISTED",
             SLOT_TAIL => "SLOT-TAIL",
             REDIRECT => "REDIRECT",
+            FENCE => "FENCE",
             _ => "UNKNOWN",
         }
     }
@@ -156,6 +159,7 @@ pub(crate) enum Message {
         redirect: Redirect,
         length: usize,
     },
+    Fence(Fence),
     Ack {
         sequence: u64,
     },
@@ -416,6 +420,7 @@ pub(crate) fn decode(
             let length = packet.len();
             Ok(Message::Redirect { redirect, length })
         }
+        kind::FENCE => get_fence(from, resolve).map(Message::Fence),
         _ => Err(RecordError::UnknownType),
     }
 }

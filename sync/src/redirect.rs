@@ -1,4 +1,4 @@
-//! Packets that came to the node which isn't active, on their way to the one that is (sync/PROTOCOL.md ): out of the
+//! Packets that came to the node which isn't active, on their way to the one that is (sync/PROTOCOL.md ): out of the
 //! workers' rings into the lane, and out of the peers' lanes into the workers' rings.
 //!
 //! They share connections with records and never hold one up for long: each turn takes its records first, then so many packets,
@@ -9,12 +9,13 @@ use bytes::{Buf, BufMut};
 use dataplane::delta::SlotRef;
 use dataplane::flow::VrfId;
 use dataplane::redirect::{
-    Bytes, PACKET_MAX, PACKET_MIN, PacketReceiver, PacketSender, REDIRECTS_MAX, Redirect,
+    Bytes, Fence, PACKET_MAX, PACKET_MIN, PacketReceiver, PacketSender, REDIRECTS_MAX, Redirect,
 };
 use dataplane::shard::worker_of;
 
 use crate::board::Board;
 use crate::bytes::put_number;
+use crate::fence::Fences;
 use crate::lane::Lane;
 use crate::record::{Bound, RecordError, kind};
 use crate::report::RedirectReport;
@@ -42,6 +43,9 @@ pub(crate) struct Leaving {
 #[derive(Debug)]
 pub(crate) struct Arriving {
     rings: Vec<PacketSender>,
+    fences: Fences,
+    /// Per VRF: the peer that the last packet was for, or from, once there was one.
+    peers: Vec<Option<u8>>,
     /// Both directions.
     pub(crate) report: RedirectReport,
 }
@@ -69,9 +73,13 @@ impl Leaving {
         self.first = (self.first + 1) % rings;
         let (front, back) = self.rings.split_at_mut(self.first);
         for ring in back.iter_mut().chain(front) {
-            while taken < PACKETS_MAX
-                && let Some((redirect, _)) = ring.peek()
-            {
+            while taken < PACKETS_MAX {
+                if let Some((fence, _)) = ring.pop_fence() {
+                    send_fence(&fence, s, lanes);
+                    taken += 1;
+                    continue;
+                }
+                let Some((redirect, _)) = ring.peek() else { break };
                 let way = way(redirect.at.vrf, s, board);
                 if let Way::Peer(peer) = way
                     && lanes[usize::from(peer)].bytes_queued() >= LANE_BYTES_MAX
@@ -93,12 +101,43 @@ fn send<W: Wire>(redirect: &Redirect, packet: Bytes<'_>, way: Way, s: &mut Share
     match way {
         Way::Peer(peer) if lanes[usize::from(peer)].redirect(s.now, redirect, packet) => {
             s.arriving.report.sent += 1;
+            // It may come back.
+            s.arriving.meet(redirect.at.vrf, peer);
         }
         Way::Back => {
             s.arriving.report.turned_back += 1;
-            s.arriving.hand_on(redirect, packet);
+            // It was nowhere this time. Its worker may know already that this node has handed over, and send it anew.
+            let redirect = Redirect {
+                times: redirect.times.saturating_sub(1).max(1),
+                ..*redirect
+            };
+            s.arriving.hand_on(&redirect, packet);
         }
         Way::Peer(_) | Way::Nowhere => s.arriving.report.unsent += 1,
+    }
+}
+
+/// A worker asks, or has let a peer's fence through.
+fn send_fence<W: Wire>(fence: &Fence, s: &mut Shared, lanes: &mut [Lane<W>]) {
+    if fence.back {
+        if let Some((peer, fence)) = s.arriving.let_through(fence) {
+            lanes[usize::from(peer)].fence(s.now, &fence);
+        }
+        return;
+    }
+    let vrf = fence.at.vrf.index();
+    let last = s.arriving.peers.get(vrf).copied().flatten();
+    let first = s
+        .config
+        .vrfs
+        .get(vrf)
+        .and_then(|known| known.peers.first().copied());
+    let sent = last
+        .or(first)
+        .is_some_and(|peer| lanes[usize::from(peer)].fence(s.now, fence));
+    if !sent {
+        // Nobody is there whose packets could still come.
+        s.arriving.fence_back(&Fence { back: true, ..*fence });
     }
 }
 
@@ -119,23 +158,52 @@ fn way(vrf: VrfId, s: &Shared, board: &Board) -> Way {
 }
 
 impl Arriving {
-    pub(crate) fn new(rings: Vec<PacketSender>) -> Self {
+    pub(crate) fn new(rings: Vec<PacketSender>, vrfs: usize) -> Self {
         Self {
             rings,
+            fences: Fences::default(),
+            peers: vec![None; vrfs],
             report: RedirectReport::default(),
         }
     }
 
     /// A packet that a peer has redirected; false when its worker has no room for it.
-    pub(crate) fn receive(&mut self, redirect: &Redirect, packet: Bytes<'_>) -> bool {
+    pub(crate) fn receive(&mut self, peer: u8, redirect: &Redirect, packet: Bytes<'_>) -> bool {
         self.report.received += 1;
+        self.meet(redirect.at.vrf, peer);
         self.hand_on(redirect, packet)
+    }
+
+    /// Packets of a VRF are on the way between this node and a peer.
+    fn meet(&mut self, vrf: VrfId, peer: u8) {
+        if let Some(last) = self.peers.get_mut(vrf.index()) {
+            *last = Some(peer);
+        }
+    }
+
+    /// A fence of a peer's, or one that comes back from it.
+    pub(crate) fn receive_fence(&mut self, peer: u8, fence: &Fence) {
+        if fence.back {
+            self.fence_back(fence);
+        } else {
+            self.fences.begin(peer, fence, &mut self.rings);
+        }
+    }
+
+    /// A worker has let a fence through; gives whose it is when no other one has to.
+    fn let_through(&mut self, fence: &Fence) -> Option<(u8, Fence)> {
+        self.fences.let_through(fence, &mut self.rings)
+    }
+
+    /// To the worker that asked. One without room waits no longer than it would for a peer that says nothing.
+    fn fence_back(&mut self, fence: &Fence) {
+        let worker = self.worker_of(fence.at.slot);
+        let _ = self.rings[worker].push_fence(fence);
     }
 
     /// To the worker of its slot, which looks for itself whose it is.
     fn hand_on(&mut self, redirect: &Redirect, packet: Bytes<'_>) -> bool {
-        let workers = u16::try_from(self.rings.len()).unwrap_or(u16::MAX);
-        let worker = usize::from(worker_of(redirect.at.slot, workers));
+        let worker = self.worker_of(redirect.at.slot);
         let done = self.rings[worker].push(redirect, packet);
         *if done {
             &mut self.report.handed_on
@@ -143,6 +211,11 @@ impl Arriving {
             &mut self.report.full
         } += 1;
         done
+    }
+
+    fn worker_of(&self, slot: u16) -> usize {
+        let workers = u16::try_from(self.rings.len()).unwrap_or(u16::MAX);
+        usize::from(worker_of(slot, workers))
     }
 }
 

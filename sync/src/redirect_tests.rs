@@ -247,3 +247,15 @@ fn packets_of_a_node_that_has_become_active_turn_back() {
     let counted = report(&cluster, 0);
     assert_eq!((counted.taken, counted.turned_back, counted.handed_on), (3, 3, 3));
 }
+
+/// A worker hears of a handover before its event thread does: what is turned back meanwhile isn't a packet that has been elsewhere.
+#[test]
+fn what_is_turned_back_was_nowhere() {
+    let mut cluster = pair([Shape::new(1, 1, 1), Shape::new(2, 1, 1)]);
+    cluster.nodes[0].set(Role::Master, Term(0x201));
+    assert!(leave(&mut cluster, 0, 3, &packet(1, 60)));
+    cluster.run(2);
+    let (_, ring) = &mut cluster.nodes[0].workers[0].redirects[0];
+    assert_eq!(redirect(3).times, REDIRECTS_MAX);
+    assert_eq!(ring.peek().map(|(redirect, _)| redirect.times), Some(1));
+}

@@ -59,7 +59,7 @@ pub struct Decision {
     pub drain: u32,
     /// What the peers are to be told.
     pub handover: Handover,
-    /// Until when this node, standing by, redirects what comes to it.
+    /// Until when this node, standing by, redirects what comes to it; until when it expects redirected packets, having taken over.
     pub redirects_until: Instant,
 }
 
@@ -297,18 +297,21 @@ impl RoleMachine {
         // A higher term that nobody claims any more is in slots that a peer, or this node, took over half from a node
         // that died: under a lower one they could not be written again.
         let outlived = self.role == Role::Master && self.seen > self.term;
+        let new = next != self.role;
+        let mut given = false;
         if next == Role::Master && (self.role != Role::Master || outlived) {
             self.term = self.seen.max(self.term).next_of(self.node, self.boot_id);
             // An invitation is an order that has come another way.
             let invited = situation == Situation::Invited;
             self.invited |= invited;
-            if invited || self.desire == Desire::Ordered {
+            given = invited || self.desire == Desire::Ordered;
+            if given {
                 self.desire = Desire::Preferred;
             }
         }
         self.role = next;
-        let invited = self.is_invited(peers);
-        self.switchovers.play(now, self.role, invited);
+        let invited = given || self.is_invited(peers);
+        self.switchovers.play(now, (self.role, new), invited);
         if !self.leaves(peers) {
             self.drains.end(now, self.role, cause, peers);
         }
@@ -338,10 +341,14 @@ impl RoleMachine {
         }
     }
 
-    /// Only as long as the peer is there to take it.
+    /// Only as long as the peer is there.
     fn redirects_until(&self, peers: &[PeerView]) -> Instant {
-        let owned = self.role == Role::Backup && peers.iter().any(PeerView::is_master);
-        let until = self.switchovers.redirects_until().filter(|_| owned);
+        let there = match self.role {
+            Role::Master => peers.iter().any(|peer| peer.vrf.is_some()),
+            Role::Backup => peers.iter().any(PeerView::is_master),
+            _ => false,
+        };
+        let until = self.switchovers.redirects_until().filter(|_| there);
         until.unwrap_or_default()
     }
 

@@ -35,6 +35,8 @@ mod inherited;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod line_up;
+#[cfg(test)]
 mod missing;
 #[cfg(test)]
 mod names;

@@ -97,7 +97,7 @@ fn packets_go_through_the_old_node_until_the_new_one_is_active() {
         assert!(cluster.out(0, &flow(5_000)).is_some());
         cluster.turn(STEP);
     }
-    assert!(cluster.out(1, &flow(5_000)).is_some());
+    assert!(enter_one(&mut cluster, 1, LAN, &flow(5_000)).is_some());
 }
 
 /// Neighbours learn of the new node a little later than it is active. What they send to the old one meanwhile goes on by the new

@@ -122,7 +122,8 @@ class SwitchoverMixin:
         self.stream.ask("end")
         self.assert_no_conflicts(self.server, active)
         report = self.stream.ask("report")
-        self.say(f"streams: {report['sent']} sent, {report['lost']} lost, {report['reordered']} reordered; dropped: "
+        lined_up = {name: count for name, count in views.worker_counters(active).items() if name.startswith("lined_up")}
+        self.say(f"streams: {report['sent']} sent, {report['lost']} lost, {report['reordered']} reordered; {lined_up}; dropped: "
                  + ", ".join(f"{place} { {name: count for name, count in views.drops(node).items() if count} }"
                               for place, node in self.lab.nodes.items()))
         return report

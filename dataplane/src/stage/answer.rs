@@ -41,7 +41,7 @@ pub(crate) fn answer<I: Io>(
                     send_error(packet, meta, work, error, out, io, cx);
                 }
             }
-            Verdict::Punt | Verdict::Hold | Verdict::Wait | Verdict::HandOver(_) => {}
+            Verdict::Punt | Verdict::Hold | Verdict::LineUp | Verdict::Wait | Verdict::HandOver(_) => {}
         }
     }
 }

@@ -8,6 +8,8 @@ pub(crate) mod steer;
 
 pub(crate) mod reassemble;
 
+pub(crate) mod line_up;
+
 pub(crate) mod lookup;
 
 pub(crate) mod admit;
@@ -48,11 +50,13 @@ mod oracle;
 use crate::config::InterfaceId;
 use crate::delta::SlotRef;
 use crate::flow::{Direction, FlowKey};
+use crate::fragment::Ticket;
 use crate::io::{BURST, Burst, PortId};
 use crate::nat::Pools;
 use crate::notice::Notices;
 use crate::slot::NIL;
 use crate::stage::handoff::Cause;
+use crate::stage::hold::Waiting;
 use crate::stage::meta::Meta;
 use crate::stage::reassemble::PieceWork;
 use crate::tables::Tables;
@@ -92,6 +96,8 @@ pub(crate) struct Work {
     pub(crate) direction: Direction,
     /// It made its conntrack: the first packet.
     pub(crate) first: bool,
+    /// It has stood in the line behind redirected packets.
+    pub(crate) lined_up: bool,
     /// It has waited until the peers knew its flow.
     pub(crate) released: bool,
     /// How often it was redirected, or may have been, because it has waited here.
@@ -134,6 +140,7 @@ impl Work {
         entry: NIL,
         direction: Direction::Original,
         first: false,
+        lined_up: false,
         released: false,
         redirects: 0,
         passed: false,
@@ -175,6 +182,23 @@ impl<P> Batch<P> {
             work: [Work::START; BURST],
             pieces: [PieceWork::START; BURST],
         }
+    }
+
+    /// Takes up a packet that has waited and may have been redirected so many times.
+    pub(crate) fn resume(&mut self, waiting: Waiting<P>, redirects: u8) -> &mut Work {
+        let i = self.packets.len();
+        let work = &mut self.work[i];
+        *work = Work::arrived(waiting.port, waiting.handoffs);
+        work.redirects = redirects;
+        if waiting.mark.is_some() {
+            work.passed = true;
+            self.pieces[i] = PieceWork {
+                ticket: Ticket::NONE,
+                mark: waiting.mark,
+            };
+        }
+        self.packets.push(waiting.packet);
+        work
     }
 
     /// Takes every packet that is still going forward through `stage`.

@@ -5,20 +5,33 @@
 //! A packet is redirected twice at most: what is on its way to a node that hands over at this moment comes back, to a node that
 //! is active by now. Two nodes of which neither is active, or each takes the other one for active, don't play ball with it.
 
+use arrayvec::ArrayVec;
+
+use super::line_up::Line;
 use super::respond::TokenBucket;
 use super::rewrite::write_l2;
 use super::{Batch, Context, Work};
 use crate::counters::Counters;
+use crate::flow::VrfId;
 use crate::io::{BURST, Io, Packet, PortId};
-use crate::redirect::{Bytes, PacketReceiver, PacketSender, REDIRECTS_MAX, Redirect};
+use crate::redirect::{Bytes, Fence, PacketReceiver, PacketSender, REDIRECTS_MAX, Redirect};
 use crate::shard::lane_of;
 use crate::stage::meta::Meta;
+use crate::tables::Tables;
+use crate::time::Instant;
 use crate::verdict::{Drop, Verdict};
 use crate::vrf::Snapshot;
 use crate::wire::ethernet::ethertype;
 
 /// Packets that may be redirected at once, however few there may be per second: two bursts.
 const AT_ONCE_MIN: u32 = 64;
+
+/// Fences of peers that are in a worker at a time, as many as it takes up in a turn. One more is lost, and its sender waits until its patience ends.
+const FENCES_MAX: usize = BURST;
+
+/// Turns after which a peer's fence goes on though the receive queues were not seen empty: 2,048 packets of each have been, and no more
+/// had come before it.
+const FENCE_TURNS: u32 = 64;
 
 /// A worker's ends of the rings that redirected packets go by, by event thread.
 #[derive(Debug)]
@@ -30,6 +43,20 @@ pub(crate) struct Redirects {
     /// Whose turn it is to be emptied first.
     first: usize,
     limit: TokenBucket,
+    fences: Fences,
+}
+
+/// Fences of this worker's on their way, and a peer's that go through it (sync/PROTOCOL.md R-59).
+#[derive(Debug, Default)]
+struct Fences {
+    /// Number of the last ones that were sent.
+    number: u64,
+    /// How many of them aren't back.
+    away: usize,
+    /// A peer's, and the event thread that has them from it.
+    passing: ArrayVec<(usize, Fence), FENCES_MAX>,
+    /// Turns in which there was more to receive than a burst, since one of them came.
+    turns: u32,
 }
 
 impl Redirects {
@@ -40,6 +67,7 @@ impl Redirects {
         Self {
             arrived: vec![0; from.len()],
             first: 0,
+            fences: Fences::default(),
             out,
             from,
             limit: TokenBucket::new(packets_per_s, at_once),
@@ -63,9 +91,10 @@ impl Redirects {
     pub(crate) fn take<I: Io>(
         &mut self,
         batch: &mut Batch<I::Packet>,
-        snapshot: &Snapshot,
+        line: &mut Line<I::Packet>,
+        (now, snapshot): (Instant, &Snapshot),
         io: &mut I,
-        counters: &mut Counters,
+        tables: &mut Tables,
     ) -> usize {
         let mut taken = 0;
         let rings = self.from.len();
@@ -73,22 +102,29 @@ impl Redirects {
         for n in 0..rings {
             let n = (self.first + n) % rings;
             let (arrived, ring) = (&mut self.arrived[n], &mut self.from[n]);
-            while *arrived > 0
-                && taken < BURST
-                && let Some(((times, framed), bytes)) =
-                    ring.pop(|head, packet| (head.times, frame(head, packet, snapshot, io)))
-            {
+            while *arrived > 0 && taken < BURST {
+                if let Some((fence, bytes)) = ring.pop_fence() {
+                    taken += 1;
+                    *arrived = arrived.saturating_sub(bytes);
+                    self.fences.met(n, &fence);
+                    continue;
+                }
+                let framed = ring.pop(|head, packet| (*head, frame(head, packet, snapshot, io)));
+                let Some(((Redirect { at, times, .. }, framed), bytes)) = framed else {
+                    break;
+                };
                 taken += 1;
                 *arrived = arrived.saturating_sub(bytes);
+                line.watch(at.vrf, &tables.roles[at.vrf.index()], now);
                 match framed {
                     Ok((port, packet)) => {
-                        counters.redirects_taken += 1;
+                        tables.counters.redirects_taken += 1;
                         let i = batch.packets.len();
                         batch.work[i] = Work::arrived(port, 0);
                         batch.work[i].redirects = times;
                         batch.packets.push(packet);
                     }
-                    Err(reason) => counters.drop(reason),
+                    Err(reason) => tables.counters.drop(reason),
                 }
             }
         }
@@ -98,16 +134,77 @@ impl Redirects {
     /// Empties the rings.
     pub(crate) fn drain(&mut self, counters: &mut Counters) {
         for ring in &mut self.from {
-            while ring.pop(|_, _| ()).is_some() {
-                counters.drop(Drop::Stopping);
+            while ring.waiting() > 0 {
+                if ring.pop_fence().is_none() && ring.pop(|_, _| ()).is_some() {
+                    counters.drop(Drop::Stopping);
+                }
             }
+        }
+    }
+
+    /// Sends a fence by every lane of this worker's slots.
+    pub(crate) fn ask(&mut self, vrf: VrfId, tables: &Tables) {
+        self.fences.number += 1;
+        self.fences.away = 0;
+        for (lane, ring) in self.out.iter_mut().enumerate() {
+            let Some(at) = tables.slot_of_lane(vrf, lane) else {
+                continue;
+            };
+            let fence = Fence {
+                at,
+                number: self.fences.number,
+                back: false,
+            };
+            // One that isn't sent doesn't come back.
+            self.fences.away += 1;
+            let _ = ring.push_fence(&fence);
+        }
+    }
+
+    /// Whether all fences that were sent last are back.
+    pub(crate) const fn are_through(&self) -> bool {
+        self.fences.away == 0
+    }
+
+    /// Lets peers' fences go on, behind what this worker has redirected. To be called when the receive queues were read; `emptied`:
+    /// nothing was left in them.
+    #[inline]
+    pub(crate) fn let_through(&mut self, emptied: bool) {
+        if !self.fences.passing.is_empty() {
+            self.fences.let_through(emptied, &mut self.out);
+        }
+    }
+}
+
+impl Fences {
+    /// One has come out of a ring.
+    fn met(&mut self, ring: usize, fence: &Fence) {
+        if !fence.back {
+            let _ = self.passing.try_push((ring, *fence));
+        } else if fence.number == self.number {
+            self.away = self.away.saturating_sub(1);
+        }
+    }
+
+    #[cold]
+    fn let_through(&mut self, emptied: bool, out: &mut [PacketSender]) {
+        self.turns += 1;
+        if emptied || self.turns >= FENCE_TURNS {
+            self.turns = 0;
+            self.passing
+                .retain(|(ring, fence)| !out[*ring].push_fence(&Fence { back: true, ..*fence }));
         }
     }
 }
 
 /// Redirects what the stages before have refused because this node isn't active.
 #[cold]
-pub(crate) fn redirect<P: Packet>(batch: &mut Batch<P>, redirects: &mut Redirects, cx: &Context<'_>) {
+pub(crate) fn redirect<P: Packet>(
+    batch: &mut Batch<P>,
+    redirects: &mut Redirects,
+    line: &mut Line<P>,
+    cx: &Context<'_>,
+) {
     let places = batch.meta.iter().zip(&mut batch.work);
     for (packet, (meta, work)) in batch.packets.iter().zip(places) {
         if !matches!(
@@ -120,6 +217,7 @@ pub(crate) fn redirect<P: Packet>(batch: &mut Batch<P>, redirects: &mut Redirect
         if work.redirects >= REDIRECTS_MAX {
             work.drop(Drop::RedirectReturned);
         } else if work.redirects > 0 || cx.tables.redirects(work.at.vrf, policy, cx.now) {
+            line.open(work.at.vrf, cx.now);
             work.drop(send(packet.data(), meta, work, redirects, cx));
         }
     }

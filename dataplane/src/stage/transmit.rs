@@ -13,6 +13,7 @@ use crate::fragment::{Fragments, Held, Mark};
 use crate::io::{Burst, Io, Packet, PortId};
 use crate::stage::handoff::{Cause, Handoff, Leaving};
 use crate::stage::hold::Holds;
+use crate::stage::line_up::Line;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::stage::reassemble::PieceWork;
 use crate::stage::respond::TokenBucket;
@@ -24,6 +25,17 @@ use crate::wire::ethernet::Mac;
 /// ICMP errors and resets of our own: average per second and worker, and burst.
 const ERRORS_PER_S: u32 = 1_000;
 const ERRORS_BURST: u32 = 100;
+
+/// Where packets wait that don't leave yet.
+#[derive(Debug)]
+pub(crate) struct Stores<P> {
+    /// For the first fragment of their packet.
+    pub(crate) fragments: Fragments<P>,
+    /// For redirected packets in front of them.
+    pub(crate) line: Line<P>,
+    /// For the peers to know their flow.
+    pub(crate) holds: Holds<P>,
+}
 
 /// Frames collected per port until the end of the turn.
 #[derive(Debug)]
@@ -112,7 +124,7 @@ pub(crate) fn transmit<I: Io>(
     batch: &mut Batch<I::Packet>,
     out: &mut Outgoing<I::Packet>,
     handoffs: &mut [Producer<Handoff<I::Packet>>],
-    (fragments, holds): (&mut Fragments<I::Packet>, &mut Holds<I::Packet>),
+    stores: &mut Stores<I::Packet>,
     exceptions: &mut Exceptions,
     io: &mut I,
     cx: &mut Context<'_>,
@@ -129,15 +141,7 @@ pub(crate) fn transmit<I: Io>(
         // Most packets: whole, of a flow, to a neighbour.
         let whole = work.is_open() && meta.kind == Kind::Flow && meta.piece == Piece::Whole;
         let (true, Exit::Neighbor { interface, mac }) = (whole, work.exit) else {
-            end(
-                packet,
-                (meta, work, piece),
-                out,
-                (fragments, holds),
-                exceptions,
-                io,
-                cx,
-            );
+            end(packet, (meta, work, piece), out, stores, exceptions, io, cx);
             continue;
         };
         let link = cx.snapshot.interface(interface);
@@ -162,7 +166,7 @@ fn end<I: Io>(
     mut packet: I::Packet,
     (meta, work, piece): (&Meta, &Work, &PieceWork),
     out: &mut Outgoing<I::Packet>,
-    (fragments, holds): (&mut Fragments<I::Packet>, &mut Holds<I::Packet>),
+    stores: &mut Stores<I::Packet>,
     exceptions: &mut Exceptions,
     io: &mut I,
     cx: &mut Context<'_>,
@@ -179,7 +183,7 @@ fn end<I: Io>(
         Verdict::Drop(reason) => {
             counters.drop(reason);
             if work.passed && meta.piece == Piece::First {
-                fragments.refuse(piece.ticket);
+                stores.fragments.refuse(piece.ticket);
             }
             out.discard(packet, io);
             return;
@@ -203,15 +207,23 @@ fn end<I: Io>(
                 ticket,
                 mark: Mark::default(),
             };
-            if let Err((packet, reason)) = fragments.keep(held, mark) {
+            if let Err((packet, reason)) = stores.fragments.keep(held, mark) {
                 counters.drop(reason);
+                out.discard(packet, io);
+            }
+            return;
+        }
+        Verdict::LineUp => {
+            let mark = mark_of(work, piece);
+            if let Err(packet) = stores.line.keep(packet, work, mark, counters) {
+                counters.drop(Drop::RedirectFull);
                 out.discard(packet, io);
             }
             return;
         }
         Verdict::Wait => {
             let mark = mark_of(work, piece);
-            if let Err((packet, reason)) = holds.keep(packet, work, mark, cx.tables) {
+            if let Err((packet, reason)) = stores.holds.keep(packet, work, mark, cx.tables) {
                 cx.tables.counters.drop(reason);
                 out.discard(packet, io);
             }
@@ -242,7 +254,7 @@ fn end<I: Io>(
         Exit::Split { interface, mac } => {
             let interface = cx.snapshot.interface(interface);
             if meta.piece == Piece::Whole {
-                identify(&mut packet, meta, work, Some(fragments.next_id()));
+                identify(&mut packet, meta, work, Some(stores.fragments.next_id()));
             }
             in_pieces(packet, meta, mac, interface, out, io, counters);
         }

@@ -101,6 +101,8 @@ pub struct Tables {
     pub roles: Vec<VrfRole>,
     /// Whether this node isn't active for some VRF.
     pub(crate) stands_by: bool,
+    /// Whether a switchover has just made this node active for some VRF.
+    pub(crate) expects: bool,
     /// Packets that are redirected at most.
     pub(crate) redirect_packets_per_s: u32,
     /// What a test has broken.
@@ -181,6 +183,7 @@ impl Tables {
             lane_counts: vec![LaneCounts::default(); lanes.max(1)].into_boxed_slice(),
             roles: vec![VrfRole::UNSEEN; slots_per_vrf.len()],
             stands_by: true,
+            expects: false,
             redirect_packets_per_s: limits.redirect_packets_per_s,
             faults: Faults::default(),
             commits: Commits::new(limits.held_packets, slots_per_vrf.len()),
@@ -225,6 +228,12 @@ impl Tables {
     #[must_use]
     pub fn lane_of(&self, slot: u16) -> usize {
         self.lanes.get(usize::from(slot)).copied().map_or(0, usize::from)
+    }
+
+    /// A slot of a VRF that this worker owns and that lane carries.
+    pub(crate) fn slot_of_lane(&self, vrf: VrfId, lane: usize) -> Option<SlotRef> {
+        let mut owned = (0..).map_while(|index| self.slots.nth(vrf, index));
+        owned.find(|at| self.lane_of(at.slot) == lane)
     }
 
     /// What is counted per event thread, in their order.

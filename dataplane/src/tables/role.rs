@@ -28,13 +28,14 @@ pub struct VrfRole {
     pub owned_s: u32,
     /// The longest timeout of the VRF.
     pub timeout_max_s: u32,
-    /// Until when it redirects, standing by, what comes to it because a switchover moves the traffic.
+    /// Until when it redirects, standing by, what comes to it because a switchover moves the traffic, or expects what is redirected to
+    /// it.
     pub redirects_until: Instant,
 }
 
 impl VrfRole {
     /// Nothing is known of the VRF yet.
-    pub(super) const UNSEEN: Self = Self {
+    pub(crate) const UNSEEN: Self = Self {
         role: Role::Fault,
         term: Term::NONE,
         since_s: 0,
@@ -65,7 +66,7 @@ impl VrfRole {
 impl Tables {
     /// Takes over the roles as they are now.
     pub fn observe_roles(&mut self, roles: &Roles, now: Instant) {
-        self.stands_by = false;
+        (self.stands_by, self.expects) = (false, false);
         for index in 0..u16::try_from(self.roles.len()).unwrap_or(u16::MAX) {
             // A drain that is over is seen no earlier than the role it was for.
             let drain = roles.drain(VrfId(index));
@@ -77,6 +78,7 @@ impl Tables {
             if role.is_active() || roles.is_owned(VrfId(index)) {
                 seen.owned_s = now.secs();
             }
+            self.expects |= role.is_active() && now < seen.redirects_until;
             if (seen.role, seen.term) != (role, term) {
                 let reigned = roles.reigned(VrfId(index));
                 let reigns_anew = reigned != seen.reigned;

@@ -38,7 +38,7 @@ impl<W: Wire> Inlet<W> {
             let outcome = match self.conn.inbox.step()? {
                 Step::Record(kind::REDIRECT, body) if self.tag.lane != CONTROL_LANE => {
                     match get_redirect(body, |vrf| peering.resolve(vrf)) {
-                        Ok((redirect, packet)) => redirected(s, &redirect, packet),
+                        Ok((redirect, packet)) => redirected(s, self.tag.peer, &redirect, packet),
                         Err(error) => self.refuse(s, stats, error),
                     }
                 }
@@ -109,9 +109,14 @@ impl<W: Wire> Inlet<W> {
             Message::VrfOpen(open) => self.opened(s, stats, &open)?,
             Message::VrfState(state) => self.changed(s, stats, &state),
             Message::VrfHandover { handle, handover } => self.handed(s, handle, handover),
+            Message::Fence(fence) if lane.lane != CONTROL_LANE => {
+                s.arriving.receive_fence(lane.peer, &fence);
+                Outcome::Useless
+            }
             Message::Heartbeat => Outcome::Useless,
             Message::Bye => return Err(Cause::Closed),
             Message::Redirect { .. }
+            | Message::Fence(_)
             | Message::Ack { .. }
             | Message::Credit { .. }
             | Message::SlotVerified { .. }
@@ -315,8 +320,8 @@ impl<W: Wire> Inlet<W> {
 }
 
 /// A packet that came to the peer. Without room for it, it is dropped: what waits behind it is worth more.
-fn redirected(s: &mut Shared, redirect: &Redirect, packet: &[u8]) -> Outcome {
-    if s.arriving.receive(redirect, packet.into()) {
+fn redirected(s: &mut Shared, peer: u8, redirect: &Redirect, packet: &[u8]) -> Outcome {
+    if s.arriving.receive(peer, redirect, packet.into()) {
         Outcome::Done
     } else {
         Outcome::Useless

@@ -101,6 +101,7 @@ impl<W: Wire> Lane<W> {
             | Message::SlotDigest { .. }
             | Message::SlotVersion { .. }
             | Message::Redirect { .. }
+            | Message::Fence(_)
             | Message::Delta { .. } => s.count(Cause::RecordMisplaced),
         }
         Ok(())

@@ -21,7 +21,7 @@ use dataplane::time::Instant;
 use thiserror::Error;
 
 use super::PeerView;
-use crate::handover::{DRAIN_MAX, REDIRECT_MAX, TAKE_OVER_MAX};
+use crate::handover::{DRAIN_MAX, EXPECT_MAX, REDIRECT_MAX, TAKE_OVER_MAX};
 
 /// How far a switchover is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub enum SwitchoverError {
 pub(super) struct Switchovers {
     under_way: Option<Switchover>,
     ended: Option<(SwitchoverEnd, Duration)>,
-    /// Until when this node redirects, if it stands by.
+    /// Until when this node redirects, if it stands by; if it is active, until when it expects redirected packets.
     redirects_until: Option<Instant>,
     /// It is invited, and has not taken over.
     invited: bool,
@@ -191,23 +191,26 @@ impl Switchovers {
         }
     }
 
-    /// This node has the role that was decided, and may be `invited` to another one.
-    pub(super) fn play(&mut self, now: Instant, role: Role, invited: bool) {
+    /// This node has the role that was decided, which may be `new`, and may be `invited` to another one, or was and has it now.
+    pub(super) fn play(&mut self, now: Instant, (role, new): (Role, bool), invited: bool) {
         let handed_over = self.phase() == Some(SwitchoverPhase::HandingOver);
         if role == Role::Master {
-            self.redirects_until = None;
+            if new {
+                let given = invited || self.invited;
+                self.redirects_until = given.then(|| now + EXPECT_MAX);
+            }
         } else if handed_over {
             self.redirects_until = Some(now + REDIRECT_MAX);
-        } else if invited != self.invited {
+        } else if new || invited != self.invited {
             self.redirects_until = invited.then(|| now + TAKE_OVER_MAX);
         }
-        self.invited = invited;
+        self.invited = invited && role != Role::Master;
         if role != Role::Master {
             self.end(now, SwitchoverEnd::Done);
         }
     }
 
-    /// Until when what comes to a node that stands by is redirected.
+    /// Until when what comes to a node that stands by is redirected, or redirected packets are expected.
     pub(super) const fn redirects_until(&self) -> Option<Instant> {
         self.redirects_until
     }

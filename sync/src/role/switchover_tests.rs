@@ -153,7 +153,7 @@ fn who_has_handed_over_redirects_for_a_while_and_as_long_as_the_peer_is_there() 
     assert_eq!(m.step(ms(160), &[taken]).redirects_until, until);
     m.order(Desire::Ordered);
     let back = m.step(ms(161), &[peer(Backup, 9, 1, Handover::None)]);
-    assert_eq!((back.role, back.redirects_until), (Master, ms(0)));
+    assert_eq!((back.role, back.redirects_until), (Master, ms(161) + EXPECT_MAX));
     let outranked = m.step(ms(170), &[taken_under(20)]);
     assert_eq!((outranked.role, outranked.redirects_until), (Backup, ms(0)));
 
@@ -189,7 +189,24 @@ fn who_is_invited_redirects_until_it_has_the_role_or_is_no_longer_invited() {
     m.step(ms(6), &[invites]);
     m.order(Desire::Ordered);
     let taken = m.step(ms(7), &[invites]);
-    assert_eq!((taken.role, taken.redirects_until), (Master, ms(0)));
+    assert_eq!((taken.role, taken.redirects_until), (Master, ms(7) + EXPECT_MAX));
+    let later = m.step(ms(60), &[standby(1)]).redirects_until;
+    assert_eq!(later, ms(7) + EXPECT_MAX, "it isn't put off");
+    assert_eq!(
+        m.step(ms(8), &[]).redirects_until,
+        ms(0),
+        "nobody is left to redirect"
+    );
+}
+
+/// Its packets can't come any more: nobody waits for them.
+#[test]
+fn who_takes_over_from_a_dead_node_expects_nothing_of_it() {
+    let mut m = machine(Desire::Preferred);
+    m.step(ms(1), &[peer(Master, 2, 0, Handover::None)]);
+    let mut alone = (0..100).map(|n| m.step(ms(2_000 + 100 * n), &[]));
+    let taken = alone.find(|decision| decision.role.is_active());
+    assert_eq!(taken.map(|decision| decision.redirects_until), Some(ms(0)));
 }
 
 #[test]
