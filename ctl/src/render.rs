@@ -550,6 +550,13 @@ fn port(row: &PortRow) -> String {
             });
         }
         t.open("handed-over", |t| t.counts(&row.handoffs));
+        for row in &row.exceptions {
+            t.open(format!("exception {}", row.class), |t| {
+                t.line("packets-per-s", row.packets_per_s);
+                t.line("passed", row.passed);
+                t.line("refused", row.refused);
+            });
+        }
         t.open("xstats", |t| t.counts(&row.xstats));
     })
 }

@@ -487,8 +487,24 @@ pub struct PortRow {
     /// Packets that came in here and were another worker's, by what made them so: their subscriber, the holder of their
     /// public port, the other pieces of their packet, or the receiver of a hairpin.
     pub handoffs: Vec<Count>,
+    /// What came in here for the kernel, by class; none on a port without a tap.
+    #[serde(default)]
+    pub exceptions: Vec<ExceptionRow>,
     /// The driver's own statistics.
     pub xstats: Vec<Count>,
+}
+
+/// Frames of one class that are the kernel's, of one port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExceptionRow {
+    /// Class.
+    pub class: String,
+    /// Frames that pass to the tap, per second and worker.
+    pub packets_per_s: u32,
+    /// Frames that passed.
+    pub passed: u64,
+    /// Frames beyond the limit.
+    pub refused: u64,
 }
 
 /// How the card of a port chooses a receive queue.

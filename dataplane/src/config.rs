@@ -8,6 +8,7 @@ use core::num::NonZeroU32;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::exception::ExceptionLimits;
 use crate::flow::VrfId;
 use crate::io::PortId;
 
@@ -32,6 +33,8 @@ pub struct Intent {
     pub vrfs: Vec<VrfIntent>,
     /// HA groups.
     pub ha_groups: Vec<HaGroupIntent>,
+    /// What of each port reaches the kernel by its tap, by [`PortId`]; one that isn't listed has the defaults.
+    pub exception_limits: Vec<ExceptionLimits>,
 }
 
 /// A port, or one VLAN of it.

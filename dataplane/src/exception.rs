@@ -7,12 +7,14 @@
 //! floods one neither costs the worker more than that, nor keeps a class that matters more from the kernel.
 
 mod class;
+mod limits;
 #[cfg(test)]
 mod tests;
 
 use core::time::Duration;
 
 pub use class::Class;
+pub use limits::{ExceptionLimits, PACKETS_PER_S_MAX, PuntCounts, Punted};
 
 use crate::counters::Counters;
 use crate::io::{Burst, Io, Packet, PortId, RxQueue};
@@ -50,7 +52,29 @@ pub(crate) struct Exceptions {
 #[derive(Debug)]
 struct Way {
     tap: PortId,
-    limits: [TokenBucket; Class::ALL.len()],
+    /// What the buckets were made for.
+    limits: ExceptionLimits,
+    buckets: [TokenBucket; Class::ALL.len()],
+}
+
+impl Way {
+    fn new(tap: PortId, limits: ExceptionLimits) -> Self {
+        Self {
+            tap,
+            limits,
+            buckets: Class::ALL.map(|class| limits.bucket(class)),
+        }
+    }
+
+    /// Limits that were changed; the others' buckets are as full as they were.
+    fn follow(&mut self, limits: ExceptionLimits) {
+        for class in Class::ALL {
+            if self.limits.of(class) != limits.of(class) {
+                self.buckets[class as usize] = limits.bucket(class);
+            }
+        }
+        self.limits = limits;
+    }
 }
 
 impl Exceptions {
@@ -58,10 +82,7 @@ impl Exceptions {
         let ports = taps.iter().map(|tap| tap.port.index() + 1).max().unwrap_or(0);
         let way = |port| {
             let tap = taps.iter().find(|tap| tap.port.index() == port)?;
-            Some(Way {
-                tap: tap.tap,
-                limits: Class::ALL.map(Class::limit),
-            })
+            Some(Way::new(tap.tap, ExceptionLimits::default()))
         };
         let queues = |tap: &Tap| {
             let (from, port) = (tap.tap, tap.port);
@@ -74,21 +95,27 @@ impl Exceptions {
         }
     }
 
-    /// Where a frame for the kernel goes, or why it is dropped.
+    /// Where a frame for the kernel goes, or why it is dropped. `limits` are those of the port at present.
     #[cold]
     pub(crate) fn way(
         &mut self,
         port: PortId,
         (frame, meta): (&[u8], &Meta),
+        limits: ExceptionLimits,
         now: Instant,
-        counters: &mut Counters,
+        (counters, punts): (&mut Counters, &mut PuntCounts),
     ) -> Result<PortId, Drop> {
         counters.punted += 1;
         let Some(Some(way)) = self.ways.get_mut(port.index()) else {
             return Err(Drop::Punted);
         };
+        if way.limits != limits {
+            way.follow(limits);
+        }
         let class = Class::of(frame, meta);
-        if way.limits[class as usize].take(now) {
+        let passes = way.buckets[class as usize].take(now);
+        punts.count(port, class, passes);
+        if passes {
             *class.passed(counters) += 1;
             Ok(way.tap)
         } else {

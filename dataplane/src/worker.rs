@@ -19,7 +19,7 @@ use rtrb::{Consumer, Producer};
 
 use crate::applied::AppliedCounters;
 use crate::delta::{ToEvent, ToWorker};
-use crate::exception::{Exceptions, Tap};
+use crate::exception::{Exceptions, PuntCounts, Tap};
 pub use crate::fragment::HELD as FRAGMENTS_HELD;
 use crate::fragment::{Fragments, Ticket};
 use crate::inbox::{Announcing, Ask, Visited, Visitor};
@@ -177,6 +177,7 @@ impl<I: Io> Worker<I> {
     /// Gives the kernel's frames a way, which without taps it has by itself. `ports` counts the taps too.
     #[must_use]
     pub fn with_taps(mut self, taps: &[Tap], ports: usize) -> Self {
+        self.tables.punts = PuntCounts::new(ports);
         self.exceptions = Exceptions::new(taps);
         self.out = Outgoing::new(ports, self.workers);
         self

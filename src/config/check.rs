@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
 
+use dataplane::exception::Class;
+use dataplane::io::PortId;
 use dataplane::rss::Rss;
 use state_sync::config::STREAMS_MAX;
 
@@ -28,6 +30,7 @@ pub(super) struct Everything<'e> {
 /// Adds every fault of the file as a whole.
 pub(super) fn all(report: &Report<'_>, file: &Everything<'_>) {
     ports(report, file);
+    adverts_pass(report, file);
     interfaces(report, file);
     addresses(report, file);
     vrrp::check(report, file);
@@ -134,7 +137,17 @@ fn spreading(report: &Report<'_>, port: &PortConfig, places: &PortPlaces) {
 /// A tap is an interface of its own, which the data process makes.
 fn tap(report: &Report<'_>, file: &Everything<'_>, port: &PortConfig, places: &PortPlaces) {
     if port.exception != Exception::Tap {
-        return;
+        return report.check(
+            !places.has_exception_limits,
+            places.exception_limits,
+            || {
+                format!(
+                    "exception_packets_per_s limits what goes to a tap, and port \"{}\" has none",
+                    port.name
+                )
+            },
+            "add exception = \"tap\", or remove it",
+        );
     }
     let Some(name) = port.tap() else {
         let what = format!("the tap of port \"{}\" has no name", port.name);
@@ -166,6 +179,26 @@ fn tap(report: &Report<'_>, file: &Everything<'_>, port: &PortConfig, places: &P
         || format!("{workers} workers are too many for a tap"),
         "use at most 16 workers",
     );
+}
+
+/// Adverts that the limit of their class refuses make a master of every node.
+fn adverts_pass(report: &Report<'_>, file: &Everything<'_>) {
+    let ports = file.topology.ports.iter().zip(&file.topology.port_places);
+    for (n, (port, places)) in ports.enumerate() {
+        let passing = port.exception_limits.of(Class::Ha);
+        let adverts_per_s = vrrp::adverts_per_s(file, PortId(u16::try_from(n).unwrap_or(u16::MAX)));
+        report.check(
+            port.exception != Exception::Tap || passing >= adverts_per_s,
+            places.exception_limits,
+            || {
+                format!(
+                    "{passing} packets a second of the class ha pass to the tap of port \"{}\", and its VRRP groups send {adverts_per_s} adverts",
+                    port.name
+                )
+            },
+            format!("write exception_packets_per_s = {{ ha = {adverts_per_s} }} at least, or use a longer advert_interval_ms"),
+        );
+    }
 }
 
 /// An `AF_PACKET` device has one queue pair unless `qpairs` says more. The kernel spreads frames over all of them, so one that

@@ -9,6 +9,7 @@ use ctl::config_report::{Setting, SettingChange, Takes};
 use dataplane::config::{
     FlowLimit, InterfaceId, PoolIntent, PortRange, RuleIntent, VirtualAddress, VrfIntent,
 };
+use dataplane::exception::Class;
 use ipnet::IpNet;
 
 use super::care::{commit_word, describe};
@@ -64,7 +65,7 @@ pub fn settings(config: &Config) -> Vec<Setting> {
 use Takes::{Live, NextStart, RestartBoth, RestartControl, RestartDataplane};
 
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, Takes, &str); 40] = [
+const EFFECTS: [(&str, Takes, &str); 41] = [
     ("node.", RestartBoth, "names sockets and is part of every term"),
     ("dataplane.conntracks_max", Live, ROOM),
     (
@@ -92,6 +93,11 @@ const EFFECTS: [(&str, Takes, &str); 40] = [
         "port.kernel_interface",
         RestartControl,
         "chosen when the kernel is first read",
+    ),
+    (
+        "port.exception_packets_per_s",
+        Live,
+        "used from the next packet on",
     ),
     (
         "port.",
@@ -295,6 +301,13 @@ fn flatten(config: &Config) -> Settings {
             port.tap()
                 .map_or_else(|| "none".to_owned(), |tap| format!("tap {tap}")),
         );
+        for class in Class::ALL.into_iter().filter(|_| port.tap().is_some()) {
+            put(
+                &mut s,
+                format!("{path}.exception_packets_per_s.{}", class.name()),
+                port.exception_limits.of(class),
+            );
+        }
     }
     for (intent, interface) in config.intent.interfaces.iter().zip(&config.interfaces) {
         let path = format!("interface.{}", intent.name);

@@ -30,6 +30,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ctl::key::PublicKey;
 use dataplane::config::{Forwarding, Intent, VirtualAddress};
+use dataplane::exception::ExceptionLimits;
 use dataplane::rss::Rss;
 use state_sync::config::SyncLink;
 use toml::de::DeTable;
@@ -139,6 +140,8 @@ pub struct PortConfig {
     pub kernel_interface: Option<String>,
     /// How the kernel comes by the frames that are its business.
     pub exception: Exception,
+    /// How much of that, by class.
+    pub exception_limits: ExceptionLimits,
 }
 
 impl PortConfig {
@@ -419,6 +422,7 @@ pub fn load(file: &str, text: &str, cores: &[usize]) -> Result<Config, Faults> {
     let mut forwarding = topology.connected();
     let mut intent = Intent {
         interfaces: topology.intents,
+        exception_limits: topology.ports.iter().map(|p| p.exception_limits).collect(),
         ..Intent::default()
     };
     let mut bindings = Vec::new();

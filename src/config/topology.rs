@@ -3,6 +3,7 @@
 use dataplane::config::{
     Forwarding, HaGroupIntent, InterfaceId, InterfaceIntent, NextHop, Route, VirtualAddress,
 };
+use dataplane::exception::{Class, ExceptionLimits, PACKETS_PER_S_MAX};
 use dataplane::flow::VrfId;
 use dataplane::io::PortId;
 use dataplane::rss::Rss;
@@ -17,6 +18,7 @@ use super::{Exception, InitialState, InterfaceConfig, Places, PortConfig, VrrpCo
 pub(super) const DEFAULT_VRF: &str = "main";
 
 const EXCEPTIONS: [(&str, Exception); 2] = [("none", Exception::None), ("tap", Exception::Tap)];
+const EXCEPTION_LIMITS: &str = "exception_packets_per_s";
 
 /// VRF of an interface that names none there is; only a refused file has it.
 const UNKNOWN_VRF: VrfId = VrfId(u16::MAX);
@@ -105,6 +107,9 @@ pub(super) struct PortPlaces {
     pub device: Place,
     pub kernel_interface: Place,
     pub exception: Place,
+    /// Of `exception_packets_per_s`; the port's without it.
+    pub exception_limits: Place,
+    pub has_exception_limits: bool,
     pub rx_queues: Place,
     pub rss: Place,
 }
@@ -172,6 +177,8 @@ fn read_port(section: Section<'_>, name: &At<String>, places: &mut Places) -> (P
         device: section.place_of("device"),
         kernel_interface: section.place_of("kernel_interface"),
         exception: section.place_of("exception"),
+        exception_limits: section.place_of(EXCEPTION_LIMITS),
+        has_exception_limits: section.has(EXCEPTION_LIMITS),
         rx_queues: section.place_of("rx_queues"),
         rss: section.place_of("rss"),
     };
@@ -193,9 +200,23 @@ fn read_port(section: Section<'_>, name: &At<String>, places: &mut Places) -> (P
         exception: section
             .parsed("exception", |t| word(t, &EXCEPTIONS))
             .map_or(Exception::default(), |e| e.value),
+        exception_limits: read_exception_limits(&section),
     };
     section.finish();
     (port, found)
+}
+
+fn read_exception_limits(port: &Section<'_>) -> ExceptionLimits {
+    let section = port.section(EXCEPTION_LIMITS, "exception_packets_per_s = { ... } of [[port]]");
+    let mut limits = ExceptionLimits::default();
+    for class in Class::ALL {
+        limits.set(
+            class,
+            section.number(class.name(), 0..=PACKETS_PER_S_MAX, limits.of(class)),
+        );
+    }
+    section.finish();
+    limits
 }
 
 impl Topology {

@@ -2,9 +2,11 @@
 //! keepalived is that speaks it. The group's virtual addresses then belong to keepalived and the kernel, not to the
 //! packet path.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dataplane::config::{VirtualAddress, VirtualMac};
+use dataplane::io::PortId;
 
 use super::check::Everything;
 use super::locate::{Place, Report};
@@ -123,6 +125,23 @@ pub(super) fn check(report: &Report<'_>, file: &Everything<'_>) {
             seen.push((kernel, vrrp.vrid, &group.name, *place));
         }
     }
+}
+
+/// Adverts a second that may come in by a port: one stream for each virtual router, of each address family on each interface.
+pub(super) fn adverts_per_s(file: &Everything<'_>, port: PortId) -> u32 {
+    let mut adverts_per_s: u32 = 0;
+    for group in file.ha_groups {
+        let Some(vrrp) = &group.vrrp else { continue };
+        let on_port = group.intent.virtual_addresses.iter().filter(|address| {
+            let interface = file.topology.intents.get(address.interface.index());
+            interface.is_some_and(|interface| interface.port == port)
+        });
+        let routers: BTreeSet<_> = on_port.map(|a| (a.interface, a.address.is_ipv4())).collect();
+        let routers = u32::try_from(routers.len()).unwrap_or(u32::MAX);
+        let each_per_s = 1_000_u32.div_ceil(vrrp.advert_interval_ms.max(1));
+        adverts_per_s = adverts_per_s.saturating_add(routers.saturating_mul(each_per_s));
+    }
+    adverts_per_s
 }
 
 /// The stations a group with virtual MAC addresses is, besides its interfaces' own (RFC 5798, section 7.3).

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 use ctl::protocol::{Refusal, RefusalKind};
 use ctl::report::{
-    Count, DropRow, EventRow, MemoryRow, PoolRow, PortRow, RssRow, RuleHits, RxQueueRow, TxQueueRow,
-    VersionRow, WorkerRow,
+    Count, DropRow, EventRow, ExceptionRow, MemoryRow, PoolRow, PortRow, RssRow, RuleHits, RxQueueRow,
+    TxQueueRow, VersionRow, WorkerRow,
 };
 use ctl::sync_report::{SlotRow, SyncState};
 use dataplane::config::Intent;
 use dataplane::counters::Counters;
+use dataplane::exception::{Class, PuntCounts};
 use dataplane::flow::{Addr, VrfId};
 use dataplane::inbox::Ask;
 use dataplane::io::PortId;
@@ -264,19 +265,41 @@ pub(crate) fn port_report(sources: &Sources, devices: &Devices, ports: &PortSet)
         PortRow {
             away,
             renewed,
+            exceptions: exception_rows(sources, id, port),
             ..port_row(id, port, ports)
         }
     });
-    with_handoffs(sources, rows.collect())
+    with_counts(sources, rows.collect())
+}
+
+/// The limits of a port with a tap. Nothing is counted yet.
+fn exception_rows(sources: &Sources, id: PortId, port: &PortFacts) -> Vec<ExceptionRow> {
+    let limits = sources.intent.exception_limits.get(id.index());
+    let limits = limits.copied().unwrap_or_default();
+    let classes = Class::ALL.iter().filter(|_| port.has_tap);
+    let row = |class: &Class| ExceptionRow {
+        class: class.name().to_owned(),
+        packets_per_s: limits.of(*class),
+        passed: 0,
+        refused: 0,
+    };
+    classes.map(row).collect()
 }
 
 /// What the workers alone know is added to the rows.
-fn with_handoffs(sources: &Sources, rows: Vec<PortRow>) -> Served {
-    let gather = Gather::once(&sources.workers, |tables, _| tables.handoffs.clone());
-    all(gather, move |answers: Vec<HandoffCounts>| {
+fn with_counts(sources: &Sources, rows: Vec<PortRow>) -> Served {
+    let gather = Gather::once(&sources.workers, |tables, _| {
+        (tables.handoffs.clone(), tables.punts.clone())
+    });
+    all(gather, move |answers: Vec<(HandoffCounts, PuntCounts)>| {
         let mut rows = rows.clone();
         for (port, row) in (0..).map(PortId).zip(&mut rows) {
-            let of = |cause: Cause| answers.iter().map(move |counts| counts.of(port, cause)).sum();
+            for (class, row) in Class::ALL.iter().zip(&mut row.exceptions) {
+                let counted = || answers.iter().map(|counts| counts.1.of(port, *class));
+                row.passed = counted().map(|punted| punted.passed).sum();
+                row.refused = counted().map(|punted| punted.refused).sum();
+            }
+            let of = |cause: Cause| answers.iter().map(move |counts| counts.0.of(port, cause)).sum();
             row.handoffs = Cause::ALL
                 .iter()
                 .map(|cause| Count::new(cause.name(), of(*cause)))
@@ -313,6 +336,7 @@ fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
         rx: rx.into_iter().map(rx_queue_row).collect(),
         tx: tx.into_iter().map(tx_queue_row).collect(),
         handoffs: Vec::new(),
+        exceptions: Vec::new(),
         xstats: ports
             .xstats(id)
             .into_iter()

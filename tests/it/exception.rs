@@ -4,6 +4,7 @@
 use core::slice;
 use core::time::Duration;
 
+use dataplane::exception::{Class, ExceptionLimits, Punted};
 use dataplane::flow::Addr;
 use dataplane::io::PortId;
 use dataplane::role::Role;
@@ -33,6 +34,16 @@ fn advert() -> Vec<u8> {
         ..packet::to_node(1, LAN, &subscriber(9))
     };
     link.ip(&key, &[0x31; 12])
+}
+
+fn ospf() -> Vec<u8> {
+    let key = packet::key(89, Addr::v4([100, 64, 0, 3]), 0, Addr::v4([224, 0, 0, 5]), 0);
+    let link = Link {
+        dst_mac: [1, 0, 0x5e, 0, 0, 5],
+        ttl: 1,
+        ..packet::to_node(1, LAN, &subscriber(9))
+    };
+    link.ip(&key, &[2; 44])
 }
 
 /// What the kernel gets of a frame that comes in by one worker's queue.
@@ -154,6 +165,77 @@ fn a_flood_for_the_node_is_refused_and_counted_and_adverts_pass() {
     assert_eq!(counted.punted_local + counted.punt_refused_local, 3_001);
     assert!(counted.punt_refused_local > 0);
     assert_eq!(counted.punt_refused_ha, 0);
+}
+
+/// Two ports of one worker with limits of their own, and what moves when they change while packets flow.
+#[test]
+fn a_port_has_the_limits_it_is_configured_for() {
+    let mut exception_limits = ExceptionLimits::default();
+    exception_limits.set(Class::Local, 20);
+    exception_limits.set(Class::Routing, 0);
+    let mut cluster = node(Setup {
+        workers: 1,
+        exception_limits,
+        ..Setup::default()
+    });
+    cluster
+        .node(0)
+        .publish(|intent, _| intent.exception_limits.truncate(1));
+    let (lan, wan) = ((0, LAN, LAN_TAP), (0, WAN, WAN_TAP));
+    let pinged = |port, from, to| {
+        let key = packet::echo(from, 7, to);
+        packet::simple(&packet::to_node(1, port, &key.src), &key)
+    };
+    let on_lan = pinged(LAN, subscriber(1), OWN);
+    let on_wan = pinged(WAN, ROUTER.into(), Addr::v4([192, 0, 2, 2]));
+    let passes = |cluster: &mut Cluster, way, frame: &[u8], expected: usize, refused: &str| {
+        const TRIES: usize = 15;
+        let before = counters(cluster.node(0));
+        let through = (0..TRIES)
+            .map(|_| to_kernel(cluster, way, frame).len())
+            .sum::<usize>();
+        assert_eq!(through, expected);
+        let (passed, beyond) = (expected as u64, (TRIES - expected) as u64);
+        let moved = [
+            ("rx_packets", TRIES as u64),
+            ("punted", TRIES as u64),
+            ("tx_packets", passed),
+            (&refused.replace("punt_refused", "punted"), passed),
+            (refused, beyond),
+            ("drop:punt-limit", beyond),
+        ];
+        let moved: Vec<_> = moved.into_iter().filter(|(_, by)| *by > 0).collect();
+        only_moved(&before, &counters(cluster.node(0)), &moved);
+    };
+    let local = "punt_refused_local";
+    passes(&mut cluster, lan, &on_lan, 10, local);
+    passes(&mut cluster, wan, &on_wan, 15, local);
+    passes(&mut cluster, lan, &ospf(), 0, "punt_refused_routing");
+    passes(&mut cluster, wan, &ospf(), 15, "punt_refused_routing");
+    passes(&mut cluster, lan, &advert(), 15, "punt_refused_ha");
+    let now = |cluster: &mut Cluster, class, packets_per_s| {
+        cluster
+            .node(0)
+            .publish(|intent, _| intent.exception_limits[0].set(class, packets_per_s));
+    };
+    now(&mut cluster, Class::Local, 0);
+    passes(&mut cluster, lan, &on_lan, 0, local);
+    now(&mut cluster, Class::Local, 100);
+    passes(&mut cluster, lan, &on_lan, 15, local);
+    passes(&mut cluster, lan, &ospf(), 0, "punt_refused_routing");
+    let mut counted = |port, class| {
+        let mut sum = Punted::default();
+        cluster.node(0).tables().all(|tables| {
+            sum = tables.punts.of(port, class);
+            true
+        });
+        (sum.passed, sum.refused)
+    };
+    assert_eq!(counted(LAN, Class::Local), (25, 20));
+    assert_eq!(counted(WAN, Class::Local), (15, 0));
+    assert_eq!(counted(LAN, Class::Routing), (0, 30));
+    assert_eq!(counted(WAN, Class::Routing), (15, 0));
+    assert_eq!(counted(LAN, Class::Ha), (15, 0));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use dataplane::config::{
     InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, PoolIntent, PortRange, Route,
     RuleIntent, StandbyPolicy, Timeouts, VirtualAddress, VrfIntent,
 };
-use dataplane::exception::Tap;
+use dataplane::exception::{ExceptionLimits, Tap};
 use dataplane::flow::{Addr, VrfId};
 use dataplane::io::PortId;
 use dataplane::nat::NatLimits;
@@ -132,6 +132,8 @@ pub struct Setup {
     pub redirect_bytes: usize,
     /// Both ports have a tap: the kernel sees nothing of them otherwise.
     pub taps: bool,
+    /// What of each port reaches the kernel by its tap.
+    pub exception_limits: ExceptionLimits,
     /// What the WAN port's card hashes, if it tells its key and its table.
     pub rss: Option<Rss>,
 }
@@ -182,6 +184,7 @@ impl Default for Setup {
             redirect_packets_per_s: 100_000,
             redirect_bytes: 65_536,
             taps: false,
+            exception_limits: ExceptionLimits::default(),
             rss: None,
         }
     }
@@ -323,6 +326,7 @@ impl Setup {
                 virtual_macs: vec![],
                 virtual_addresses,
             }],
+            exception_limits: vec![self.exception_limits; 2],
         }
     }
 

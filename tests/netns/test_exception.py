@@ -187,6 +187,33 @@ class TestTapsOfStaticGroups(Asking):
         self.assert_all_alive(sessions, what="connections after the take-over")
         self.assert_answers("node2")
 
+    def test_a_limit_is_changed_live_and_shown_with_what_it_refused(self):
+        node = self.node2
+
+        def local():
+            port = next(row for row in node.ctl("show", "port") if row["name"] == "lan0")
+            return next(row for row in port["exceptions"] if row["class"] == "local")
+        self.assert_answers("node2")
+        self.assertEqual((local()["packets_per_s"], local()["refused"]), (2000, 0))
+        text = node.config_file.read_text(encoding="ascii")
+        narrow = node.directory / "narrow.toml"
+        narrow.write_text(text.replace('exception = "tap"', 'exception = "tap"\nexception_packets_per_s = { local = 0 }', 1),
+                          encoding="ascii")
+        applied = node.ctl("config", "apply", narrow, "--confirm-within", "600")
+        self.assertEqual([(change["path"], change["takes"]) for change in applied["changes"]],
+                         [("port.lan0.exception_packets_per_s.local", "live")])
+        passed = local()["passed"]
+        with self.assertRaises(LabError):
+            run(*self.lab.topology.inside("client", "ping", "-c", "3", "-W", "1", OWN["node2"]))
+        self.assertEqual(local()["passed"], passed)
+        self.assertGreaterEqual(local()["refused"], 3)
+        self.assertEqual(views.worker_counters(node)["punt_refused_local"], local()["refused"])
+        # The other node's kernel, and classes that weren't changed, are reached as before.
+        self.assert_answers("node1")
+        node.ctl("config", "rollback")
+        self.assertEqual(local()["packets_per_s"], 2000)
+        self.assert_answers("node2")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -1,10 +1,9 @@
-//! Which class a frame for the kernel is of, and how many of each class pass. What protects a link or a role has a class of
-//! its own, and where a protocol forbids routers to pass its packets on, only those that no router has passed are of it.
+//! Which class a frame for the kernel is of. What protects a link or a role has a class of its own, and where a protocol forbids
+//! routers to pass its packets on, only those that no router has passed are of it.
 
 use crate::counters::Counters;
 use crate::flow::proto;
 use crate::stage::meta::{Kind, Meta, Piece};
-use crate::stage::respond::TokenBucket;
 use crate::wire::ethernet::ethertype;
 
 /// TTL of a packet that no router has passed on (RFC 5082).
@@ -38,21 +37,15 @@ impl Class {
     /// All, by number.
     pub const ALL: [Self; 5] = [Self::Link, Self::Neighbor, Self::Ha, Self::Routing, Self::Local];
 
-    /// How many frames pass, per second and at once: of one port, in one worker. Together they are some 3 % of a core.
-    ///
-    /// * LACP is one frame a second at most, a spanning tree's hello one every two.
-    /// * A segment of a few thousand hosts asks for some hundred neighbours a second.
-    /// * Twenty groups with adverts of 10 ms are 2,000 a second.
-    /// * A full table of routes comes with the speed of its router, some 100 Mbit/s.
-    /// * A shell, metrics and a file that is copied: some 20 Mbit/s.
+    /// The name used by configuration and ctl.
     #[must_use]
-    pub(super) const fn limit(self) -> TokenBucket {
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Link => TokenBucket::new(100, 50),
-            Self::Neighbor => TokenBucket::new(1_000, 250),
-            Self::Ha => TokenBucket::new(4_000, 200),
-            Self::Routing => TokenBucket::new(10_000, 2_000),
-            Self::Local => TokenBucket::new(2_000, 500),
+            Self::Link => "link",
+            Self::Neighbor => "neighbor",
+            Self::Ha => "ha",
+            Self::Routing => "routing",
+            Self::Local => "local",
         }
     }
 

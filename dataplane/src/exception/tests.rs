@@ -133,10 +133,38 @@ fn passed(
     now: Instant,
     counters: &mut Counters,
 ) -> usize {
+    passed_of(
+        exceptions,
+        ExceptionLimits::default(),
+        frame,
+        count,
+        now,
+        counters,
+    )
+}
+
+/// The same, with other limits than the default.
+fn passed_of(
+    exceptions: &mut Exceptions,
+    limits: ExceptionLimits,
+    frame: &[u8],
+    count: usize,
+    now: Instant,
+    counters: &mut Counters,
+) -> usize {
     let mut meta = Meta::default();
     parse(frame, &mut meta);
+    let mut way = || {
+        exceptions.way(
+            PORT,
+            (frame, &meta),
+            limits,
+            now,
+            (counters, &mut PuntCounts::new(1)),
+        )
+    };
     (0..count)
-        .filter(|_| match exceptions.way(PORT, (frame, &meta), now, counters) {
+        .filter(|_| match way() {
             Ok(tap) => tap == TAP,
             Err(reason) => {
                 assert_eq!(reason, Drop::PuntLimit);
@@ -146,13 +174,44 @@ fn passed(
         .count()
 }
 
-#[test]
-fn a_flood_takes_nothing_from_another_class() {
-    let mut exceptions = Exceptions::new(&[Tap {
+fn tapped() -> Exceptions {
+    Exceptions::new(&[Tap {
         port: PORT,
         tap: TAP,
         queues: 0,
-    }]);
+    }])
+}
+
+#[test]
+fn a_changed_limit_counts_at_once_and_for_its_class_alone() {
+    let mut exceptions = tapped();
+    let counters = &mut Counters::default();
+    let now = Instant::from_secs(5);
+    let (echo, advert) = (udp(64, "192.0.2.9", "192.0.2.2", 9), vrrp(255));
+    let mut limits = ExceptionLimits::default();
+    let mut through =
+        |limits, frame: &[u8], now| passed_of(&mut exceptions, limits, frame, 3_000, now, counters);
+    assert_eq!(through(limits, &echo, now), 500);
+    assert_eq!(through(limits, &advert, now), 200);
+    limits.set(Class::Local, 100);
+    assert_eq!(limits.burst(Class::Local), 25);
+    assert_eq!(through(limits, &echo, now), 25, "a full bucket of the new size");
+    assert_eq!(
+        through(limits, &advert, now),
+        0,
+        "that of another class stays empty"
+    );
+    let later = now + Duration::from_secs(1);
+    assert_eq!(through(limits, &echo, later), 25);
+    limits.set(Class::Local, 0);
+    assert_eq!(through(limits, &echo, later + Duration::from_secs(60)), 0);
+    limits.set(Class::Local, 4);
+    assert_eq!(through(limits, &echo, later), 10, "however low the rate is");
+}
+
+#[test]
+fn a_flood_takes_nothing_from_another_class() {
+    let mut exceptions = tapped();
     let counters = &mut Counters::default();
     let flood = udp(64, "192.0.2.9", "192.0.2.2", 9);
     let mut through = 0;
@@ -188,7 +247,12 @@ fn a_port_without_a_tap_has_a_kernel_that_knows() {
             queues: 1,
         }],
     ] {
-        let way = Exceptions::new(taps).way(PORT, (&frame, &meta), Instant::default(), counters);
+        let (limits, now, punts) = (
+            ExceptionLimits::default(),
+            Instant::default(),
+            &mut PuntCounts::new(1),
+        );
+        let way = Exceptions::new(taps).way(PORT, (&frame, &meta), limits, now, (counters, punts));
         assert_eq!(way, Err(Drop::Punted));
     }
     assert_eq!((counters.punted, counters.punted_ha), (2, 0));

@@ -189,7 +189,9 @@ fn end<I: Io>(
             return;
         }
         Verdict::Punt => {
-            match exceptions.way(work.port, (packet.data(), meta), cx.now, counters) {
+            let limits = cx.snapshot.exception_limits(work.port);
+            let counts = (&mut *counters, &mut cx.tables.punts);
+            match exceptions.way(work.port, (packet.data(), meta), limits, cx.now, counts) {
                 Ok(tap) => out.push(tap, packet, io, counters),
                 Err(reason) => {
                     counters.drop(reason);

@@ -25,6 +25,7 @@ use crate::commit::Commits;
 use crate::conntrack::{Table, Wheel};
 use crate::counters::Counters;
 use crate::delta::{Handle, SlotRef, ToEvent};
+use crate::exception::PuntCounts;
 use crate::flow::{Addr, VrfId};
 use crate::history::{Change, Journal};
 use crate::lane_counts::LaneCounts;
@@ -95,6 +96,8 @@ pub struct Tables {
     pub counters: Counters,
     /// Packets handed to other workers, by port and cause.
     pub handoffs: HandoffCounts,
+    /// Frames for the kernel, by port and class.
+    pub punts: PuntCounts,
     /// What is counted per event thread too.
     pub(crate) lane_counts: Box<[LaneCounts]>,
     /// Roles as of this turn.
@@ -180,6 +183,7 @@ impl Tables {
             slots: Slots::new(worker, workers, slots_per_vrf),
             counters: Counters::default(),
             handoffs: HandoffCounts::default(),
+            punts: PuntCounts::default(),
             lane_counts: vec![LaneCounts::default(); lanes.max(1)].into_boxed_slice(),
             roles: vec![VrfRole::UNSEEN; slots_per_vrf.len()],
             stands_by: true,

@@ -11,6 +11,7 @@ use crate::config::{
     CommitIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent, StandbyPolicy,
     Timeouts,
 };
+use crate::exception::ExceptionLimits;
 use crate::fingerprint::name_hash;
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
@@ -27,6 +28,7 @@ pub struct Snapshot {
     /// By hash of the name.
     named: Vec<(u64, InterfaceId)>,
     ports: Vec<PortTable>,
+    exception_limits: Vec<ExceptionLimits>,
     neighbors: Neighbors,
     pools: Arc<Pools>,
 }
@@ -195,6 +197,7 @@ impl Snapshot {
         Self {
             named,
             ports: build_ports(intent),
+            exception_limits: intent.exception_limits.clone(),
             pools: Arc::clone(pools),
             neighbors,
             interfaces,
@@ -207,6 +210,13 @@ impl Snapshot {
     #[inline]
     pub fn interface_of(&self, port: PortId, ids: u32) -> Option<InterfaceId> {
         self.ports.get(usize::from(port.0))?.get(ids)
+    }
+
+    /// What of a port reaches the kernel by its tap.
+    #[must_use]
+    pub fn exception_limits(&self, port: PortId) -> ExceptionLimits {
+        let own = self.exception_limits.get(port.index());
+        own.copied().unwrap_or_default()
     }
 
     /// An interface of this snapshot.

@@ -111,6 +111,7 @@ fn intent() -> Intent {
                 },
             ],
         }],
+        exception_limits: vec![],
     }
 }
 

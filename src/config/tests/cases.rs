@@ -43,6 +43,41 @@ fn taps() -> Vec<Case> {
             "kernel_interface = \"lan0\"\nexception = \"tap\"",
             "11:20: \"lan0\" is the interface below port \"lan0\", and can't be made as a tap; give the tap another name, or leave exception out: the kernel sees the frames of that interface",
         ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tap\"\nkernel_interface = \"wan0\"\nexception_packets_per_s = { rooting = 100 }",
+            "17:29: unknown key rooting in exception_packets_per_s = { ... } of [[port]]; did you mean \"routing\"?",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tap\"\nkernel_interface = \"wan0\"\nexception_packets_per_s = { bgp = 100 }",
+            "17:29: unknown key bgp in exception_packets_per_s = { ... } of [[port]]; use one of: link, neighbor, ha, routing, local",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tap\"\nkernel_interface = \"wan0\"\nexception_packets_per_s = { ha = 1_000_001 }",
+            "17:34: ha = 1000001 is out of range; use 0 to 1000000",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tap\"\nkernel_interface = \"wan0\"\nexception_packets_per_s = { ha = -1 }",
+            "17:34: ha = -1 is out of range; use 0 to 1000000",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tap\"\nkernel_interface = \"wan0\"\nexception_packets_per_s = { local = \"many\" }",
+            "17:37: local is a string; write a whole number without quotes",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception = \"tap\"\nkernel_interface = \"wan0\"\nexception_packets_per_s = 500",
+            "17:27: exception_packets_per_s is an integer; write it as a table, exception_packets_per_s = { ... } of [[port]]",
+        ),
+        (
+            "device = \"0000:01:00.0\"",
+            "device = \"0000:01:00.0\"\nexception_packets_per_s = { ha = 100 }",
+            "15:27: exception_packets_per_s limits what goes to a tap, and port \"wan0\" has none; add exception = \"tap\", or remove it",
+        ),
     ]
 }
 

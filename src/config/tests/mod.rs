@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use ctl::config_report::Takes;
 use ctl::key::{KeyError, PrivateKey};
 use dataplane::config::Action;
+use dataplane::exception::Class;
 use dataplane::flow::VrfId;
 use proptest::prelude::*;
 
@@ -694,6 +695,36 @@ fn an_interface_may_shrink_live_and_grow_as_far_as_its_port_goes() {
     let takes = |from: u32, to: u32| diff(&mtu(from), &mtu(to))[0].takes;
     assert_eq!(takes(1_500, 1_400), Takes::Live);
     assert_eq!(takes(1_400, 1_500), Takes::RestartDataplane);
+}
+
+#[test]
+fn limits_of_a_tap_are_live_by_class_and_shown_where_there_is_one() {
+    let with = |limits: &str| {
+        let tap = format!("0000:01:00.0\"\nexception = \"tap\"\nkernel_interface = \"tap0\"\n{limits}#\"");
+        load("f", &BASE.replacen("0000:01:00.0\"", &tap, 1), &[]).unwrap_or_else(|f| panic!("{f}"))
+    };
+    let (old, new) = (
+        with(""),
+        with("exception_packets_per_s = { local = 7, routing = 0 }\n"),
+    );
+    let changes: Vec<_> = diff(&old, &new)
+        .into_iter()
+        .map(|c| (c.path, c.old.unwrap(), c.new.unwrap(), c.takes))
+        .collect();
+    let change = |class: &str, old: &str, new: &str| {
+        let path = format!("port.wan0.exception_packets_per_s.{class}");
+        (path, old.to_owned(), new.to_owned(), Takes::Live)
+    };
+    assert_eq!(
+        changes,
+        [change("local", "2000", "7"), change("routing", "10000", "0")]
+    );
+    let limits = new.intent.exception_limits;
+    let of = |port: usize, class| limits[port].of(class);
+    assert_eq!((of(0, Class::Local), of(1, Class::Local)), (2_000, 7));
+    assert_eq!((of(1, Class::Ha), of(1, Class::Routing)), (4_000, 0));
+    let shown = settings(&load("f", BASE, &[]).unwrap());
+    assert!(!shown.iter().any(|s| s.path.contains("exception_packets")));
 }
 
 #[test]

@@ -102,6 +102,35 @@ fn what_keepalived_could_not_do_is_refused() {
     }
 }
 
+/// Two virtual routers, one of each address family, with an advert every 10 ms.
+#[test]
+fn adverts_that_their_own_limit_would_refuse_are_a_fault() {
+    let group = lan("vrid = 51, advert_interval_ms = 10");
+    let port = "device = \"net_af_packet0,iface=lan0\"\nkernel_interface = \"lan0\"\n";
+    let of = |more: &str| {
+        let tap = format!("device = \"0000:03:00.0\"\nkernel_interface = \"lan0\"\n{more}");
+        let text = BASE
+            .replace(port, &tap)
+            .replace(&format!("{GROUP}{STATIC}"), &format!("{GROUP}{group}"));
+        match load("f", &text, &[0, 1]) {
+            Ok(_) => String::new(),
+            Err(faults) => faults.to_string(),
+        }
+    };
+    assert!(BASE.contains(port));
+    assert_eq!(of(""), "");
+    assert_eq!(of("exception = \"tap\"\n"), "");
+    assert_eq!(
+        of("exception = \"tap\"\nexception_packets_per_s = { ha = 200 }\n"),
+        ""
+    );
+    assert_eq!(
+        of("exception = \"tap\"\nexception_packets_per_s = { ha = 199 }\n"),
+        "f:13:27: 199 packets a second of the class ha pass to the tap of port \"lan0\", and its VRRP groups send 200 adverts; \
+         write exception_packets_per_s = { ha = 200 } at least, or use a longer advert_interval_ms"
+    );
+}
+
 #[test]
 fn a_namespace_of_its_own_is_out_of_keepaliveds_reach() {
     let text = BASE
