@@ -1,10 +1,11 @@
 """Routing daemons beside the appliances: FRR finds the ways, twinpath sends by them and nobody else does."""
 
 import json
+import subprocess
 import time
 import unittest
 
-from labcase import CONVERGED_WITHIN_S, LabCase, LabError, views, wait_equal, wait_role, wait_until
+from labcase import CONVERGED_WITHIN_S, RECOVER_S, LabCase, LabError, views, wait_equal, wait_role, wait_until
 from twinlab.routers import UPSTREAM_AS
 from twinlab.scenario import wait_elected
 from twinlab.shell import in_namespace, run
@@ -200,6 +201,81 @@ class TestOspf(RoutedCase):
         self.assert_going_on(sessions, datagrams, "after the take-over")
         self.say(f"silence {sessions.ask('report', since=died)['gap_ms']} ms")
         self.assert_no_conflicts(self.server, self.node2)
+
+
+class TestOspfOnTaps(TestOspf):
+    """The same on ports of which the kernels see nothing: hellos and link states, to groups and to neighbours, go by taps."""
+
+    settings = (*TestOspf.settings, "exception=tap")
+
+    def setUp(self):
+        super().setUp()
+        for place in self.lab.nodes:
+            self.wait_adjacent(place)
+
+    def wait_adjacent(self, place):
+        """Waits until a node is adjacent to both upstream routers, as they see it too."""
+        address = self.lab.routers[place].address
+        wait_until(f"{place} is adjacent to {', '.join(ROUTERS)}",
+                   lambda: all(self.states(place).get(ROUTER_ADDRESSES[router]["wan0"]) == "Full"
+                               and self.states(router).get(address) == "Full" for router in ROUTERS), CONVERGED_WITHIN_S, 0.2)
+
+    def states(self, place):
+        """How far each OSPF neighbour of a place has come, by its router id."""
+        shown = json.loads(self.lab.routers[place].tell("show ip ospf neighbor json"))
+        return {name: of_link[0]["nbrState"].split("/")[0] for name, of_link in shown["neighbors"].items()}
+
+    def test_a_dead_data_process_ends_its_adjacencies_and_no_connection(self):
+        sessions, datagrams = self.start_traffic()
+        wait_equal(self.lab, at_least=SESSIONS)
+        for node in (self.node1, self.node2):
+            self.assertGreater(views.worker_counters(node)["punted_routing"], 0)
+            self.assertEqual(views.drops(node)["punted"], 0, f"{node.place} leaves frames to a kernel that can't see them")
+        died = time.monotonic()
+        self.node1.kill("dataplane", wait=False)
+        self.node2.set_state("master")
+        wait_role(self.node2, "master")
+        self.assert_going_on(sessions, datagrams, "after the take-over")
+        self.say(f"silence {sessions.ask('report', since=died)['gap_ms']} ms")
+        wait_until("it is adjacent to nobody", lambda: not self.states("node1"), CONVERGED_WITHIN_S, 0.2)
+        self.node1.start("dataplane")
+        self.wait_adjacent("node1")
+        self.wait_ways("node1", self.prefix, UPSTREAM.values())
+        wait_role(self.node1, "backup")
+        wait_equal(self.lab, at_least=SESSIONS)
+        self.fail_over("node2")
+        self.assert_going_on(sessions, datagrams, "by the node that has returned")
+        self.assert_no_conflicts(self.server, self.node1)
+
+    def test_a_node_that_is_the_designated_router_is_told_what_changes(self):
+        """Other routers tell it by a group that only designated routers belong to."""
+        sessions, datagrams = self.start_traffic()
+        for router in ROUTERS:
+            self.lab.routers[router].configure("interface wan0", "ip ospf priority 0")
+        for place in self.lab.nodes:
+            self.lab.routers[place].configure("interface wan0", "ip ospf priority 9")
+        wait_until("the nodes are the designated router and its backup", lambda: self.link_states() == {"DR", "Backup"},
+                   CONVERGED_WITHIN_S, 0.2)
+        for place in self.lab.nodes:
+            self.wait_adjacent(place)
+        # pylint: disable-next=consider-using-with  # it ends with the packet it waits for
+        dump = subprocess.Popen(self.lab.topology.inside("node2", "tcpdump", "-nl", "-i", "wan0", "-Q", "in", "-c", "1", "ip", "proto",
+                                                         "ospf", "and", "dst", "224.0.0.6"),
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.addCleanup(dump.wait, 30)
+        self.addCleanup(dump.kill)
+        self.assertTrue(any("listening on wan0" in line for line in iter(dump.stderr.readline, "")))
+        self.assert_moves(sessions, datagrams, lambda: self.lab.topology.cut("core1"),
+                          lambda: self.lab.topology.heal("core1"))
+        self.assertIn("OSPFv2, LS-Update", dump.communicate(timeout=RECOVER_S)[0])
+        self.fail_over()
+        self.assert_going_on(sessions, datagrams, "after the take-over")
+        self.assert_no_conflicts(self.server, self.node2)
+
+    def link_states(self):
+        """What the nodes are on the link to the upstream routers."""
+        shown = (json.loads(self.lab.routers[place].tell("show ip ospf interface wan0 json")) for place in self.lab.nodes)
+        return {interfaces["interfaces"]["wan0"]["state"] for interfaces in shown}
 
 
 ROUTES, BATCH = 50_000, 10_000
