@@ -33,8 +33,9 @@ pub struct Intent {
     pub vrfs: Vec<VrfIntent>,
     /// HA groups.
     pub ha_groups: Vec<HaGroupIntent>,
-    /// What of each port reaches the kernel by its tap, by [`PortId`]; one that isn't listed has the defaults.
-    pub exception_limits: Vec<ExceptionLimits>,
+    /// What of each port reaches the kernel by its tap, by [`PortId`]. Ports without, and those that aren't listed, have no tap:
+    /// if the kernel knows them, it sees all of their frames.
+    pub exceptions: Vec<Option<ExceptionLimits>>,
 }
 
 /// A port, or one VLAN of it.

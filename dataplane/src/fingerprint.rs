@@ -356,7 +356,7 @@ mod tests {
                 virtual_macs: vec![],
                 virtual_addresses: vec![],
             }],
-            exception_limits: vec![],
+            exceptions: vec![],
         }
     }
 

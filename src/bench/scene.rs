@@ -170,7 +170,7 @@ impl Scene {
                     virtual_address(1, Ipv4Addr::new(192, 0, 2, 1)),
                 ],
             }],
-            exception_limits: vec![],
+            exceptions: vec![],
         }
     }
 

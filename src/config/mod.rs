@@ -151,6 +151,11 @@ impl PortConfig {
         let name = self.kernel_interface.as_deref();
         name.filter(|_| self.exception == Exception::Tap)
     }
+
+    /// What reaches the kernel by its tap, when it has one.
+    fn limits(&self) -> Option<ExceptionLimits> {
+        self.tap().map(|_| self.exception_limits)
+    }
 }
 
 /// How the kernel comes by the frames of a port that are its business, and the port by the kernel's.
@@ -351,7 +356,14 @@ impl Config {
     /// Takes over what needs no restart whatever else a file says: what the packet path is told to do. The result is no
     /// file's configuration, so it has no text.
     pub fn take_intent(&mut self, from: Self) {
+        let taps = core::mem::take(&mut self.intent.exceptions);
         (self.intent, self.forwarding) = (from.intent, from.forwarding);
+        // A tap comes and goes with the data process, and only its limits change.
+        for (now, before) in self.intent.exceptions.iter_mut().zip(taps) {
+            if now.is_some() != before.is_some() {
+                *now = before;
+            }
+        }
         self.places.text.clear();
     }
 
@@ -422,7 +434,7 @@ pub fn load(file: &str, text: &str, cores: &[usize]) -> Result<Config, Faults> {
     let mut forwarding = topology.connected();
     let mut intent = Intent {
         interfaces: topology.intents,
-        exception_limits: topology.ports.iter().map(|p| p.exception_limits).collect(),
+        exceptions: topology.ports.iter().map(PortConfig::limits).collect(),
         ..Intent::default()
     };
     let mut bindings = Vec::new();

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_core::NLM_F_APPEND;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{InfoData, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage,
 };
@@ -65,6 +67,8 @@ pub struct KernelLink {
     pub mac: Option<[u8; 6]>,
     /// For a VRF device: its table.
     pub vrf_table: Option<u32>,
+    /// For a macvlan, which is another station on the link of an interface of its namespace: that one's index.
+    pub station_of: Option<u32>,
 }
 
 /// What distinguishes routes.
@@ -179,7 +183,9 @@ fn new_link(message: &LinkMessage) -> Option<Change> {
         up: flags.contains(LinkFlags::Up) && flags.contains(LinkFlags::LowerUp),
         mac: None,
         vrf_table: None,
+        station_of: None,
     };
+    let (mut below, mut elsewhere, mut is_station) = (None, false, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -187,10 +193,16 @@ fn new_link(message: &LinkMessage) -> Option<Change> {
             LinkAttribute::OperState(State::Down | State::LowerLayerDown | State::NotPresent) => {
                 link.up = false
             }
-            LinkAttribute::LinkInfo(infos) => link.vrf_table = infos.iter().find_map(vrf_table),
+            LinkAttribute::LinkInfo(infos) => {
+                link.vrf_table = infos.iter().find_map(vrf_table);
+                is_station = infos.contains(&LinkInfo::Kind(InfoKind::MacVlan));
+            }
+            LinkAttribute::Link(index) => below = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             _ => {}
         }
     }
+    link.station_of = below.filter(|_| is_station && !elsewhere);
     (!link.name.is_empty()).then_some(Change::Link(link))
 }
 

@@ -279,6 +279,13 @@ impl Mirror {
         self.links.values().find(|link| link.name == name)
     }
 
+    /// The interface on whose link an interface is: for a macvlan the one below it, else itself.
+    #[must_use]
+    pub fn on_link_of(&self, index: u32) -> u32 {
+        let below = self.links.get(&index).and_then(|link| link.station_of);
+        below.unwrap_or(index)
+    }
+
     /// All interfaces.
     pub fn links(&self) -> impl Iterator<Item = &KernelLink> {
         self.links.values()
@@ -400,6 +407,7 @@ mod tests {
             up,
             mac: None,
             vrf_table: None,
+            station_of: None,
         })
     }
 

@@ -135,10 +135,11 @@ impl KernelMap {
             let Some(links) = ground.links.get(netns) else {
                 continue;
             };
+            // Those of stations on its link too: keepalived has interfaces of its own for virtual MAC addresses.
             all.addresses.extend(
                 mirror
                     .addresses()
-                    .filter_map(|(link, net)| Some((*links.get(&link)?, net))),
+                    .filter_map(|(link, net)| Some((*links.get(&mirror.on_link_of(link))?, net))),
             );
             all.neighbors
                 .extend(mirror.neighbors().filter_map(|(link, address, neighbor)| {
@@ -313,6 +314,7 @@ mod tests {
             up: true,
             mac,
             vrf_table,
+            station_of: None,
         })
     }
 

@@ -265,7 +265,7 @@ pub(crate) fn port_report(sources: &Sources, devices: &Devices, ports: &PortSet)
         PortRow {
             away,
             renewed,
-            exceptions: exception_rows(sources, id, port),
+            exceptions: exception_rows(sources, id),
             ..port_row(id, port, ports)
         }
     });
@@ -273,17 +273,17 @@ pub(crate) fn port_report(sources: &Sources, devices: &Devices, ports: &PortSet)
 }
 
 /// The limits of a port with a tap. Nothing is counted yet.
-fn exception_rows(sources: &Sources, id: PortId, port: &PortFacts) -> Vec<ExceptionRow> {
-    let limits = sources.intent.exception_limits.get(id.index());
-    let limits = limits.copied().unwrap_or_default();
-    let classes = Class::ALL.iter().filter(|_| port.has_tap);
-    let row = |class: &Class| ExceptionRow {
+fn exception_rows(sources: &Sources, id: PortId) -> Vec<ExceptionRow> {
+    let Some(limits) = sources.intent.exceptions.get(id.index()).copied().flatten() else {
+        return Vec::new();
+    };
+    let row = |class: Class| ExceptionRow {
         class: class.name().to_owned(),
-        packets_per_s: limits.of(*class),
+        packets_per_s: limits.of(class),
         passed: 0,
         refused: 0,
     };
-    classes.map(row).collect()
+    Class::ALL.map(row).into()
 }
 
 /// What the workers alone know is added to the rows.

@@ -50,7 +50,6 @@ pub(crate) struct PortFacts {
     pub(crate) driver: String,
     pub(crate) rx_queues: u16,
     pub(crate) tx_queues: u16,
-    pub(crate) has_tap: bool,
 }
 
 impl Facts {
@@ -208,7 +207,6 @@ fn port_facts(config: &Config) -> Vec<PortFacts> {
         driver: driver(&port.device),
         rx_queues: port.rx_queues,
         tx_queues: config.dataplane.workers,
-        has_tap: port.tap().is_some(),
     };
     config.ports.iter().map(facts).collect()
 }

@@ -52,6 +52,47 @@ fn links_addresses_and_connected_routes_are_read_at_start() {
     });
 }
 
+/// As keepalived makes it for a virtual MAC address.
+#[test]
+fn addresses_of_another_station_on_the_link_are_the_interfaces_as_long_as_they_are_there() {
+    let lab = Lab::new();
+    let mut watch = lab.watch();
+    let virtual_address = (InterfaceId(0), "192.0.2.100/32".parse().unwrap());
+    lab.here("link add vmac0 link lan0 address 00:00:5e:00:01:33 type macvlan mode private");
+    lab.here("link set vmac0 up");
+    lab.here("addr add 192.0.2.100/32 dev vmac0");
+    // Another link, where nobody has an interface.
+    lab.here("link add other0 type veth peer name other1");
+    lab.here("addr add 192.0.2.101/32 dev other0");
+    lab.until(&mut watch, "the virtual address", |f| {
+        f.addresses.contains(&virtual_address)
+    });
+    let known = watch.published().unwrap();
+    assert!(
+        !known
+            .addresses
+            .iter()
+            .any(|(_, net)| net.to_string() == "192.0.2.101/32")
+    );
+    assert_eq!(
+        known.links[0].mac,
+        Some([2, 0, 0, 0, 0, 1]),
+        "its own MAC address"
+    );
+    lab.here("addr del 192.0.2.100/32 dev vmac0");
+    lab.until(&mut watch, "it has gone", |f| {
+        !f.addresses.contains(&virtual_address)
+    });
+    lab.here("addr add 192.0.2.100/32 dev vmac0");
+    lab.until(&mut watch, "it is back", |f| {
+        f.addresses.contains(&virtual_address)
+    });
+    lab.here("link del vmac0");
+    lab.until(&mut watch, "gone with its station", |f| {
+        !f.addresses.contains(&virtual_address)
+    });
+}
+
 #[test]
 fn routes_are_followed_through_add_replace_multipath_and_delete_in_both_families() {
     let lab = Lab::new();

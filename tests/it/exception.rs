@@ -4,13 +4,14 @@
 use core::slice;
 use core::time::Duration;
 
+use dataplane::config::VirtualMac;
 use dataplane::exception::{Class, ExceptionLimits, Punted};
 use dataplane::flow::Addr;
 use dataplane::io::PortId;
 use dataplane::role::Role;
 use dataplane::wire::build::Link;
 use testkit::cluster::Cluster;
-use testkit::config::{LAN, LAN_TAP, LAN_VIP, MAIN, ROUTER, Setup, WAN, WAN_TAP, subscriber};
+use testkit::config::{LAN, LAN_IF, LAN_TAP, LAN_VIP, MAIN, ROUTER, Setup, WAN, WAN_TAP, subscriber};
 use testkit::expect::{counters, only_moved};
 use testkit::packet;
 
@@ -180,7 +181,7 @@ fn a_port_has_the_limits_it_is_configured_for() {
     });
     cluster
         .node(0)
-        .publish(|intent, _| intent.exception_limits.truncate(1));
+        .publish(|intent, _| intent.exceptions[1] = Some(ExceptionLimits::default()));
     let (lan, wan) = ((0, LAN, LAN_TAP), (0, WAN, WAN_TAP));
     let pinged = |port, from, to| {
         let key = packet::echo(from, 7, to);
@@ -214,9 +215,11 @@ fn a_port_has_the_limits_it_is_configured_for() {
     passes(&mut cluster, wan, &ospf(), 15, "punt_refused_routing");
     passes(&mut cluster, lan, &advert(), 15, "punt_refused_ha");
     let now = |cluster: &mut Cluster, class, packets_per_s| {
-        cluster
-            .node(0)
-            .publish(|intent, _| intent.exception_limits[0].set(class, packets_per_s));
+        cluster.node(0).publish(|intent, _| {
+            let mut limits = intent.exceptions[0].expect("it has a tap");
+            limits.set(class, packets_per_s);
+            intent.exceptions[0] = Some(limits);
+        });
     };
     now(&mut cluster, Class::Local, 0);
     passes(&mut cluster, lan, &on_lan, 0, local);
@@ -236,6 +239,63 @@ fn a_port_has_the_limits_it_is_configured_for() {
     assert_eq!(counted(LAN, Class::Routing), (0, 30));
     assert_eq!(counted(WAN, Class::Routing), (15, 0));
     assert_eq!(counted(LAN, Class::Ha), (15, 0));
+}
+
+/// Frames to and from a virtual router's MAC address, which keepalived's kernels have on both nodes.
+#[test]
+fn a_virtual_mac_address_is_the_nodes_and_that_of_its_peer() {
+    const VIRTUAL: [u8; 6] = [0, 0, 0x5e, 0, 1, 51];
+    let (interface, mac) = (LAN_IF, VIRTUAL);
+    let mut cluster = node(Setup {
+        workers: 1,
+        ..Setup::default()
+    });
+    let to_virtual = |link: Link| Link {
+        dst_mac: VIRTUAL,
+        ..link
+    };
+    let from_virtual = |link: Link| Link {
+        src_mac: VIRTUAL,
+        ..link
+    };
+    let echo = packet::echo(subscriber(1), 7, OWN);
+    let out = packet::udp(subscriber(1), 4_000, ROUTER.into(), 53);
+    let link = packet::to_node(1, LAN, &echo.src);
+    let asked = packet::simple(&to_virtual(link.clone()), &echo);
+    let sent_out = packet::simple(&to_virtual(link.clone()), &out);
+    let of_peer = packet::simple(&from_virtual(link), &echo);
+    let before = counters(cluster.node(0));
+    assert_eq!(to_kernel(&mut cluster, (0, LAN, LAN_TAP), &asked).len(), 0);
+    only_moved(
+        &before,
+        &counters(cluster.node(0)),
+        &[("rx_packets", 1), ("drop:other-host", 1)],
+    );
+    cluster.node(0).publish(|intent, _| {
+        intent.ha_groups[0].virtual_macs = vec![VirtualMac { interface, mac }];
+    });
+    for frame in [asked, of_peer.clone()] {
+        assert_eq!(
+            to_kernel(&mut cluster, (0, LAN, LAN_TAP), &frame),
+            slice::from_ref(&frame)
+        );
+    }
+    assert_eq!(
+        cluster.through_worker(0, 0, LAN, &sent_out).len(),
+        1,
+        "a user's next hop"
+    );
+    // Without a tap the kernels have had it, and what comes from there may be what this one has sent.
+    cluster
+        .node(0)
+        .publish(|intent, _| intent.exceptions = vec![None, None]);
+    let before = counters(cluster.node(0));
+    assert_eq!(cluster.through_worker(0, 0, LAN, &of_peer).len(), 0);
+    only_moved(
+        &before,
+        &counters(cluster.node(0)),
+        &[("rx_packets", 1), ("drop:bad-mac", 1)],
+    );
 }
 
 #[test]

@@ -326,7 +326,7 @@ impl Setup {
                 virtual_macs: vec![],
                 virtual_addresses,
             }],
-            exception_limits: vec![self.exception_limits; 2],
+            exceptions: vec![self.taps.then_some(self.exception_limits); 2],
         }
     }
 

@@ -10,9 +10,9 @@ import time
 import unittest
 
 from labcase import RECOVER_S, LabCase, LabError, views, wait_equal, wait_role, wait_until
-from test_vrrp import VrrpCase
+from test_vrrp import VIRTUAL_MAC, VrrpCase
 from twinlab.shell import PYTHON, in_namespace, run
-from twinlab.topology import CABLES, NODE_ADDRESSES
+from twinlab.topology import CABLES, LAN_GATEWAY, NODE_ADDRESSES
 
 TAPS = "exception=tap"
 # Adverts go through the data processes, who get a core here when others leave them one: with shorter intervals an advert that
@@ -162,6 +162,52 @@ class TestVrrpOnTaps(VrrpCase, Asking):
                  f"echo requests passed {counters['punted_local']}, refused {counters['punt_refused_local']}")
         self.assert_answers(place)
         self.assert_whole(sessions, self.active)
+
+
+class TestVirtualMacOnTaps(VrrpCase, Asking):
+    """keepalived's own interface lies on a tap: what is for the virtual router's MAC address is taken in by the port, the kernel's
+    part of it reaches that interface, and what the kernel says there leaves by the port."""
+
+    settings = (*VRRP, TAPS, "virtual_mac=true")
+
+    def assert_virtual(self, nodes):
+        """The clients' gateway is at the virtual router's MAC address, and answers them and these nodes."""
+        for place in ("client", *(node.place for node in nodes)):
+            ping = self.lab.topology.inside(place, "ping", "-c", "1", "-W", "1", LAN_GATEWAY)
+            wait_until(f"the gateway answers {place}",
+                       lambda p=ping: subprocess.run(p, check=False, capture_output=True).returncode == 0, RECOVER_S)
+        self.assertEqual(self.gateway_mac(), VIRTUAL_MAC)
+
+    def assert_asked_anew(self):
+        """A client that knows nothing of its gateway finds it at the same MAC address."""
+        self.lab.topology.ip("client", ["neigh flush dev lan0"])
+        self.assert_virtual([self.standby])
+
+    def test_a_dead_data_process_moves_the_virtual_mac_and_its_return_takes_nothing_back(self):
+        sessions = self.start_traffic()
+        self.assert_virtual([self.active, self.standby])
+        died = time.monotonic()
+        self.active.kill("dataplane")
+        self.assert_taken_over(sessions, died)
+        self.assert_virtual([self.standby])
+        self.open_sessions(40)
+        self.assert_asked_anew()
+        self.active.start("dataplane")
+        self.assert_whole(sessions, self.standby)
+        self.assert_virtual([self.active, self.standby])
+        for place in self.lab.nodes:
+            self.assert_answers(place)
+
+    def test_a_dead_node_is_missed_and_returns_as_backup(self):
+        sessions = self.start_traffic()
+        died = time.monotonic()
+        self.active.kill()
+        self.lab.topology.forget_kernel(self.active.place)
+        self.assert_taken_over(sessions, died)
+        self.assert_asked_anew()
+        self.active.start()
+        self.assert_whole(sessions, self.standby)
+        self.assert_virtual([self.active, self.standby])
 
 
 class TestTapsOfStaticGroups(Asking):

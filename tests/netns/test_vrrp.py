@@ -10,11 +10,13 @@ import time
 import unittest
 
 from labcase import HA_GROUP, RECOVER_S, LabCase, LabError, other, views, wait_equal, wait_role, wait_until
+from twinlab.nodeconfig import VRID
 from twinlab.scenario import wait_elected
 from twinlab.shell import run
 from twinlab.topology import LAN_GATEWAY, WAN_GATEWAY
 
 VRRP = ("ha=vrrp", "advert_interval_ms=100")
+VIRTUAL_MAC = f"00:00:5e:00:01:{VRID:02x}"
 
 
 class VrrpCase(LabCase):
@@ -50,6 +52,11 @@ class VrrpCase(LabCase):
         wait_equal(self.lab, at_least=self.entries)
         self.assert_all_alive(sessions, what="connections in the end")
         self.assertEqual(sessions.ask("report")["resets"], 0)
+
+    def gateway_mac(self):
+        """The MAC address that the client sends to."""
+        shown = run("ip", "-n", self.lab.topology.namespace("client"), "neigh", "show", LAN_GATEWAY).split()
+        return shown[shown.index("lladdr") + 1] if "lladdr" in shown else None
 
     def blocked(self, node):
         """The one thing in the way of a node."""
@@ -225,20 +232,15 @@ class TestVirtualMac(VrrpCase):
 
     settings = (*VRRP, "virtual_mac=true")
 
-    def neighbor(self):
-        """Of the client: its gateway's MAC address."""
-        shown = run("ip", "-n", self.lab.topology.namespace("client"), "neigh", "show", LAN_GATEWAY).split()
-        return shown[shown.index("lladdr") + 1] if "lladdr" in shown else None
-
     def test_connections_survive_behind_a_mac_address_that_does_not_change(self):
         sessions = self.start_traffic()
-        self.assertEqual(self.neighbor(), "00:00:5e:00:01:33")
+        self.assertEqual(self.gateway_mac(), VIRTUAL_MAC)
         died = time.monotonic()
         self.active.kill()
         self.lab.topology.forget_kernel(self.active.place)
         self.assert_taken_over(sessions, died)
         self.open_sessions(40)
-        self.assertEqual(self.neighbor(), "00:00:5e:00:01:33")
+        self.assertEqual(self.gateway_mac(), VIRTUAL_MAC)
         self.active.start()
         self.assert_whole(sessions, self.standby)
 

@@ -108,12 +108,12 @@ pub(crate) fn hand_to(owner: u16, work: &mut Work, cx: &Context<'_>) {
     }
 }
 
-/// Frames from ourselves (the kernel's own, seen by a packet socket) and for others (promiscuous mode). A virtual
-/// router's frames come from this node's kernel or the peer's, which answer for it themselves.
+/// Frames from ourselves (the kernel's own, seen by a packet socket) and for others (promiscuous mode). Where there is no tap, a
+/// virtual router's frames come from this node's kernel or the peer's, and are between them.
 ///
 /// A unicast packet in a group frame is nobody's to forward (RFC 1812 section 5.3.4): parse has refused it.
 fn wrong_station(meta: &Meta, interface: &Interface) -> Option<Drop> {
-    if interface.is_station(&meta.src_mac()) {
+    if interface.is_own(&meta.src_mac()) {
         return Some(Drop::BadMac);
     }
     if !interface.is_station(&meta.dst_mac()) && !is_group(&meta.dst_mac()) {

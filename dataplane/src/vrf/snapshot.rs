@@ -28,7 +28,7 @@ pub struct Snapshot {
     /// By hash of the name.
     named: Vec<(u64, InterfaceId)>,
     ports: Vec<PortTable>,
-    exception_limits: Vec<ExceptionLimits>,
+    exceptions: Vec<Option<ExceptionLimits>>,
     neighbors: Neighbors,
     pools: Arc<Pools>,
 }
@@ -67,6 +67,7 @@ pub struct Interface {
     pub primary_v6: Option<Addr>,
     virtual_addresses: Vec<Addr>,
     virtual_macs: Vec<[u8; 6]>,
+    has_tap: bool,
     answered: AddressSet,
 }
 
@@ -76,6 +77,13 @@ impl Interface {
     #[must_use]
     pub fn is_station(&self, mac: &[u8; 6]) -> bool {
         self.mac == *mac || self.virtual_macs.contains(mac)
+    }
+
+    /// Whether frames from `mac` are this node's own, which a packet socket shows again. By a tap what the kernel sends comes as
+    /// that, so on its port a virtual router's frames are the peer's.
+    #[must_use]
+    pub fn is_own(&self, mac: &[u8; 6]) -> bool {
+        self.mac == *mac || (!self.has_tap && self.virtual_macs.contains(mac))
     }
 }
 
@@ -197,7 +205,7 @@ impl Snapshot {
         Self {
             named,
             ports: build_ports(intent),
-            exception_limits: intent.exception_limits.clone(),
+            exceptions: intent.exceptions.clone(),
             pools: Arc::clone(pools),
             neighbors,
             interfaces,
@@ -215,8 +223,8 @@ impl Snapshot {
     /// What of a port reaches the kernel by its tap.
     #[must_use]
     pub fn exception_limits(&self, port: PortId) -> ExceptionLimits {
-        let own = self.exception_limits.get(port.index());
-        own.copied().unwrap_or_default()
+        let own = self.exceptions.get(port.index());
+        own.copied().flatten().unwrap_or_default()
     }
 
     /// An interface of this snapshot.
@@ -493,6 +501,7 @@ fn build_interface(
             .filter(|m| m.interface == id)
             .map(|m| m.mac)
             .collect(),
+        has_tap: matches!(intent.exceptions.get(configured.port.index()), Some(Some(_))),
         answered: AddressSet::default(),
     }
 }

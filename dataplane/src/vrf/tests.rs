@@ -111,7 +111,7 @@ fn intent() -> Intent {
                 },
             ],
         }],
-        exception_limits: vec![],
+        exceptions: vec![],
     }
 }
 

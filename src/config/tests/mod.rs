@@ -719,10 +719,20 @@ fn limits_of_a_tap_are_live_by_class_and_shown_where_there_is_one() {
         changes,
         [change("local", "2000", "7"), change("routing", "10000", "0")]
     );
-    let limits = new.intent.exception_limits;
-    let of = |port: usize, class| limits[port].of(class);
-    assert_eq!((of(0, Class::Local), of(1, Class::Local)), (2_000, 7));
-    assert_eq!((of(1, Class::Ha), of(1, Class::Routing)), (4_000, 0));
+    let of = |config: &Config, class| config.intent.exceptions[1].map(|limits| limits.of(class));
+    assert_eq!(of(&old, Class::Local), Some(2_000));
+    assert_eq!(of(&new, Class::Local), Some(7));
+    assert_eq!(
+        (of(&new, Class::Ha), of(&new, Class::Routing)),
+        (Some(4_000), Some(0))
+    );
+    // What a restart is needed for is left out, and there is a tap as before.
+    let mut mixed = new.clone();
+    mixed.take_intent(load("f", BASE, &[]).unwrap());
+    assert_eq!(of(&mixed, Class::Local), Some(7));
+    mixed.take_intent(old);
+    assert_eq!(of(&mixed, Class::Local), Some(2_000));
+    assert_eq!(mixed.intent.exceptions[0], None);
     let shown = settings(&load("f", BASE, &[]).unwrap());
     assert!(!shown.iter().any(|s| s.path.contains("exception_packets")));
 }
