@@ -14,6 +14,8 @@ from twinlab.scenario import running_lab
 from twinlab.shell import PYTHON, LabError, checksum, in_namespace, run
 from twinlab.topology import LAN_GATEWAY, SERVER, SERVER6
 
+COMMAND = Path(__file__).with_name("twinlab") / "lab.py"
+
 
 class TestNetwork(LabCase):
     """Cables and filters, without any daemon."""
@@ -125,8 +127,12 @@ class TestLife(TimedCase):
         with running_lab(ids[0], clients=2, bare=True) as first:
             with running_lab(ids[1], clients=2, bare=True) as second:
                 self.assertTrue(first.status()["up"] and second.status()["up"])
-                with self.assertRaises(LabError):
-                    Lab(ids[1]).up(clients=2, bare=True)
+                with self.assertRaises(LabError), running_lab(ids[1], clients=2, bare=True):
+                    self.fail("it was up already")
+                for words in ((), ("--set", "colour=red")):
+                    again = subprocess.run([PYTHON, COMMAND, "--lab", ids[1], "up", "--bare", *words], check=False, capture_output=True)
+                    self.assertEqual(again.returncode, 1)
+                self.assertTrue(second.status()["up"], "who comes second takes nothing away")
             self.assertTrue(first.status()["up"])
             second.down()
             self.assertEqual(run("ip", "netns", "pids", first.topology.namespace("fabric")).count("\n"), 1)

@@ -50,6 +50,7 @@ class Lab:
             raise LabError(f"lab id {lab_id!r}: a letter, then at most nine letters or digits, lower case")
         self.lab_id = lab_id
         self.directory = STATE_ROOT / lab_id
+        self.built_here = False
         self.topology = Topology(lab_id)
         self.nodes = {place: Node(lab_id, place, self.directory) for place in ("node1", "node2")}
         self.routers = self._routers(self._settings())
@@ -82,12 +83,15 @@ class Lab:
 
     def up(self, settings=(), clients=CLIENTS, bare=False, owner=None):
         """Builds the lab. `owner` is the process that the lab belongs to, if it must not outlive it."""
-        if self.directory.exists():
-            raise LabError(f"lab {self.lab_id} is up already (scripts/lab down)")
         knobs = knobs_of_nodes(settings)
         self.routers = self._routers(settings)
         with self._locked():
-            self.directory.mkdir(parents=True)
+            self.built_here = True
+            try:
+                self.directory.mkdir(parents=True)
+            except FileExistsError:
+                self.built_here = False
+                raise LabError(f"lab {self.lab_id} is up already (scripts/lab down)") from None
             record = {"clients": clients, "settings": list(settings), "owner": owner,
                       "owner_start_time": start_time(owner) if owner else None}
             (self.directory / "lab.json").write_text(json.dumps(record), encoding="ascii")
@@ -257,7 +261,9 @@ def carry_out(options):
         try:
             lab.up(options.set, options.clients, options.bare)
         except BaseException:
-            lab.down()
+            # Not one that was there before, which is somebody's.
+            if lab.built_here:
+                lab.down()
             raise
         print(render_status(lab.status()))
     elif options.command == "down":

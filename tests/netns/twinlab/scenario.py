@@ -77,7 +77,7 @@ def running_lab(lab_id, settings=(), clients=96, bare=False):
         raise
     finally:
         handlers = {}
-        while True:
+        while lab.built_here:
             try:
                 handlers = handlers or ignore_signals()
                 lab.down()
