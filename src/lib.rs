@@ -1,6 +1,7 @@
 //! The edges: everything that touches DPDK, the clock, threads, sockets and the kernel. The packet path
 //! (`dataplane`) and the delta path (`state_sync`) are driven from here and know none of it.
 
+pub mod causes;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Parser;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use twinpath::causes::causes;
 use twinpath::config::{self, Faults};
 use twinpath::control::host::ThisMachine;
 use twinpath::data::{self, Signals, Start};
@@ -38,7 +39,7 @@ fn main() -> ExitCode {
         Err(error) => {
             match error.downcast_ref::<Faults>() {
                 Some(faults) => eprintln!("{faults}"),
-                None => eprintln!("twinpath-dataplane: {error:#}"),
+                None => eprintln!("twinpath-dataplane: {}", causes(error.as_ref())),
             }
             ExitCode::FAILURE
         }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use twinpath::causes::causes;
 use twinpath::clock::Clock;
 use twinpath::config;
 use twinpath::control::announce::Announcer;
@@ -33,7 +34,7 @@ struct Args {
 
 fn main() -> ExitCode {
     run(&Args::parse()).unwrap_or_else(|error| {
-        eprintln!("twinpath-control: {error:#}");
+        eprintln!("twinpath-control: {}", causes(error.as_ref()));
         ExitCode::FAILURE
     })
 }

@@ -45,8 +45,8 @@ pub(super) fn read_node(root: &Section<'_>) -> NodeConfig {
 
 pub(super) fn read_dataplane(root: &Section<'_>, cores: &[usize], places: &mut Places) -> DataplaneConfig {
     let section = root.section("dataplane", "[dataplane]");
-    let workers = section.number("workers", 1..=THREADS_MAX, 1);
-    let event_threads = section.number("event_threads", 1..=THREADS_MAX, 1);
+    let workers = threads(&section, "workers");
+    let event_threads = threads(&section, "event_threads");
     places.mark(
         section.report(),
         "dataplane.worker_cores".to_owned(),
@@ -59,9 +59,9 @@ pub(super) fn read_dataplane(root: &Section<'_>, cores: &[usize], places: &mut P
     );
     let conntracks_max = section.number("conntracks_max", 1_024..=CONNTRACKS_MOST, 262_144);
     let config = DataplaneConfig {
-        workers,
+        workers: workers.unwrap_or(1),
         worker_cores: thread_cores(&section, "worker_cores", workers, cores),
-        event_threads,
+        event_threads: event_threads.unwrap_or(1),
         event_cores: thread_cores(&section, "event_cores", event_threads, cores),
         idle: section
             .parsed("idle", |t| {
@@ -99,11 +99,17 @@ pub(super) fn read_dataplane(root: &Section<'_>, cores: &[usize], places: &mut P
     config
 }
 
+/// How many there are; one by default, and none that anything could be compared with when the number was refused.
+fn threads(section: &Section<'_>, key: &'static str) -> Option<u16> {
+    let given = section.number_at(key, 1..=THREADS_MAX);
+    given.map_or_else(|| (!section.has(key)).then_some(1), |n| Some(n.value))
+}
+
 /// The core of each thread, when given.
 fn thread_cores(
     section: &Section<'_>,
     key: &'static str,
-    threads: u16,
+    threads: Option<u16>,
     cores: &[usize],
 ) -> Option<Vec<usize>> {
     let listed: Vec<At<usize>> = section.list(key, |t| {
@@ -125,8 +131,9 @@ fn thread_cores(
     if listed.is_empty() {
         return None;
     }
+    let threads = threads.map_or(listed.len(), usize::from);
     let what = || format!("{key} names {} cores for {threads} threads", listed.len());
-    let one_each = listed.len() == usize::from(threads) || !section.took_all(key, &listed);
+    let one_each = listed.len() == threads || !section.took_all(key, &listed);
     report.check(
         one_each,
         section.place_of(key),

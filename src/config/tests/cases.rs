@@ -256,6 +256,11 @@ fn bounds_and_rules() -> Vec<Case> {
         ),
         (
             "workers = 2",
+            "workers = \"2\"\nworker_cores = [0, 1]",
+            "6:11: workers is a string; write a whole number without quotes",
+        ),
+        (
+            "workers = 2",
             "workers = 2\nworker_cores = [0]",
             "7:16: worker_cores names 1 cores for 2 threads; name one core per thread, a core may come twice",
         ),
