@@ -97,8 +97,20 @@ impl<'t> Report<'t> {
 
     /// Adds what the TOML parser says. Faults of values on the same line are dropped from then on.
     pub(super) fn add_syntax(&self, place: Place, what: &str) {
-        self.add(place, what, "correct the TOML syntax here");
+        let advice = if what == "duplicate key" && self.is_in_table_header(place) {
+            "write tables of which there may be several with two brackets, as [[port]], and the others once"
+        } else {
+            "correct the TOML syntax here"
+        };
+        self.add(place, what, advice);
         self.broken.borrow_mut().push(self.line(place));
+    }
+
+    /// Whether a place lies behind the bracket of a table's header.
+    fn is_in_table_header(&self, place: Place) -> bool {
+        let before = self.text.get(..place.0).unwrap_or_default();
+        let line = before.lines().last().unwrap_or_default().trim_start();
+        !before.ends_with('\n') && line.starts_with('[')
     }
 
     /// Adds a fault unless `ok`.

@@ -119,6 +119,18 @@ fn every_kind_of_fault_is_located_and_explained() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn a_table_of_several_that_has_one_bracket_too_few_is_told_so() {
+    const WANTED: &str = "duplicate key; write tables of which there may be several with two brackets, as [[port]], and the others once";
+    for (faulty, place) in [
+        (BASE.replace("[[port]]", "[port]"), "12:2"),
+        (BASE.replacen("[[port]]", "[port]", 1), "12:3"),
+    ] {
+        let faults = load("f", &faulty, &[]).unwrap_err().to_string();
+        assert!(faults.contains(&format!("f:{place}: {WANTED}")), "{faults}");
+    }
+}
+
 /// A firewall rule and a NAT rule inherit the VRF's word, unless they have one of their own.
 #[test]
 fn where_the_vrf_waits_for_its_peer_a_rule_that_keeps_flows_back_has_to_say_off() {
