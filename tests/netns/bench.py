@@ -151,8 +151,8 @@ class Bench:
         """All cables of the active node at once, without a carrier lost: its power."""
         dead = self.active
         cables = [f"{link}{dead.place[-1]}" for link in LINKS]
-        self.measure("cut", lambda: [self.lab.topology.cut(cable, silent=True) for cable in cables], self.goal_ms, None,
-                     "every cable of the active node goes silent")
+        self.measure("cut", lambda: self.lab.topology.silence(cables), self.goal_ms, None,
+                     "every cable of the active node goes silent at once")
         dead.kill()
         self.lab.topology.forget_kernel(dead.place)
         for cable in cables:

@@ -339,14 +339,20 @@ class Topology:
     def cut(self, link, silent=False, ways=("ingress", "egress")):
         """Takes a link away: carrier gone at both ends, or, silently, every frame lost: `ingress` those that come out of the
         node at the end of the cable, `egress` those that go to it."""
+        if silent:
+            self.silence([link], ways)
+            return
         for port in self.ports_of(link):
-            if silent:
-                chains = [f" chain {hook} {{ type filter hook {hook} device \"{port}\" priority 0; policy drop; }}\n"
-                          for hook in ways]
-                table = f"table netdev cut_{port} {{\n{''.join(chains)}}}\n"
-                run(*in_namespace(self.namespace("fabric"), "nft", "-f", "-"), stdin=table)
-            else:
-                self.ip("fabric", [f"link set {port} down"])
+            self.ip("fabric", [f"link set {port} down"])
+
+    def silence(self, links, ways=("ingress", "egress")):
+        """Cuts several links silently, at one moment: as a node does that loses its power."""
+        tables = []
+        for port in (port for link in links for port in self.ports_of(link)):
+            chains = [f" chain {hook} {{ type filter hook {hook} device \"{port}\" priority 0; policy drop; }}\n"
+                      for hook in ways]
+            tables.append(f"table netdev cut_{port} {{\n{''.join(chains)}}}\n")
+        run(*in_namespace(self.namespace("fabric"), "nft", "-f", "-"), stdin="".join(tables))
 
     def heal(self, link):
         """Undoes both kinds of cut; frames cross the cables again when it returns."""
