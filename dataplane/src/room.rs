@@ -24,9 +24,13 @@ use crate::tables::Tables;
 const WANTED_AT: usize = 3;
 const PARTS: usize = 4;
 
-/// Keys carried over per turn, at least: as many as have been made since the last turn, if those are more, so that no arena is
-/// full again before its keys are over.
+/// Entries carried over per turn, at least.
 pub(crate) const CARRIED: usize = 16;
+
+/// Entries carried over for each that was made since the last turn. Room that comes when an arena is full already still has to be
+/// moved into before it is three quarters taken, or each further room would come later: twice as many places are three quarters
+/// taken when half as many as were there have been made.
+const PACE: usize = 3;
 
 /// How much the arenas of one worker may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -280,7 +284,7 @@ impl Tables {
     #[cold]
     fn rearrange_slice(&mut self) -> usize {
         let held = self.conntracks.len();
-        let budget = CARRIED.max(held.saturating_sub(self.held_before));
+        let budget = CARRIED.max(PACE * held.saturating_sub(self.held_before));
         self.held_before = held;
         let conntracks = &self.conntracks;
         let chains = self.names.rearrange(budget, |id| conntracks[id].at());
