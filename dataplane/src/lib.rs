@@ -37,6 +37,7 @@ mod atomic;
 pub mod inbox;
 pub mod notice;
 pub mod outlook;
+pub mod owners;
 pub mod verdict;
 
 pub mod config;

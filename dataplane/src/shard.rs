@@ -2,7 +2,8 @@
 //!
 //! The shard function is total and depends only on the configured inside prefixes, which both nodes must share:
 //! a subscriber's conntracks, blocks and mappings get one slot, so one worker and one lane, without atomics.
-//! `slot = H(shard address) mod S` is the same on both nodes; slot to worker and slot to lane are local.
+//! `slot = H(shard address) mod S` is the same on both nodes; slot to lane is local, and so is slot to worker,
+//! which [`crate::owners`] says.
 
 use crate::flow::Addr;
 
@@ -73,10 +74,10 @@ const fn reduce(hash: u64, slots: u16) -> u16 {
     (hash % slots as u64) as u16
 }
 
-/// Worker of a slot among `workers`.
+/// Worker that a slot has at first, among `workers` that feed `lanes` lanes: so that each of them feeds every lane.
 #[must_use]
-pub const fn worker_of(slot: u16, workers: u16) -> u16 {
-    slot % workers
+pub const fn first_worker_of(slot: u16, workers: u16, lanes: u16) -> u16 {
+    (slot / lanes) % workers
 }
 
 /// Worker where the fragments of a packet meet when no address says whose flow it is.
@@ -87,8 +88,9 @@ pub fn worker_of_packet(src: &Addr, dst: &Addr, id: u32, workers: u16) -> u16 {
     (mix64(ends ^ id as u64) % workers as u64) as u16
 }
 
-/// Lane (and event thread) of a slot: independent of its worker, so that every worker feeds every lane.
+/// Lane (and event thread) of a slot, whichever worker has it: what is told of a slot goes one way as long as the process
+/// lives.
 #[must_use]
-pub const fn lane_of(slot: u16, workers: u16, lanes: u16) -> u16 {
-    (slot / workers) % lanes
+pub const fn lane_of(slot: u16, lanes: u16) -> u16 {
+    slot % lanes
 }

@@ -27,6 +27,7 @@ use crate::io::{BURST, Io, Packet, PortId, RxQueue};
 use crate::mutant::{self, Mutant};
 use crate::notice::Notices;
 use crate::outlook::Outlook;
+use crate::owners::Owners;
 use crate::redirect::{PacketReceiver, PacketSender, REDIRECTS_MAX};
 use crate::role::Roles;
 use crate::rss::{Home, Spread};
@@ -79,6 +80,8 @@ pub struct Shared {
     pub applied: Arc<AppliedCounters>,
     /// Whether next hops are known.
     pub outlook: Arc<Outlook>,
+    /// Whose each slot is.
+    pub owners: Arc<Owners>,
 }
 
 /// The rings between a worker and one event thread.
@@ -153,7 +156,7 @@ impl<I: Io> Worker<I> {
             inputs.push(link.inbox);
             packets.push((link.redirect_out, link.redirect_in));
         }
-        let redirects = Redirects::new(packets, tables.redirect_packets_per_s);
+        let redirects = Redirects::new(number, packets, tables.redirect_packets_per_s);
         Self {
             number,
             workers,
@@ -454,6 +457,7 @@ impl<I: Io> Worker<I> {
             now,
             snapshot,
             pools: snapshot.pools(),
+            owners: &self.shared.owners,
             tables: &mut self.tables,
             notices: &mut self.links.notices,
             worker: self.number,

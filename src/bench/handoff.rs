@@ -6,7 +6,7 @@
 
 use anyhow::{Context, ensure};
 use dataplane::flow::FlowKey;
-use dataplane::shard::{slot_of_address, worker_of};
+use dataplane::shard::{first_worker_of, slot_of_address};
 use dataplane::worker::Worker;
 use twinpath::dpdk::Ports;
 
@@ -90,7 +90,8 @@ impl Twins {
         let scene = Scene::plain(FLOWS);
         let site = Site::new(&scene.intent(), scene, &[WORKER_QUEUE, STANDBY_QUEUE], SEED)?;
         let keys = flows::draw(Profile::Udp, FLOWS, scene.subscribers(), SEED);
-        let owner = |key: &FlowKey| usize::from(worker_of(slot_of_address(&key.src, SLOTS), WORKERS));
+        let owner =
+            |key: &FlowKey| usize::from(first_worker_of(slot_of_address(&key.src, SLOTS), WORKERS, 1));
         let mut back = vec![FlowKey::default(); FLOWS];
         let mut twins = Self {
             site,

@@ -78,6 +78,7 @@ impl Side {
             redirects_from_workers: ends.redirects_from_workers,
             redirects_to_workers: ends.redirects_to_workers,
             applied: Arc::clone(&node.shared.applied),
+            owners: Arc::clone(&node.shared.owners),
             roles: Arc::clone(&node.shared.roles),
             board: Arc::clone(&board),
             events: events_in,

@@ -19,6 +19,7 @@ use dataplane::io::{PortId, RxQueue};
 use dataplane::nat::{NatLimits, Pools};
 use dataplane::notice::Notice;
 use dataplane::outlook::Outlook;
+use dataplane::owners::Owners;
 use dataplane::policy::{Policies, PolicyError};
 use dataplane::role::{Role, Roles};
 use dataplane::room::Sizes;
@@ -370,6 +371,7 @@ impl Site {
             roles: Arc::new(Roles::new(1)),
             applied: Arc::new(AppliedCounters::new(queues.len(), 1)),
             outlook: Arc::new(Outlook::new(queues.len(), 1)),
+            owners: Arc::new(Owners::new(count, 1, &[SLOTS])),
         });
         if !scene.replicated {
             shared.roles.set(MAIN, Role::Alone, Term::NONE.next_of(1, 0));

@@ -179,6 +179,7 @@ pub fn run(start: &Start, signals: &Signals) -> Result<(), StartError> {
             usize::from(sync.events),
         )),
         outlook: Arc::clone(&outlook),
+        owners: Arc::new(sync.owners()),
     });
     let wiring = Wiring::new(Counts {
         workers: usize::from(sync.workers),
@@ -367,6 +368,7 @@ impl Threads<'_> {
                 redirects_from_workers: ends.redirects_from_workers,
                 redirects_to_workers: ends.redirects_to_workers,
                 applied: Arc::clone(&self.shared.applied),
+                owners: Arc::clone(&self.shared.owners),
                 roles: Arc::clone(&self.shared.roles),
                 board: Arc::clone(board),
                 events: events_in.clone(),

@@ -270,6 +270,7 @@ impl CompareJob {
         let ways = Ways {
             pumps: &sources.pump_commands,
             workers: &sources.workers,
+            owners: &sources.shared.owners,
         };
         let next = self.parts.iter_mut().find(|(.., c)| !c.is_finished());
         let Some((.., comparison)) = next else { return 0 };

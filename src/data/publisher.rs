@@ -190,6 +190,7 @@ mod tests {
     use dataplane::config::{Action, InterfaceId, NextHop};
     use dataplane::flow::VrfId;
     use dataplane::outlook::Outlook;
+    use dataplane::owners::Owners;
     use dataplane::role::Roles;
 
     const VRF: VrfId = VrfId(0);
@@ -293,6 +294,7 @@ mod tests {
             snapshot: ArcSwap::from_pointee(publisher.snapshot(&intent)),
             roles: Arc::new(Roles::new(1)),
             applied: Arc::new(AppliedCounters::new(1, 1)),
+            owners: Arc::new(Owners::new(1, 1, &[])),
             outlook: Arc::new(Outlook::new(1, 1)),
         };
         let of_worker = shared.snapshot.load_full();

@@ -22,7 +22,8 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use dataplane::delta::{Delta, Listed, Mark, SlotRef};
 use dataplane::flow::VrfId;
 use dataplane::inbox::{Ask, Visited, Visitor};
-use dataplane::shard::{lane_of, worker_of};
+use dataplane::owners::Owners;
+use dataplane::shard::lane_of;
 use dataplane::stage::compare::{own, start_own};
 use dataplane::time::Instant;
 
@@ -72,6 +73,8 @@ pub struct Ways<'a> {
     pub pumps: &'a [Sender<PumpCommand>],
     /// Workers.
     pub workers: &'a [Sender<Ask>],
+    /// Which of them has which slot.
+    pub owners: &'a Owners,
 }
 
 /// What a comparison has found so far.
@@ -351,8 +354,7 @@ impl Comparison {
     /// Asks the slot's worker for its own entries as of the mark.
     fn list_own(&self, run: &mut Run, now: Instant, ways: Ways<'_>) {
         let Some(mark) = run.mark else { return };
-        let workers = u16::try_from(ways.workers.len()).unwrap_or(u16::MAX);
-        let worker = usize::from(worker_of(run.slot, workers));
+        let worker = usize::from(ways.owners.worker_of(self.at(run.slot)));
         let (to, from) = bounded(1);
         let (at, mut begun, mut ours) = (self.at(run.slot), false, Vec::new());
         let visitor = Visitor::new(move |tables, now| {
@@ -471,8 +473,8 @@ impl Run {
 
 /// Sends a command to the event thread of a slot's lane; false when it has no room.
 fn tell(ways: Ways<'_>, slot: u16, command: PumpCommand) -> bool {
-    let count = |n: usize| u16::try_from(n).unwrap_or(u16::MAX).max(1);
-    let event = usize::from(lane_of(slot, count(ways.workers.len()), count(ways.pumps.len())));
+    let lanes = u16::try_from(ways.pumps.len()).unwrap_or(u16::MAX).max(1);
+    let event = usize::from(lane_of(slot, lanes));
     ways.pumps
         .get(event)
         .is_some_and(|pump| pump.try_send(command).is_ok())

@@ -6,6 +6,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use dataplane::flow::VrfId;
+use dataplane::owners::Owners;
 use dataplane::share::{Half, Share};
 
 use crate::fingerprint::Section;
@@ -105,6 +106,13 @@ impl SyncConfig {
             (_, false) => Share::HalfFirst(half),
             (_, true) => Share::HalfOnly(half),
         }
+    }
+
+    /// How slots are dealt out to workers at start.
+    #[must_use]
+    pub fn owners(&self) -> Owners {
+        let slots: Vec<u16> = self.vrfs.iter().map(|vrf| vrf.slots).collect();
+        Owners::new(self.workers, self.events, &slots)
     }
 
     /// What this node calls slot 0 of a VRF on every connection; the VRF's others follow.

@@ -89,7 +89,7 @@ impl<W: Wire> Lane<W> {
             };
             let first = config.first_stream(VrfId(id));
             Export::new(VrfId(id), slots, first, |slot| {
-                lane_of(slot, config.workers, config.events) == u16::from(number)
+                lane_of(slot, config.events) == u16::from(number)
             })
         });
         let report = ClientReport {

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
 use dataplane::delta::{Listed, Mark, Marked, SlotRef, ToEvent, ToWorker, Version};
 use dataplane::flow::VrfId;
+use dataplane::owners::Owners;
 use dataplane::redirect::{PacketReceiver, PacketSender};
 use dataplane::role::Roles;
 use rtrb::{Consumer, Producer};
@@ -28,6 +29,8 @@ pub struct PumpPorts<W> {
     pub redirects_to_workers: Vec<PacketSender>,
     /// How far the workers have come with `to_workers`.
     pub applied: Arc<AppliedCounters>,
+    /// Which worker has which slot.
+    pub owners: Arc<Owners>,
     /// This node's roles and terms.
     pub roles: Arc<Roles>,
     /// Where knowledge of the peers is published.

@@ -64,8 +64,9 @@ impl<N: Net> Pump<N> {
     /// Event thread `event` of `config.events`. `seed` is a random number; incarnations and pauses come from it.
     #[must_use]
     pub fn new(config: Arc<SyncConfig>, event: u16, net: N, ports: PumpPorts<N::Wire>, seed: u64) -> Self {
-        let rings = Rings::new(ports.to_workers, ports.applied, event);
-        let arriving = Arriving::new(ports.redirects_to_workers, config.vrfs.len());
+        let vrfs = config.vrfs.len();
+        let rings = Rings::new(ports.to_workers, Arc::clone(&ports.owners), ports.applied, event);
+        let arriving = Arriving::new(ports.redirects_to_workers, ports.owners, vrfs);
         let mut shared = Shared::new(Arc::clone(&config), event, (rings, arriving), ports.events, seed);
         let peers = || 0..u8::try_from(config.peers.len()).unwrap_or(u8::MAX);
         let number = u8::try_from(event).unwrap_or(CONTROL_LANE - 1);

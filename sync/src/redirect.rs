@@ -5,13 +5,15 @@
 //! and none while a lane has this many bytes to send. What has to wait, waits in the workers' rings; what has nowhere to go
 //! is dropped and counted.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BufMut};
 use dataplane::delta::SlotRef;
 use dataplane::flow::VrfId;
+use dataplane::owners::Owners;
 use dataplane::redirect::{
     Bytes, Fence, PACKET_MAX, PACKET_MIN, PacketReceiver, PacketSender, REDIRECTS_MAX, Redirect,
 };
-use dataplane::shard::worker_of;
 
 use crate::board::Board;
 use crate::bytes::put_number;
@@ -43,6 +45,7 @@ pub(crate) struct Leaving {
 #[derive(Debug)]
 pub(crate) struct Arriving {
     rings: Vec<PacketSender>,
+    owners: Arc<Owners>,
     fences: Fences,
     /// Per VRF: the peer that the last packet was for, or from, once there was one.
     peers: Vec<Option<u8>>,
@@ -158,9 +161,10 @@ fn way(vrf: VrfId, s: &Shared, board: &Board) -> Way {
 }
 
 impl Arriving {
-    pub(crate) fn new(rings: Vec<PacketSender>, vrfs: usize) -> Self {
+    pub(crate) fn new(rings: Vec<PacketSender>, owners: Arc<Owners>, vrfs: usize) -> Self {
         Self {
             rings,
+            owners,
             fences: Fences::default(),
             peers: vec![None; vrfs],
             report: RedirectReport::default(),
@@ -197,13 +201,13 @@ impl Arriving {
 
     /// To the worker that asked. One without room waits no longer than it would for a peer that says nothing.
     fn fence_back(&mut self, fence: &Fence) {
-        let worker = self.worker_of(fence.at.slot);
+        let worker = usize::from(self.owners.worker_of(fence.at));
         let _ = self.rings[worker].push_fence(fence);
     }
 
     /// To the worker of its slot, which looks for itself whose it is.
     fn hand_on(&mut self, redirect: &Redirect, packet: Bytes<'_>) -> bool {
-        let worker = self.worker_of(redirect.at.slot);
+        let worker = usize::from(self.owners.worker_of(redirect.at));
         let done = self.rings[worker].push(redirect, packet);
         *if done {
             &mut self.report.handed_on
@@ -211,11 +215,6 @@ impl Arriving {
             &mut self.report.full
         } += 1;
         done
-    }
-
-    fn worker_of(&self, slot: u16) -> usize {
-        let workers = u16::try_from(self.rings.len()).unwrap_or(u16::MAX);
-        usize::from(worker_of(slot, workers))
     }
 }
 

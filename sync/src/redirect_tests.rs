@@ -123,9 +123,8 @@ fn pair(shapes: [Shape; 2]) -> Cluster {
 
 /// A worker of a node redirects a packet of a slot.
 fn leave(cluster: &mut Cluster, node: usize, slot: u16, packet: &[u8]) -> bool {
-    let config = &cluster.nodes[node].config;
-    let worker = usize::from(worker_of(slot, config.workers));
-    let lane = dataplane::shard::lane_of(slot, config.workers, config.events);
+    let worker = usize::from(cluster.nodes[node].owners.worker_of(redirect(slot).at));
+    let lane = dataplane::shard::lane_of(slot, cluster.nodes[node].config.events);
     let rings = &mut cluster.nodes[node].workers[worker].redirects;
     rings[usize::from(lane)].0.push(&redirect(slot), packet.into())
 }
@@ -185,7 +184,8 @@ fn r48_packets_of_a_slot_come_to_its_worker_in_order() {
     });
     for worker in 0..3_u16 {
         let seen = arrived(&mut cluster, 1, usize::from(worker));
-        for slot in (0..SLOTS).filter(|slot| worker_of(*slot, 3) == worker) {
+        let owners = Arc::clone(&cluster.nodes[1].owners);
+        for slot in (0..SLOTS).filter(|slot| owners.worker_of(redirect(*slot).at) == worker) {
             let of_slot: Vec<_> = seen.iter().filter(|s| s.0 == slot).map(|s| (s.1, s.2)).collect();
             let numbers = (0..60_u8).filter(|n| u16::from(*n) % SLOTS == slot);
             let expected: Vec<_> = numbers.map(|n| (n, 20 + usize::from(n))).collect();

@@ -7,8 +7,9 @@ use crossbeam_channel::Sender;
 use dataplane::applied::AppliedCounters;
 use dataplane::delta::{SlotRef, Term, ToWorker};
 use dataplane::flow::VrfId;
+use dataplane::owners::Owners;
 use dataplane::role::{Role, Roles};
-use dataplane::shard::{mix64, worker_of};
+use dataplane::shard::mix64;
 use dataplane::time::Instant;
 use rtrb::Producer;
 
@@ -54,25 +55,31 @@ pub(crate) struct Shared {
 pub(crate) struct Rings {
     rings: Vec<Producer<ToWorker>>,
     pushed: Vec<u64>,
+    owners: Arc<Owners>,
     applied: Arc<AppliedCounters>,
     event: usize,
 }
 
 impl Rings {
-    pub(crate) fn new(rings: Vec<Producer<ToWorker>>, applied: Arc<AppliedCounters>, event: u16) -> Self {
+    pub(crate) fn new(
+        rings: Vec<Producer<ToWorker>>,
+        owners: Arc<Owners>,
+        applied: Arc<AppliedCounters>,
+        event: u16,
+    ) -> Self {
         let pushed = vec![0; rings.len()];
         Self {
             rings,
             pushed,
+            owners,
             applied,
             event: usize::from(event),
         }
     }
 
-    /// Hands an item to the worker of `slot`; false when its ring is full.
-    pub(crate) fn push(&mut self, slot: u16, item: ToWorker) -> bool {
-        let workers = u16::try_from(self.rings.len()).unwrap_or(u16::MAX);
-        let worker = usize::from(worker_of(slot, workers));
+    /// Hands an item to the worker of a slot; false when its ring is full.
+    pub(crate) fn push(&mut self, at: SlotRef, item: ToWorker) -> bool {
+        let worker = usize::from(self.owners.worker_of(at));
         let done = self.rings[worker].push(item).is_ok();
         self.pushed[worker] += u64::from(done);
         done

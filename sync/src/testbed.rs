@@ -14,9 +14,10 @@ use crossbeam_channel::{Receiver, unbounded};
 use dataplane::applied::AppliedCounters;
 use dataplane::delta::{DelRecord, Delta, Handle, Name, SlotRef, Term, ToEvent, Version};
 use dataplane::flow::VrfId;
+use dataplane::owners::Owners;
 use dataplane::redirect;
 use dataplane::role::{Role, Roles};
-use dataplane::shard::{lane_of, worker_of};
+use dataplane::shard::lane_of;
 use dataplane::time::Instant;
 use rtrb::RingBuffer;
 
@@ -46,6 +47,7 @@ pub(crate) struct Node {
     pub(crate) decision: Option<Decision>,
     pub(crate) events: Receiver<PumpEvent>,
     applied: Arc<AppliedCounters>,
+    pub(crate) owners: Arc<Owners>,
 }
 
 /// Shape of a node.
@@ -102,6 +104,7 @@ impl Node {
         let (workers_n, events_n) = (usize::from(shape.workers), usize::from(shape.events));
         let config = Arc::new(config);
         let applied = Arc::new(AppliedCounters::new(workers_n, events_n));
+        let owners = Arc::new(config.owners());
         let roles = Arc::new(Roles::new(config.vrfs.len()));
         let board = Arc::new(Board::new(events_n, config.peers.len(), config.vrfs.len()));
         let (events_in, events) = unbounded();
@@ -132,6 +135,7 @@ impl Node {
                     redirects_from_workers,
                     redirects_to_workers,
                     applied: Arc::clone(&applied),
+                    owners: Arc::clone(&owners),
                     roles: Arc::clone(&roles),
                     board: Arc::clone(&board),
                     events: events_in.clone(),
@@ -153,6 +157,7 @@ impl Node {
             decision: None,
             events,
             applied,
+            owners,
         }
     }
 
@@ -202,9 +207,10 @@ impl Node {
 
     fn place(&mut self, n: u32) -> (&mut Worker, SlotRef, usize) {
         let slot = u16::try_from(n % u32::from(SLOTS)).unwrap();
-        let worker = usize::from(worker_of(slot, self.config.workers));
-        let event = usize::from(lane_of(slot, self.config.workers, self.config.events));
-        (&mut self.workers[worker], SlotRef { vrf: VRF, slot }, event)
+        let at = SlotRef { vrf: VRF, slot };
+        let worker = usize::from(self.owners.worker_of(at));
+        let event = usize::from(lane_of(slot, self.config.events));
+        (&mut self.workers[worker], at, event)
     }
 
     /// A packet changes entry `n`.

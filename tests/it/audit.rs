@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use dataplane::conntrack::{Conntrack, Tuples};
 use dataplane::counters::Counters;
-use dataplane::delta::Class;
+use dataplane::delta::{Class, SlotRef};
 use dataplane::flow::FlowKey;
 use state_sync::role::Desire;
 use testkit::checker::blocks;
@@ -144,7 +144,11 @@ fn a_damaged_entry_of_the_active_node_reaches_the_standby_or_ends() {
 fn a_block_that_was_damaged_on_the_standby_is_sent_again() {
     let (mut cluster, _) = pair(44);
     let block = blocks(cluster.node(1))[0];
-    let worker = usize::from(block.slot % Setup::default().workers);
+    let at = SlotRef {
+        vrf: block.vrf,
+        slot: block.slot,
+    };
+    let worker = cluster.node(1).worker_of(at);
     let tables = cluster.node(1).tables_mut(worker);
     let id = tables
         .nat

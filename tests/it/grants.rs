@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use dataplane::config::PortRange;
 use dataplane::flow::FlowKey;
-use dataplane::shard::{lane_of, slot_of_address};
+use dataplane::shard::{first_worker_of, lane_of, slot_of_address};
 use state_sync::config::Timing;
 use state_sync::role::Desire;
 use testkit::checker::{blocks, view};
@@ -57,7 +57,13 @@ impl Turns {
             ..Setup::default()
         };
         let slot = |host: &u8| slot_of_address(&subscriber(*host), setup.slots);
-        let on = |lane| move |host: &u8| lane_of(slot(host), 1, 2) == lane;
+        // Each by a lane of its own, and at a standby of two workers each at a worker of its own.
+        let on = |lane| {
+            move |host: &u8| {
+                let worker = first_worker_of(slot(host), of_standby, 2);
+                lane_of(slot(host), 2) == lane && worker == lane % of_standby
+            }
+        };
         let hosts = [0, 1].map(|lane| (1..=200).find(on(lane)).unwrap());
         let standby = Setup {
             workers: of_standby,

@@ -1,6 +1,7 @@
 //! Whatever queue a packet comes in by, the worker that owns its slot handles it, and no other one touches it.
 
-use dataplane::shard::worker_of;
+use std::sync::Arc;
+
 use dataplane::stage::handoff::Cause;
 use testkit::checker::contradictions;
 use testkit::cluster::Cluster;
@@ -44,9 +45,10 @@ fn a_packet_in_the_wrong_queue_is_handed_over_untouched_and_handled_once() {
     };
     // Subscriber, pool, fragment, hairpin.
     assert_eq!((handed(LAN), handed(WAN)), ([24, 0, 0, 0], [0, 24, 0, 0]));
+    let owners = Arc::clone(&cluster.node(0).shared.owners);
     for (worker, tables) in (0_u16..).zip(cluster.node(0).tables()) {
         for (_, conntrack) in tables.conntracks.iter_live() {
-            assert_eq!(worker_of(conntrack.slot, 3), worker);
+            assert_eq!(owners.worker_of(conntrack.at()), worker);
         }
     }
     assert_eq!(contradictions(cluster.node(0)), Vec::<String>::new());

@@ -5,7 +5,7 @@ use core::fmt::Debug;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use dataplane::conntrack::Conntrack;
-use dataplane::delta::{Class, Term, Version};
+use dataplane::delta::{Class, SlotRef, Term, Version};
 use dataplane::flow::{Direction, FlowKey, VrfId};
 use dataplane::lane_counts::LaneCounts;
 use dataplane::nat::{Block, BlockRow, Protocol, UserRow};
@@ -104,7 +104,10 @@ pub fn subscribers(node: &Node) -> Vec<UserRow> {
 
 /// The block of a row, where its slot belongs.
 fn held_block<'a>(node: &'a Node, row: &BlockRow) -> Option<&'a Block> {
-    let tables = node.tables().nth(usize::from(row.slot % node.setup.workers))?;
+    let tables = node.tables_of(SlotRef {
+        vrf: row.vrf,
+        slot: row.slot,
+    });
     let id = tables
         .nat
         .find_block(row.pool.vrf, &row.address, row.port_first)?;

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use dataplane::applied::AppliedCounters;
 use dataplane::config::{Forwarding, Intent};
 use dataplane::counters::Counters;
-use dataplane::delta::Term;
+use dataplane::delta::{SlotRef, Term};
 use dataplane::exception::Tap;
 use dataplane::fingerprint;
 use dataplane::flow::VrfId;
@@ -108,6 +108,7 @@ impl Node {
             roles: Arc::clone(&roles),
             applied: Arc::new(AppliedCounters::new(workers, events)),
             outlook: Arc::new(Outlook::new(workers, intent.vrfs.len())),
+            owners: Arc::new(sync.owners()),
         });
         let wiring = Wiring::<MemPacket>::new(Counts {
             workers,
@@ -159,6 +160,7 @@ impl Node {
                 redirects_from_workers: ends.redirects_from_workers,
                 redirects_to_workers: ends.redirects_to_workers,
                 applied: Arc::clone(&shared.applied),
+                owners: Arc::clone(&shared.owners),
                 roles: Arc::clone(&roles),
                 board: Arc::clone(&board),
                 events: events_in.clone(),
@@ -422,6 +424,18 @@ impl Node {
         self.workers.iter().map(Worker::tables)
     }
 
+    /// The worker that has a slot.
+    #[must_use]
+    pub fn worker_of(&self, at: SlotRef) -> usize {
+        usize::from(self.shared.owners.worker_of(at))
+    }
+
+    /// Tables of the worker that has a slot.
+    #[must_use]
+    pub fn tables_of(&self, at: SlotRef) -> &Tables {
+        self.workers[self.worker_of(at)].tables()
+    }
+
     /// Tables of one worker, to break on purpose.
     pub fn tables_mut(&mut self, worker: usize) -> &mut Tables {
         self.workers[worker].tables_mut()
@@ -478,6 +492,7 @@ impl Node {
         Ways {
             pumps: &self.commands,
             workers: &self.asks,
+            owners: &self.shared.owners,
         }
     }
 

@@ -133,6 +133,16 @@ impl Slot {
         }
     }
 
+    /// This node was active and no longer is: see [`Slots::demoted`]. Gives where the stream came from that it had closed.
+    pub(crate) fn demoted(&mut self) -> Option<Incoming> {
+        self.own_hand = true;
+        // What it lacked as a standby it lacks still, but counts no longer. Where nothing was written since, its version is
+        // that of the node that had written it, and says more than is here.
+        self.untold |= self.absent.sum.count > 0 && !self.history.is_own();
+        self.absent.clear();
+        self.source.take()
+    }
+
     /// What a receiver holds of the sender's entries, together with what it lacks for a known cause: what the sender
     /// must say it has emitted.
     #[must_use]

@@ -34,16 +34,17 @@ pub(crate) struct Rounds {
 #[derive(Debug, Default)]
 pub(crate) struct Place {
     vrf: u16,
-    index: usize,
+    slot: u16,
 }
 
 impl Place {
     /// The next slot of the round; none at the end of a VRF.
     pub(crate) fn next(&mut self, slots: &Slots, vrfs: usize) -> Option<SlotRef> {
-        let at = slots.nth(VrfId(self.vrf), self.index);
-        self.index += 1;
-        if at.is_none() {
-            self.index = 0;
+        let at = slots.next_from(VrfId(self.vrf), self.slot);
+        if let Some(at) = at {
+            self.slot = at.slot + 1;
+        } else {
+            self.slot = 0;
             self.vrf += 1;
             if usize::from(self.vrf) >= vrfs {
                 self.vrf = 0;

@@ -54,6 +54,7 @@ use crate::fragment::Ticket;
 use crate::io::{BURST, Burst, PortId};
 use crate::nat::Pools;
 use crate::notice::Notices;
+use crate::owners::Owners;
 use crate::slot::NIL;
 use crate::stage::handoff::Cause;
 use crate::stage::hold::Waiting;
@@ -218,6 +219,7 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) pools: &'a Pools,
+    pub(crate) owners: &'a Owners,
     pub(crate) tables: &'a mut Tables,
     pub(crate) notices: &'a mut Notices,
     pub(crate) worker: u16,

@@ -10,7 +10,6 @@ use crate::delta::SlotRef;
 use crate::flow::FlowKey;
 use crate::fragment::{Fate, Fragments, Mark, Ticket};
 use crate::io::Packet;
-use crate::shard::worker_of;
 use crate::stage::meta::{Meta, Piece};
 use crate::verdict::{Drop, Verdict};
 
@@ -84,7 +83,7 @@ pub(crate) fn reassemble<P: Packet>(
                 work.passed = true;
                 work.at = owner_slot(meta, cx).0;
                 work.cause = Cause::Fragment;
-                hand_to(worker_of(work.at.slot, cx.workers), work, cx);
+                hand_to(cx.owners.worker_of(work.at), work, cx);
                 if meta.piece == Piece::First {
                     tell(batch, i, ticket, mark);
                 }
@@ -123,6 +122,6 @@ pub(crate) fn meeting_worker(meta: &Meta, at: SlotRef, cx: &Context<'_>) -> u16 
     if to_pool && !cx.snapshot.vrf(key.vrf).inside.contains(&key.src) {
         crate::shard::worker_of_packet(&key.src, &key.dst, meta.fragment.id, cx.workers)
     } else {
-        worker_of(at.slot, cx.workers)
+        cx.owners.worker_of(at)
     }
 }

@@ -60,14 +60,18 @@ struct Fences {
 }
 
 impl Redirects {
-    /// At most `packets_per_s` are redirected; a hundredth of that may come at once.
-    pub(crate) fn new(rings: Vec<(PacketSender, PacketReceiver)>, packets_per_s: u32) -> Self {
+    /// Of a worker. At most `packets_per_s` are redirected; a hundredth of that may come at once.
+    pub(crate) fn new(worker: u16, rings: Vec<(PacketSender, PacketReceiver)>, packets_per_s: u32) -> Self {
         let at_once = (packets_per_s / 100).max(AT_ONCE_MIN);
         let (out, from): (Vec<_>, Vec<_>) = rings.into_iter().unzip();
         Self {
             arrived: vec![0; from.len()],
             first: 0,
-            fences: Fences::default(),
+            fences: Fences {
+                // A slot may change hands while a fence is away: that one then comes back to another worker, and means nothing there.
+                number: u64::from(worker) << 48,
+                ..Fences::default()
+            },
             out,
             from,
             limit: TokenBucket::new(packets_per_s, at_once),
@@ -229,7 +233,7 @@ fn send(frame: &[u8], meta: &Meta, work: &Work, redirects: &mut Redirects, cx: &
         return Drop::RedirectLimit;
     }
     let lanes = u16::try_from(redirects.out.len()).unwrap_or(u16::MAX);
-    let lane = usize::from(lane_of(work.at.slot, cx.workers, lanes));
+    let lane = usize::from(lane_of(work.at.slot, lanes));
     let head = Redirect {
         at: work.at,
         interface: cx.snapshot.interface(work.interface).name_hash,

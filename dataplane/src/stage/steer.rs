@@ -10,7 +10,7 @@ use crate::config::InterfaceId;
 use crate::delta::SlotRef;
 use crate::flow::VrfId;
 use crate::io::{Packet, PortId};
-use crate::shard::{slot_of, worker_of};
+use crate::shard::slot_of;
 use crate::stage::handoff::Cause;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::verdict::{Drop, Verdict};
@@ -46,7 +46,7 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
         }
         (work.at, work.cause) = owner_slot(meta, cx);
         let owner = if meta.piece == Piece::Whole || work.passed {
-            worker_of(work.at.slot, cx.workers)
+            cx.owners.worker_of(work.at)
         } else {
             work.cause = Cause::Fragment;
             meeting_worker(meta, work.at, cx)

@@ -6,6 +6,7 @@ use rtrb::Producer;
 
 use super::{Batch, Context, Exit, Work};
 use crate::counters::Counters;
+use crate::delta::SlotRef;
 use crate::exception::Exceptions;
 use crate::flow::{FlowKey, VrfId};
 use crate::fragment::split::split;
@@ -347,7 +348,9 @@ fn rewrite_rare<P: Packet>(
 fn hairpin_owner(vrf: VrfId, to: &FlowKey, cx: &Context<'_>) -> u16 {
     cx.pools
         .owner(vrf, &to.dst, to.dst_port)
-        .map_or(cx.worker, |(_, slot)| crate::shard::worker_of(slot, cx.workers))
+        .map_or(cx.worker, |(vrf, slot)| {
+            cx.owners.worker_of(SlotRef { vrf, slot })
+        })
 }
 
 /// The mark of a fragment that has met its packet.

@@ -180,7 +180,7 @@ impl Tables {
             wheel: Wheel::with_reserve(limits.conntracks, reserve.conntracks, 0),
             names: Names::with_reserve(limits.conntracks, reserve.conntracks),
             nat: Nat::with_reserve(pools, limits.nat, reserve.nat, seed.rotate_left(21)),
-            slots: Slots::new(worker, workers, slots_per_vrf),
+            slots: Slots::new(worker, (workers, lanes_count), slots_per_vrf),
             counters: Counters::default(),
             handoffs: HandoffCounts::default(),
             punts: PuntCounts::default(),
@@ -222,9 +222,7 @@ impl Tables {
             rearranging: false,
             held_before: 0,
             listed: 0,
-            lanes: (0..slots_most)
-                .map(|slot| lane_of(slot, workers, lanes_count))
-                .collect(),
+            lanes: (0..slots_most).map(|slot| lane_of(slot, lanes_count)).collect(),
         }
     }
 
@@ -236,7 +234,7 @@ impl Tables {
 
     /// A slot of a VRF that this worker owns and that lane carries.
     pub(crate) fn slot_of_lane(&self, vrf: VrfId, lane: usize) -> Option<SlotRef> {
-        let mut owned = (0..).map_while(|index| self.slots.nth(vrf, index));
+        let mut owned = self.slots.of_vrf(vrf).map(|(slot, _)| SlotRef { vrf, slot });
         owned.find(|at| self.lane_of(at.slot) == lane)
     }
 

@@ -151,7 +151,7 @@ impl<W: Wire> Inlet<W> {
             version: stream.last,
             since,
         };
-        if !s.rings.push(at.slot, item) {
+        if !s.rings.push(at, item) {
             return Outcome::Full;
         }
         // Unasked: the peer knows of something that this node doesn't.
@@ -184,7 +184,7 @@ impl<W: Wire> Inlet<W> {
             return Outcome::Useless;
         }
         let lane = self.tag;
-        if !s.rings.push(at.slot, ToWorker::Record { at, lane, delta }) {
+        if !s.rings.push(at, ToWorker::Record { at, lane, delta }) {
             return Outcome::Full;
         }
         if live && let Some(version) = delta.version() {
@@ -329,7 +329,7 @@ fn redirected(s: &mut Shared, peer: u8, redirect: &Redirect, packet: &[u8]) -> O
 }
 
 fn hand(s: &mut Shared, at: SlotRef, item: ToWorker) -> Outcome {
-    if s.rings.push(at.slot, item) {
+    if s.rings.push(at, item) {
         Outcome::Done
     } else {
         Outcome::Full

@@ -235,7 +235,7 @@ impl<W: Wire> Lane<W> {
             applied,
         };
         // The packet waits until its time is over.
-        if !s.rings.push(at.slot, item) {
+        if !s.rings.push(at, item) {
             s.count(Cause::CommitUntold);
         }
     }
@@ -245,7 +245,7 @@ impl<W: Wire> Lane<W> {
         let lane = self.tag;
         // Without room in the ring it is not answered; the peer asks again.
         if self.exports[at.vrf.index()].has_verified(at.slot, generation) {
-            s.rings.push(at.slot, ToWorker::GiveEntry { at, lane, wanted });
+            s.rings.push(at, ToWorker::GiveEntry { at, lane, wanted });
         }
     }
 
@@ -253,7 +253,7 @@ impl<W: Wire> Lane<W> {
     fn tail(&self, s: &mut Shared, at: SlotRef, put: PutRecord) {
         if !self.exports[at.vrf.index()].is_streaming() {
             s.count(Cause::RecordMisplaced);
-        } else if !s.rings.push(at.slot, ToWorker::SlotTail { at, put }) {
+        } else if !s.rings.push(at, ToWorker::SlotTail { at, put }) {
             s.count(Cause::TailDropped);
         }
     }

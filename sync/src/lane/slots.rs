@@ -122,7 +122,7 @@ impl<W: Wire> Lane<W> {
             incarnation,
             ..self.tag
         };
-        let told = s.rings.push(at.slot, ToWorker::StopSlot { at, lane });
+        let told = s.rings.push(at, ToWorker::StopSlot { at, lane });
         (told, !told || self.exports[at.vrf.index()].stopped(at.slot))
     }
 
@@ -146,7 +146,7 @@ impl<W: Wire> Lane<W> {
             generation,
             offer,
         };
-        let told = s.rings.push(at.slot, item);
+        let told = s.rings.push(at, item);
         if told {
             self.exports[at.vrf.index()].asked(at.slot, generation);
         }

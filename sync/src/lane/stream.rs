@@ -115,7 +115,7 @@ impl<W: Wire> Lane<W> {
         }
         match ask.step {
             CompareStep::Mark => {
-                if !s.rings.push(at.slot, ToWorker::MarkSlot { at, lane, round }) {
+                if !s.rings.push(at, ToWorker::MarkSlot { at, lane, round }) {
                     s.compared(at, round, CompareFound::Unavailable("the worker is busy"));
                 }
             }
