@@ -322,6 +322,11 @@ impl Commits {
         }
     }
 
+    /// Whether packets of flows of the slot wait.
+    pub(crate) fn waits_for(&self, at: SlotRef) -> bool {
+        self.position(at, |flow| flow.at == at).is_some()
+    }
+
     fn position(&self, at: SlotRef, wanted: impl Fn(&Flow) -> bool) -> Option<u32> {
         let mut id = self.chains[at.vrf.index()].head;
         while id != NIL {

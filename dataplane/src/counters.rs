@@ -50,8 +50,20 @@ counters! {
     handoff_out,
     /// Packets taken over from another worker.
     handoff_in,
-    /// Turns in which a handoff ring had no room and receive queues waited.
+    /// Turns in which a handoff ring, or the store of packets that wait for their slot, had no room and receive queues waited.
     handoff_waits,
+    /// Packets that waited for their slot, which was on its way here from another worker.
+    slot_awaited,
+    /// Slots that have gone to another worker.
+    slots_departed,
+    /// Slots that have come from another worker.
+    slots_arrived,
+    /// Conntracks that have gone to another worker with their slot.
+    conntracks_departed,
+    /// Conntracks that have come from another worker with their slot.
+    conntracks_arrived,
+    /// Conntracks that another worker had, and that found no place here.
+    conntracks_unmoved,
     /// Frames that are the kernel's business.
     punted,
     /// Those of them that went to a port's tap: LACP, LLDP, 802.1X, spanning trees.

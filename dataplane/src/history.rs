@@ -58,6 +58,15 @@ impl History {
         *self = Self::default();
     }
 
+    /// The slot, which is at `now`, changes hands: the journal of what was written stays behind.
+    pub fn move_on(&mut self, now: Version) {
+        if self.floor.is_some() {
+            self.floor = Some(now);
+        }
+        self.ends.clear();
+        (self.first, self.newest) = (0, 0);
+    }
+
     /// The term rises; `last` is the last point under the old one.
     pub fn turn(&mut self, last: Version) {
         if self.floor.is_none_or(|floor| last.counter < floor.counter) {

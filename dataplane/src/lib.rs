@@ -11,6 +11,7 @@ pub mod worker;
 pub mod stage;
 
 pub mod tables;
+pub mod transit;
 
 mod commit;
 pub mod conntrack;

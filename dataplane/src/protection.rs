@@ -260,7 +260,7 @@ impl Tables {
     /// A slice of the review, when one is due: every conntrack is judged again, kept back, told or withdrawn as policy has
     /// it now.
     pub(crate) fn review(&mut self, now: Instant) -> usize {
-        let Some(mut cursor) = self.protect.review else {
+        let Some(mut cursor) = self.protect.review.filter(|_| !self.transit.is_freezing()) else {
             return 0;
         };
         let end = cursor.saturating_add(REVIEW_PLACES);
@@ -331,7 +331,7 @@ impl Tables {
     }
 
     /// The timer wheel comes by when the conntrack is to be told.
-    fn arrange(&mut self, id: u32) {
+    pub(crate) fn arrange(&mut self, id: u32) {
         if let Some(due_s) = self.protect.due_s(&self.conntracks[id]) {
             self.wheel.sooner(id, due_s);
         }

@@ -46,6 +46,11 @@ impl Recheck {
         self.unrouted = false;
     }
 
+    /// Flows have come from where they weren't judged yet.
+    pub(crate) const fn owe(&mut self) {
+        self.owed = true;
+    }
+
     /// Whether flows have still to be judged.
     pub(crate) const fn is_owed(&self) -> bool {
         self.owed

@@ -45,6 +45,17 @@ enum Left {
 }
 
 impl Retirement {
+    /// Whether it is under way.
+    pub(crate) const fn is_under_way(&self) -> bool {
+        self.course.is_some()
+    }
+
+    /// Entries have come that it hasn't met.
+    pub(crate) const fn begin(&mut self) {
+        self.owed = true;
+        self.course = Some(Course::Conntracks(0));
+    }
+
     /// A role has changed: what had to stay may have to go.
     pub(crate) fn resume(&mut self) {
         if self.owed {
@@ -69,7 +80,7 @@ impl Tables {
 
     /// A slice of the search, when there is one.
     pub(crate) fn retire(&mut self, now: Instant) -> usize {
-        let Some(course) = self.retirement.course else {
+        let Some(course) = self.retirement.course.filter(|_| !self.transit.is_freezing()) else {
             return 0;
         };
         self.retirement.course = match course {

@@ -143,6 +143,8 @@ reasons! {
     NoHeadroom = "no-headroom",
     /// Handed to other workers more often than a hairpinning fragment needs, or the ring to another worker was full.
     HandoffLoop = "handoff-loop",
+    /// Its slot was on its way to this worker, and as many packets waited for that as may.
+    SlotMoving = "slot-moving",
     /// The port did not take the packet: transmit queue full or link down.
     TxRejected = "tx-rejected",
     /// The interface is administratively or physically down.
@@ -180,6 +182,8 @@ pub enum Verdict {
     LineUp,
     /// Kept until the peers know its flow.
     Wait,
+    /// Kept until its slot has come to this worker.
+    Await,
     /// Dropped, counted under the reason.
     Drop(Drop),
 }

@@ -35,6 +35,7 @@ use crate::stage::absorb::absorb;
 use crate::stage::admit::admit;
 use crate::stage::answer::answer;
 use crate::stage::audit::audit;
+use crate::stage::await_slot::{Awaiting, Turn, await_slot};
 use crate::stage::emit::emit;
 use crate::stage::expire::expire;
 use crate::stage::foresee::{Ways, foresee};
@@ -56,6 +57,7 @@ use crate::stage::transmit::{Outgoing, Stores, transmit};
 use crate::stage::{Batch, Context, Work};
 use crate::tables::Tables;
 use crate::time::Instant;
+use crate::transit::Arrival;
 use crate::verdict::Drop;
 use crate::vrf::Snapshot;
 
@@ -68,6 +70,9 @@ const WALK_BUDGET: usize = 64;
 /// How many budgets a turn without packets has. The packet that comes next waits for some 50 us at most, which a receive
 /// queue of 512 bridges at 10 million packets per second.
 const PATIENCE: usize = 4;
+
+/// Bursts of packets that have waited for their slot, per turn.
+const AWAITED_BURSTS: usize = 8;
 
 /// What all workers of a process share, read-only but for the atomics inside.
 #[derive(Debug)]
@@ -148,6 +153,7 @@ impl<I: Io> Worker<I> {
         let stores = Stores {
             fragments: Fragments::new((number, workers)),
             line: Line::new(tables.roles.len()),
+            awaiting: Awaiting::new(),
             holds: Holds::new(tables.held_packets()),
         };
         let (mut outputs, mut inputs, mut packets) = (vec![], vec![], vec![]);
@@ -203,6 +209,10 @@ impl<I: Io> Worker<I> {
     pub fn turn(&mut self, now: Instant, io: &mut I) -> usize {
         io.begin_turn();
         let shared = Arc::clone(&self.shared);
+        shared.owners.look_as_worker(self.number);
+        // In front of the snapshot: whatever its former worker knew of pools is known here, too.
+        let arriving = self.tables.transit.arrival.as_ref();
+        let parcels = arriving.map_or(0, Arrival::waiting);
         let snapshot = shared.snapshot.load();
         // In front of the roles, see there.
         let redirected = self.redirects.look();
@@ -216,8 +226,12 @@ impl<I: Io> Worker<I> {
         if mutant::on(Mutant::WorkerWaits) && self.outputs.iter().any(Producer::is_full) {
             return emit(&mut self.tables, &mut self.outputs, WALK_BUDGET, now);
         }
-        let mut work = self.handed_over(now, &snapshot, io);
-        if self.handoffs_have_room() {
+        let mut work = 0;
+        if self.tables.transit.lets_packets_go() {
+            work += self.awaited(now, &snapshot, io);
+        }
+        work += self.handed_over(now, &snapshot, io);
+        if self.handoffs_have_room() && !self.stores.awaiting.is_crowded() {
             if !self.tables.commits.is_empty() {
                 work += self.settled(now, &snapshot, io);
             }
@@ -259,6 +273,9 @@ impl<I: Io> Worker<I> {
         work += self.tables.rearrange();
         work += self.stores.fragments.expire(now, &mut self.tables.counters);
         work += self.absorb(patience, now);
+        if !self.tables.transit.is_idle() {
+            work += self.change_hands(parcels, now);
+        }
         audit(&mut self.tables, now);
         ask_for_missing(&mut self.tables, now);
         let mut ways = Ways {
@@ -309,6 +326,10 @@ impl<I: Io> Worker<I> {
             self.tables.counters.drop(Drop::Stopping);
             self.out.discard(packet, io);
         }
+        while let Some(Waiting { packet, .. }) = self.stores.awaiting.next() {
+            self.tables.counters.drop(Drop::Stopping);
+            self.out.discard(packet, io);
+        }
         self.out.free(io);
         self.batch.packets.clear();
         self.out.flush(io, &mut self.tables.counters);
@@ -325,16 +346,27 @@ impl<I: Io> Worker<I> {
     fn handed_over(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
         let mut work = 0;
         for ring in 0..self.links.handoff_in.len() {
-            let ring = &mut self.links.handoff_in[ring];
+            // What may have to wait for its slot waits there when there is no place for it here.
+            if self.stores.awaiting.is_full() {
+                break;
+            }
+            let (from, ring) = (ring, &mut self.links.handoff_in[ring]);
             // A burst at most.
             let Ok(arrived) = ring.read_chunk(ring.slots().min(BURST)) else {
                 continue;
             };
+            let turn = if self.tables.transit.is_former(from) {
+                Turn::Earlier
+            } else {
+                Turn::Later
+            };
+            self.tables.transit.handed_over(from, arrived.len());
             for handoff in arrived {
                 self.tables.counters.handoff_in += 1;
                 let i = self.batch.packets.len();
                 self.batch.work[i] = Work::arrived(handoff.port, handoff.handoffs);
                 self.batch.work[i].redirects = handoff.redirects;
+                self.batch.work[i].turn = turn;
                 if handoff.mark.is_some() {
                     self.batch.work[i].passed = true;
                     self.batch.pieces[i].mark = handoff.mark;
@@ -378,7 +410,7 @@ impl<I: Io> Worker<I> {
         while self.handoffs_have_room() {
             while !self.batch.packets.is_full() {
                 match self.stores.holds.next(&mut self.tables, now) {
-                    Next::Packet(waiting) => self.batch.resume(waiting, REDIRECTS_MAX).released = true,
+                    Next::Packet(waiting) => self.batch.resume(waiting).released = true,
                     Next::Drop(packet, reason) => {
                         work += 1;
                         self.tables.counters.drop(reason);
@@ -393,6 +425,49 @@ impl<I: Io> Worker<I> {
             work += self.process(now, snapshot, io);
         }
         self.out.free(io);
+        work
+    }
+
+    /// Packets that have waited for their slot: some bursts of them per turn, before anything else of the slot.
+    #[cold]
+    fn awaited(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
+        let mut work = 0;
+        for _ in 0..AWAITED_BURSTS {
+            if !self.handoffs_have_room() {
+                return work;
+            }
+            while !self.batch.packets.is_full()
+                && let Some(waiting) = self.stores.awaiting.next()
+            {
+                let work = self.batch.resume(waiting);
+                (work.turn, work.lined_up) = (Turn::Over, true);
+            }
+            if self.batch.packets.is_empty() {
+                break;
+            }
+            work += self.process(now, snapshot, io);
+        }
+        self.tables.transit.holding = !self.stores.awaiting.is_empty();
+        work
+    }
+
+    /// A slice of this worker's part in the move of a slot.
+    #[cold]
+    fn change_hands(&mut self, parcels: usize, now: Instant) -> usize {
+        let links = &self.links;
+        if let Some(departure) = &mut self.tables.transit.departure
+            && self.shared.owners.workers_see(departure.number())
+        {
+            let handed_over = links.handoff_in.iter().map(Consumer::slots);
+            departure.count(handed_over, self.inputs.iter().map(Consumer::slots));
+        }
+        let full = self.stores.awaiting.is_full();
+        let work = self.tables.change_hands(&self.shared.owners, parcels, full, now);
+        if let Some(arrival) = &mut self.tables.transit.arrival
+            && let Some(former) = arrival.follows_whom()
+        {
+            arrival.follow(links.handoff_in.get(former).map_or(0, Consumer::slots));
+        }
         work
     }
 
@@ -419,7 +494,7 @@ impl<I: Io> Worker<I> {
             while !self.batch.packets.is_full()
                 && let Some(waiting) = self.stores.line.pop()
             {
-                self.batch.resume(waiting, 0).lined_up = true;
+                self.batch.resume(waiting).lined_up = true;
             }
             if self.batch.packets.is_empty() {
                 break;
@@ -474,6 +549,9 @@ impl<I: Io> Worker<I> {
         if self.stores.line.is_open(now) {
             line_up(batch, &self.stores.line, &mut cx);
         }
+        if cx.tables.transit.holding {
+            await_slot(batch, &cx);
+        }
         if lookup(batch, &mut cx) == Found::NotAll {
             admit(batch, &mut cx);
         }
@@ -508,6 +586,7 @@ impl<I: Io> Worker<I> {
                 self.shared
                     .applied
                     .add(usize::from(self.number), event, processed as u64);
+                self.tables.transit.absorbed(event, processed);
                 work += processed;
             }
         }

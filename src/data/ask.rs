@@ -195,6 +195,9 @@ pub(crate) fn count(
         let (filter, names) = (filter.clone(), names.clone());
         let (mut place, mut count) = (0, 0_u64);
         move |tables: &mut Tables, now: Instant| {
+            if flush.is_some() && tables.is_changing_hands() {
+                return None;
+            }
             for _ in 0..SLICE {
                 let Some(id) = tables.conntracks.next_live(place) else {
                     return Some(count);

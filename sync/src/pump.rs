@@ -108,6 +108,7 @@ impl<N: Net> Pump<N> {
 
     /// One pass over everything; gives how much there was to do. 0 means that the thread may rest a little.
     pub fn turn(&mut self, now: Instant) -> usize {
+        self.shared.rings.owners().look_as_event(self.shared.event);
         self.shared.refresh(now, &self.roles, &self.board);
         let mut work = self.serve_commands() + self.welcome();
         for lane in self.lanes.iter_mut().chain(&mut self.controls) {
@@ -371,6 +372,7 @@ impl<N: Net> Pump<N> {
             | ToEvent::SlotMarked { at, .. }
             | ToEvent::SlotListed { at, .. }
             | ToEvent::SlotTail { at, .. }
+            | ToEvent::SlotLeft { at, .. }
             | ToEvent::SlotDirty { at } => at.vrf,
         };
         let record = u64::from(matches!(item, ToEvent::Record { .. }));
@@ -478,6 +480,10 @@ impl<N: Net> Pump<N> {
             }),
             ToEvent::SlotDirty { at } => {
                 self.again(*at, "dirty");
+                true
+            }
+            ToEvent::SlotLeft { number, .. } => {
+                self.shared.rings.owners().leave(*number);
                 true
             }
             ToEvent::Drained { vrf, number } => {

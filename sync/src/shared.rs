@@ -77,9 +77,23 @@ impl Rings {
         }
     }
 
+    /// Which worker has which slot.
+    pub(crate) fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
     /// Hands an item to the worker of a slot; false when its ring is full.
     pub(crate) fn push(&mut self, at: SlotRef, item: ToWorker) -> bool {
-        let worker = usize::from(self.owners.worker_of(at));
+        self.push_to(self.owners.receiver_of(at), item)
+    }
+
+    /// Hands an answer about a record of a slot to the worker where packets wait for it; false when its ring is full.
+    pub(crate) fn push_to_asker(&mut self, at: SlotRef, item: ToWorker) -> bool {
+        self.push_to(self.owners.asker_of(at), item)
+    }
+
+    fn push_to(&mut self, worker: u16, item: ToWorker) -> bool {
+        let worker = usize::from(worker);
         let done = self.rings[worker].push(item).is_ok();
         self.pushed[worker] += u64::from(done);
         done

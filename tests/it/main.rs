@@ -72,4 +72,6 @@ mod tcp_failover;
 #[cfg(test)]
 mod terms;
 #[cfg(test)]
+mod transit;
+#[cfg(test)]
 mod unequal;

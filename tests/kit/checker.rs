@@ -186,6 +186,9 @@ pub fn quiescent(nodes: &[Option<Node>; 2], cut: bool) -> Vec<String> {
                 ));
             }
         }
+        if !node.is_at_rest() {
+            missing.push(format!("node {index}: a slot is on its way"));
+        }
         let counters = node.counters();
         let told = counters.deltas_emitted + counters.walk_records;
         let taken: u64 = node.reports().iter().map(|r| r.records_taken).sum();

@@ -140,13 +140,16 @@ impl Cluster {
     }
 
     /// Ends conntracks of a node as its operator would: those that are chosen, where it is active. A standby keeps its
-    /// copies.
+    /// copies, and a worker from or to which a slot is on its way those that it has.
     pub fn flush(&mut self, node: usize, mut chosen: impl FnMut(&Conntrack) -> bool) {
         let now = self.now;
         let Some(node) = &mut self.nodes[node] else { return };
         let now = node.time(now);
         for worker in 0..node.workers() {
             let tables = node.tables_mut(worker);
+            if tables.is_changing_hands() {
+                continue;
+            }
             let live = tables.conntracks.iter_live();
             let ended = |c: &Conntrack| tables.is_active(c.vrf());
             let ids: Vec<u32> = live

@@ -26,6 +26,7 @@ use dataplane::role::{Role, Roles};
 use dataplane::room::{Room, Step};
 use dataplane::tables::Tables;
 use dataplane::time::Instant;
+use dataplane::transit::{self, Moved, Mover, Unmoved};
 use dataplane::vrf::Snapshot;
 use dataplane::wiring::{Counts, Wiring};
 use dataplane::worker::{ABSORB_BUDGET, Shared, Worker};
@@ -78,6 +79,9 @@ pub struct Node {
     pub room: Option<usize>,
     /// The agent has no time for room.
     pub no_room: bool,
+    mover: Mover,
+    /// What has come of the moves of slots.
+    pub moves: Vec<Result<Moved, Unmoved>>,
 }
 
 #[derive(Debug)]
@@ -199,6 +203,8 @@ impl Node {
             stopped: vec![false; workers + events],
             room: None,
             no_room: false,
+            mover: Mover::default(),
+            moves: Vec::new(),
             shared,
             board,
             notices: wiring.main.notices,
@@ -266,6 +272,43 @@ impl Node {
 
     /// Lets the role machines decide, as the agent does; returns how many roles changed.
     pub fn step_roles(&mut self, now: Instant) -> usize {
+        let moving = self.step_moves(now);
+        moving + self.decide(now)
+    }
+
+    /// Has a slot go to a worker, as the agent does: what comes of it is in [`Self::moves`].
+    ///
+    /// # Errors
+    /// What is known beforehand.
+    pub fn move_slot(&mut self, at: SlotRef, to: u16, now: Instant) -> Result<(), Unmoved> {
+        let ways = transit::Ways {
+            workers: &self.asks,
+            events: self.pumps.len(),
+            owners: &self.shared.owners,
+        };
+        self.mover.begin(at, to, ways, now)
+    }
+
+    /// Whether no slot is on its way.
+    #[must_use]
+    pub const fn is_at_rest(&self) -> bool {
+        self.mover.is_idle()
+    }
+
+    fn step_moves(&mut self, now: Instant) -> usize {
+        if self.mover.is_idle() {
+            return 0;
+        }
+        let ways = transit::Ways {
+            workers: &self.asks,
+            events: self.pumps.len(),
+            owners: &self.shared.owners,
+        };
+        self.moves.extend(self.mover.turn(ways, now));
+        1
+    }
+
+    fn decide(&mut self, now: Instant) -> usize {
         if !self.no_room {
             self.step_room();
         }

@@ -42,6 +42,8 @@ pub struct Watch {
 #[derive(Debug, Default)]
 struct Memory {
     workers: Vec<Seen>,
+    /// Version of each slot, whichever worker has it.
+    slots: Map<SlotRef, Version>,
     /// Version of each live conntrack by its original tuple.
     entries: Map<FlowKey, Version>,
     /// How often each tuple is held, over all workers.
@@ -58,7 +60,6 @@ struct Memory {
 #[derive(Debug, Default)]
 struct Seen {
     counters: Counters,
-    slots: Vec<Version>,
     borrowed: u64,
     /// By place in the arena.
     places: Vec<Option<Held>>,
@@ -156,7 +157,7 @@ impl Watch {
                 assert!(equation.holds(), "I9: node {index} worker {worker}: {equation}");
             }
             self.changes += 1;
-            versions_grow(index, node, tables, &mut memory.workers[worker]);
+            versions_grow(index, node, tables, &mut memory.slots);
             if self.every_entry {
                 let came = entries_grow(index, worker, tables, memory, active);
                 stays_in_its_half(index, node, worker, memory, &came);
@@ -223,20 +224,16 @@ const fn overlook(before: &mut Counters, now: &Counters) {
     before.audit_restarts = now.audit_restarts;
 }
 
-fn versions_grow(index: usize, node: &Node, tables: &Tables, seen: &mut Seen) {
-    let mut place = 0;
-    for vrf in 0..node.setup.vrfs() {
-        for (number, slot) in tables.slots.of_vrf(VrfId(vrf)) {
-            if place == seen.slots.len() {
-                seen.slots.push(Version::default());
-            }
-            let before = core::mem::replace(&mut seen.slots[place], slot.version);
+fn versions_grow(index: usize, node: &Node, tables: &Tables, seen: &mut Map<SlotRef, Version>) {
+    for vrf in (0..node.setup.vrfs()).map(VrfId) {
+        for (number, slot) in tables.slots.of_vrf(vrf) {
+            let at = SlotRef { vrf, slot: number };
+            let before = seen.insert(at, slot.version).unwrap_or_default();
             assert!(
                 slot.version >= before,
                 "I1: node {index} slot {number} went from {before:?} to {:?}",
                 slot.version
             );
-            place += 1;
         }
     }
 }

@@ -7,7 +7,8 @@ use core::time::Duration;
 use std::collections::{BTreeMap, HashSet};
 
 use dataplane::config::Timeouts;
-use dataplane::flow::FlowKey;
+use dataplane::delta::SlotRef;
+use dataplane::flow::{FlowKey, VrfId};
 use dataplane::protection::Kept;
 use dataplane::role::Role;
 use dataplane::shard::mix64;
@@ -106,6 +107,9 @@ const EVENTS: [(Event, u64); 22] = [
     (Event::Idle, 1),
 ];
 
+/// Streams of chance from here on decide which slots change hands.
+const MOVES: u64 = 1 << 32;
+
 /// What may come between two turns of threads, where a schedule is furious.
 const SUDDEN: [(Event, u64); 6] = [
     (Event::Cut, 2),
@@ -188,6 +192,7 @@ impl Schedule {
                 println!("{:>12} us  {number:>2} {event:?}", play.cluster.now.ns() / 1_000);
             }
             play.event(event);
+            play.move_slots(&mut self.stream(MOVES + number as u64), tell);
             play.chaos();
         }
         play.rest();
@@ -229,6 +234,24 @@ impl fmt::Display for Schedule {
 }
 
 impl Play {
+    /// Slots change hands, by chance of their own.
+    fn move_slots(&mut self, random: &mut Random, tell: bool) {
+        let now = self.cluster.now;
+        for (index, node) in self.cluster.nodes.iter_mut().enumerate() {
+            let Some(node) = node else { continue };
+            let vrf = VrfId(u16::try_from(random.index(usize::from(node.setup.vrfs()))).unwrap());
+            let slot = u16::try_from(random.index(usize::from(node.setup.slots))).unwrap();
+            let to = u16::try_from(random.index(node.workers())).unwrap();
+            if random.one_in(2) && node.is_at_rest() {
+                // One that is there already stays.
+                let begun = node.move_slot(SlotRef { vrf, slot }, to, now);
+                if tell && begun.is_ok() {
+                    println!("{:>12}       node {index} slot {slot} goes to worker {to}", "");
+                }
+            }
+        }
+    }
+
     fn event(&mut self, event: Event) {
         match event {
             Event::Traffic => self.traffic(),
@@ -332,13 +355,14 @@ impl Play {
         }
         let why = moved(&named(&before), &counters(self.cluster.node(node)));
         // A flow whose first packet still waits for the peer, by order of its rule, is excepted; so is one whose waiting
-        // ends in this turn because no peer is left that could know it, if the rule says that nobody else may then; and one
-        // whose public address was taken away.
+        // ends in this turn because no peer is left that could know it, if the rule says that nobody else may then; one
+        // whose public address was taken away; and one whose slot is on its way to another worker: it waits for that.
         let held = [
             "commit_held",
             "drop:commit-full",
             "drop:commit-unknown",
             "retired_ended",
+            "slot_awaited",
         ]
         .iter()
         .any(|name| why.contains_key(*name));

@@ -161,6 +161,13 @@ pub enum ToEvent {
         /// Of the drain.
         number: u32,
     },
+    /// The slot goes to another worker, and this one has told everything of it: the change of owners of this number may go on.
+    SlotLeft {
+        /// Slot.
+        at: SlotRef,
+        /// Of the change.
+        number: u64,
+    },
     /// The slot lost changes it could not queue; it needs a resync on every lane it streams to.
     SlotDirty {
         /// Slot.
@@ -317,6 +324,30 @@ pub enum ToWorker {
         /// Most entries before [`Listed::More`].
         entries: u16,
     },
+}
+
+impl ToWorker {
+    /// The slot it is about.
+    #[must_use]
+    pub const fn at(&self) -> SlotRef {
+        match *self {
+            Self::SendSlot { at, .. }
+            | Self::GiveEntry { at, .. }
+            | Self::DigestSlot { at }
+            | Self::MarkSlot { at, .. }
+            | Self::StopSlot { at, .. }
+            | Self::SlotTail { at, .. }
+            | Self::Committed { at, .. }
+            | Self::Commit { at, .. }
+            | Self::SlotBegin { at, .. }
+            | Self::SlotQuery { at, .. }
+            | Self::SlotDigest { at, .. }
+            | Self::Record { at, .. }
+            | Self::SlotEnd { at, .. }
+            | Self::SlotMark { at, .. }
+            | Self::ListSlot { at, .. } => at,
+        }
+    }
 }
 
 /// A slot of a VRF.

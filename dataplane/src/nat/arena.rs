@@ -16,6 +16,8 @@ pub(super) const NIL: u32 = u32::MAX;
 pub(super) struct Arena<T> {
     places: Vec<T>,
     vacant: Vacancies,
+    /// Places that are kept for somebody.
+    kept_back: u32,
 }
 
 impl<T: Copy + Default> Arena<T> {
@@ -26,6 +28,7 @@ impl<T: Copy + Default> Arena<T> {
         Self {
             places,
             vacant: Vacancies::new(capacity, reserve),
+            kept_back: 0,
         }
     }
 
@@ -45,8 +48,25 @@ impl<T: Copy + Default> Arena<T> {
         self.vacant.give(id);
     }
 
+    /// Whether there is a place for whoever comes.
     pub(super) fn has_room(&self) -> bool {
+        self.has_place() && self.has_room_for(1)
+    }
+
+    /// Whether there is a place, if only one that is kept for somebody.
+    pub(super) fn has_place(&self) -> bool {
         self.vacant.next().is_some()
+    }
+
+    /// Whether so many places are free, and not kept for somebody.
+    pub(super) fn has_room_for(&self, entries: u32) -> bool {
+        let taken = self.vacant.held().saturating_add(self.kept_back);
+        entries <= self.vacant.limit().saturating_sub(taken)
+    }
+
+    /// Keeps so many places for somebody.
+    pub(super) const fn keep_back(&mut self, places: u32) {
+        self.kept_back = places;
     }
 
     /// What it may hold, what there is address space for, and what it holds.

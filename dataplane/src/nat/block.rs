@@ -17,7 +17,7 @@ use super::pool::Place;
 use super::subscriber::Inside;
 use super::{LearnError, Nat, enter};
 use crate::conntrack::hash_words;
-use crate::delta::Term;
+use crate::delta::{SlotRef, Term};
 use crate::flow::{Addr, VrfId};
 use crate::share::Part;
 use crate::slot::SyncState;
@@ -52,7 +52,7 @@ pub struct Block {
     /// Ports not free, per protocol.
     pub(super) taken: [u16; Protocol::COUNT],
     pub(super) siblings: Links,
-    idle_since_s: u32,
+    pub(super) idle_since_s: u32,
     idle: Links,
     changed: Links,
 }
@@ -81,6 +81,15 @@ impl Default for Block {
 }
 
 impl Block {
+    /// Its slot.
+    #[must_use]
+    pub const fn at(&self) -> SlotRef {
+        SlotRef {
+            vrf: self.inside_vrf,
+            slot: self.slot,
+        }
+    }
+
     /// Whether the subscriber has it: neither released nor a free place.
     #[must_use]
     pub const fn held(&self) -> bool {
@@ -171,6 +180,25 @@ impl Nat {
         if !self.blocks.has_room() {
             return None;
         }
+        let id = self.enter_block(place, to, grant, slot, now.secs())?;
+        let vrf = self.blocks[id].inside_vrf;
+        self.pools.lot(place).hold(place, grant, vrf, slot);
+        Some(id)
+    }
+
+    /// Enters a block of a place that its slot holds, or is about to: empty since `idle_since_s`. None, without a change, when
+    /// a table is full.
+    pub(super) fn enter_block(
+        &mut self,
+        place: Place,
+        to: Grantee,
+        grant: u64,
+        slot: u16,
+        idle_since_s: u32,
+    ) -> Option<u32> {
+        if !self.blocks.has_place() {
+            return None;
+        }
         let owner = match to {
             Grantee::Known(subscriber) => subscriber,
             Grantee::New(who) => self.add_subscriber(who)?,
@@ -189,7 +217,6 @@ impl Nat {
             place,
             ..Block::default()
         };
-        lot.hold(place, grant, who.vrf, slot);
         let hash = self.place_hash(place);
         enter(&mut self.block_index, hash, id);
         self.usage[place.pool()].blocks += 1;
@@ -198,12 +225,21 @@ impl Nat {
             .push(&mut self.blocks, id, |b| &mut b.siblings);
         self.subscribers[owner].held += 1;
         self.pair(owner);
-        self.idle(now, id);
+        self.idle(idle_since_s, id);
         Some(id)
     }
 
     /// Ends a block without ports: its place is free for others; the entry is dead until [`Nat::free_block`].
     pub(super) fn end_block(&mut self, id: u32) {
+        let place = self.blocks[id].place;
+        self.leave_books(id);
+        self.blocks[id].owner = NIL;
+        self.blocks[id].sync.dead = true;
+        self.pools.lot(place).give_back(place);
+    }
+
+    /// Takes a block out of everything that finds it.
+    pub(super) fn leave_books(&mut self, id: u32) {
         let Block { owner, place, .. } = self.blocks[id];
         self.busy(id);
         self.block_index.remove(self.place_hash(place), id);
@@ -216,10 +252,7 @@ impl Nat {
         } else {
             self.pair(owner);
         }
-        self.blocks[id].owner = NIL;
-        self.blocks[id].sync.dead = true;
         self.usage[place.pool()].blocks -= 1;
-        self.pools.lot(place).give_back(place);
     }
 
     /// A block that was learned is this node's to tell and to log from now on: whoever granted it may have told nobody.
@@ -236,9 +269,9 @@ impl Nat {
         self.changed.push(&mut self.blocks, id, |b| &mut b.changed);
     }
 
-    /// The block has no ports: it is released when it stays so.
-    pub(super) fn idle(&mut self, now: Instant, id: u32) {
-        self.blocks[id].idle_since_s = now.secs();
+    /// The block has had no ports since then: it is released when it stays so.
+    pub(super) fn idle(&mut self, since_s: u32, id: u32) {
+        self.blocks[id].idle_since_s = since_s;
         let pool = self.blocks[id].place.pool();
         self.idle[pool].push(&mut self.blocks, id, |b| &mut b.idle);
     }

@@ -35,9 +35,9 @@ enum Holding {
 
 /// The two endpoints that a translation ties together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Translation {
-    inside: Endpoint,
-    outside: Endpoint,
+pub(super) struct Translation {
+    pub(super) inside: Endpoint,
+    pub(super) outside: Endpoint,
 }
 
 /// What [`Nat::learn`] will look for.
@@ -51,10 +51,10 @@ pub(crate) struct Expected {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Endpoint {
-    vrf: VrfId,
-    address: Addr,
-    port: u16,
+pub(super) struct Endpoint {
+    pub(super) vrf: VrfId,
+    pub(super) address: Addr,
+    pub(super) port: u16,
 }
 
 impl Nat {
@@ -308,7 +308,7 @@ impl Nat {
 
 /// Which endpoint of the record's conntrack is translated. From inside, the reply goes to the public endpoint
 /// instead of the originator; from outside, the original goes to the public endpoint instead of the answerer.
-fn translation(put: &PutRecord) -> Option<Translation> {
+pub(super) fn translation(put: &PutRecord) -> Option<Translation> {
     let (originator, answerer) = (source(&put.original), source(&put.reply));
     let (reply_to, original_to) = (target(&put.reply), target(&put.original));
     let same = |a: &Endpoint, b: &Endpoint| a.address == b.address && a.port == b.port;

@@ -68,8 +68,8 @@ pub(super) struct Mapping {
     /// A conntrack of it has ended: packets may have left from the port.
     pub(super) served: bool,
     /// When its rest began, in seconds.
-    rests_since_s: u32,
-    rest: Links,
+    pub(super) rests_since_s: u32,
+    pub(super) rest: Links,
 }
 
 impl Default for Mapping {
@@ -230,7 +230,7 @@ impl Nat {
         self.unmap(id);
         let b = &self.blocks[block];
         if b.used == 0 && b.resting == 0 {
-            self.idle(now, block);
+            self.idle(now.secs(), block);
         }
     }
 

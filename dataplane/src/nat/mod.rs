@@ -28,6 +28,7 @@ mod room;
 mod subscriber;
 #[cfg(test)]
 mod tests;
+mod transit;
 mod view;
 
 use std::collections::VecDeque;
@@ -47,10 +48,11 @@ pub use self::pool::{PoolBusy, PoolRef, PoolSize, Pools};
 use self::random::Random;
 pub use self::room::NatRoom;
 use self::subscriber::{Inside, Subscriber};
+pub(crate) use self::transit::{BlockParcel, MappingParcel, Search};
 pub use self::view::{BlockRow, MappingRow, PoolUsage, UserRow};
 use crate::config::Filtering;
 use crate::conntrack::Moving;
-use crate::delta::{NatPart, Term};
+use crate::delta::{NatPart, SlotRef, Term};
 use crate::flow::{Addr, FlowKey, VrfId};
 use crate::io::PortId;
 use crate::rss::Home;
@@ -343,9 +345,9 @@ impl Nat {
     }
 
     /// Bounded upkeep, at most `budget` steps: ports whose rest is over become free, and blocks that have been
-    /// empty for long enough are released where this node is `active` for the subscriber's VRF. (VRFs that share a
+    /// empty for long enough are released where this node is `active` for the subscriber's slot. (VRFs that share a
     /// pool share an HA group, so one standby block at the head of a pool's idle blocks speaks for all.)
-    pub fn tick(&mut self, now: Instant, budget: u32, active: impl Fn(VrfId) -> bool) {
+    pub fn tick(&mut self, now: Instant, budget: u32, active: impl Fn(SlotRef) -> bool) {
         let mut left = budget;
         let pools = self.resting.len();
         for step in 0..pools {
@@ -358,7 +360,7 @@ impl Nat {
             }
             while left > 0
                 && let Some(id) = self.idled(now, pool)
-                && active(self.blocks[id].inside_vrf)
+                && active(self.blocks[id].at())
             {
                 self.release_block(now, id);
                 left -= 1;

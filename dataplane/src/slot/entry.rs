@@ -62,6 +62,19 @@ impl SyncState {
         self.version.counter != 0
     }
 
+    /// As it is entered by another worker: in no list, and under a handle that nobody was told.
+    pub(crate) const fn resettled(self) -> Self {
+        Self {
+            next: NIL,
+            prev: UNLINKED,
+            dirty_next: NIL,
+            dirty: false,
+            dead: false,
+            named: 0,
+            ..self
+        }
+    }
+
     /// In its slot's list.
     #[must_use]
     pub const fn linked(&self) -> bool {

@@ -58,6 +58,22 @@ impl Slot {
         }
     }
 
+    /// As [`Self::link`], for an entry that was in this list in another worker: it is accounted.
+    pub(crate) fn relink(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
+        let digest = entries.sync(id).digest;
+        if entries.sync(id).emitted() {
+            self.loose.add(digest);
+        }
+        self.link(kind, entries, id);
+    }
+
+    /// Its entries are in another worker's memory.
+    pub(crate) fn empty_lists(&mut self) {
+        self.heads = Default::default();
+        self.unlinked = self.unlinked.wrapping_add(self.conntracks);
+        (self.conntracks, self.kept) = (0, 0);
+    }
+
     /// Takes an entry off its list; a walk standing on it steps on.
     pub fn unlink(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
         if !entries.sync(id).linked() {

@@ -156,6 +156,14 @@ impl Slot {
         }
     }
 
+    /// An entry that is accounted got lost on its way.
+    pub(crate) const fn write_off(&mut self, sync: &SyncState) {
+        if sync.emitted() {
+            self.digest = self.digest.wrapping_sub(sync.digest);
+            self.count -= 1;
+        }
+    }
+
     /// Whether every stream knows the entry by its handle.
     #[must_use]
     pub const fn is_named(&self, sync: &SyncState) -> bool {

@@ -47,6 +47,22 @@ impl Slots {
             .as_deref_mut()
     }
 
+    /// Takes the slot away, if this worker owns it.
+    pub(crate) fn take(&mut self, at: SlotRef) -> Option<Box<Slot>> {
+        self.vrfs
+            .get_mut(at.vrf.index())?
+            .get_mut(usize::from(at.slot))?
+            .take()
+    }
+
+    /// The worker owns the slot from now on.
+    pub(crate) fn put(&mut self, at: SlotRef, slot: Box<Slot>) {
+        let slots = self.vrfs.get_mut(at.vrf.index());
+        if let Some(place) = slots.and_then(|slots| slots.get_mut(usize::from(at.slot))) {
+            *place = Some(slot);
+        }
+    }
+
     /// Asks for what a change of one of the slot's entries touches.
     #[inline]
     pub(crate) fn expect(&self, at: SlotRef) {

@@ -40,7 +40,12 @@ pub(crate) fn absorb(
         let items = || first.iter().chain(second);
         let hashes = look_ahead(tables, items);
         let mut done = 0;
+        let awaited = tables.transit.awaited();
         for (item, hashes) in items().zip(hashes) {
+            // It is on its way here, and so is everything that this is about.
+            if awaited == Some(item.at()) && !matches!(item, ToWorker::Committed { .. }) {
+                break;
+            }
             // Answers that found no room hold further questions back: a peer can't make this list grow.
             if tables.answers[event].len() >= tables.answers_max {
                 break;

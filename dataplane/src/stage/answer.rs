@@ -41,7 +41,12 @@ pub(crate) fn answer<I: Io>(
                     send_error(packet, meta, work, error, out, io, cx);
                 }
             }
-            Verdict::Punt | Verdict::Hold | Verdict::LineUp | Verdict::Wait | Verdict::HandOver(_) => {}
+            Verdict::Punt
+            | Verdict::Hold
+            | Verdict::LineUp
+            | Verdict::Await
+            | Verdict::Wait
+            | Verdict::HandOver(_) => {}
         }
     }
 }

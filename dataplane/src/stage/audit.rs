@@ -91,7 +91,7 @@ fn begin(tables: &Tables, at: SlotRef) -> Option<Run> {
 /// The slot's mark; none while it can't be added up. A generation that is open changes it all the time; the entries of a node
 /// whose word no longer counts are corrected when its slots are asked for.
 fn mark(tables: &Tables, at: SlotRef) -> Option<Mark> {
-    let slot = tables.slots.get(at)?;
+    let slot = tables.slots.get(at).filter(|_| !tables.transit.is_frozen(at))?;
     let still = match tables.roles[at.vrf.index()] {
         VrfRole {
             role: Role::Alone, ..

@@ -66,6 +66,12 @@ impl Comparing {
         }
     }
 
+    /// The slot goes to another worker: whoever asked about it notices the silence.
+    pub(crate) fn forget(&mut self, at: SlotRef) {
+        self.marks.retain(|(marked, ..)| *marked != at);
+        self.lists.retain(|wanted| wanted.at != at);
+    }
+
     /// A peer wants to know what was held at its mark.
     pub(crate) fn ask_list(&mut self, at: SlotRef, lane: LaneTag, round: u32, entries: u16, event: usize) {
         if self.lists.len() < self.most {
@@ -95,7 +101,7 @@ fn set_marks(tables: &mut Tables, rings: &mut [Producer<ToEvent>]) -> usize {
             break;
         };
         let event = tables.lane_of(at.slot);
-        let nothing_pending = tables.first_changed(event).is_none();
+        let nothing_pending = tables.first_changed(event).is_none() && !tables.transit.is_frozen(at);
         let (Some(slot), Some(ring)) = (tables.slots.get(at), rings.get_mut(event)) else {
             continue;
         };

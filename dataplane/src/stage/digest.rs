@@ -91,7 +91,7 @@ fn tell(tables: &mut Tables, rings: &mut [Producer<ToEvent>], at: SlotRef) -> bo
     let (Some(slot), Some(ring)) = (tables.slots.get(at), rings.get_mut(event)) else {
         return false;
     };
-    if slot.streams.is_empty() || !slot.walks.is_empty() {
+    if slot.streams.is_empty() || !slot.walks.is_empty() || tables.transit.is_frozen(at) {
         return false;
     }
     let Sum { count, digest } = told(tables, at);

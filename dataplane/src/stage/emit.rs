@@ -116,7 +116,7 @@ fn mark_drained(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>) 
 fn drain(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>, now: Instant) -> usize {
     let mut pushed = 0;
     let changes = tables.waiting_for(lane).min(EMIT_BUDGET);
-    if changes > 0 {
+    if changes > 0 && !tables.transit.holds_lane(lane) {
         // A record, and a question behind it where packets wait for it.
         let each = if tables.commits.is_empty() { 1 } else { 2 };
         let room = room(ring, 0, each * changes);
@@ -129,8 +129,10 @@ fn drain(tables: &mut Tables, lane: usize, ring: &mut Producer<ToEvent>, now: In
             now,
         };
         pushed = write(ring, room, |place| outgoing.write(place));
+        let told = EMIT_BUDGET - outgoing.budget;
         let stopped = outgoing.budget > 0 && tables.first_changed(lane).is_some();
         tables.counters.ring_full += u64::from(stopped);
+        tables.transit.told(lane, told);
     }
     tables.climb(lane, ring.buffer().capacity());
     pushed

@@ -23,6 +23,22 @@ pub(crate) fn evicting<T>(
     // The inside endpoint and the public one may each be held by another mapping: at most two have to go.
     for _ in 0..2 {
         let gave_way = match outcome {
+            // What is on its way to another worker can't give way here.
+            Err(
+                LearnError::Conflict {
+                    block: Some(block), ..
+                }
+                | LearnError::Older {
+                    block: Some(block), ..
+                },
+            ) if tables.transit.is_frozen(tables.nat.block(block).at()) => false,
+            Err(LearnError::PortTaken { mapping })
+                if tables
+                    .transit
+                    .is_frozen(tables.nat.block(tables.nat.block_of(mapping)).at()) =>
+            {
+                false
+            }
             Err(LearnError::Conflict {
                 block: Some(block), ..
             }) => {
@@ -141,6 +157,9 @@ pub(crate) fn insert_evicting(
 fn gives_way(tables: &Tables, holder: u32, slot: u16, version: Version) -> bool {
     let held = &tables.conntracks[holder];
     let at = held.at();
+    if tables.transit.is_frozen(at) {
+        return false;
+    }
     let source = tables.slots.get(at).and_then(|slot| slot.source.as_ref());
     // One that the holder of a higher term has not named so far is from a tail nobody was told of.
     let overruled = source.is_some_and(|s| s.authoritative && s.generation != held.sync.stamp);

@@ -36,11 +36,15 @@ pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
     let mut due: ArrayVec<u32, VISITS> = ArrayVec::new();
     let mut orphans = 0;
     let (conntracks, roles, protect) = (&tables.conntracks, &tables.roles, &tables.protect);
+    let transit = &tables.transit;
     for id in tables.wheel.next_due(now_s).take(VISITS) {
         conntracks.expect_entry(id);
     }
     tables.wheel.advance(now_s, VISITS, |id| {
         let conntrack = &conntracks[id];
+        if transit.is_frozen(conntrack.at()) {
+            return Visit::Keep(now_s + 1);
+        }
         let seen = roles[conntrack.vrf().index()];
         if !seen.role.is_active() {
             if conntrack.expires_s > now_s || !seen.is_orphaned(now_s) {
@@ -82,10 +86,10 @@ pub(crate) fn expire(tables: &mut Tables, now: Instant) -> usize {
     }
     tables.counters.conntracks_expired += ended.len() as u64;
     tables.counters.conntracks_orphaned += orphans;
-    let roles = &tables.roles;
-    tables.nat.tick(now, NAT_VISITS, |vrf| {
-        let seen = &roles[vrf.index()];
-        seen.role.is_active() || seen.is_orphaned(now_s)
+    let (roles, transit) = (&tables.roles, &tables.transit);
+    tables.nat.tick(now, NAT_VISITS, |at| {
+        let seen = &roles[at.vrf.index()];
+        (seen.role.is_active() || seen.is_orphaned(now_s)) && !transit.is_frozen(at)
     });
     tables.list_blocks();
     ended.len()

@@ -9,6 +9,7 @@ use crate::commit::{Outcome, PACKETS_MAX, Reason};
 use crate::config::OutputCommit;
 use crate::fragment::Mark;
 use crate::io::{BURST, PortId};
+use crate::redirect::REDIRECTS_MAX;
 use crate::slot::NIL;
 use crate::store::Store;
 use crate::tables::Tables;
@@ -24,8 +25,22 @@ pub(crate) struct Waiting<P> {
     pub(crate) packet: P,
     pub(crate) port: PortId,
     pub(crate) handoffs: u8,
+    /// How often it was redirected.
+    pub(crate) redirects: u8,
     /// Of a fragment that has met its packet.
     pub(crate) mark: Option<Mark>,
+}
+
+impl<P> Waiting<P> {
+    pub(crate) const fn of(packet: P, work: &Work, mark: Option<Mark>) -> Self {
+        Self {
+            packet,
+            port: work.port,
+            handoffs: work.handoffs,
+            redirects: work.redirects,
+            mark,
+        }
+    }
 }
 
 /// One worker's waiting packets.
@@ -94,10 +109,9 @@ impl<P> Holds<P> {
             tables.settle(id, Reason::Limit);
         }
         let waiting = Waiting {
-            packet,
-            port: work.port,
-            handoffs: work.handoffs,
-            mark,
+            // It stays here, whatever the node becomes meanwhile.
+            redirects: REDIRECTS_MAX,
+            ..Waiting::of(packet, work, mark)
         };
         let (queue, count) = tables.commits.packets(id);
         self.store

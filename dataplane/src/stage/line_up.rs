@@ -12,10 +12,9 @@
 use core::time::Duration;
 
 use super::hold::Waiting;
-use super::{Batch, Context, Work};
+use super::{Batch, Context};
 use crate::counters::Counters;
 use crate::flow::VrfId;
-use crate::fragment::Mark;
 use crate::stage::meta::Kind;
 use crate::store::{Queue, Store};
 use crate::tables::VrfRole;
@@ -153,23 +152,11 @@ impl<P> Line<P> {
     ///
     /// # Errors
     /// The packet, when there is no room: [`line_up`] has marked more than there is.
-    pub(crate) fn keep(
-        &mut self,
-        packet: P,
-        work: &Work,
-        mark: Option<Mark>,
-        counters: &mut Counters,
-    ) -> Result<(), P> {
-        let waiting = Waiting {
-            packet,
-            port: work.port,
-            handoffs: work.handoffs,
-            mark,
-        };
+    pub(crate) fn keep(&mut self, vrf: VrfId, waiting: Waiting<P>, counters: &mut Counters) -> Result<(), P> {
         self.store
-            .push(&mut self.queue, (work.at.vrf, waiting))
+            .push(&mut self.queue, (vrf, waiting))
             .map_err(|(_, waiting)| waiting.packet)?;
-        self.vrfs[work.at.vrf.index()].waiting += 1;
+        self.vrfs[vrf.index()].waiting += 1;
         counters.lined_up += 1;
         Ok(())
     }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::io::PortId;
 use crate::role::Role;
+use crate::stage::Work;
 
 const VRF: VrfId = VrfId(1);
 const MS: Duration = Duration::from_millis(1);
@@ -29,9 +30,8 @@ fn watching() -> Line<u32> {
 }
 
 fn keep(line: &mut Line<u32>, number: u32, counters: &mut Counters) -> Result<(), u32> {
-    let mut work = Work::arrived(PortId(0), 0);
-    work.at.vrf = VRF;
-    line.keep(number, &work, None, counters)
+    let waiting = Waiting::of(number, &Work::arrived(PortId(0), 0), None);
+    line.keep(VRF, waiting, counters)
 }
 
 fn gone_on(line: &mut Line<u32>) -> Vec<u32> {

@@ -65,6 +65,9 @@ fn ask(tables: &mut Tables, at: SlotRef, now: Instant) {
         .capacity()
         .saturating_sub(tables.conntracks.len());
     let active = tables.is_active(at.vrf);
+    if tables.transit.is_frozen(at) {
+        return;
+    }
     let Some(slot) = tables.slots.get_mut(at) else {
         return;
     };
@@ -117,6 +120,9 @@ pub(crate) fn give(
     wanted: Wanted,
     now: Instant,
 ) -> Option<ToEvent> {
+    if tables.transit.is_frozen(at) {
+        return None;
+    }
     let slot = tables.slots.get(at).filter(|s| s.streams.contains(&lane))?;
     // An entry that changes while the slot is walked is sent whole by the walk or live.
     if !slot.walks.is_empty() {

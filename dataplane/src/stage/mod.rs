@@ -16,6 +16,7 @@ pub(crate) mod admit;
 
 pub(crate) mod redirect;
 
+pub mod await_slot;
 pub(crate) mod hold;
 pub(crate) mod track;
 
@@ -56,6 +57,7 @@ use crate::nat::Pools;
 use crate::notice::Notices;
 use crate::owners::Owners;
 use crate::slot::NIL;
+use crate::stage::await_slot::Turn;
 use crate::stage::handoff::Cause;
 use crate::stage::hold::Waiting;
 use crate::stage::meta::Meta;
@@ -103,6 +105,8 @@ pub(crate) struct Work {
     pub(crate) released: bool,
     /// How often it was redirected, or may have been, because it has waited here.
     pub(crate) redirects: u8,
+    /// Whether it waits while its slot is on its way here.
+    pub(crate) turn: Turn,
     /// It is a fragment that has met its packet: its place in [`Batch::pieces`] is valid.
     pub(crate) passed: bool,
     /// The tuple it leaves with.
@@ -144,6 +148,7 @@ impl Work {
         lined_up: false,
         released: false,
         redirects: 0,
+        turn: Turn::Later,
         passed: false,
         to: FlowKey {
             src: crate::flow::Addr::v6([0; 16]),
@@ -185,12 +190,12 @@ impl<P> Batch<P> {
         }
     }
 
-    /// Takes up a packet that has waited and may have been redirected so many times.
-    pub(crate) fn resume(&mut self, waiting: Waiting<P>, redirects: u8) -> &mut Work {
+    /// Takes up a packet that has waited.
+    pub(crate) fn resume(&mut self, waiting: Waiting<P>) -> &mut Work {
         let i = self.packets.len();
         let work = &mut self.work[i];
         *work = Work::arrived(waiting.port, waiting.handoffs);
-        work.redirects = redirects;
+        work.redirects = waiting.redirects;
         if waiting.mark.is_some() {
             work.passed = true;
             self.pieces[i] = PieceWork {

@@ -18,8 +18,8 @@ use crate::vrf::Interface;
 use crate::wire::ethernet::is_group;
 
 /// A packet may be handed over once on arrival (a fragment twice: to where its packet's pieces meet, and on to the
-/// owner) and once more when it hairpins.
-const HANDOFFS_MAX: u8 = 3;
+/// owner) and once more when it hairpins. Either slot may change hands at that moment.
+const HANDOFFS_MAX: u8 = 5;
 
 #[inline(never)]
 pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {

@@ -12,8 +12,9 @@ use crate::flow::{FlowKey, VrfId};
 use crate::fragment::split::split;
 use crate::fragment::{Fragments, Held, Mark};
 use crate::io::{Burst, Io, Packet, PortId};
+use crate::stage::await_slot::Awaiting;
 use crate::stage::handoff::{Cause, Handoff, Leaving};
-use crate::stage::hold::Holds;
+use crate::stage::hold::{Holds, Waiting};
 use crate::stage::line_up::Line;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::stage::reassemble::PieceWork;
@@ -34,6 +35,8 @@ pub(crate) struct Stores<P> {
     pub(crate) fragments: Fragments<P>,
     /// For redirected packets in front of them.
     pub(crate) line: Line<P>,
+    /// For their slot.
+    pub(crate) awaiting: Awaiting<P>,
     /// For the peers to know their flow.
     pub(crate) holds: Holds<P>,
 }
@@ -217,10 +220,21 @@ fn end<I: Io>(
             return;
         }
         Verdict::LineUp => {
-            let mark = mark_of(work, piece);
-            if let Err(packet) = stores.line.keep(packet, work, mark, counters) {
+            let waiting = Waiting::of(packet, work, mark_of(work, piece));
+            if let Err(packet) = stores.line.keep(work.at.vrf, waiting, counters) {
                 counters.drop(Drop::RedirectFull);
                 out.discard(packet, io);
+            }
+            return;
+        }
+        Verdict::Await => {
+            let waiting = Waiting::of(packet, work, mark_of(work, piece));
+            match stores.awaiting.keep(waiting, work) {
+                Ok(()) => counters.slot_awaited += 1,
+                Err(packet) => {
+                    counters.drop(Drop::SlotMoving);
+                    out.discard(packet, io);
+                }
             }
             return;
         }

@@ -160,6 +160,9 @@ enum Step {
 
 /// One step of the first walk of a slot.
 fn step(tables: &mut Tables, at: SlotRef, now: Instant) -> Step {
+    if tables.transit.is_frozen(at) {
+        return Step::Wait;
+    }
     let first = tables.slots.get(at).and_then(|slot| slot.walks.first());
     let Some(walk) = first.copied() else {
         return Step::Done;

@@ -154,6 +154,54 @@ impl Tables {
         self.dirty.get(lane).map_or(Step::Calm, |list| list.step)
     }
 
+    /// Takes the changes of a slot off the first `entries` of a lane's list, because the slot leaves. Entries that are here stay
+    /// marked as changed; of those that have ended, nobody will be told: true if there were any.
+    pub(crate) fn take_out(&mut self, lane: usize, at: SlotRef, entries: usize) -> bool {
+        let (mut before, mut word) = (NIL, self.dirty[lane].head);
+        let mut ended = false;
+        self.dirty[lane].looked = NIL;
+        for _ in 0..entries {
+            if word == NIL {
+                break;
+            }
+            let changed = Changed::untagged(word);
+            let next = self.sync_mut(changed).dirty_next;
+            if self.slot_of(changed) != at {
+                (before, word) = (word, next);
+                continue;
+            }
+            if before == NIL {
+                self.dirty[lane].head = next;
+            } else {
+                self.sync_mut(Changed::untagged(before)).dirty_next = next;
+            }
+            if next == NIL {
+                self.dirty[lane].tail = before;
+            }
+            self.dirty[lane].length -= 1;
+            self.listed -= 1;
+            let sync = self.sync_mut(changed);
+            sync.dirty_next = NIL;
+            let dead = sync.dead;
+            sync.dirty = !dead;
+            ended |= dead && sync.emitted();
+            match changed.kind {
+                _ if !dead => self.counters.deltas_unsent += 1,
+                Kind::Conntrack => {
+                    self.dead -= 1;
+                    self.counters.deltas_cancelled += 1;
+                    self.forget(at, changed.id);
+                }
+                Kind::Block => {
+                    self.counters.deltas_cancelled += 1;
+                    self.drop_block(at, changed.id);
+                }
+            }
+            word = next;
+        }
+        ended
+    }
+
     /// Looks at some of a lane's waiting changes, further each time, and takes those out whose entry was made and has ended
     /// since: their places in the arena are wanted. The others keep their order, parents before and behind their children.
     fn cancel_pairs(&mut self, lane: usize) {

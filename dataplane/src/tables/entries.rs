@@ -43,16 +43,27 @@ impl Tables {
         conntrack: Conntrack,
         hashes: [u64; 2],
     ) -> Result<u32, InsertError> {
+        // Room that is kept for a slot on its way here is nobody else's.
+        let kept_back = self.transit.kept_back;
+        if kept_back > 0 && self.conntracks.len() + kept_back >= self.conntracks.capacity() {
+            return Err(InsertError::Full);
+        }
         let at = conntrack.at();
+        let id = self.enter(conntrack, hashes)?;
+        if let Some(slot) = self.slots.get_mut(at) {
+            slot.link(Kind::Conntrack, &mut self.conntracks, id);
+        }
+        Ok(id)
+    }
+
+    /// Inserts a conntrack that its slot's list is still to have: table and timer.
+    pub(crate) fn enter(&mut self, conntrack: Conntrack, hashes: [u64; 2]) -> Result<u32, InsertError> {
         let expires_s = conntrack.expires_s;
         let id = self.conntracks.insert_hashed(conntrack, hashes)?;
         let places = self.conntracks.laid_out();
         self.wheel.reach(places);
         self.names.reach(places);
         self.wheel.schedule(id, expires_s);
-        if let Some(slot) = self.slots.get_mut(at) {
-            slot.link(Kind::Conntrack, &mut self.conntracks, id);
-        }
         Ok(id)
     }
 

@@ -43,6 +43,7 @@ use crate::stage::digest::Rounds;
 use crate::stage::foresee::Foresight;
 use crate::stage::handoff::HandoffCounts;
 use crate::stage::missing::Search;
+use crate::transit::Transit;
 
 /// Entries of a former reign that may wait per event thread.
 pub(crate) const TAILS_MAX: usize = 2_048;
@@ -143,6 +144,8 @@ pub struct Tables {
     pub(crate) foresight: Foresight,
     pub(crate) comparing: Comparing,
     pub(crate) retirement: Retirement,
+    /// A slot that changes hands.
+    pub(crate) transit: Transit,
     /// A public address that the peer has spoken of and that is in no pool here, until somebody is told.
     pub(crate) no_pool: Option<(VrfId, Addr)>,
     pub(crate) dead: usize,
@@ -205,7 +208,8 @@ impl Tables {
                 .map(|_| VecDeque::with_capacity(TAILS_MAX))
                 .collect(),
             answers: (0..lanes.max(1))
-                .map(|_| VecDeque::with_capacity(2 * slots_total))
+                // And a marker behind the last of a slot that leaves.
+                .map(|_| VecDeque::with_capacity(2 * slots_total + 1))
                 .collect(),
             muted: Vec::with_capacity(slots_total),
             answers_max: (2 * slots_total).max(1),
@@ -216,6 +220,7 @@ impl Tables {
             foresight: Foresight::new(slots_per_vrf.len()),
             comparing: Comparing::new(slots_total),
             retirement: Retirement::default(),
+            transit: Transit::default(),
             no_pool: None,
             dead: 0,
             asking: Asking::new(limits.conntracks),

@@ -235,7 +235,7 @@ impl<W: Wire> Lane<W> {
             applied,
         };
         // The packet waits until its time is over.
-        if !s.rings.push(at, item) {
+        if !s.rings.push_to_asker(at, item) {
             s.count(Cause::CommitUntold);
         }
     }
