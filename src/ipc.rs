@@ -24,7 +24,7 @@ mod tests;
 use std::net::IpAddr;
 
 use ctl::config_report::SettingChange;
-use ctl::job_report::{CompareReport, CompareWanted, ResyncOutcome};
+use ctl::job_report::{CompareReport, CompareWanted, RebalanceReport, RebalanceWanted, ResyncOutcome};
 use ctl::journal::JournalPage;
 use ctl::protocol::Refusal;
 use ctl::report::{
@@ -186,7 +186,9 @@ pub enum Request {
         /// Only this slot.
         slot: Option<u16>,
     },
-    /// How far a job is. [`Reply::Compare`] or [`Reply::Resync`].
+    /// Has slots go to other workers. [`Reply::Job`].
+    Rebalance(RebalanceWanted),
+    /// How far a job is. [`Reply::Compare`], [`Reply::Resync`] or [`Reply::Rebalance`].
     Job {
         /// Number from [`Reply::Job`].
         number: u32,
@@ -289,6 +291,8 @@ pub enum Reply {
     Compare(CompareReport),
     /// See [`Request::Job`].
     Resync(ResyncOutcome),
+    /// See [`Request::Job`].
+    Rebalance(RebalanceReport),
     /// See [`Request::Switchover`].
     Switchover(SwitchoverReport),
     /// See [`Request::Switchovers`].

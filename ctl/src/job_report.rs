@@ -1,4 +1,5 @@
-//! What an operator's longer jobs have come to: the comparison of two nodes' tables, and a resync that was asked for.
+//! What an operator's longer jobs have come to: the comparison of two nodes' tables, a resync that was asked for, and slots that went
+//! to other workers.
 //! Same rules for serialization as [`crate::report`].
 
 use serde::{Deserialize, Serialize};
@@ -181,6 +182,151 @@ pub struct EntryState {
     pub reply: Option<Tuple>,
     /// Grant of its port block, of a translated conntrack.
     pub grant: Option<u64>,
+}
+
+/// What is to go where.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceWanted {
+    /// This slot, to this worker; none has them chosen by load.
+    pub only: Option<SlotMove>,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// A slot and the worker that it is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotMove {
+    /// VRF.
+    pub vrf: String,
+    /// Slot.
+    pub slot: u16,
+    /// Worker.
+    pub to: u16,
+}
+
+/// `worker rebalance` and `worker move-slot`.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebalanceReport {
+    /// Whether it is over.
+    pub finished: bool,
+    /// Nothing is moved.
+    pub dry_run: bool,
+    /// Time it has taken, in milliseconds.
+    pub elapsed_ms: u64,
+    /// What load was measured by.
+    pub by: LoadMeasure,
+    /// One per worker.
+    pub workers: Vec<WorkerLoad>,
+    /// In their order.
+    pub moves: Vec<MoveRow>,
+    /// Why nothing is moved, or no more.
+    pub cause: Option<String>,
+}
+
+impl RebalanceReport {
+    /// Slots that have arrived.
+    #[must_use]
+    pub fn moved(&self) -> usize {
+        self.moves
+            .iter()
+            .filter(|m| m.outcome == MoveOutcome::Moved)
+            .count()
+    }
+
+    /// Slots that have stayed where they were.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.moves
+            .iter()
+            .filter(|m| m.outcome == MoveOutcome::Failed)
+            .count()
+    }
+}
+
+/// What a slot's load is measured by.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoadMeasure {
+    /// Nothing yet.
+    #[default]
+    None,
+    /// Packets of live conntracks within a second.
+    Packets,
+    /// Conntracks, where there are hardly any packets.
+    Conntracks,
+}
+
+impl LoadMeasure {
+    /// The word in text and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Packets => "packets",
+            Self::Conntracks => "conntracks",
+        }
+    }
+}
+
+/// A worker's share of all load.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerLoad {
+    /// Number.
+    pub worker: u16,
+    /// Slots that it had.
+    pub slots: u32,
+    /// Its load.
+    pub load: u64,
+    /// Its load when everything that is listed has moved.
+    pub load_then: u64,
+}
+
+/// What has come of a move.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveOutcome {
+    /// It is still to come.
+    #[default]
+    Planned,
+    /// The slot has arrived.
+    Moved,
+    /// The slot has stayed where it was.
+    Failed,
+}
+
+impl MoveOutcome {
+    /// The word in text and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Moved => "moved",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// A slot that is to go, or has gone.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRow {
+    /// VRF.
+    pub vrf: String,
+    /// Slot.
+    pub slot: u16,
+    /// Worker that it has.
+    pub from: u16,
+    /// Worker that it is to have.
+    pub to: u16,
+    /// Its load.
+    pub load: u64,
+    /// What has come of it.
+    pub outcome: MoveOutcome,
+    /// Why it has stayed.
+    pub cause: Option<String>,
+    /// Conntracks that went with it.
+    pub conntracks: u32,
+    /// Time from the first question to its arrival, in microseconds.
+    pub took_us: u64,
 }
 
 /// `resync`.

@@ -94,6 +94,7 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
         Verb::Set(set) => set.command(),
         Verb::Peer(peer) => peer.command(),
         Verb::Port(port) => port.command(),
+        Verb::Worker(worker) => worker.command(),
         Verb::Compare(compare) => compare.command(),
         Verb::Resync(resync) => resync
             .command()
@@ -137,6 +138,7 @@ fn run(line: Line) -> Result<ExitCode, Failure> {
         }),
         Reply::Switchover(report) if report.phase != SwitchoverPhase::Done => ExitCode::from(REFUSED),
         Reply::Resync(outcome) if outcome.cause.is_some() => ExitCode::from(REFUSED),
+        Reply::Rebalance(report) if report.failed() > 0 => ExitCode::from(REFUSED),
         _ => ExitCode::SUCCESS,
     })
 }
@@ -162,6 +164,11 @@ fn wait_for_job(node: &mut Client, reply: Reply) -> Result<Reply, ClientError> {
             Reply::Resync(outcome) => {
                 let total = outcome.slots_sent + outcome.slots_asked;
                 (outcome.finished, total.saturating_sub(outcome.slots_open), total)
+            }
+            Reply::Rebalance(report) => {
+                let total = u32::try_from(report.moves.len()).unwrap_or(u32::MAX);
+                let over = u32::try_from(report.moved() + report.failed()).unwrap_or(u32::MAX);
+                (report.finished, over, total)
             }
             _ => return Ok(reply),
         };

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config_report::{Applied, RunningConfig, Setting, SettingChange};
-use crate::job_report::{CompareReport, CompareWanted, ResyncOutcome};
+use crate::job_report::{CompareReport, CompareWanted, RebalanceReport, RebalanceWanted, ResyncOutcome};
 use crate::journal::JournalPage;
 use crate::report::{
     BlockRow, ConntrackFilter, ConntrackRow, Count, DropRow, EventRow, GroupState, HaGroupReport, MemoryRow,
@@ -155,7 +155,9 @@ pub enum Command {
         /// Only this slot.
         slot: Option<u16>,
     },
-    /// How far a comparison or a resync is.
+    /// Has slots go to other workers.
+    Rebalance(RebalanceWanted),
+    /// How far a comparison, a resync or a rebalancing is.
     Job {
         /// Number from [`Reply::Job`].
         number: u32,
@@ -282,12 +284,14 @@ pub enum Reply {
     Protection(Vec<ProtectionRow>),
     /// To [`Command::Journal`]: as many as fit into one answer.
     Journal(JournalPage),
-    /// To [`Command::Compare`] and [`Command::Resync`]: ask for it by this number.
+    /// To [`Command::Compare`], [`Command::Resync`] and [`Command::Rebalance`]: ask for it by this number.
     Job(u32),
     /// To [`Command::Job`].
     Compare(CompareReport),
     /// To [`Command::Job`].
     Resync(ResyncOutcome),
+    /// To [`Command::Job`].
+    Rebalance(RebalanceReport),
     /// To [`Command::Switchover`] and [`Command::SwitchoverReport`].
     Switchover(SwitchoverReport),
     /// To [`Command::ConfigDiff`]; none means no difference.

@@ -42,6 +42,7 @@ pub fn text(reply: &Reply) -> String {
         Reply::Job(number) => format!("{number}\n"),
         Reply::Compare(report) => job::compare(report),
         Reply::Resync(outcome) => job::resync(outcome),
+        Reply::Rebalance(report) => job::rebalance(report),
         Reply::Sync(overview) => sync::overview(overview),
         Reply::Operations(rows) => sync::operations(rows),
         Reply::Conservation(rows) => sync::conservation(rows),
@@ -565,6 +566,7 @@ fn worker(row: &WorkerRow) -> String {
     tree(format!("worker{}", row.worker), |t| {
         t.line("core", row.core);
         t.line("polls", row.queues.join(" "));
+        t.line("slots", row.slots);
         t.line(
             "conntracks",
             format_args!("{} of {}", row.conntracks, row.conntracks_max),

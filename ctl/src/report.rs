@@ -427,6 +427,9 @@ pub struct WorkerRow {
     pub worker: u16,
     /// Core it is pinned to.
     pub core: u16,
+    /// Slots that it has, of all VRFs.
+    #[serde(default)]
+    pub slots: u64,
     /// Conntracks in its table.
     pub conntracks: u64,
     /// Conntracks its table can hold.

@@ -1,6 +1,7 @@
 //! The command line: the words an operator types, and the command they mean.
 
 mod sync;
+mod worker;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 
 pub(crate) use self::sync::Events;
 use self::sync::{COMPARE_HELP, Compare, EVENTS_HELP, RESYNC_HELP, Resync, SYNC_HELP, ShowSync};
+use self::worker::Worker;
 
 /// Behind the options of `switchover`.
 const SWITCHOVER_HELP: &str = "\
@@ -55,6 +57,9 @@ pub(crate) enum Verb {
     /// A port's device.
     #[command(subcommand)]
     Port(Port),
+    /// Which worker has which slot.
+    #[command(subcommand)]
+    Worker(Worker),
     /// Compare the tables with the peer's, entry by entry, while traffic runs.
     #[command(after_help = COMPARE_HELP)]
     Compare(Compare),

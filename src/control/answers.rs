@@ -113,9 +113,11 @@ impl Answers<'_> {
             Command::Resync { vrf, slot } => {
                 forward!(self, Request::Resync { vrf, slot }, Job => Reply::Job)
             }
+            Command::Rebalance(wanted) => forward!(self, Request::Rebalance(wanted), Job => Reply::Job),
             Command::Job { number } => match self.data.call(Request::Job { number })? {
                 ipc::Reply::Compare(report) => Ok(Reply::Compare(report)),
                 ipc::Reply::Resync(outcome) => Ok(Reply::Resync(outcome)),
+                ipc::Reply::Rebalance(report) => Ok(Reply::Rebalance(report)),
                 _ => Err(wrong_reply()),
             },
             Command::ResetPort { name } => self.reset_port(name),

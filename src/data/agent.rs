@@ -508,6 +508,7 @@ impl Agent {
             },
             Request::Compare(wanted) => self.jobs.compare(&wanted, &self.sources, now).map(Served::Now),
             Request::Resync { vrf, slot } => self.jobs.resync(vrf, slot, &self.sources, now).map(Served::Now),
+            Request::Rebalance(wanted) => self.jobs.rebalance(&wanted, &self.sources, now).map(Served::Now),
             Request::Job { number } => self.jobs.look(number).map(Served::Now),
             Request::ResetPort { name } => self.reset_port(&name),
             Request::Ports => Ok(answer::port_report(&self.sources, &self.devices, ports)),

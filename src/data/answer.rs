@@ -147,6 +147,7 @@ pub(crate) fn answer(
         | Request::SetForwarding(_)
         | Request::Compare(_)
         | Request::Resync { .. }
+        | Request::Rebalance(_)
         | Request::Job { .. }
         | Request::Ports
         | Request::ResetPort { .. }
@@ -377,28 +378,30 @@ fn worker_rows(sources: &Sources) -> Served {
     let facts = sources.facts.worker_facts.clone();
     let gather = Gather::once(&sources.workers, |tables, _| {
         let table = &tables.conntracks;
+        let vrfs = (0..).map(VrfId).take(tables.roles.len());
+        let slots = vrfs.map(|vrf| tables.slots.of_vrf(vrf).count() as u64);
         (
             tables.counters.clone(),
+            slots.sum(),
             table.len() as u64,
             table.capacity() as u64,
         )
     });
     all(gather, move |answers| {
-        let rows =
-            (0..)
-                .zip(answers)
-                .zip(&facts)
-                .map(|((worker, (counters, held, most)), (core, queues))| WorkerRow {
-                    worker,
-                    core: *core,
-                    conntracks: held,
-                    conntracks_max: most,
-                    queues: queues.clone(),
-                    counters: counters
-                        .named()
-                        .map(|(name, value)| Count::new(name, value))
-                        .collect(),
-                });
+        let rows = (0..).zip(answers).zip(&facts).map(
+            |((worker, (counters, slots, held, most)), (core, queues))| WorkerRow {
+                worker,
+                core: *core,
+                slots,
+                conntracks: held,
+                conntracks_max: most,
+                queues: queues.clone(),
+                counters: counters
+                    .named()
+                    .map(|(name, value)| Count::new(name, value))
+                    .collect(),
+            },
+        );
         Reply::Workers(rows.collect())
     })
 }

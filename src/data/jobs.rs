@@ -1,17 +1,18 @@
-//! An operator's longer jobs: comparisons and resyncs. One runs at a time; it is started by one question, and the others
+//! An operator's longer jobs: comparisons, resyncs and rebalancings. One runs at a time; it is started by one question, and the others
 //! ask how far it is. The last one's result is kept until the next begins, so that nobody who looks away loses it.
 
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ctl::job_report::{
-    CompareReport, CompareWanted, ComparedVrf, DifferenceRow, EntryName, EntryState, Repaired, ResyncOutcome,
-    UndecidedSlot,
+    CompareReport, CompareWanted, ComparedVrf, DifferenceRow, EntryName, EntryState, RebalanceWanted,
+    Repaired, ResyncOutcome, UndecidedSlot,
 };
 use ctl::protocol::{Refusal, RefusalKind};
-use dataplane::delta::Delta;
+use dataplane::delta::{Delta, SlotRef};
 use dataplane::flow::VrfId;
 use dataplane::time::Instant;
+use dataplane::transit::Mover;
 use state_sync::compare::{Compared, Comparison, Difference, Wanted, Ways};
 use state_sync::port::{PumpCommand, Resyncing};
 use state_sync::report::PumpReport;
@@ -20,6 +21,7 @@ use super::answer::Sources;
 use super::ask::{flow_state, tuple};
 use super::facts::not_found;
 use super::peers::PumpGather;
+use super::rebalance::RebalanceJob;
 use super::roles::Flow;
 use crate::ipc::Reply;
 
@@ -41,6 +43,7 @@ pub(crate) struct Jobs {
 enum Job {
     Compare(CompareJob),
     Resync(ResyncJob),
+    Rebalance(RebalanceJob),
 }
 
 #[derive(Debug)]
@@ -172,9 +175,43 @@ impl Jobs {
         })))
     }
 
+    /// Has slots go to other workers.
+    ///
+    /// # Errors
+    /// When another job runs, or there is no such slot or worker.
+    pub(crate) fn rebalance(
+        &mut self,
+        wanted: &RebalanceWanted,
+        sources: &Sources,
+        now: Instant,
+    ) -> Result<Reply, Refusal> {
+        self.free()?;
+        let only = match &wanted.only {
+            Some(only) => {
+                let vrf = sources.facts.vrf(&only.vrf)?;
+                slots(sources, vrf, Some(only.slot))?;
+                let workers = sources.workers.len();
+                if usize::from(only.to) >= workers {
+                    let message = format!("there is no worker {}: they are 0 to {}", only.to, workers - 1);
+                    return Err(not_found(message));
+                }
+                let slot = only.slot;
+                Some((SlotRef { vrf, slot }, only.to))
+            }
+            None => None,
+        };
+        // A move that was under way when its job was no longer asked for has come to its end with it.
+        let mover = match self.job.take() {
+            Some(Job::Rebalance(job)) => job.into_mover(),
+            _ => Mover::default(),
+        };
+        let job = RebalanceJob::new(only, wanted.dry_run, mover, sources, now);
+        Ok(self.begin(Job::Rebalance(job)))
+    }
+
     fn free(&self) -> Result<(), Refusal> {
         if self.job.as_ref().is_some_and(|job| !job.finished()) {
-            let message = "another comparison or resync is under way: wait for its end";
+            let message = "another comparison, resync or rebalancing is under way: wait for its end";
             return Err(Refusal::new(RefusalKind::Refused, message));
         }
         Ok(())
@@ -194,6 +231,7 @@ impl Jobs {
         match &self.job {
             Some(Job::Compare(job)) if number == self.number => Ok(Reply::Compare(job.report())),
             Some(Job::Resync(job)) if number == self.number => Ok(Reply::Resync(job.outcome.clone())),
+            Some(Job::Rebalance(job)) if number == self.number => Ok(Reply::Rebalance(job.report().clone())),
             _ => Err(not_found("the result of that job is no longer kept".to_owned())),
         }
     }
@@ -208,6 +246,15 @@ impl Jobs {
                 let equal: u64 = report.parts.iter().map(|p| p.entries_equal).sum();
                 let text = format!("{}: {equal} entries are equal", report.verdict().name());
                 ("compared", text)
+            }
+            Job::Rebalance(job) => {
+                let report = job.report();
+                let text = format!(
+                    "{} slots went to other workers, {} stayed",
+                    report.moved(),
+                    report.failed()
+                );
+                ("rebalanced", text)
             }
             Job::Resync(ResyncJob { outcome, .. }) => {
                 let slots = outcome.slots_sent + outcome.slots_asked;
@@ -225,6 +272,7 @@ impl Jobs {
         match &mut self.job {
             Some(Job::Compare(job)) => job.turn(sources, now),
             Some(Job::Resync(job)) if !job.outcome.finished => job.turn(sources, now),
+            Some(Job::Rebalance(job)) if !job.finished() => job.turn(sources, now),
             _ => 0,
         }
     }
@@ -235,6 +283,7 @@ impl Job {
         match self {
             Self::Compare(job) => job.finished(),
             Self::Resync(job) => job.outcome.finished,
+            Self::Rebalance(job) => job.finished(),
         }
     }
 }
@@ -448,6 +497,6 @@ impl ResyncJob {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

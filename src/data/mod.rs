@@ -20,6 +20,7 @@ mod kernel_link;
 mod peers;
 mod publisher;
 mod rates;
+mod rebalance;
 mod roles;
 mod room;
 mod settings;

@@ -1,7 +1,9 @@
-//! Comparisons and resyncs as text: a tree of counts, and a table of what differs.
+//! Comparisons, resyncs and rebalancings as text: a tree of counts, and a table of what differs or moves.
 
 use super::{Tree, protocol_name, table, tree, tuple};
-use crate::job_report::{CompareReport, ComparedVrf, DifferenceRow, EntryName, EntryState, ResyncOutcome};
+use crate::job_report::{
+    CompareReport, ComparedVrf, DifferenceRow, EntryName, EntryState, MoveRow, RebalanceReport, ResyncOutcome,
+};
 
 /// `compare`.
 pub(super) fn compare(report: &CompareReport) -> String {
@@ -81,6 +83,58 @@ fn entry_state(state: &EntryState) -> String {
         text.push_str(&format!(" grant {grant}"));
     }
     text
+}
+
+/// `worker rebalance` and `worker move-slot`.
+pub(super) fn rebalance(report: &RebalanceReport) -> String {
+    let mut text = tree("rebalance", |t| {
+        t.line("load-by", report.by.name());
+        if report.dry_run {
+            t.line("planned", report.moves.len());
+        } else {
+            t.line("moved", report.moved());
+            t.line("failed", report.failed());
+        }
+        t.line("elapsed-ms", report.elapsed_ms);
+        if let Some(cause) = &report.cause {
+            t.line("cause", cause);
+        }
+        let total: u64 = report.workers.iter().map(|w| w.load).sum();
+        for worker in &report.workers {
+            t.open(format_args!("worker{}", worker.worker), |t| {
+                t.line("slots", worker.slots);
+                t.line("load", share(worker.load, total));
+                t.line("load-then", share(worker.load_then, total));
+            });
+        }
+    });
+    if !report.moves.is_empty() {
+        let header = ["VRF", "SLOT", "FROM", "TO", "LOAD", "OUTCOME", "CONNTRACKS", "US"];
+        text.push_str(&table(header, report.moves.iter().map(moved)));
+    }
+    text
+}
+
+fn share(load: u64, total: u64) -> String {
+    let percent = (load * 100).checked_div(total).unwrap_or(0);
+    format!("{load} ({percent} %)")
+}
+
+fn moved(row: &MoveRow) -> [String; 8] {
+    let outcome = match &row.cause {
+        Some(cause) => format!("{}: {cause}", row.outcome.name()),
+        None => row.outcome.name().to_owned(),
+    };
+    [
+        row.vrf.clone(),
+        row.slot.to_string(),
+        row.from.to_string(),
+        row.to.to_string(),
+        row.load.to_string(),
+        outcome,
+        row.conntracks.to_string(),
+        row.took_us.to_string(),
+    ]
 }
 
 /// `resync`.

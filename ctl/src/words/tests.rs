@@ -1,7 +1,7 @@
 //! Words and the commands they mean.
 
 use clap::CommandFactory;
-use ctl::job_report::CompareWanted;
+use ctl::job_report::{CompareWanted, RebalanceWanted, SlotMove};
 
 use super::*;
 
@@ -13,6 +13,7 @@ fn command(line: &str) -> Option<Command> {
         Verb::Set(set) => set.command(),
         Verb::Peer(peer) => peer.command(),
         Verb::Port(port) => port.command(),
+        Verb::Worker(worker) => worker.command(),
         Verb::Compare(compare) => compare.command(),
         Verb::Resync(resync) => resync.command()?,
         Verb::Switchover(switchover) => switchover.command(),
@@ -156,6 +157,26 @@ fn words_in_the_place_of_vrf_and_state_are_literal() {
             Some(Command::Conservation),
         ),
         ("twinpathctl show protection", Some(Command::Protection)),
+        (
+            "twinpathctl worker rebalance --dry-run",
+            Some(Command::Rebalance(RebalanceWanted {
+                only: None,
+                dry_run: true,
+            })),
+        ),
+        (
+            "twinpathctl worker move-slot vrf main 7 --to 1",
+            Some(Command::Rebalance(RebalanceWanted {
+                only: Some(SlotMove {
+                    vrf: vrf(),
+                    slot: 7,
+                    to: 1,
+                }),
+                dry_run: false,
+            })),
+        ),
+        ("twinpathctl worker move-slot vrf main 7", None),
+        ("twinpathctl worker move-slot main 7 --to 1", None),
         ("twinpathctl resync", None),
         ("twinpathctl resync vrf", None),
         ("twinpathctl resync all main", None),
