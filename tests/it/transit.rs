@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use dataplane::counters::Counters;
 use dataplane::delta::SlotRef;
 use dataplane::flow::{Direction, FlowKey};
+use dataplane::shard::slot_of_address;
 
 use dataplane::transit::{Hindrance, Unmoved};
 use dataplane::verdict::Drop;
@@ -364,6 +365,51 @@ fn an_event_thread_that_stands_delays_no_packet() {
     traffic.finish(&mut cluster);
     cluster.settle();
     everything_is_where_it_belongs(&mut cluster, 0);
+}
+
+#[test]
+fn what_the_former_worker_has_told_is_taken_before_what_the_new_one_tells() {
+    let mut cluster = Cluster::pair(setup(), 760);
+    let owners = std::sync::Arc::clone(&cluster.node(0).shared.owners);
+    let slot_of = |host: u8| slot_of_address(&subscriber(host), 16);
+    // From the last worker to the first one, whose ring is looked at first.
+    let host = (1..40)
+        .find(|&host| owners.worker_of(at(slot_of(host))) == 2)
+        .unwrap();
+    let slot = slot_of(host);
+    let calm = disturbances(&mut cluster);
+    let mut port = 10_000;
+    let mut open = |cluster: &mut Cluster| {
+        port += 1;
+        let key = packet::udp(subscriber(host), port, server(1), 53);
+        let frame = packet::simple(&packet::to_node(1, LAN, &key.src), &key);
+        assert!(cluster.node(0).inject(2, LAN, &frame));
+    };
+    let (agent, workers, events) = (0, 1..4, 4..6);
+    let now = cluster.now;
+    cluster.node(0).move_slot(at(slot), 0, now).unwrap();
+    let mut steered = 0;
+    for _ in 0..200 {
+        open(&mut cluster);
+        // Event threads stand from the moment on at which they steer records elsewhere.
+        steered += usize::from(owners.receiver_of(at(slot)) == 0);
+        let threads = workers.clone().chain(events.clone().take_while(|_| steered < 2));
+        for thread in threads.chain([agent]) {
+            cluster.turn_thread(0, thread);
+        }
+    }
+    let counters = cluster.node(0).counters();
+    assert_eq!((counters.slots_departed, counters.slots_arrived), (1, 0));
+    assert!(counters.slot_awaited > 0);
+    assert_eq!(owners.worker_of(at(slot)), 0);
+    // First packets that have come since are answered for by the new worker already.
+    let waiting: Vec<u64> = cluster.node(0).tables().map(|t| t.listed()).collect();
+    assert!(waiting[0] > 10 && waiting[2] == 0, "{waiting:?}");
+    cluster.run(5 * MS);
+    cluster.settle();
+    assert_eq!(came_to_their_end(&mut cluster, 0), 1);
+    assert_eq!(disturbances(&mut cluster), calm);
+    assert_eq!(conntracks(&mut cluster, 1), 200);
 }
 
 #[test]
