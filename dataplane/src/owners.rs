@@ -263,7 +263,7 @@ mod interleavings {
     fn a_thread_that_has_seen_a_change_has_done_everything_else_before() {
         loom::model(|| {
             let at = SlotRef::default();
-            let owners = Arc::new(Owners::new(2, 0, &[1]));
+            let owners = Arc::new(Owners::new(2, 1, &[1]));
             let pushed = Arc::new(AtomicU64::new(0));
             owners.look_as_worker(0);
             let worker = {
