@@ -97,7 +97,7 @@ pub enum Step {
     Lower(Sizes),
     /// A room of these sizes is made and given ([`Tables::adopt`]).
     Give(Sizes),
-    /// The worker has to come further first: carry keys over, or lose entries.
+    /// The worker has to come further first: carry keys over, lose entries, or get a slot that is on its way.
     Wait,
     /// Everything is as wanted.
     Done,
@@ -118,6 +118,8 @@ pub struct Standing {
     pub trailing: bool,
     /// Entries are being carried over.
     pub moving: bool,
+    /// A slot is on its way here, which was promised some of the room there is.
+    pub expecting: bool,
     /// More room was asked for.
     pub asked: bool,
 }
@@ -126,6 +128,9 @@ impl Standing {
     /// What comes next on the way to `wanted`, which has address space.
     #[must_use]
     pub fn next(&self, wanted: &Sizes) -> Step {
+        if self.expecting {
+            return Step::Wait;
+        }
         if !self.sizes.within(wanted) {
             return Step::Lower(self.sizes.least(wanted));
         }
@@ -192,6 +197,7 @@ impl Tables {
             indexed: conntracks.indexed(),
             trailing: conntracks.laid_out() > conntracks.capacity(),
             moving: self.is_moving(),
+            expecting: self.transit.awaited().is_some(),
             asked: self.asking.asked,
         }
     }
@@ -251,11 +257,12 @@ impl Tables {
     /// Goes over to the room it is given, in one step.
     ///
     /// # Errors
-    /// The room, when what is there doesn't fit into it, there is no address space for it, or the former room isn't
-    /// cleared up yet. Nothing has changed then.
+    /// The room, when what is there doesn't fit into it, there is no address space for it, the former room isn't cleared up yet,
+    /// or a slot is on its way here, which was promised some of that. Nothing has changed then.
     pub fn adopt(&mut self, room: Room) -> Result<(), Box<Room>> {
         let standing = self.standing();
-        if standing.moving || !standing.held.within(&room.sizes) || !room.sizes.within(&standing.reserve) {
+        let fits = standing.held.within(&room.sizes) && room.sizes.within(&standing.reserve);
+        if standing.moving || standing.expecting || !fits {
             return Err(Box::new(room));
         }
         let Room {

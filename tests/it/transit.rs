@@ -8,7 +8,7 @@ use dataplane::counters::Counters;
 use dataplane::delta::SlotRef;
 use dataplane::flow::{Direction, FlowKey};
 use dataplane::shard::slot_of_address;
-
+use dataplane::tables::Tables;
 use dataplane::transit::{Hindrance, Unmoved};
 use dataplane::verdict::Drop;
 use state_sync::role::Desire;
@@ -303,6 +303,44 @@ fn first_packets_and_ends_while_slots_move_leave_both_nodes_equal() {
             counters.dropped(Drop::PoolExhausted) + counters.dropped(Drop::NoMapping),
             0
         );
+    }
+}
+
+/// A limit that is lowered while a slot is on its way is lowered when it is there: it was promised its room.
+#[test]
+fn room_that_was_promised_to_a_slot_is_not_taken_back() {
+    let setup = Setup {
+        conntracks: 256,
+        conntracks_most: Some(256),
+        ..setup()
+    };
+    let mut cluster = Cluster::pair(setup, 725);
+    open_flows(&mut cluster, 0, 300, 10_000);
+    cluster.settle();
+    for node in 0..2 {
+        let held = |cluster: &mut Cluster| {
+            cluster
+                .node(node)
+                .tables()
+                .map(|t| t.conntracks.len())
+                .sum::<usize>()
+        };
+        assert_eq!(held(&mut cluster), 300);
+        let slot = (0..16)
+            .find(|slot| cluster.node(node).worker_of(at(*slot)) != 2)
+            .unwrap();
+        relocate(&mut cluster, node, slot, 2, |cluster| {
+            let moves = cluster.node(node).tables().any(Tables::is_changing_hands);
+            if moves {
+                cluster.node(node).room = Some(16);
+            }
+        });
+        cluster.run(MS);
+        let most = |cluster: &mut Cluster| cluster.node(node).tables().map(|t| t.conntracks.capacity()).max();
+        assert_eq!(most(&mut cluster), Some(16), "it is lowered in the end");
+        assert_eq!(held(&mut cluster), 300);
+        assert_eq!(came_to_their_end(&mut cluster, node), 1);
+        assert!(cluster.node(node).counters().conntracks_arrived > 0);
     }
 }
 
