@@ -377,10 +377,10 @@ mod tests {
     }
 
     #[test]
-    fn one_slot_that_is_too_much_for_any_worker_stays_and_others_make_room_for_it() {
+    fn one_slot_that_is_too_much_for_any_worker_gets_one_for_itself() {
         assert_eq!(moves(&[(0, 1_000), (1, 10)], 2), []);
         let planned = moves(&[(0, 1_000), (0, 400), (0, 300), (1, 10)], 2);
-        assert_eq!(planned, [(1, 0, 1), (2, 0, 1)]);
+        assert_eq!(planned, [(0, 0, 1), (3, 1, 0)]);
     }
 
     #[test]

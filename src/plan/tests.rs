@@ -161,17 +161,17 @@ fn what_the_machine_lacks_is_named() {
         ),
         (
             PlanInput {
-                mbufs: 6_911,
+                mbufs: 8_959,
                 ..with()
             },
-            "6911 mbufs are too few: queues, caches and packets that wait can hold 6912",
+            "8959 mbufs are too few: queues, caches and packets that wait can hold 8960",
         ),
         (
             PlanInput {
                 held_packets: 65_536,
                 ..with()
             },
-            "16384 mbufs are too few: queues, caches and packets that wait can hold 136960",
+            "16384 mbufs are too few: queues, caches and packets that wait can hold 139008",
         ),
     ] {
         assert_eq!(refused(input), text);

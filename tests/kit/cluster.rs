@@ -391,11 +391,11 @@ impl Cluster {
     }
 
     /// What stands still at quiescence, of both nodes.
-    fn totals(&self) -> [Option<[u64; 14]>; 2] {
+    fn totals(&self) -> [Option<[u64; 15]>; 2] {
         [0, 1].map(|index| {
             let node = self.nodes[index].as_ref()?;
             let (role, term) = node.role(MAIN);
-            let mut totals = [0; 14];
+            let mut totals = [0; 15];
             (totals[0], totals[1]) = (role as u64, term.0);
             for c in node.tables().map(|tables| &tables.counters) {
                 let records = [
@@ -414,6 +414,12 @@ impl Cluster {
                     *total += more;
                 }
             }
+            // What was redirected long ago may have waited for a lane.
+            totals[14] = node
+                .reports()
+                .iter()
+                .map(|report| report.redirects.handed_on)
+                .sum();
             // Not frames and records of lanes: heartbeats never stand still.
             for vrf in (0..node.setup.vrfs()).map(VrfId) {
                 let view = node.board.view(0, vrf, node.setup.slots);

@@ -356,13 +356,14 @@ impl Play {
         let why = moved(&named(&before), &counters(self.cluster.node(node)));
         // A flow whose first packet still waits for the peer, by order of its rule, is excepted; so is one whose waiting
         // ends in this turn because no peer is left that could know it, if the rule says that nobody else may then; one
-        // whose public address was taken away; and one whose slot is on its way to another worker: it waits for that.
+        // whose public address was taken away; and packets that wait, for their slot or for redirected ones in front of them.
         let held = [
             "commit_held",
             "drop:commit-full",
             "drop:commit-unknown",
             "retired_ended",
             "slot_awaited",
+            "lined_up",
         ]
         .iter()
         .any(|name| why.contains_key(*name));
