@@ -48,6 +48,7 @@ pub mod fingerprint;
 pub mod flow;
 pub mod io;
 pub mod lane_counts;
+mod lanes;
 pub mod mutant;
 mod prefetch;
 pub mod role;

@@ -8,6 +8,7 @@
 //! of counting passers-by is that of the F14 tables.)
 
 use crate::flow::{Addr, FlowKey};
+use crate::lanes::equal;
 use crate::prefetch::prefetch;
 use crate::shard::fold;
 
@@ -43,10 +44,10 @@ impl Bucket {
         overflow: 0,
     };
 
-    /// Places with this tag: four are compared at once.
+    /// Places with this tag.
     #[inline]
-    const fn matches(&self, tag: u16) -> Places {
-        Places(equal_lanes(self.tags[0], tag) >> 15 | equal_lanes(self.tags[1], tag) >> 14)
+    fn matches(&self, tag: u16) -> Places {
+        Places(equal(self.tags, tag))
     }
 
     #[inline]
@@ -57,17 +58,9 @@ impl Bucket {
     }
 }
 
-/// Top bit of each 16-bit lane that is `tag`. No carry leaves a lane, so the answer is exact.
-#[inline]
-const fn equal_lanes(word: u64, tag: u16) -> u64 {
-    const LOW: u64 = 0x7fff_7fff_7fff_7fff;
-    let differs = word ^ (tag as u64 * 0x0001_0001_0001_0001);
-    !(((differs & LOW) + LOW) | differs | LOW)
-}
-
-/// Set of places of a bucket: bit 16 n for place n, bit 16 n + 1 for place n + 4.
+/// Set of places of a bucket: bit 2 n for place n.
 #[derive(Clone, Copy)]
-struct Places(u64);
+struct Places(u32);
 
 impl Iterator for Places {
     type Item = usize;
@@ -77,9 +70,9 @@ impl Iterator for Places {
         if self.0 == 0 {
             return None;
         }
-        let bit = self.0.trailing_zeros() as usize;
+        let place = self.0.trailing_zeros() as usize / 2;
         self.0 &= self.0 - 1;
-        Some(bit / 16 + bit % 2 * 4)
+        Some(place)
     }
 }
 
