@@ -151,19 +151,49 @@ impl Track {
         segment: &TcpSegment,
         check_window: bool,
     ) -> Result<Outcome, Drop> {
-        let effect = if segment.flags & RST != 0 {
-            self.reset(dir, segment, check_window)
-        } else if segment.flags & SYN != 0 {
-            self.synchronize(dir, segment, check_window)
-        } else {
-            self.proceed(dir, segment, check_window)
-        }?;
+        if self.goes_on(dir, segment) {
+            return Ok(Outcome {
+                class: Class::Established,
+                timeout: Timeout::Established,
+                refresh: true,
+                reopened: false,
+            });
+        }
+        let effect = self.judge(dir, segment, check_window)?;
         Ok(Outcome {
             class: self.class(),
             timeout: self.timeout(),
             refresh: effect == Effect::Refresh,
             reopened: effect == Effect::Reopen,
         })
+    }
+
+    /// What most segments are: data, or an ACK, in the middle of a connection of which everything is known. False, and nothing has
+    /// changed, for any other.
+    #[inline]
+    const fn goes_on(&mut self, dir: Direction, segment: &TcpSegment) -> bool {
+        if !matches!(self.phase, Phase::Synchronized)
+            || segment.flags & (SYN | ACK | FIN | RST) != ACK
+            || self.inherited_closing
+        {
+            return false;
+        }
+        let [original, reply] = &mut self.ends;
+        match dir {
+            Direction::Original => original.goes_on(reply, segment),
+            Direction::Reply => reply.goes_on(original, segment),
+        }
+    }
+
+    /// A segment of any kind.
+    fn judge(&mut self, dir: Direction, segment: &TcpSegment, check_window: bool) -> Result<Effect, Drop> {
+        if segment.flags & RST != 0 {
+            self.reset(dir, segment, check_window)
+        } else if segment.flags & SYN != 0 {
+            self.synchronize(dir, segment, check_window)
+        } else {
+            self.proceed(dir, segment, check_window)
+        }
     }
 
     /// Whether the sequence numbers of the sender in `dir` are still unproven, so that its segments pass unchecked.

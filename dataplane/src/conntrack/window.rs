@@ -245,6 +245,46 @@ impl End {
         };
     }
 
+    /// Whether nothing of what an ordinary segment can change is left open: proven, heard, and without a FIN.
+    const fn is_steady(&self) -> bool {
+        let asked = Facts::PROVEN | Facts::HEARD | Facts::FIN;
+        self.facts.0 & asked == Facts::PROVEN | Facts::HEARD
+    }
+
+    /// Takes note of a segment with an ACK, without SYN, FIN or RST, of this end of a connection of which nothing is left open.
+    /// False, and nothing has changed, where there is more to be asked: after all bounds, it does what [`Self::sent`] and
+    /// [`Self::acknowledged`] do.
+    #[inline]
+    pub(super) const fn goes_on(&mut self, receiver: &mut Self, segment: &TcpSegment) -> bool {
+        let end = segment.seq.wrapping_add(segment.payload_len);
+        let oldest = self.end.wrapping_sub(receiver.window_max).wrapping_sub(1);
+        let tolerance = if self.window_max > OLD_ACK_MIN {
+            self.window_max
+        } else {
+            OLD_ACK_MIN
+        };
+        let inside = !before(self.limit.wrapping_add(1), end)
+            & !before(end, oldest)
+            & !before(receiver.end, segment.ack)
+            & !before(segment.ack, receiver.acked.wrapping_sub(tolerance));
+        if !(self.is_steady() & receiver.is_steady() & inside) {
+            return false;
+        }
+        let shift = if self.scale() > SCALE_MAX {
+            SCALE_MAX
+        } else {
+            self.scale()
+        };
+        let window = (segment.window as u32) << shift;
+        self.end = max(self.end, end);
+        if window > self.window_max {
+            self.window_max = window;
+        }
+        receiver.acked = max(receiver.acked, segment.ack);
+        receiver.limit = max(receiver.limit, segment.ack.wrapping_add(window));
+        true
+    }
+
     /// Bounds I and II for a segment of this end towards `receiver`.
     pub(super) const fn may_send(&self, receiver: &Self, segment: &TcpSegment) -> bool {
         let end = segment_end(segment);

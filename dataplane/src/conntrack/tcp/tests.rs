@@ -590,6 +590,32 @@ fn fitting_segment_in(script: &str, arrow: &str, kind: &str) -> String {
     verdict(&mut track, &format!("{arrow} {kind} {seq} ack {ack}"), true)
 }
 
+/// Whether the way that most segments take leads where the general one does, with the window check and without.
+fn goes_on_as_any_other(track: Track, dir: Direction, segment: &TcpSegment) -> bool {
+    [true, false].into_iter().all(|check_window| {
+        let (mut short, mut long) = (track, track);
+        if !short.goes_on(dir, segment) {
+            return short == track;
+        }
+        let effect = long.judge(dir, segment, check_window);
+        (short, Ok(Effect::Refresh)) == (long, effect) && long.timeout() == Timeout::Established
+    })
+}
+
+#[test]
+fn an_established_connection_takes_the_short_way_unless_something_is_left_open() {
+    let mut track = established();
+    let (dir, data) = segment("> A 101 ack 301 len 50");
+    assert!(track.goes_on(dir, &data) && goes_on_as_any_other(track, dir, &data));
+    for text in ["> FA 151 ack 301", "> R 151", "> A 900000 ack 301"] {
+        let (dir, other) = segment(text);
+        assert!(!track.goes_on(dir, &other), "{text}");
+    }
+    track.observe(dir, &segment("> FA 151 ack 301").1, true).unwrap();
+    let (dir, ack) = segment("< A 301 ack 152");
+    assert!(!track.goes_on(dir, &ack), "one end has closed");
+}
+
 proptest! {
     #[test]
     fn arbitrary_segments_never_panic_and_refusals_change_nothing(
@@ -612,6 +638,7 @@ proptest! {
                 Ok(outcome) => prop_assert_eq!(outcome.class, track.class()),
                 Err(_) => prop_assert_eq!(track, old),
             }
+            prop_assert!(goes_on_as_any_other(old, dir, &segment));
         }
     }
 
@@ -637,6 +664,7 @@ proptest! {
         for (len, lost, acknowledge) in steps {
             let room = received.wrapping_add(30_000).wrapping_sub(sent);
             let data = TcpSegment { seq: sent, ack: start, payload_len: len.min(room), ..base };
+            prop_assert!(goes_on_as_any_other(track, REPLY, &data));
             prop_assert!(track.observe(REPLY, &data, true).is_ok(), "{:?} {:#?}", data, track);
             sent = sent.wrapping_add(data.payload_len);
             if lost {
@@ -646,6 +674,7 @@ proptest! {
             }
             if acknowledge {
                 let ack = TcpSegment { seq: start, ack: received, ..base };
+                prop_assert!(goes_on_as_any_other(track, ORIGINAL, &ack));
                 prop_assert!(track.observe(ORIGINAL, &ack, true).is_ok(), "{:?} {:#?}", ack, track);
             }
         }
