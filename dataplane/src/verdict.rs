@@ -43,7 +43,7 @@ reasons! {
     BadIpHeader = "bad-ip-header",
     /// IPv4 header checksum is wrong.
     BadIpChecksum = "bad-ip-checksum",
-    /// TCP, UDP or ICMP checksum is wrong.
+    /// TCP or ICMP checksum is wrong, or that of the first UDP packet of a flow.
     BadL4Checksum = "bad-l4-checksum",
     /// Source or destination address that may not appear in a forwarded packet (RFC 1812 5.3.7, RFC 4291 2.5), or a
     /// packet to itself: equal addresses on the wire, or a subscriber's own public address and port.

@@ -13,10 +13,12 @@ use crate::policy::Query;
 use crate::role::Role;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta, Piece};
+use crate::stage::parse::udp_is_right;
 use crate::verdict::{Drop, Verdict};
 use crate::vrf::Local;
 
 pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+    verify(batch);
     let mut opened = false;
     batch.each(|meta, work| {
         if work.entry != NIL || !matches!(meta.kind, Kind::Flow | Kind::IcmpError) {
@@ -43,6 +45,18 @@ pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
             Err(reason) => work.drop(reason),
         }
     });
+}
+
+/// Nothing is opened by a damaged datagram; parse leaves the question to whom it concerns.
+fn verify<P: Packet>(batch: &mut Batch<P>) {
+    let places = batch.meta.iter().zip(&mut batch.work);
+    for (packet, (meta, work)) in batch.packets.iter().zip(places) {
+        let concerned = work.is_open() && work.entry == NIL && meta.kind == Kind::Flow;
+        let udp = meta.key.proto == proto::UDP && meta.piece == Piece::Whole;
+        if concerned && udp && !udp_is_right(packet.data(), meta) {
+            work.drop(Drop::BadL4Checksum);
+        }
+    }
 }
 
 enum Outcome {

@@ -25,6 +25,7 @@ mod tests_fragment;
 mod tests_icmp;
 
 pub use super::meta::{Fragment, IcmpMessage, Kind, Meta, Piece, TcpSegment};
+pub(crate) use transport::udp_is_right;
 
 use crate::flow::{Addr, FlowKey, VrfId, proto};
 use crate::verdict::{Drop, Verdict};
@@ -181,7 +182,7 @@ fn any_ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     let pseudo = &header.addresses();
     match header.proto() {
         proto::TCP => transport::tcp(l4, pseudo, meta),
-        proto::UDP => transport::udp(l4, pseudo, meta),
+        proto::UDP => transport::udp(l4, meta),
         proto::ICMP => transport::icmp4(l4, meta),
         proto::ICMP6 => Err(Drop::BadL4Header),
         _ => Ok(Kind::Flow),
@@ -306,7 +307,7 @@ fn ipv6(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
         }
         _ if scope == Scope::Link => Ok(Kind::Other),
         proto::TCP => transport::tcp(l4, pseudo, meta),
-        proto::UDP => transport::udp(l4, pseudo, meta),
+        proto::UDP => transport::udp(l4, meta),
         proto::ICMP6 => transport::icmp6(l4, pseudo, meta),
         proto::ICMP => Err(Drop::BadL4Header),
         _ => Ok(Kind::Flow),

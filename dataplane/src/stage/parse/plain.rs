@@ -26,7 +26,7 @@ pub(super) fn ipv4(payload: &[u8], meta: &mut Meta) -> Option<Result<Kind, Drop>
     describe(&header, 20, meta);
     let pseudo = &header.addresses();
     match header.proto() {
-        proto::UDP => Some(transport::udp(l4, pseudo, meta)),
+        proto::UDP => Some(transport::udp(l4, meta)),
         proto::TCP => Some(transport::tcp(l4, pseudo, meta)),
         _ => None,
     }
