@@ -51,6 +51,7 @@ use crate::stage::missing::ask_for_missing;
 use crate::stage::parse::parse;
 use crate::stage::reassemble::{PieceWork, reassemble, remark};
 use crate::stage::redirect::{Redirects, redirect};
+use crate::stage::rewrite::rewrite;
 use crate::stage::steer::steer;
 use crate::stage::track::track;
 use crate::stage::transmit::{Outgoing, Stores, transmit};
@@ -564,6 +565,7 @@ impl<I: Io> Worker<I> {
         track(batch, &mut cx);
         forward(batch, &mut cx);
         answer(batch, &mut self.out, io, &mut cx);
+        rewrite(batch, &mut cx);
         transmit(
             batch,
             &mut self.out,

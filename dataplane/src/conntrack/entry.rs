@@ -13,7 +13,7 @@ use core::mem::offset_of;
 use super::{Tuples, icmp, tcp, udp};
 use crate::config::{InterfaceId, Timeouts};
 use crate::delta::{Class, Handle, NatPart, PutRecord, Scales, SlotRef, Term, Version};
-use crate::flow::{Direction, FlowKey, VrfId, proto};
+use crate::flow::{Addr, Direction, FlowKey, VrfId, proto};
 use crate::slot::{SyncState, tuples_digest};
 use crate::time::Instant;
 
@@ -223,6 +223,13 @@ impl Conntrack {
         self.reign = Reign::of(term);
     }
 
+    /// VRF and destination with which a packet of `dir` leaves.
+    #[inline]
+    #[must_use]
+    pub const fn destination(&self, dir: Direction) -> (VrfId, Addr) {
+        self.tuples.destination(dir)
+    }
+
     /// Tuple with which a packet of `dir` leaves; its VRF is the one it leaves into.
     #[inline]
     #[must_use]
@@ -346,7 +353,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Addr;
     use crate::slot::conntrack_digest;
     use crate::stage::meta::TcpSegment;
     use crate::verdict::Drop;

@@ -56,6 +56,37 @@ impl Place {
     }
 }
 
+/// What the index knows of a key: a place, and which tuple of its conntrack the key is. So a search compares one tuple.
+#[derive(Clone, Copy)]
+struct Side(u32);
+
+impl Side {
+    /// Set for the reply; ids are below.
+    const REPLY: u32 = 1 << 31;
+
+    #[inline]
+    const fn new(id: u32, direction: Direction) -> Self {
+        match direction {
+            Direction::Original => Self(id),
+            Direction::Reply => Self(id | Self::REPLY),
+        }
+    }
+
+    #[inline]
+    const fn id(self) -> u32 {
+        self.0 & !Self::REPLY
+    }
+
+    #[inline]
+    const fn direction(self) -> Direction {
+        if self.0 & Self::REPLY == 0 {
+            Direction::Original
+        } else {
+            Direction::Reply
+        }
+    }
+}
+
 /// All conntracks of one worker.
 #[derive(Debug)]
 pub struct Table {
@@ -81,7 +112,7 @@ impl Table {
     #[must_use]
     pub fn with_reserve(capacity: usize, reserve: usize, seed: u64) -> Self {
         let [capacity, reserve] =
-            [capacity, reserve].map(|places| u32::try_from(places).unwrap_or(NIL).min(NIL - 1));
+            [capacity, reserve].map(|places| u32::try_from(places).unwrap_or(NIL).min(Side::REPLY - 1));
         let blank = Conntrack::vacant();
         let mut places = reserved(capacity as usize, reserve as usize);
         places.resize(capacity as usize, Place(blank));
@@ -151,33 +182,34 @@ impl Table {
         self.vacant.later(later)
     }
 
-    /// Second pass: asks for what a packet of `proto` needs of the entry that `hash` probably stands for, and says which it is;
-    /// [`NIL`] for none.
+    /// Second pass: asks for what a packet of `proto` needs of the entry that `hash` probably stands for. The answer is for the third
+    /// pass; [`NIL`] for none.
     #[inline]
     #[must_use]
     pub fn prefetch_entry(&self, hash: u64, proto: u8) -> u32 {
-        let id = self.index.candidate(hash).unwrap_or(NIL);
-        if let Some(place) = self.places.get(id as usize) {
+        let candidate = self.index.candidate(hash).unwrap_or(NIL);
+        if let Some(place) = self.places.get(Side(candidate).id() as usize) {
             prefetch_lines(place, Conntrack::lines_of_packet(proto));
         }
-        id
+        candidate
     }
 
     /// As [`Self::prefetch_entry`], for a record of a peer, which needs all of it.
     #[inline]
     pub(crate) fn expect_candidate(&self, hash: u64) {
-        self.expect_entry(self.index.candidate(hash).unwrap_or(NIL));
+        self.expect_entry(Side(self.index.candidate(hash).unwrap_or(NIL)).id());
     }
 
     /// Third pass: as [`Self::find`], looking at the `candidate` of the second one first.
     #[inline]
     #[must_use]
     pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction)> {
+        let side = Side(candidate);
         // It may have been removed since.
-        if let Some(entry) = self.live_at(candidate)
-            && let Some(direction) = entry.tuples.direction_of(key)
+        if let Some(entry) = self.live_at(side.id())
+            && entry.tuples.is(side.direction(), key)
         {
-            return Some((candidate, direction));
+            return Some((side.id(), side.direction()));
         }
         self.find(hash, key)
     }
@@ -186,15 +218,12 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn find(&self, hash: u64, key: &FlowKey) -> Option<(u32, Direction)> {
-        let mut dir = Direction::Original;
-        let id = self.index.find(hash, |id| match self.direction(id, key) {
-            Some(found) => {
-                dir = found;
-                true
-            }
-            None => false,
-        })?;
-        Some((id, dir))
+        let is_it = |side| {
+            let entry = self.get(Side(side).id());
+            entry.is_some_and(|entry| entry.tuples.is(Side(side).direction(), key))
+        };
+        let side = Side(self.index.find(hash, is_it)?);
+        Some((side.id(), side.direction()))
     }
 
     /// Takes a conntrack in and makes it live.
@@ -226,10 +255,12 @@ impl Table {
         let id = self.vacant.next().ok_or(InsertError::Full)?;
         // Both fit: the index has two keys for every place of the arena, and only live places use them.
         self.index
-            .insert(original_hash, id)
+            .insert(original_hash, Side::new(id, Direction::Original).0)
             .map_err(|_| InsertError::Full)?;
         if original != reply {
-            self.index.insert(reply_hash, id).map_err(|_| InsertError::Full)?;
+            self.index
+                .insert(reply_hash, Side::new(id, Direction::Reply).0)
+                .map_err(|_| InsertError::Full)?;
         }
         self.vacant.take();
         conntrack.standing = Standing::Live;
@@ -261,9 +292,10 @@ impl Table {
             return false;
         };
         let [original_hash, reply_hash] = self.hashes(&keys);
-        self.index.remove(original_hash, id);
+        self.index
+            .remove(original_hash, Side::new(id, Direction::Original).0);
         if keys[0] != keys[1] {
-            self.index.remove(reply_hash, id);
+            self.index.remove(reply_hash, Side::new(id, Direction::Reply).0);
         }
         self[id].standing = Standing::Dead;
         self.live -= 1;
@@ -291,11 +323,12 @@ impl Table {
             return false;
         };
         let distinct = if keys[0] == keys[1] { &keys[..1] } else { &keys[..] };
-        distinct.iter().all(|key| {
+        let sides = [Direction::Original, Direction::Reply].map(|direction| Side::new(id, direction));
+        distinct.iter().zip(sides).all(|(key, side)| {
             let hash = self.hash(key);
             match self.find(hash, key) {
                 Some((other, _)) => other == id,
-                None => self.index.insert(hash, id).is_ok(),
+                None => self.index.insert(hash, side.0).is_ok(),
             }
         })
     }
@@ -303,7 +336,7 @@ impl Table {
     /// Makes lookup lose a conntrack's original tuple: damage, for tests of what finds it.
     pub fn lose_key(&mut self, id: u32) {
         let hash = self.hash(&self[id].key(Direction::Original));
-        self.index.remove(hash, id);
+        self.index.remove(hash, Side::new(id, Direction::Original).0);
     }
 
     /// Gives the place back, after taking the conntrack out of lookup if it was still there.
@@ -454,9 +487,9 @@ impl Table {
         }
         for (id, hashes) in (from..from + count).zip(hashes) {
             if let Some(keys) = self.live_keys(id) {
-                self.index.carry(hashes[0], id);
+                self.index.carry(hashes[0], Side::new(id, Direction::Original).0);
                 if keys[0] != keys[1] {
-                    self.index.carry(hashes[1], id);
+                    self.index.carry(hashes[1], Side::new(id, Direction::Reply).0);
                 }
             }
             self.expect_entry(id + count);
@@ -498,12 +531,6 @@ impl Table {
     /// Hashes of an entry's tuples.
     pub(crate) fn hashes(&self, keys: &[FlowKey; 2]) -> [u64; 2] {
         [self.hash(&keys[0]), self.hash(&keys[1])]
-    }
-
-    /// Which tuple of entry `id` the key is.
-    #[inline]
-    fn direction(&self, id: u32, key: &FlowKey) -> Option<Direction> {
-        self.get(id)?.tuples.direction_of(key)
     }
 }
 

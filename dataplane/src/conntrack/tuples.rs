@@ -179,53 +179,53 @@ impl Tuples {
         }
     }
 
-    /// Which of the two the key is.
+    /// Whether the key is the tuple of a direction.
     #[inline(always)]
     #[must_use]
-    pub fn direction_of(&self, key: &FlowKey) -> Option<Direction> {
-        if self.proto != key.proto {
-            return None;
-        }
-        let rest = self.rest_of(key);
-        let same = match &self.ends {
+    pub fn is(&self, direction: Direction, key: &FlowKey) -> bool {
+        let at = direction.index();
+        let ports = ports_together(self.ports[at]) ^ ports_together([key.src_port, key.dst_port]);
+        let rest = ports | u32::from(self.vrfs[at].0 ^ key.vrf.0) | u32::from(self.proto ^ key.proto);
+        match &self.ends {
             Ends::V4 { addresses, .. } => {
-                if !Addr::are_v4(&key.src, &key.dst) {
-                    return None;
-                }
+                let [src, dst] = addresses[at];
                 let sought = word(packed(key.src), packed(key.dst));
-                let [[src, dst], [reply_src, reply_dst]] = *addresses;
-                [
-                    (word(src, dst) ^ sought) | rest[0] == 0,
-                    (word(reply_src, reply_dst) ^ sought) | rest[1] == 0,
-                ]
+                (word(src, dst) ^ sought) | u64::from(rest) == 0 && Addr::are_v4(&key.src, &key.dst)
             }
             Ends::V6 { addresses } => {
-                let sought = [key.src.octets(), key.dst.octets()];
-                [
-                    rest[0] == 0 && *addresses == sought,
-                    rest[1] == 0 && addresses[1] == sought[0] && addresses[0] == sought[1],
-                ]
+                rest == 0 && addresses[at] == key.src.octets() && addresses[1 - at] == key.dst.octets()
             }
-        };
-        match same {
-            [true, _] => Some(Direction::Original),
-            [false, true] => Some(Direction::Reply),
-            [false, false] => None,
         }
     }
 
-    /// By direction, what differs between the key and the tuple in ports and VRF: 0 for nothing.
-    #[inline]
-    const fn rest_of(&self, key: &FlowKey) -> [u64; 2] {
-        let mut differs = [0; 2];
-        let mut at = 0;
-        while at < 2 {
-            let [src_port, dst_port] = self.ports[at];
-            let ports = (src_port ^ key.src_port) | (dst_port ^ key.dst_port);
-            differs[at] = (ports | (self.vrfs[at].0 ^ key.vrf.0)) as u64;
-            at += 1;
+    /// What packets over IPv4 that arrive in a direction leave with, as on the wire: source and destination address, source and
+    /// destination port. That is the other direction's tuple, reversed. None for IPv6.
+    #[inline(always)]
+    #[must_use]
+    pub const fn leaves_v4(&self, direction: Direction) -> Option<([u8; 8], [u8; 4])> {
+        let at = direction.reversed().index();
+        match &self.ends {
+            Ends::V4 { addresses, .. } => {
+                let [src, dst] = addresses[at];
+                Some((
+                    word(src, dst).to_be_bytes(),
+                    ports_together(self.ports[at]).to_be_bytes(),
+                ))
+            }
+            Ends::V6 { .. } => None,
         }
-        differs
+    }
+
+    /// Where packets that arrive in a direction go: the VRF and the source of the other one.
+    #[inline]
+    #[must_use]
+    pub const fn destination(&self, direction: Direction) -> (VrfId, Addr) {
+        let at = direction.reversed().index();
+        let address = match &self.ends {
+            Ends::V4 { addresses, .. } => unpacked(addresses[at][0]),
+            Ends::V6 { addresses } => Addr::v6(addresses[at]),
+        };
+        (self.vrfs[at], address)
     }
 
     /// VRF in which packets of a direction arrive.
@@ -261,10 +261,16 @@ impl Tuples {
     }
 }
 
-/// Two IPv4 addresses in one word, to compare.
+/// Two IPv4 addresses in one word.
 #[inline]
 const fn word(src: [u8; 4], dst: [u8; 4]) -> u64 {
     (u32::from_ne_bytes(dst) as u64) << 32 | u32::from_ne_bytes(src) as u64
+}
+
+/// Both ports of a tuple in one word.
+#[inline]
+const fn ports_together([src, dst]: [u16; 2]) -> u32 {
+    (dst as u32) << 16 | src as u32
 }
 
 /// An IPv4 address as it is kept here.
@@ -332,7 +338,16 @@ mod tests {
                 let key = keys[direction.index()];
                 assert_eq!(tuples.key(direction), key);
                 assert_eq!(tuples.keys()[direction.index()], key);
-                assert_eq!(tuples.direction_of(&key), Some(direction), "{key:?}");
+                assert!(tuples.is(direction, &key), "{key:?}");
+                assert!(!tuples.is(direction.reversed(), &key), "{key:?}");
+                let leaving = keys[direction.reversed().index()].reversed();
+                assert_eq!(tuples.destination(direction), (leaving.vrf, leaving.dst));
+                let on_wire = Addr::are_v4(&leaving.src, &leaving.dst).then(|| {
+                    let [[a, b, c, d], [e, f, g, h]] = [leaving.src, leaving.dst].map(|a| a.v4_octets());
+                    let [[i, j], [k, l]] = [leaving.src_port, leaving.dst_port].map(u16::to_be_bytes);
+                    ([a, b, c, d, e, f, g, h], [i, j, k, l])
+                });
+                assert_eq!(tuples.leaves_v4(direction), on_wire);
                 assert_eq!((tuples.vrf(direction), tuples.proto()), (key.vrf, key.proto));
             }
         }
@@ -376,7 +391,8 @@ mod tests {
                 },
             ];
             for other in others {
-                assert_eq!(tuples.direction_of(&other), None, "{other:?}");
+                assert!(!tuples.is(Direction::Original, &other), "{other:?}");
+                assert!(!tuples.is(Direction::Reply, &other.reversed()), "{other:?}");
             }
         }
     }

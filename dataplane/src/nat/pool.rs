@@ -72,9 +72,18 @@ struct OfVrf {
     /// Numbers, in the order of the configuration.
     numbers: Vec<u32>,
     /// Configured addresses.
-    served: Vec<Run>,
+    served: Runs,
     /// Those and the ones that blocks may still be held of.
-    known: Vec<Run>,
+    known: Runs,
+}
+
+/// Runs of addresses, ascending, and how far all of them together reach: most packets are told by that to go to no pool.
+#[derive(Debug, Default)]
+struct Runs {
+    first: u32,
+    /// From the first address to behind the last one.
+    reach: u64,
+    runs: Vec<Run>,
 }
 
 /// One pool.
@@ -462,13 +471,13 @@ impl Pools {
 
 /// The run of an address, and the address's place in its lot.
 #[inline]
-fn find(runs: &[Run], addr: &Addr) -> Option<(Run, u32)> {
-    if !addr.is_v4() {
+fn find(Runs { first, reach, runs }: &Runs, addr: &Addr) -> Option<(Run, u32)> {
+    let addr = if addr.is_v4() {
+        addr.v4_number()
+    } else {
         return None;
-    }
-    let addr = addr.v4_number();
-    // Most packets: beyond all pools, or in the only run of addresses there is.
-    if addr < runs.first()?.first || addr > runs.last()?.last {
+    };
+    if u64::from(addr.wrapping_sub(*first)) >= *reach {
         return None;
     }
     let after = runs.partition_point(|run| run.first <= addr);
@@ -477,7 +486,7 @@ fn find(runs: &[Run], addr: &Addr) -> Option<(Run, u32)> {
 }
 
 /// Addresses, ascending, in as few runs as there can be.
-fn runs<'a>(places: impl Iterator<Item = &'a (u32, bool, u32, u32)>) -> Vec<Run> {
+fn runs<'a>(places: impl Iterator<Item = &'a (u32, bool, u32, u32)>) -> Runs {
     let mut runs: Vec<Run> = Vec::new();
     for &(ip, _, lot, address) in places {
         match runs.last_mut() {
@@ -496,5 +505,7 @@ fn runs<'a>(places: impl Iterator<Item = &'a (u32, bool, u32, u32)>) -> Vec<Run>
             }),
         }
     }
-    runs
+    let first = runs.first().map_or(0, |run| run.first);
+    let reach = runs.last().map_or(0, |run| u64::from(run.last - first) + 1);
+    Runs { first, reach, runs }
 }

@@ -93,7 +93,7 @@ fn owed(reason: Drop, meta: &Meta, work: &Work, cx: &Context<'_>) -> Option<Owed
         Drop::TtlExceeded => Some(Owed::Icmp(IcmpError::TimeExceeded)),
         Drop::TooBig => {
             #[expect(clippy::cast_possible_truncation, reason = "any 32 bits of the hash do")]
-            let way = cx.snapshot.route(work.to.vrf, &work.to.dst, work.hash as u32)?;
+            let way = cx.snapshot.route(work.out, &work.dst, work.hash as u32)?;
             Some(Owed::Icmp(IcmpError::TooBig {
                 mtu: cx.snapshot.interface(way.interface).mtu,
             }))

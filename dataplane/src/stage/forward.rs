@@ -48,7 +48,7 @@ fn way_out(meta: &Meta, work: &Work, known: &mut Known, cx: &mut Context<'_>) ->
     if meta.ttl <= 1 {
         return Err(Drop::TtlExceeded);
     }
-    let (vrf, dst) = (work.to.vrf, &work.to.dst);
+    let (vrf, dst) = (work.out, &work.dst);
     // RFC 4787 REQ-9: to another subscriber's outside address, through the NAT twice.
     if cx.pools.is_pool_address(vrf, dst) {
         return Ok(Exit::Hairpin);

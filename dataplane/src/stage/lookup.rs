@@ -1,14 +1,13 @@
 //! Finds each packet's conntrack: one pass asks for the index lines, one for the entries, one compares. On a node that
 //! is not active, what is found only decides under which reason the packet is dropped.
 
-use super::{Batch, Context};
+use super::{Batch, Context, Work};
 use crate::conntrack::{Reign, State};
-use crate::delta::{Class, Term};
+use crate::delta::Class;
 use crate::flow::{Direction, VrfId, proto};
 use crate::io::Packet;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta};
-use crate::tables::VrfRole;
 use crate::verdict::Drop;
 use crate::wire::tcp;
 
@@ -65,8 +64,8 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             return;
         }
         if work.entry != NIL {
-            cx.tables.conntracks[work.entry].observe_reign(rule.reign);
-            if reopens(cx, meta, work.entry, work.direction) {
+            // A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
+            if is_syn(meta) && reopens(cx, meta, work) {
                 cx.tables.remove(cx.now, work.entry);
                 work.entry = NIL;
             }
@@ -84,7 +83,6 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
 struct Rule {
     vrf: VrfId,
     active: bool,
-    reign: Reign,
 }
 
 impl Rule {
@@ -92,32 +90,29 @@ impl Rule {
     const NONE: Self = Self {
         vrf: VrfId(u16::MAX),
         active: false,
-        reign: Reign::of(Term::NONE),
     };
 
     #[inline]
     fn of(vrf: VrfId, cx: &Context<'_>) -> Self {
-        let VrfRole { role, term, .. } = cx.tables.roles[vrf.index()];
         Self {
             vrf,
-            active: role.is_active(),
-            reign: Reign::of(term),
+            active: cx.tables.is_active(vrf),
         }
     }
 }
 
-/// A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
 #[inline]
-fn reopens(cx: &Context<'_>, meta: &Meta, id: u32, direction: Direction) -> bool {
+fn is_syn(meta: &Meta) -> bool {
     meta.key.proto == proto::TCP
         && meta.kind == Kind::Flow
         && meta.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
-        && syn_reopens(cx, meta, id, direction)
 }
 
 #[cold]
-fn syn_reopens(cx: &Context<'_>, meta: &Meta, id: u32, direction: Direction) -> bool {
-    let conntrack = &cx.tables.conntracks[id];
+fn reopens(cx: &mut Context<'_>, meta: &Meta, work: &Work) -> bool {
+    let term = cx.tables.roles[work.at.vrf.index()].term;
+    let conntrack = &mut cx.tables.conntracks[work.entry];
+    conntrack.observe_reign(Reign::of(term));
     let State::Tcp(track) = &conntrack.state else {
         return false;
     };
@@ -125,6 +120,6 @@ fn syn_reopens(cx: &Context<'_>, meta: &Meta, id: u32, direction: Direction) -> 
     conntrack.class == Class::Closing
         && track
             .clone()
-            .observe(direction, &meta.tcp, check)
+            .observe(work.direction, &meta.tcp, check)
             .is_ok_and(|o| o.reopened)
 }

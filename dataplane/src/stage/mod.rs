@@ -25,8 +25,9 @@ pub(crate) mod forward;
 pub(crate) mod answer;
 pub mod respond;
 
-pub mod handoff;
 pub mod rewrite;
+
+pub mod handoff;
 pub(crate) mod transmit;
 
 pub(crate) mod audit;
@@ -50,7 +51,7 @@ mod oracle;
 
 use crate::config::InterfaceId;
 use crate::delta::SlotRef;
-use crate::flow::{Direction, FlowKey};
+use crate::flow::{Addr, Direction, VrfId};
 use crate::fragment::Ticket;
 use crate::io::{BURST, Burst, PortId};
 use crate::nat::Pools;
@@ -109,8 +110,10 @@ pub(crate) struct Work {
     pub(crate) turn: Turn,
     /// It is a fragment that has met its packet: its place in [`Batch::pieces`] is valid.
     pub(crate) passed: bool,
-    /// The tuple it leaves with.
-    pub(crate) to: FlowKey,
+    /// VRF it leaves into.
+    pub(crate) out: VrfId,
+    /// Destination it leaves with.
+    pub(crate) dst: Addr,
     /// What happens to the frame at the end.
     pub(crate) exit: Exit,
 }
@@ -128,6 +131,8 @@ pub(crate) enum Exit {
     Hairpin,
     /// An answer of ours, complete, back out of the interface it came in by.
     Back,
+    /// Rewritten, complete, by this port.
+    Port(PortId),
 }
 
 impl Work {
@@ -138,7 +143,7 @@ impl Work {
         cause: Cause::Subscriber,
         interface: InterfaceId(0),
         at: SlotRef {
-            vrf: crate::flow::VrfId(0),
+            vrf: VrfId(0),
             slot: 0,
         },
         hash: 0,
@@ -150,14 +155,8 @@ impl Work {
         redirects: 0,
         turn: Turn::Later,
         passed: false,
-        to: FlowKey {
-            src: crate::flow::Addr::v6([0; 16]),
-            dst: crate::flow::Addr::v6([0; 16]),
-            src_port: 0,
-            dst_port: 0,
-            vrf: crate::flow::VrfId(0),
-            proto: 0,
-        },
+        out: VrfId(0),
+        dst: Addr::of_halves([0; 2]),
         exit: Exit::None,
     };
 

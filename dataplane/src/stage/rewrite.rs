@@ -7,6 +7,7 @@
 mod tests;
 
 use super::meta::{Kind, Meta, Piece};
+use super::{Batch, Context, Exit};
 use crate::flow::{Addr, Direction, FlowKey, proto};
 use crate::io::Packet;
 use crate::wire::checksum::{Change, Sum};
@@ -19,61 +20,79 @@ use crate::wire::tcp::Tcp;
 use crate::wire::udp::Udp;
 use crate::wire::vlan::{TAG_LEN, VlanTags};
 
-/// Gives a packet of kind Flow the tuple `to` (its VRF is not looked at) and takes one from its TTL or hop limit.
-/// Whether the tuple is another than before.
-#[inline(always)]
-pub fn rewrite_flow(frame: &mut [u8], meta: &Meta, to: &FlowKey) -> bool {
-    plain(frame, meta, to).unwrap_or_else(|| rewrite_any(frame, meta, to))
+/// Most packets: whole, of a flow, to a neighbour on a link with as many tags. The others are for transmit to rewrite.
+#[inline(never)]
+pub(crate) fn rewrite<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+    let mut translated = 0;
+    let places = batch.meta.iter().zip(&mut batch.work);
+    for (packet, (meta, work)) in batch.packets.iter_mut().zip(places) {
+        let whole = work.is_open() && meta.kind == Kind::Flow && meta.piece == Piece::Whole;
+        let (true, Exit::Neighbor { interface, mac }) = (whole, work.exit) else {
+            continue;
+        };
+        let link = cx.snapshot.interface(interface);
+        if link.tags.l2_len() != usize::from(meta.l2_len) {
+            continue;
+        }
+        let conntrack = &cx.tables.conntracks[work.entry];
+        let frame = packet.data_mut();
+        translated += u64::from(match conntrack.tuples.leaves_v4(work.direction) {
+            Some((addresses, ports)) if rewrite_plain(frame, meta, addresses, ports) => true,
+            _ => rewrite_flow(frame, meta, &conntrack.translation(work.direction)),
+        });
+        write_l2(frame, mac, link.mac, &link.tags);
+        work.exit = Exit::Port(link.port);
+    }
+    cx.tables.counters.translated += translated;
 }
 
-/// A flow's packet of any shape. Not inlined: few are of another than [`plain`].
-#[inline(never)]
-fn rewrite_any(frame: &mut [u8], meta: &Meta, to: &FlowKey) -> bool {
+/// Gives a packet of kind Flow the tuple `to` (its VRF is not looked at) and takes one from its TTL or hop limit.
+/// Whether the tuple is another than before.
+pub fn rewrite_flow(frame: &mut [u8], meta: &Meta, to: &FlowKey) -> bool {
     retuple(frame, meta, to, meta.ttl.saturating_sub(1))
 }
 
 /// As [`rewrite_flow`], for most packets that are translated: TCP or UDP over IPv4 without options, with other addresses.
-/// None, and nothing written, for any other.
+/// `addresses` and `ports` are those that it leaves with, as on the wire. False, and nothing written, for any other packet.
 #[inline(always)]
-fn plain(frame: &mut [u8], meta: &Meta, to: &FlowKey) -> Option<bool> {
+pub fn rewrite_plain(frame: &mut [u8], meta: &Meta, addresses: [u8; 8], ports: [u8; 4]) -> bool {
+    plain(frame, meta, addresses, ports).is_some()
+}
+
+#[inline(always)]
+fn plain(frame: &mut [u8], meta: &Meta, addresses: [u8; 8], ports: [u8; 4]) -> Option<()> {
     if meta.is_v6 || meta.has_options {
         return None;
     }
     let packet = frame.get_mut(usize::from(meta.l2_len)..meta.ip_end())?;
     let (ip, l4) = packet.split_first_chunk_mut::<20>()?;
-    let old_ports = *l4.first_chunk::<4>()?;
     let mut header = Ipv4::at_mut(ip)?;
-    let (old_src, old_dst) = (header.src(), header.dst());
-    let (src, dst) = (to.src.v4_octets(), to.dst.v4_octets());
-    if old_src == src && old_dst == dst {
+    let old = header.addresses();
+    if old == addresses {
         return None;
     }
-    let ([a, b], [c, d]) = (to.src_port.to_be_bytes(), to.dst_port.to_be_bytes());
-    let addresses = Change::NONE.v4(old_src, src).v4(old_dst, dst);
-    let all = addresses.v4(old_ports, [a, b, c, d]);
-    match to.proto {
+    let (ttl_proto, checksum) = (header.ttl_proto(), header.checksum());
+    let lower = ttl_proto.checked_sub(1 << 8)?;
+    let change = Change::NONE.v4_pair(old, addresses);
+    match meta.key.proto {
         proto::UDP => {
             let mut udp = Udp::at_mut(l4)?;
-            udp.set_src_port(to.src_port);
-            udp.set_dst_port(to.dst_port);
-            udp.set_checksum(all.apply_udp(udp.checksum()));
+            let change = change.v4(udp.ports(), ports);
+            udp.set_ports(ports);
+            udp.set_checksum(change.apply_udp(udp.checksum()));
         }
         proto::TCP => {
             let mut tcp = Tcp::at_mut(l4)?;
-            tcp.set_src_port(to.src_port);
-            tcp.set_dst_port(to.dst_port);
-            tcp.set_checksum(all.apply(tcp.checksum()));
+            let change = change.v4(tcp.ports(), ports);
+            tcp.set_ports(ports);
+            tcp.set_checksum(change.apply(tcp.checksum()));
         }
         _ => return None,
     }
-    let (old_ttl, ttl) = (header.ttl(), meta.ttl.saturating_sub(1));
-    let word = |ttl| u16::from_be_bytes([ttl, to.proto]);
-    header.set_src(src);
-    header.set_dst(dst);
-    header.set_ttl(ttl);
-    let checksum = addresses.word(word(old_ttl), word(ttl)).apply(header.checksum());
-    header.set_checksum(checksum);
-    Some(true)
+    header.set_addresses(addresses);
+    header.set_ttl_proto(lower);
+    header.set_checksum(change.word(ttl_proto, lower).apply(checksum));
+    Some(())
 }
 
 /// Takes [`rewrite_flow`] back: the packet has the tuple and the TTL it arrived with. For an ICMP error or a reset

@@ -14,7 +14,7 @@ use crate::shard::slot_of;
 use crate::stage::handoff::Cause;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::verdict::{Drop, Verdict};
-use crate::vrf::Interface;
+use crate::vrf::{Interface, Vrf};
 use crate::wire::ethernet::is_group;
 
 /// A packet may be handed over once on arrival (a fragment twice: to where its packet's pieces meet, and on to the
@@ -23,15 +23,16 @@ const HANDOFFS_MAX: u8 = 5;
 
 #[inline(never)]
 pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
-    let mut last = Entrance::NONE;
+    let mut last: Option<Entrance<'_>> = None;
     batch.each(|meta, work| {
-        if !last.fits(meta, work.port) {
+        if !last.as_ref().is_some_and(|last| last.fits(meta, work.port)) {
             match Entrance::of(meta, work.port, cx) {
-                Ok(found) => last = found,
+                Ok(found) => last = Some(found),
                 Err(reason) => return work.drop(reason),
             }
         }
-        (work.interface, meta.key.vrf) = (last.interface, last.vrf);
+        let Some(entrance) = &last else { return };
+        (work.interface, meta.key.vrf) = (entrance.interface, entrance.id);
         match meta.kind {
             Kind::Flow | Kind::IcmpError | Kind::Fragment => {}
             Kind::Arp | Kind::NeighborDiscovery => return,
@@ -44,7 +45,7 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
         if meta.to_itself && work.handoffs == 0 {
             return work.drop(Drop::BadAddress);
         }
-        (work.at, work.cause) = owner_slot(meta, cx);
+        (work.at, work.cause) = slot_in(entrance.vrf, meta, cx);
         let owner = if meta.piece == Piece::Whole || work.passed {
             cx.owners.worker_of(work.at)
         } else {
@@ -56,25 +57,17 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
 }
 
 /// Where a frame comes in, and between which stations of that link: most packets of a burst come from one neighbour.
-struct Entrance {
+struct Entrance<'a> {
     stations: [u8; 12],
     vlans: u32,
     port: PortId,
     interface: InterfaceId,
-    vrf: VrfId,
+    id: VrfId,
+    vrf: &'a Vrf,
 }
 
-impl Entrance {
-    /// No frame's: its source would be a group, which parse refuses.
-    const NONE: Self = Self {
-        stations: [0xff; 12],
-        vlans: 0,
-        port: PortId(0),
-        interface: InterfaceId(0),
-        vrf: VrfId(0),
-    };
-
-    fn of(meta: &Meta, port: PortId, cx: &Context<'_>) -> Result<Self, Drop> {
+impl<'a> Entrance<'a> {
+    fn of(meta: &Meta, port: PortId, cx: &'a Context<'_>) -> Result<Self, Drop> {
         let vlans = meta.vlans.ids();
         let id = cx.snapshot.interface_of(port, vlans).ok_or(Drop::UnknownVlan)?;
         let interface = cx.snapshot.interface(id);
@@ -86,7 +79,8 @@ impl Entrance {
             vlans,
             port,
             interface: id,
-            vrf: interface.vrf,
+            id: interface.vrf,
+            vrf: cx.snapshot.vrf(interface.vrf),
         })
     }
 
@@ -125,8 +119,13 @@ fn wrong_station(meta: &Meta, interface: &Interface) -> Option<Drop> {
 /// The slot of a packet's flow, and what it followed from.
 #[inline(always)]
 pub(crate) fn owner_slot(meta: &Meta, cx: &Context<'_>) -> (SlotRef, Cause) {
+    slot_in(cx.snapshot.vrf(meta.key.vrf), meta, cx)
+}
+
+/// As [`owner_slot`], when the VRF has been looked up.
+#[inline(always)]
+fn slot_in(vrf: &Vrf, meta: &Meta, cx: &Context<'_>) -> (SlotRef, Cause) {
     let key = &meta.key;
-    let vrf = cx.snapshot.vrf(key.vrf);
     let src_inside = vrf.inside.contains(&key.src);
     // From inside to a pool is the first half of a hairpin: the subscriber's own, like everything it sends.
     if !src_inside && let Some((vrf, slot)) = cx.pools.owner(key.vrf, &key.dst, key.dst_port) {

@@ -2,9 +2,9 @@
 //! listed at once; a lifetime only when a third of it has passed since the peer last heard.
 
 use super::{Batch, Context};
-use crate::conntrack::{Conntrack, State, Wheel};
+use crate::conntrack::{Conntrack, Reign, State, Wheel};
 use crate::delta::Class;
-use crate::flow::Direction;
+use crate::flow::{Direction, VrfId};
 use crate::io::Packet;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta};
@@ -17,20 +17,30 @@ const REFRESH_SHARE: u32 = 3;
 
 #[inline(never)]
 pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+    let mut known: Option<Known<'_>> = None;
     batch.each(|meta, work| {
         if work.entry == NIL {
             return;
         }
         let conntrack = &mut cx.tables.conntracks[work.entry];
-        work.to = conntrack.translation(work.direction);
+        (work.out, work.dst) = conntrack.destination(work.direction);
         // An error says nothing about the life of the flow it quotes (RFC 5508 section 4).
         if meta.kind != Kind::Flow {
             return;
         }
         let mut change = None;
         if !work.first {
-            let vrf = cx.snapshot.vrf(conntrack.vrf());
-            match advance(conntrack, work.direction, meta, vrf) {
+            let ids = (work.at.vrf, conntrack.vrf());
+            let known = match known {
+                Some(last) if last.ids == ids => last,
+                _ => *known.insert(Known {
+                    ids,
+                    reign: Reign::of(cx.tables.roles[ids.0.index()].term),
+                    vrf: cx.snapshot.vrf(ids.1),
+                }),
+            };
+            conntrack.observe_reign(known.reign);
+            match advance(conntrack, work.direction, meta, known.vrf) {
                 Ok(advance) => change = live_on(conntrack, advance, work.entry, cx.now, &mut cx.tables.wheel),
                 Err(reason) => return work.drop(reason),
             }
@@ -41,6 +51,15 @@ pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
             cx.tables.touch(work.entry, refresh);
         }
     });
+}
+
+/// Of the VRFs of the packet before, which most packets of a burst share: the one whose role counts, and the one that the
+/// flow began in.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    ids: (VrfId, VrfId),
+    reign: Reign,
+    vrf: &'a Vrf,
 }
 
 /// What the peer is to be told.

@@ -1,6 +1,6 @@
-//! The end of a burst: packets for other workers go into their rings, all of a burst at once, fragments that
-//! have to wait into the store, the rest is rewritten in one pass over its
-//! headers and collected per port; what was dropped is counted and freed together.
+//! The end of a burst: what is rewritten is collected per port, packets for other workers go into their rings, all of a
+//! burst at once, fragments that have to wait into the store; what was dropped is counted and freed together. Packets that
+//! few are like are rewritten here, each in its way.
 
 use rtrb::Producer;
 
@@ -19,7 +19,7 @@ use crate::stage::line_up::Line;
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::stage::reassemble::PieceWork;
 use crate::stage::respond::TokenBucket;
-use crate::stage::rewrite::{rewrite_flow, rewrite_icmp_error, rewrite_piece, set_id, set_l2, write_l2};
+use crate::stage::rewrite::{rewrite_flow, rewrite_icmp_error, rewrite_piece, set_id, set_l2};
 use crate::verdict::{Drop, Verdict};
 use crate::vrf::Interface;
 use crate::wire::ethernet::Mac;
@@ -140,26 +140,15 @@ pub(crate) fn transmit<I: Io>(
         pieces,
     } = batch;
     let places = meta.iter().zip(&*work).zip(&*pieces);
-    let mut translated = 0;
-    for (mut packet, ((meta, work), piece)) in packets.drain(..).zip(places) {
-        // Most packets: whole, of a flow, to a neighbour.
-        let whole = work.is_open() && meta.kind == Kind::Flow && meta.piece == Piece::Whole;
-        let (true, Exit::Neighbor { interface, mac }) = (whole, work.exit) else {
-            end(packet, (meta, work, piece), out, stores, exceptions, io, cx);
-            continue;
-        };
-        let link = cx.snapshot.interface(interface);
-        let counters = &mut cx.tables.counters;
-        let frame = packet.data_mut();
-        translated += u64::from(rewrite_flow(frame, meta, &work.to));
-        if link.tags.l2_len() == usize::from(meta.l2_len) {
-            write_l2(frame, mac, link.mac, &link.tags);
-            out.push(link.port, packet, io, counters);
+    for (packet, ((meta, work), piece)) in packets.drain(..).zip(places) {
+        if work.is_open()
+            && let Exit::Port(port) = work.exit
+        {
+            out.push(port, packet, io, &mut cx.tables.counters);
         } else {
-            leave(packet, meta, mac, link, out, io, counters);
+            end(packet, (meta, work, piece), out, stores, exceptions, io, cx);
         }
     }
-    cx.tables.counters.translated += translated;
     out.leaving.flush(handoffs, &mut cx.tables.counters);
     out.free(io);
 }
@@ -248,11 +237,13 @@ fn end<I: Io>(
         }
         Verdict::Forward => {}
     }
+    let conntrack = cx.tables.conntracks.get(work.entry);
+    let to = conntrack.map_or(meta.key, |conntrack| conntrack.translation(work.direction));
     if work.exit != Exit::Back {
         let translated = if meta.kind == Kind::Flow && meta.piece == Piece::Whole {
-            rewrite_flow(packet.data_mut(), meta, &work.to)
+            rewrite_flow(packet.data_mut(), meta, &to)
         } else {
-            rewrite_rare(&mut packet, meta, work, piece, counters)
+            rewrite_rare(&mut packet, meta, (work, &to), piece, counters)
         };
         counters.translated += u64::from(translated);
     }
@@ -271,14 +262,15 @@ fn end<I: Io>(
         Exit::Split { interface, mac } => {
             let interface = cx.snapshot.interface(interface);
             if meta.piece == Piece::Whole {
-                identify(&mut packet, meta, work, Some(stores.fragments.next_id()));
+                identify(&mut packet, meta, &to, Some(stores.fragments.next_id()));
             }
             in_pieces(packet, meta, mac, interface, out, io, counters);
         }
         Exit::Back => out.push(work.port, packet, io, counters),
+        Exit::Port(port) => out.push(port, packet, io, counters),
         Exit::Hairpin => {
-            let owner = hairpin_owner(work.to.vrf, &work.to, cx);
-            let mark = mark_of(work, piece).map(|mark| mark.with_ports_of(&work.to));
+            let owner = hairpin_owner(to.vrf, &to, cx);
+            let mark = mark_of(work, piece).map(|mark| mark.with_ports_of(&to));
             cx.tables.handoffs.count(work.port, Cause::Hairpin);
             let handoff = Handoff::of(packet, work, mark);
             out.leaving.push(owner, handoff, &mut cx.tables.counters);
@@ -340,21 +332,21 @@ fn in_pieces<I: Io>(
 fn rewrite_rare<P: Packet>(
     packet: &mut P,
     meta: &Meta,
-    work: &Work,
+    (work, to): (&Work, &FlowKey),
     piece: &PieceWork,
     counters: &mut Counters,
 ) -> bool {
-    let translated = work.to
+    let translated = *to
         != FlowKey {
-            vrf: work.to.vrf,
+            vrf: to.vrf,
             ..meta.key
         };
     if meta.kind == Kind::IcmpError {
         counters.icmp_errors_translated += u64::from(translated);
-        rewrite_icmp_error(packet.data_mut(), meta, &work.to, work.direction);
+        rewrite_icmp_error(packet.data_mut(), meta, to, work.direction);
     } else {
-        rewrite_piece(packet.data_mut(), meta, &work.to);
-        identify(packet, meta, work, piece.mark.map(|mark| mark.id));
+        rewrite_piece(packet.data_mut(), meta, to);
+        identify(packet, meta, to, piece.mark.map(|mark| mark.id));
     }
     translated
 }
@@ -375,10 +367,10 @@ fn mark_of(work: &Work, piece: &PieceWork) -> Option<Mark> {
 
 /// A translated IPv4 packet that leaves in pieces gets an identification of this node's.
 #[cold]
-fn identify<P: Packet>(packet: &mut P, meta: &Meta, work: &Work, id: Option<u16>) {
+fn identify<P: Packet>(packet: &mut P, meta: &Meta, to: &FlowKey, id: Option<u16>) {
     if let Some(id) = id
         && !meta.is_v6
-        && work.to.src != meta.key.src
+        && to.src != meta.key.src
     {
         set_id(packet.data_mut(), meta, id);
     }

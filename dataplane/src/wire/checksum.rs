@@ -139,26 +139,38 @@ const fn fold(sum: u64) -> u16 {
 }
 
 /// The difference a rewrite makes to every checksum that covers the rewritten words: built once, applied to the IP
-/// header's and the transport's; in the machine's byte order like [`Sum`]. HC' = ~(~HC + ~m + m') (RFC 1624, equation 3).
+/// header's and the transport's; a sum in the machine's byte order. HC' = ~(~HC + ~m + m') (RFC 1624, equation 3).
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Change(u64);
+pub struct Change(Sum);
 
 impl Change {
     /// No difference.
-    pub const NONE: Self = Self(0);
+    pub const NONE: Self = Self(Sum::ZERO);
 
     /// A word of 16 bits became another.
     #[inline]
     #[must_use]
     pub const fn word(self, old: u16, new: u16) -> Self {
-        Self(self.0 + (!old.to_be()) as u64 + new.to_be() as u64)
+        Self(self.0.plus((!old.to_be()) as u64 + new.to_be() as u64))
     }
 
     /// An IPv4 address became another.
     #[inline]
     #[must_use]
     pub const fn v4(self, old: [u8; 4], new: [u8; 4]) -> Self {
-        Self(self.0 + (!u32::from_ne_bytes(old)) as u64 + u32::from_ne_bytes(new) as u64)
+        let words = (!u32::from_ne_bytes(old)) as u64 + u32::from_ne_bytes(new) as u64;
+        Self(self.0.plus(words))
+    }
+
+    /// Two IPv4 addresses in a row became two others.
+    #[inline]
+    #[must_use]
+    pub const fn v4_pair(self, old: [u8; 8], new: [u8; 8]) -> Self {
+        Self(
+            self.0
+                .plus(!u64::from_ne_bytes(old))
+                .plus(u64::from_ne_bytes(new)),
+        )
     }
 
     /// An IPv6 address became another.
@@ -175,18 +187,18 @@ impl Change {
     #[inline]
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
-        Self(self.0 + other.0)
+        Self(self.0.plus(other.0.0))
     }
 
     /// The checksum after the change of a packet that had `checksum` before.
     #[inline]
     #[must_use]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !u16::from_be(fold(self.0 + (!checksum.to_be()) as u64))
+        !u16::from_be(fold(self.0.plus((!checksum.to_be()) as u64).0))
     }
 
     /// As [`Self::apply`] for UDP: 0 stays 0, for the sender computed none, and a computed 0 becomes 0xffff (RFC 768).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub const fn apply_udp(self, checksum: u16) -> u16 {
         if checksum == 0 {
@@ -259,6 +271,16 @@ mod tests {
             let old: [u8; 16] = bytes[8..24].try_into().unwrap();
             bytes[8..24].copy_from_slice(&new);
             prop_assert_eq!(Change::NONE.v6(&old, &new).apply(before), slow(&bytes));
+        }
+
+        #[test]
+        fn two_addresses_at_once_are_two_addresses(old: [u8; 8], new: [u8; 8], word: [u16; 2], checksum: u16) {
+            let halves = |pair: [u8; 8]| [[pair[0], pair[1], pair[2], pair[3]], [pair[4], pair[5], pair[6], pair[7]]];
+            let ([a, b], [c, d]) = (halves(old), halves(new));
+            let two = Change::NONE.v4(a, c).v4(b, d).word(word[0], word[1]);
+            let one = Change::NONE.v4_pair(old, new).word(word[0], word[1]);
+            prop_assert_eq!(one.apply(checksum), two.apply(checksum));
+            prop_assert_eq!(one.and(two).apply(checksum), two.and(two).apply(checksum));
         }
     }
 }

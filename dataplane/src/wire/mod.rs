@@ -98,6 +98,9 @@ macro_rules! field {
     (mac_pair) => {
         [u8; 12]
     };
+    (port_pair) => {
+        [u8; 4]
+    };
     (ip4) => {
         [u8; 4]
     };

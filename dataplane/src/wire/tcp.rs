@@ -7,6 +7,8 @@ super::view! {
         src_port / set_src_port: u16 @ 0,
         /// Destination port.
         dst_port / set_dst_port: u16 @ 2,
+        /// Source and destination port, as on the wire.
+        ports / set_ports: port_pair @ 0,
         /// Sequence number.
         seq / set_seq: u32 @ 4,
         /// Acknowledgment number, valid with [`ACK`].

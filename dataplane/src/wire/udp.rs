@@ -7,6 +7,8 @@ super::view! {
         src_port / set_src_port: u16 @ 0,
         /// Destination port.
         dst_port / set_dst_port: u16 @ 2,
+        /// Source and destination port, as on the wire.
+        ports / set_ports: port_pair @ 0,
         /// Bytes of header and data.
         datagram_len / set_datagram_len: u16 @ 4,
         /// Checksum; 0 means none, which only IPv4 allows (RFC 8200, section 8.1).
