@@ -5,7 +5,6 @@
 //! receive queues can't. Where hardly anything flows, conntracks stand in. A slot that is more than the difference
 //! between two workers stays: it would only change which of them has too much to do.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ctl::job_report::{LoadMeasure, MoveOutcome, MoveRow, RebalanceReport, WorkerLoad};
@@ -34,13 +33,44 @@ const MOVES_MAX: usize = 256;
 /// Conntracks that a worker looks at in one turn.
 const SLICE: usize = 512;
 
-/// What a worker's slots have counted so far.
-type Look = BTreeMap<SlotRef, Counted>;
+/// What a worker's slots have counted so far. Its memory comes from who asks: a worker only fills it.
+#[derive(Debug)]
+struct Look {
+    /// By VRF and slot, each VRF having room for as many slots as the largest.
+    counted: Vec<Counted>,
+    slots_most: usize,
+}
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Counted {
     packets: u64,
     conntracks: u64,
+}
+
+impl Look {
+    fn new(slots: &[u16]) -> Self {
+        let slots_most = usize::from(slots.iter().copied().max().unwrap_or_default());
+        Self {
+            counted: vec![Counted::default(); slots.len() * slots_most],
+            slots_most,
+        }
+    }
+
+    const fn place(&self, at: SlotRef) -> usize {
+        at.vrf.index() * self.slots_most + at.slot as usize
+    }
+
+    fn count(&mut self, at: SlotRef, packets: u64) {
+        let place = self.place(at);
+        if let Some(counted) = self.counted.get_mut(place) {
+            counted.packets += packets;
+            counted.conntracks += 1;
+        }
+    }
+
+    fn of(&self, at: SlotRef) -> Counted {
+        self.counted.get(self.place(at)).copied().unwrap_or_default()
+    }
 }
 
 /// A slot with its worker and its load.
@@ -235,17 +265,17 @@ impl RebalanceJob {
 /// Asks every worker what its slots have counted.
 fn look(sources: &Sources) -> Gather<Look> {
     Gather::sliced(&sources.workers, || {
-        let (mut look, mut place) = (Look::new(), 0);
+        let (mut look, mut place) = (Some(Look::new(&sources.facts.slots)), 0);
         move |tables: &mut Tables, _| {
             for _ in 0..SLICE {
                 let Some(id) = tables.conntracks.next_live(place) else {
-                    return Some(core::mem::take(&mut look));
+                    return look.take();
                 };
                 place = id + 1;
                 let conntrack = &tables.conntracks[id];
-                let counted = look.entry(conntrack.at()).or_default();
-                counted.packets += conntrack.packets.iter().sum::<u64>();
-                counted.conntracks += 1;
+                if let Some(look) = &mut look {
+                    look.count(conntrack.at(), conntrack.packets.iter().sum());
+                }
             }
             None
         }
@@ -259,17 +289,20 @@ fn measure(
     sources: &Sources,
     owners: &Owners,
 ) -> (LoadMeasure, Vec<SlotLoad>) {
-    let of = |looks: &[Look], at| looks.iter().filter_map(|look| look.get(&at)).copied().next();
+    let of = |looks: &[Look], at| {
+        let of_workers = looks.iter().map(|look| look.of(at));
+        of_workers.fold(Counted::default(), |sum, counted| Counted {
+            packets: sum.packets + counted.packets,
+            conntracks: sum.conntracks + counted.conntracks,
+        })
+    };
     let slots = (0..).zip(&sources.facts.slots).flat_map(|(vrf, &slots)| {
         let vrf = dataplane::flow::VrfId(vrf);
         (0..slots).map(move |slot| SlotRef { vrf, slot })
     });
     let counted: Vec<(SlotRef, u64, u64)> = slots
         .map(|at| {
-            let (before, now) = (
-                of(first, at).unwrap_or_default(),
-                of(second, at).unwrap_or_default(),
-            );
+            let (before, now) = (of(first, at), of(second, at));
             (at, now.packets.saturating_sub(before.packets), now.conntracks)
         })
         .collect();
