@@ -1,6 +1,5 @@
-//! What an operator's longer jobs have come to: the comparison of two nodes' tables, a resync that was asked for, and slots that went
-//! to other workers.
-//! Same rules for serialization as [`crate::report`].
+//! What an operator's longer jobs have come to: the comparison of two nodes' tables, a resync that was asked for, and slots that
+//! went to other workers. Same rules for serialization as [`crate::report`].
 
 use serde::{Deserialize, Serialize};
 

@@ -302,8 +302,8 @@ pub enum Reply {
     RunningConfig(RunningConfig),
     /// To [`Command::ConfigSettings`].
     Settings(Vec<Setting>),
-    /// To [`Command::SetHaGroup`], [`Command::DeclareDead`], [`Command::ResetPort`], [`Command::HoldHaGroup`], [`Command::KeepalivedCheck`],
-    /// [`Command::ConfigConfirm`] and [`Command::ConfigRollBack`].
+    /// To [`Command::SetHaGroup`], [`Command::DeclareDead`], [`Command::ResetPort`], [`Command::HoldHaGroup`],
+    /// [`Command::KeepalivedCheck`], [`Command::ConfigConfirm`] and [`Command::ConfigRollBack`].
     Done,
     /// To [`Command::ConfigCheck`]: one line each; none means no error. To [`Command::KeepalivedConfig`]: its lines.
     Lines(Vec<String>),

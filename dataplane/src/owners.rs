@@ -1,10 +1,10 @@
 //! Which worker has which slot: the one place that says so, for workers and event threads alike.
 //!
-//! Made at start; read with one load per packet and per record. Until somebody changes it, it says what
-//! [`first_worker_of`] says. One thread changes it, the one that has slots change hands ([`crate::transit`]), and has to know when
-//! nobody goes by the former word any more: every thread looks once per turn whether there is a new one, and says that it
-//! has seen it. What it did in earlier turns it has done by then. Records go to another worker before packets do, so that no packet
-//! has to wait until an event thread has looked.
+//! Made at start; read with one load per packet and per record. Until somebody changes it, it says what [`first_worker_of`] says.
+//! One thread changes it, the one that has slots change hands ([`crate::transit`]), and has to know when nobody goes by the
+//! former word any more: every thread looks once per turn whether there is a new one, and says that it has seen it. What it did
+//! in earlier turns it has done by then. Records go to another worker before packets do, so that no packet has to wait until an
+//! event thread has looked.
 
 use crate::atomic::{AtomicU16, AtomicU64, Ordering};
 use crate::delta::SlotRef;
@@ -78,8 +78,8 @@ impl Owners {
         self.read(&self.askers, at)
     }
 
-    /// None of the former worker's packets waits any more. To be called by it, before its marker goes into the ring of records: what
-    /// the new one asks behind that is answered to the new one.
+    /// None of the former worker's packets waits any more. To be called by it, before its marker goes into the ring of records:
+    /// what the new one asks behind that is answered to the new one.
     pub(crate) fn change_asker(&self, at: SlotRef, worker: u16) {
         if let Some(word) = self.askers.get(self.place(at)) {
             word.store(worker, Ordering::Relaxed);

@@ -1,9 +1,10 @@
 //! Which flows a failover would lose: those that policy keeps from the peers, and those that no peer is there for.
 //!
-//! A conntrack made here is kept back when its rule says so. One that waits for its age is told when the timer wheel
-//! comes by; one whose rule changes is told, or withdrawn from the peers, by a review that runs a slice per turn. The same
-//! review ends what new rules don't let in ([`crate::recheck`]). On
-//! the way into standby ([`crate::drain`]) the review tells whoever waits. A conntrack that is kept back has no version and no share in its slot's digest: to the peers it doesn't exist. Its port block travels.
+//! A conntrack made here is kept back when its rule says so. One that waits for its age is told when the timer wheel comes by;
+//! one whose rule changes is told, or withdrawn from the peers, by a review that runs a slice per turn. The same review ends what
+//! new rules don't let in ([`crate::recheck`]). On the way into standby ([`crate::drain`]) the review tells whoever waits. A
+//! conntrack that is kept back has no version and no share in its slot's digest: to the peers it doesn't exist. Its port block
+//! travels.
 //!
 //! Conntracks of a mapping that anybody may send to are never kept back: the mapping travels in them.
 

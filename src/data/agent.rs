@@ -100,7 +100,8 @@ impl Agent {
         work + self.answers(now)
     }
 
-    /// A device that has gone or come is an event; one that has come may have another MAC address, which neighbours have to learn.
+    /// A device that has gone or come is an event; one that has come may have another MAC address, which neighbours have to
+    /// learn.
     fn devices(&mut self, now: Instant, ports: &mut PortSet) -> usize {
         let news = self.devices.turn(now, ports);
         for News { port, text, back } in &news {

@@ -1,9 +1,10 @@
 //! The devices behind ports, which come and go while the process runs. A kernel interface that was deleted and made again, a card
-//! that its driver calls fallen, or an operator's word: the port is shut, the workers let go of it, and its device is made anew, tried
-//! again until it is there (`src/dpdk/port/renew.rs`). Meanwhile the port is down, and frames for it are refused and counted.
+//! that its driver calls fallen, or an operator's word: the port is shut, the workers let go of it, and its device is made anew,
+//! tried again until it is there (`src/dpdk/port/renew.rs`). Meanwhile the port is down, and frames for it are refused and
+//! counted.
 //!
-//! Whether a kernel interface is still the same the kernel is asked, since packet sockets and taps stay open, and silent, when theirs
-//! is gone.
+//! Whether a kernel interface is still the same the kernel is asked, since packet sockets and taps stay open, and silent, when
+//! theirs is gone.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! An operator's longer jobs: comparisons, resyncs and rebalancings. One runs at a time; it is started by one question, and the others
-//! ask how far it is. The last one's result is kept until the next begins, so that nobody who looks away loses it.
+//! An operator's longer jobs: comparisons, resyncs and rebalancings. One runs at a time; it is started by one question, and the
+//! others ask how far it is. The last one's result is kept until the next begins, so that nobody who looks away loses it.
 
 use std::time::Duration;
 

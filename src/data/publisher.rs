@@ -1,9 +1,9 @@
 //! What workers forward by: made and published here, and taken back.
 //!
-//! Rules are compiled when the configuration changes, and pools allocated, on the main thread; workers go on with what they have until the new
-//! snapshot is there. Routes are kept apart, since there may be a million of them and most changes are of a few. A snapshot
-//! that was replaced is kept until the last worker has let go of it, so that its memory, of rules as of routes, is freed on
-//! this thread and never between two bursts.
+//! Rules are compiled when the configuration changes, and pools allocated, on the main thread; workers go on with what they have
+//! until the new snapshot is there. Routes are kept apart, since there may be a million of them and most changes are of a few. A
+//! snapshot that was replaced is kept until the last worker has let go of it, so that its memory, of rules as of routes, is freed
+//! on this thread and never between two bursts.
 
 use std::sync::Arc;
 

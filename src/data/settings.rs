@@ -145,8 +145,8 @@ pub(super) fn conntracks_reserved(config: &Config) -> u32 {
         .min(CONNTRACKS_MOST)
 }
 
-/// Sizes of one worker's arenas for `conntracks` on the node. Slots are spread by hash, so each worker gets its share with room for
-/// unevenness. The arenas of blocks are made for the pools at the start, and stay so.
+/// Sizes of one worker's arenas for `conntracks` on the node. Slots are spread by hash, so each worker gets its share with room
+/// for unevenness. The arenas of blocks are made for the pools at the start, and stay so.
 pub(super) fn sizes(conntracks: u32, workers: u16, blocks: u32) -> Sizes {
     let workers = u32::from(workers.max(1));
     let share = conntracks.div_ceil(workers);

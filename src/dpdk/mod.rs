@@ -1,5 +1,5 @@
-//! DPDK, and every `unsafe` line of the project: the lock of a [`lifeline`], the pages of [`large`] tables, the kernel's word for a
-//! [`tap`] and the step into a namespace aren't DPDK's.
+//! DPDK, and every `unsafe` line of the project: the lock of a [`lifeline`], the pages of [`large`] tables, the kernel's word for
+//! a [`tap`] and the step into a namespace aren't DPDK's.
 //!
 //! # Life
 //!
@@ -23,9 +23,9 @@
 //!
 //! - A receive or transmit queue is not thread safe: [`PortSet::split`] gives every queue to at most one
 //!   [`Ports`], which can be moved but not shared.
-//! - A port is closed while workers run only by [`PortSet::renew`], which first proves that every worker has followed its
-//!   gate and calls its driver no more; otherwise, as a pool is freed, only by [`Eal::stop`], which first proves by reference counts that
-//!   no `Ports` is left and by the pool's own count that no `Mbuf` is left; otherwise it leaves them be.
+//! - A port is closed while workers run only by [`PortSet::renew`], which first proves that every worker has followed its gate
+//!   and calls its driver no more; otherwise, as a pool is freed, only by [`Eal::stop`], which first proves by reference counts
+//!   that no `Ports` is left and by the pool's own count that no `Mbuf` is left; otherwise it leaves them be.
 //! - mbuf fields are read from Rust at offsets that `shim.c` asserts against the installed headers.
 #![expect(unsafe_code, reason = "the one folder that may call C")]
 

@@ -68,8 +68,8 @@ fn keep(name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The driver has the kernel signal that there is something to read, each time. A kernel that can queue no more such signals sends
-/// SIGIO in their place, which would end the process.
+/// The driver has the kernel signal that there is something to read, each time. A kernel that can queue no more such signals
+/// sends SIGIO in their place, which would end the process.
 fn survive_signals() {
     // SAFETY: changes what becomes of one signal that nothing here waits for.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };

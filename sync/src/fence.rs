@@ -1,9 +1,9 @@
 //! A peer's fences on their way through this node's workers (sync/PROTOCOL.md R-59).
 //!
 //! A peer that has taken over asks whether packets are still on their way to it. This node's event thread puts the question into
-//! every worker's ring of packets; each one empties its receive queues and puts it into its ring back, behind what it has redirected.
-//! What it has handed to another worker instead may still be there: so the question goes round twice. When all have answered, it
-//! goes back to the peer by the lane that the packets went by, behind them.
+//! every worker's ring of packets; each one empties its receive queues and puts it into its ring back, behind what it has
+//! redirected. What it has handed to another worker instead may still be there: so the question goes round twice. When all have
+//! answered, it goes back to the peer by the lane that the packets went by, behind them.
 
 use bytes::{Buf, BufMut};
 use dataplane::delta::SlotRef;

@@ -35,8 +35,8 @@ pub const TAKE_OVER_MAX: Duration = Duration::from_secs(3);
 /// new node's first announcement are told again after half of it.
 pub const REDIRECT_MAX: Duration = Duration::from_secs(1);
 
-/// How long a node that was handed the role expects redirected packets before the first one has come: the former active node may be
-/// slow to notice.
+/// How long a node that was handed the role expects redirected packets before the first one has come: the former active node may
+/// be slow to notice.
 pub const EXPECT_MAX: Duration = Duration::from_millis(50);
 
 /// What a node says to its peers about who is to be active (sync/PROTOCOL.md ). The number tells one wish from

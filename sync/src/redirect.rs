@@ -1,5 +1,5 @@
-//! Packets that came to the node which isn't active, on their way to the one that is (sync/PROTOCOL.md ): out of the
-//! workers' rings into the lane, and out of the peers' lanes into the workers' rings.
+//! Packets that came to the node which isn't active, on their way to the one that is (sync/PROTOCOL.md ): out of
+//! the workers' rings into the lane, and out of the peers' lanes into the workers' rings.
 //!
 //! They share connections with records and never hold one up for long: each turn takes its records first, then so many packets,
 //! and none while a lane has this many bytes to send. What has to wait, waits in the workers' rings; what has nowhere to go

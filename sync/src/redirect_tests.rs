@@ -248,7 +248,8 @@ fn packets_of_a_node_that_has_become_active_turn_back() {
     assert_eq!((counted.taken, counted.turned_back, counted.handed_on), (3, 3, 3));
 }
 
-/// A worker hears of a handover before its event thread does: what is turned back meanwhile isn't a packet that has been elsewhere.
+/// A worker hears of a handover before its event thread does: what is turned back meanwhile isn't a packet that has been
+/// elsewhere.
 #[test]
 fn what_is_turned_back_was_nowhere() {
     let mut cluster = pair([Shape::new(1, 1, 1), Shape::new(2, 1, 1)]);

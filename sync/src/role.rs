@@ -59,7 +59,8 @@ pub struct Decision {
     pub drain: u32,
     /// What the peers are to be told.
     pub handover: Handover,
-    /// Until when this node, standing by, redirects what comes to it; until when it expects redirected packets, having taken over.
+    /// Until when this node, standing by, redirects what comes to it; until when it expects redirected packets, having taken
+    /// over.
     pub redirects_until: Instant,
 }
 

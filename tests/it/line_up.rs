@@ -139,8 +139,8 @@ fn r59_a_packet_between_two_workers_of_the_other_node_is_waited_for() {
     }
 }
 
-/// Whenever in a switchover the links turn from one node to the other, also before it is active: what came to it then was redirected
-/// to the former active node, may have been sent back from there, and goes on before what comes later.
+/// Whenever in a switchover the links turn from one node to the other, also before it is active: what came to it then was
+/// redirected to the former active node, may have been sent back from there, and goes on before what comes later.
 #[test]
 fn a_flow_keeps_its_order_whenever_the_links_turn() {
     for (turn_at, hangs) in (0..60).step_by(5).zip([0, 3, 4].into_iter().cycle()) {

@@ -1,5 +1,5 @@
-//! Packets that come to the node which isn't active go to the one that is, over the sync link, and on from there as if they had come
-//! to it (sync/PROTOCOL.md ): with `standby = "redirect"` always, else as long as a switchover moves the traffic.
+//! Packets that come to the node which isn't active go to the one that is, over the sync link, and on from there as if they had
+//! come to it (sync/PROTOCOL.md ): with `standby = "redirect"` always, else as long as a switchover moves the traffic.
 
 use core::time::Duration;
 
@@ -95,8 +95,8 @@ fn a_flow_that_enters_by_the_standby_is_opened_and_answered() {
     cluster.settle();
 }
 
-/// Everything that a packet can be goes whole: a fragment, an ICMP error, an echo to a virtual address, tags that the other node's
-/// interface doesn't have.
+/// Everything that a packet can be goes whole: a fragment, an ICMP error, an echo to a virtual address, tags that the other
+/// node's interface doesn't have.
 #[test]
 fn whatever_comes_is_treated_as_if_it_had_come_to_the_active_node() {
     let tagged = Setup {

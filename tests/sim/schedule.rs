@@ -676,8 +676,9 @@ impl Play {
         failures
     }
 
-    /// The active node is told to stand by, or to hand the role over, or the other one to be active, and it dies when that is
-    /// so: the other one must have every conntrack but those that a rule keeps from it for ever, and those that it says it lacks, and forward it.
+    /// The active node is told to stand by, or to hand the role over, or the other one to be active, and it dies when that is so:
+    /// the other one must have every conntrack but those that a rule keeps from it for ever, and those that it says it lacks, and
+    /// forward it.
     fn demotion(&mut self) {
         self.rest();
         let Some(active) = self.cluster.active() else {

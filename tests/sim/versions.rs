@@ -1,5 +1,6 @@
-//! Pairs of different versions: in some of the seeds one node speaks as a later version would, or each as another one, and a node that boots may be of
-//! another version than before, as in an upgrade of one node at a time. Everything else holds as in other seeds.
+//! Pairs of different versions: in some of the seeds one node speaks as a later version would, or each as another one, and a node
+//! that boots may be of another version than before, as in an upgrade of one node at a time. Everything else holds as in other
+//! seeds.
 
 use testkit::cluster::Cluster;
 use testkit::node::Node;

@@ -1,9 +1,9 @@
 //! The conntracks of one worker: an arena and an index over both tuples of each.
 //!
-//! Made once, at start, with memory for what it may hold then; it can be given more room, or less ([`crate::room`]), and nothing in
-//! it ever moves. An id is a place in the arena and stays valid until `free`. An entry is
-//! *live* while the index knows it, and *dead* between `unindex` and `free`. Lookups go in two passes over a burst: `prefetch`
-//! for every hash, then `prefetch_entry`, then `find_at`.
+//! Made once, at start, with memory for what it may hold then; it can be given more room, or less ([`crate::room`]), and nothing
+//! in it ever moves. An id is a place in the arena and stays valid until `free`. An entry is *live* while the index knows it, and
+//! *dead* between `unindex` and `free`. Lookups go in two passes over a burst: `prefetch` for every hash, then `prefetch_entry`,
+//! then `find_at`.
 
 use core::ops;
 
@@ -182,8 +182,8 @@ impl Table {
         self.vacant.later(later)
     }
 
-    /// Second pass: asks for what a packet of `proto` needs of the entry that `hash` probably stands for. The answer is for the third
-    /// pass; [`NIL`] for none.
+    /// Second pass: asks for what a packet of `proto` needs of the entry that `hash` probably stands for. The answer is for the
+    /// third pass; [`NIL`] for none.
     #[inline]
     #[must_use]
     pub fn prefetch_entry(&self, hash: u64, proto: u8) -> u32 {

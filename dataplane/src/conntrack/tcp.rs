@@ -168,8 +168,8 @@ impl Track {
         })
     }
 
-    /// What most segments are: data, or an ACK, in the middle of a connection of which everything is known. False, and nothing has
-    /// changed, for any other.
+    /// What most segments are: data, or an ACK, in the middle of a connection of which everything is known. False, and nothing
+    /// has changed, for any other.
     #[inline]
     const fn goes_on(&mut self, dir: Direction, segment: &TcpSegment) -> bool {
         if !matches!(self.phase, Phase::Synchronized)

@@ -1,11 +1,11 @@
 //! Source NAT: which public endpoint an inside endpoint appears as.
 //!
-//! A worker's [`Nat`] is born with the worker and touched by nobody else; the [`Pools`] below it are shared, and
-//! only a grant or release of a whole block meets other workers. It goes over to changed pools between two bursts. A first packet [`Nat::bind`]s: the mapping of its
-//! inside endpoint if there is one, else a free port of the subscriber's blocks, else a further block. When the
-//! last conntrack of a mapping ends, its port rests and is then free; a block without ports is released after a
-//! while. A standby does the same from records ([`Nat::learn`]): after a take-over no new flow gets a port that a
-//! live flow has, and `bind` goes on where the peer stopped.
+//! A worker's [`Nat`] is born with the worker and touched by nobody else; the [`Pools`] below it are shared, and only a grant or
+//! release of a whole block meets other workers. It goes over to changed pools between two bursts. A first packet [`Nat::bind`]s:
+//! the mapping of its inside endpoint if there is one, else a free port of the subscriber's blocks, else a further block. When
+//! the last conntrack of a mapping ends, its port rests and is then free; a block without ports is released after a while. A
+//! standby does the same from records ([`Nat::learn`]): after a take-over no new flow gets a port that a live flow has, and
+//! `bind` goes on where the peer stopped.
 //!
 //! ```text
 //! subscriber (inside VRF + address, pool)

@@ -38,7 +38,8 @@ impl Slot {
         self.heads[kind as usize].0
     }
 
-    /// Puts an entry at the head of its kind's list, unless it is in it. Walks in progress don't meet it: its change is sent live.
+    /// Puts an entry at the head of its kind's list, unless it is in it. Walks in progress don't meet it: its change is sent
+    /// live.
     pub fn link(&mut self, kind: Kind, entries: &mut impl Entries, id: u32) {
         if entries.sync(id).linked() {
             return;

@@ -1,9 +1,9 @@
-//! Packets whose slot is on its way to this worker ([`crate::transit`]): they wait, and go on when everything is here, before what
-//! comes after them.
+//! Packets whose slot is on its way to this worker ([`crate::transit`]): they wait, and go on when everything is here, before
+//! what comes after them.
 //!
-//! Those that come by way of the slot's former worker were sent before the table of owners changed: they go first, so that packets
-//! of a flow stay in order. When half of the store is taken the worker receives nothing more, and when it is full takes nothing from
-//! other workers: then packets wait in queues, as behind any worker that has too much to do.
+//! Those that come by way of the slot's former worker were sent before the table of owners changed: they go first, so that
+//! packets of a flow stay in order. When half of the store is taken the worker receives nothing more, and when it is full takes
+//! nothing from other workers: then packets wait in queues, as behind any worker that has too much to do.
 
 use super::hold::Waiting;
 use super::{Batch, Context, Work};

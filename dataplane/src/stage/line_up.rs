@@ -1,10 +1,10 @@
 //! Packets that come straight to a node which has just taken over wait behind those that come redirected (sync/PROTOCOL.md R-59).
 //!
 //! In a switchover one packet of a flow may still come by the node that has handed over, while the next one comes straight and is
-//! faster. So in the first seconds of a reign that was handed over, as long as redirected packets come, or may come back that this node has redirected
-//! itself just before, straight ones stand in a line. The worker puts
-//! fences into its rings to the event threads; they come back behind all packets that were on their way, and then everybody goes on who stood
-//! in the line when the worker asked. Then it asks for those who have come since.
+//! faster. So in the first seconds of a reign that was handed over straight ones stand in a line, as long as redirected packets
+//! come, or may come back that this node has redirected itself just before. The worker puts fences into its rings to the event
+//! threads; they come back behind all packets that were on their way, and then everybody goes on who stood in the line when the
+//! worker asked. Then it asks for those who have come since.
 //!
 //! Nobody is dropped for it: what finds no room goes on out of order, a peer that says nothing delays nobody for longer
 //! than [`PATIENCE`], and both are counted. Without redirected packets, or a peer that is connected, nobody waits at all.

@@ -1,9 +1,9 @@
 //! Entries that a receiver had to refuse, asked for one by one when the cause may be gone.
 //!
-//! What a slot lacks is remembered with its version and handle (`resync.rs`). A slice of the receiver's turn looks for slots
-//! that lack something: what was refused for want of room waits until there is room, everything else for a pause that
-//! doubles until something comes, or until other pools are configured. The owner answers with the entry if it is still the one that was refused; what has
-//! changed since was sent live, and what has gone was removed live. So a refusal costs one entry, not its slot.
+//! What a slot lacks is remembered with its version and handle (`resync.rs`). A slice of the receiver's turn looks for slots that
+//! lack something: what was refused for want of room waits until there is room, everything else for a pause that doubles until
+//! something comes, or until other pools are configured. The owner answers with the entry if it is still the one that was
+//! refused; what has changed since was sent live, and what has gone was removed live. So a refusal costs one entry, not its slot.
 
 use crate::delta::{LaneTag, SlotRef, ToEvent, Wanted};
 use crate::flow::VrfId;

@@ -26,11 +26,12 @@ use crate::wire::ethernet::ethertype;
 /// Packets that may be redirected at once, however few there may be per second: two bursts.
 const AT_ONCE_MIN: u32 = 64;
 
-/// Fences of peers that are in a worker at a time, as many as it takes up in a turn. One more is lost, and its sender waits until its patience ends.
+/// Fences of peers that are in a worker at a time, as many as it takes up in a turn. One more is lost, and its sender waits until
+/// its patience ends.
 const FENCES_MAX: usize = BURST;
 
-/// Turns after which a peer's fence goes on though the receive queues were not seen empty: 2,048 packets of each have been, and no more
-/// had come before it.
+/// Turns after which a peer's fence goes on though the receive queues were not seen empty: 2,048 packets of each have been, and
+/// no more had come before it.
 const FENCE_TURNS: u32 = 64;
 
 /// A worker's ends of the rings that redirected packets go by, by event thread.
@@ -68,7 +69,8 @@ impl Redirects {
             arrived: vec![0; from.len()],
             first: 0,
             fences: Fences {
-                // A slot may change hands while a fence is away: that one then comes back to another worker, and means nothing there.
+                // A slot may change hands while a fence is away: that one then comes back to another worker, and means nothing
+                // there.
                 number: u64::from(worker) << 48,
                 ..Fences::default()
             },
@@ -170,8 +172,8 @@ impl Redirects {
         self.fences.away == 0
     }
 
-    /// Lets peers' fences go on, behind what this worker has redirected. To be called when the receive queues were read; `emptied`:
-    /// nothing was left in them.
+    /// Lets peers' fences go on, behind what this worker has redirected. To be called when the receive queues were read;
+    /// `emptied`: nothing was left in them.
     #[inline]
     pub(crate) fn let_through(&mut self, emptied: bool) {
         if !self.fences.passing.is_empty() {

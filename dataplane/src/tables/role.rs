@@ -28,8 +28,8 @@ pub struct VrfRole {
     pub owned_s: u32,
     /// The longest timeout of the VRF.
     pub timeout_max_s: u32,
-    /// Until when it redirects, standing by, what comes to it because a switchover moves the traffic, or expects what is redirected to
-    /// it.
+    /// Until when it redirects, standing by, what comes to it because a switchover moves the traffic, or expects what is
+    /// redirected to it.
     pub redirects_until: Instant,
 }
 

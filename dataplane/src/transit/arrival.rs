@@ -1,5 +1,5 @@
-//! The new worker's part: it keeps room back, lets packets and records of the slot wait, enters what comes, and tells nothing of it
-//! before the former worker's last record was taken.
+//! The new worker's part: it keeps room back, lets packets and records of the slot wait, enters what comes, and tells nothing of
+//! it before the former worker's last record was taken.
 
 use rtrb::Consumer;
 

@@ -15,9 +15,9 @@
 //!
 //! Nothing is ever in two workers: an entry is taken out before it is put into the ring, a few per turn. Its port stays taken and
 //! its block held by the same slot, so no word about it is wrong meanwhile. What is told of a slot goes by one lane, whichever
-//! worker tells it, and the new one tells nothing before the event thread has taken the former one's last record: a slot stays one
-//! FIFO, no version is left out, and its peers notice nothing. Handles are places in a worker's memory, so every conntrack is told
-//! whole once more when it is told next. What arrives for the slot waits until everything is there, in order: packets in a
+//! worker tells it, and the new one tells nothing before the event thread has taken the former one's last record: a slot stays
+//! one FIFO, no version is left out, and its peers notice nothing. Handles are places in a worker's memory, so every conntrack is
+//! told whole once more when it is told next. What arrives for the slot waits until everything is there, in order: packets in a
 //! store of their own, and in the queues behind it when that is full; records in their rings.
 //!
 //! Whatever could be in the way is asked about before: then nothing has happened. From then on the move comes to its end. While

@@ -1,5 +1,5 @@
-//! Who has slots change hands, one at a time: asks both workers, changes the table of owners when nothing is in the way, and waits
-//! until the slot has arrived. Runs on the main thread, which may allocate and wait.
+//! Who has slots change hands, one at a time: asks both workers, changes the table of owners when nothing is in the way, and
+//! waits until the slot has arrived. Runs on the main thread, which may allocate and wait.
 
 use core::time::Duration;
 

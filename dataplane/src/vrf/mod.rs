@@ -1,8 +1,8 @@
 //! What the packet path knows of the world outside a packet: interfaces, VRFs, routes, neighbours, own addresses.
 //!
-//! A [`Snapshot`] is built by the agent from checked intent and from what the kernel says, published with one
-//! pointer swap, read by each worker once per burst, and kept by the agent until no worker uses it any more, so that no
-//! worker ever frees one. Nothing in it ever changes, so a burst sees one world. Everything is laid out at build time: no lookup allocates.
+//! A [`Snapshot`] is built by the agent from checked intent and from what the kernel says, published with one pointer swap, read
+//! by each worker once per burst, and kept by the agent until no worker uses it any more, so that no worker ever frees one.
+//! Nothing in it ever changes, so a burst sees one world. Everything is laid out at build time: no lookup allocates.
 
 mod lpm;
 mod neighbor;

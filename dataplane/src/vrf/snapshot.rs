@@ -151,8 +151,8 @@ pub enum Local {
 }
 
 impl Snapshot {
-    /// Builds everything. `policies` and `pools` are those of `intent`; `ports` is indexed by [`PortId`]; entries of `forwarding` that
-    /// name an interface or a VRF which doesn't exist (the kernel is ahead of the configuration) are left out.
+    /// Builds everything. `policies` and `pools` are those of `intent`; `ports` is indexed by [`PortId`]; entries of `forwarding`
+    /// that name an interface or a VRF which doesn't exist (the kernel is ahead of the configuration) are left out.
     #[must_use]
     pub fn build(
         intent: &Intent,

@@ -48,8 +48,8 @@ impl PortSet {
     /// Closes the device of a port that was shut, and makes it anew.
     ///
     /// # Errors
-    /// When the port wasn't shut, a worker hasn't let go of it, or the device can't be had now. A port that was shut stays so; this may be
-    /// tried again.
+    /// When the port wasn't shut, a worker hasn't let go of it, or the device can't be had now. A port that was shut stays so;
+    /// this may be tried again.
     pub fn renew(&mut self, port: PortId) -> Result<(), RenewError> {
         if self
             .gates
