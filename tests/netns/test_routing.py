@@ -108,6 +108,15 @@ class RoutedCase(LabCase):
         self.assert_going_on(sessions, datagrams, "after the way has come back")
         self.assert_spread(sessions, datagrams)
 
+    def assert_survives_its_data_process(self, sessions, datagrams):
+        """The active node's data process dies, the other node takes over."""
+        died = time.monotonic()
+        self.node1.kill("dataplane", wait=False)
+        self.node2.set_state("master")
+        wait_role(self.node2, "master")
+        self.assert_going_on(sessions, datagrams, "after the take-over")
+        self.say(f"silence {sessions.ask('report', since=died)['gap_ms']} ms")
+
 
 class TestBgp(RoutedCase):
     """bgpd on both appliances. Both announce the pool, by the virtual address."""
@@ -127,12 +136,7 @@ class TestBgp(RoutedCase):
     def test_a_dead_data_process_changes_no_route_and_costs_no_connection(self):
         sessions, datagrams = self.start_traffic()
         wait_equal(self.lab, at_least=SESSIONS)
-        died = time.monotonic()
-        self.node1.kill("dataplane", wait=False)
-        self.node2.set_state("master")
-        wait_role(self.node2, "master")
-        self.assert_going_on(sessions, datagrams, "after the take-over")
-        self.say(f"silence {sessions.ask('report', since=died)['gap_ms']} ms")
+        self.assert_survives_its_data_process(sessions, datagrams)
         for router in ROUTERS:
             self.assertEqual(self.lab.routers[router].ways(POOL_NET), [WAN_GATEWAY])
         self.assertEqual(self.lab.routers["node1"].ways(self.prefix), sorted(UPSTREAM.values()), "FRR goes on beside it")
@@ -231,12 +235,7 @@ class TestOspfOnTaps(TestOspf):
         for node in (self.node1, self.node2):
             self.assertGreater(views.worker_counters(node)["punted_routing"], 0)
             self.assertEqual(views.drops(node)["punted"], 0, f"{node.place} leaves frames to a kernel that can't see them")
-        died = time.monotonic()
-        self.node1.kill("dataplane", wait=False)
-        self.node2.set_state("master")
-        wait_role(self.node2, "master")
-        self.assert_going_on(sessions, datagrams, "after the take-over")
-        self.say(f"silence {sessions.ask('report', since=died)['gap_ms']} ms")
+        self.assert_survives_its_data_process(sessions, datagrams)
         wait_until("it is adjacent to nobody", lambda: not self.states("node1"), CONVERGED_WITHIN_S, 0.2)
         self.node1.start("dataplane")
         self.wait_adjacent("node1")
