@@ -41,7 +41,7 @@ use crate::stage::expire::expire;
 use crate::stage::foresee::{Ways, foresee};
 use crate::stage::forward::forward;
 pub use crate::stage::handoff::Handoff;
-use crate::stage::handoff::{HANDOFF_ROOM, HandoffCounts};
+use crate::stage::handoff::{HANDOFF_ROOM, HandoffCounts, hand_over};
 use crate::stage::hold::{Holds, Next, Waiting, hold};
 pub use crate::stage::line_up::LINED_UP;
 use crate::stage::line_up::{Line, line_up};
@@ -543,9 +543,11 @@ impl<I: Io> Worker<I> {
         if fragments {
             remark(batch);
         }
-        steer(batch, &cx);
+        let others = steer(batch, &cx);
         if fragments {
             reassemble(batch, &mut self.stores.fragments, &mut cx);
+        } else if others {
+            hand_over(batch, self.out.leaving(), &mut cx);
         }
         if self.stores.line.is_open(now) {
             line_up(batch, &self.stores.line, &mut cx);

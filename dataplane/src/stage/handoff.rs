@@ -1,13 +1,14 @@
-//! Packets on their way to the worker that owns their flow: gathered by destination while a burst ends, and put into each
-//! ring at once, so that what two workers share is touched once per burst and not per packet.
+//! Packets on their way to the worker that owns their flow: taken out of their burst and gathered by destination, and put
+//! into each ring at once when the burst ends, so that what two workers share is touched once per burst and not per packet.
 
 use rtrb::Producer;
 
-use super::Work;
+use super::{Batch, Context, Work};
 use crate::counters::Counters;
 use crate::fragment::Mark;
 use crate::io::{BURST, Burst, PortId};
-use crate::verdict::Drop;
+use crate::tables::Tables;
+use crate::verdict::{Drop, Verdict};
 
 /// Room that must be free in every handoff ring before more is received: bursts of two queues, one of fragments that
 /// waited, and one that the peer has redirected, which all go to one worker.
@@ -35,6 +36,28 @@ impl<P> Handoff<P> {
             mark,
         }
     }
+}
+
+/// Takes out of a burst what is another worker's, in order. Whose a packet is no processor foresees: asked here, it guesses wrong
+/// once per packet; left in the burst, once more in every stage behind.
+#[inline(never)]
+pub(crate) fn hand_over<P>(batch: &mut Batch<P>, leaving: &mut Leaving<P>, cx: &mut Context<'_>) {
+    let Batch {
+        packets, meta, work, ..
+    } = batch;
+    let mut kept: Burst<P> = Burst::new();
+    for (i, packet) in packets.drain(..).enumerate() {
+        if let Verdict::HandOver(owner) = work[i].verdict {
+            leaving.hand_over(owner, packet, &work[i], None, cx.tables);
+            continue;
+        }
+        let place = kept.len();
+        if place < i {
+            (meta[place], work[place]) = (meta[i], work[i]);
+        }
+        kept.push(packet);
+    }
+    *packets = kept;
 }
 
 /// Why a packet is another worker's.
@@ -107,6 +130,21 @@ impl<P> Leaving<P> {
         Self {
             to: (0..workers).map(|_| Burst::new()).collect(),
         }
+    }
+
+    /// Adds one that is another worker's, and counts why.
+    #[inline]
+    pub(crate) fn hand_over(
+        &mut self,
+        owner: u16,
+        packet: P,
+        work: &Work,
+        mark: Option<Mark>,
+        tables: &mut Tables,
+    ) {
+        tables.counters.handoff_out += 1;
+        tables.handoffs.count(work.port, work.cause);
+        self.push(owner, Handoff::of(packet, work, mark), &mut tables.counters);
     }
 
     /// Adds one of at most [`BURST`] packets.

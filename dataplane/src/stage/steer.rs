@@ -21,8 +21,11 @@ use crate::wire::ethernet::is_group;
 /// owner) and once more when it hairpins. Either slot may change hands at that moment.
 const HANDOFFS_MAX: u8 = 5;
 
+/// Whether some are another worker's.
 #[inline(never)]
-pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
+#[must_use]
+pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) -> bool {
+    let mut others = false;
     let mut last: Option<Entrance<'_>> = None;
     batch.each(|meta, work| {
         if !last.as_ref().is_some_and(|last| last.fits(meta, work.port)) {
@@ -53,7 +56,9 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) {
             meeting_worker(meta, work.at, cx)
         };
         hand_to(owner, work, cx);
+        others |= owner != cx.worker;
     });
+    others
 }
 
 /// Where a frame comes in, and between which stations of that link: most packets of a burst come from one neighbour.

@@ -79,6 +79,11 @@ impl<P: Packet> Outgoing<P> {
         }
     }
 
+    /// What this burst hands over.
+    pub(crate) const fn leaving(&mut self) -> &mut Leaving<P> {
+        &mut self.leaving
+    }
+
     /// Sends everything that waits.
     pub(crate) fn flush<I: Io<Packet = P>>(&mut self, io: &mut I, counters: &mut Counters) {
         for (port, burst) in (0..).map(PortId).zip(&mut self.ports) {
@@ -167,10 +172,8 @@ fn end<I: Io>(
     let counters = &mut cx.tables.counters;
     match work.verdict {
         Verdict::HandOver(owner) => {
-            counters.handoff_out += 1;
-            cx.tables.handoffs.count(work.port, work.cause);
-            let handoff = Handoff::of(packet, work, mark_of(work, piece));
-            out.leaving.push(owner, handoff, counters);
+            out.leaving
+                .hand_over(owner, packet, work, mark_of(work, piece), cx.tables);
             return;
         }
         Verdict::Drop(reason) => {
