@@ -18,22 +18,24 @@ use crate::verdict::{Drop, Verdict};
 use crate::vrf::Local;
 
 pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
-    verify(batch);
     let mut opened = false;
-    batch.each(|meta, work| {
-        if work.entry != NIL || !matches!(meta.kind, Kind::Flow | Kind::IcmpError) {
-            return;
+    let places = batch.meta.iter().zip(&mut batch.work);
+    for (packet, (meta, work)) in batch.packets.iter().zip(places) {
+        let flow = matches!(meta.kind, Kind::Flow | Kind::IcmpError);
+        if !work.is_open() || work.entry != NIL || !flow {
+            continue;
         }
         // An earlier packet of this very burst may have opened the flow. Else the lookup is right.
         if opened && let Some((id, direction)) = cx.tables.conntracks.find(work.hash, &meta.key) {
             work.entry = id;
             work.direction = direction;
-            return;
+            continue;
         }
         if meta.piece == Piece::Later {
-            return work.drop(Drop::FragmentRefused);
+            work.drop(Drop::FragmentRefused);
+            continue;
         }
-        match first_packet(meta, work, cx) {
+        match first_packet((packet.data(), meta), work, cx) {
             Ok(Outcome::Tracked(id)) => {
                 opened = true;
                 work.entry = id;
@@ -44,18 +46,6 @@ pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
             Ok(Outcome::Answer) => work.exit = Exit::Back,
             Err(reason) => work.drop(reason),
         }
-    });
-}
-
-/// Nothing is opened by a damaged datagram; parse leaves the question to whom it concerns.
-fn verify<P: Packet>(batch: &mut Batch<P>) {
-    let places = batch.meta.iter().zip(&mut batch.work);
-    for (packet, (meta, work)) in batch.packets.iter().zip(places) {
-        let concerned = work.is_open() && work.entry == NIL && meta.kind == Kind::Flow;
-        let udp = meta.key.proto == proto::UDP && meta.piece == Piece::Whole;
-        if concerned && udp && !udp_is_right(packet.data(), meta) {
-            work.drop(Drop::BadL4Checksum);
-        }
     }
 }
 
@@ -65,7 +55,7 @@ enum Outcome {
     Answer,
 }
 
-fn first_packet(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Outcome, Drop> {
+fn first_packet((frame, meta): (&[u8], &Meta), work: &Work, cx: &mut Context<'_>) -> Result<Outcome, Drop> {
     let key = &meta.key;
     let active = cx.tables.is_active(work.at.vrf);
     match cx.snapshot.is_local(key.vrf, &key.dst) {
@@ -91,10 +81,20 @@ fn first_packet(meta: &Meta, work: &Work, cx: &mut Context<'_>) -> Result<Outcom
     // From inside to a pool (RFC 4787 REQ-9): the source is translated first, then it comes as if from outside.
     let from_inside = cx.snapshot.vrf(key.vrf).inside.contains(&key.src);
     if !from_inside && cx.pools.is_pool_address(key.vrf, &key.dst) {
-        inbound(meta, work, state, cx)
+        inbound((frame, meta), work, state, cx)
     } else {
-        outbound(meta, work, state, cx)
+        outbound((frame, meta), work, state, cx)
     }
+}
+
+/// Nothing is opened by a damaged datagram. Parse leaves the question to whom it concerns: whom a flood of packets for nobody
+/// reaches doesn't read them to their end.
+fn undamaged(frame: &[u8], meta: &Meta) -> Result<(), Drop> {
+    let whole_udp = meta.key.proto == proto::UDP && meta.piece == Piece::Whole;
+    if whole_udp && !udp_is_right(frame, meta) {
+        return Err(Drop::BadL4Checksum);
+    }
+    Ok(())
 }
 
 fn is_echo_request(meta: &Meta) -> bool {
@@ -115,7 +115,13 @@ fn open(meta: &Meta) -> Result<State, Drop> {
 }
 
 /// From anywhere to an address that is not a pool's: firewall, then source NAT where a rule asks for it.
-fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Result<Outcome, Drop> {
+fn outbound(
+    (frame, meta): (&[u8], &Meta),
+    work: &Work,
+    state: State,
+    cx: &mut Context<'_>,
+) -> Result<Outcome, Drop> {
+    undamaged(frame, meta)?;
     let key = &meta.key;
     let out = route(key, work.hash, cx)?;
     let (rule, care) = permit(key, key, work, out, cx)?;
@@ -155,7 +161,12 @@ fn outbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Res
 
 /// From outside to a pool address: only a mapping that filters by nothing but its own existence lets it in
 /// (RFC 4787 section 5, endpoint-independent filtering).
-fn inbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Result<Outcome, Drop> {
+fn inbound(
+    (frame, meta): (&[u8], &Meta),
+    work: &Work,
+    state: State,
+    cx: &mut Context<'_>,
+) -> Result<Outcome, Drop> {
     let key = &meta.key;
     let pool = cx.pools.pool_of(key.vrf, &key.dst).ok_or(Drop::NoMapping)?;
     let open_to_all = cx
@@ -170,6 +181,7 @@ fn inbound(meta: &Meta, work: &Work, state: State, cx: &mut Context<'_>) -> Resu
         .inbound(key)
         .filter(|_| open_to_all)
         .ok_or(Drop::NoMapping)?;
+    undamaged(frame, meta)?;
     let inside = FlowKey {
         dst: mapped.inside,
         dst_port: mapped.port,

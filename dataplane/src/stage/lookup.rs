@@ -7,6 +7,7 @@ use crate::delta::Class;
 use crate::flow::{Direction, VrfId, proto};
 use crate::io::Packet;
 use crate::slot::NIL;
+use crate::stage::handoff::Cause;
 use crate::stage::meta::{Kind, Meta};
 use crate::verdict::Drop;
 use crate::wire::tcp;
@@ -71,8 +72,11 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             }
         }
         if work.entry == NIL {
-            cx.tables.expect_new(work.at, unmatched);
-            unmatched += 1;
+            // From outside to a pool hardly anything is let in.
+            if work.cause != Cause::Pool {
+                cx.tables.expect_new(work.at, unmatched);
+                unmatched += 1;
+            }
             result = Found::NotAll;
         }
     });
