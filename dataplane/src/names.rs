@@ -96,7 +96,7 @@ impl Names {
     /// Goes on towards the number of chains there are to be; `at` tells the slot of a conntrack that has a name. Answers how many
     /// it has looked at.
     pub(crate) fn rearrange(&mut self, budget: usize, at: impl Fn(u32) -> SlotRef) -> usize {
-        let steps = self.heads.len().abs_diff(self.chains).min(budget);
+        let steps = self.to_rearrange().min(budget);
         for _ in 0..steps {
             if self.heads.len() < self.chains {
                 self.split(&at);
@@ -105,6 +105,11 @@ impl Names {
             }
         }
         steps
+    }
+
+    /// Chains that are still to be split off or joined.
+    pub(crate) const fn to_rearrange(&self) -> usize {
+        self.heads.len().abs_diff(self.chains)
     }
 
     /// One chain more: it takes what is its from the one that had it until now.

@@ -27,10 +27,11 @@ const PARTS: usize = 4;
 /// Entries carried over per turn, at least.
 pub(crate) const CARRIED: usize = 16;
 
-/// Entries carried over for each that was made since the last turn. Room that comes when an arena is full already still has to be
-/// moved into before it is three quarters taken, or each further room would come later: twice as many places are three quarters
-/// taken when half as many as were there have been made.
-const PACE: usize = 3;
+/// Entries carried over for each that was made since the last turn, in parts of so many. It is as many as it takes to be through
+/// before the new room is three quarters taken, or each further room would come later, and no more than [`PACE_MOST`] times as
+/// many, however late it has come.
+const PACE_PARTS: usize = 4;
+const PACE_MOST: usize = 3;
 
 /// How much the arenas of one worker may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -251,7 +252,7 @@ impl Tables {
     pub fn set_limits(&mut self, sizes: &Sizes) {
         self.conntracks.set_limit(sizes.conntracks);
         self.nat.set_limits(&sizes.nat);
-        self.rearranging = true;
+        self.begin_to_rearrange();
     }
 
     /// Goes over to the room it is given, in one step.
@@ -274,8 +275,21 @@ impl Tables {
         self.nat.adopt_room(&sizes.nat, nat);
         self.names.set_chains(sizes.conntracks);
         self.asking.asked = false;
-        self.rearranging = true;
+        self.begin_to_rearrange();
         Ok(())
+    }
+
+    /// From now on each turn does a slice. Its pace counts what is made from here on: what was there before is the work itself, and
+    /// no single turn's.
+    fn begin_to_rearrange(&mut self) {
+        let held = self.conntracks.len();
+        let left = (self.conntracks.capacity() * WANTED_AT / PARTS).saturating_sub(held);
+        let work = self.conntracks.to_carry().max(self.names.to_rearrange());
+        self.pace = (work * PACE_PARTS)
+            .div_ceil(left.max(1))
+            .min(PACE_MOST * PACE_PARTS);
+        self.rearranging = true;
+        self.held_before = held;
     }
 
     /// Goes on with what other room has to be followed by. Answers how much there was to do.
@@ -291,7 +305,8 @@ impl Tables {
     #[cold]
     fn rearrange_slice(&mut self) -> usize {
         let held = self.conntracks.len();
-        let budget = CARRIED.max(PACE * held.saturating_sub(self.held_before));
+        let made = held.saturating_sub(self.held_before);
+        let budget = CARRIED.max((made * self.pace).div_ceil(PACE_PARTS));
         self.held_before = held;
         let conntracks = &self.conntracks;
         let chains = self.names.rearrange(budget, |id| conntracks[id].at());
@@ -447,6 +462,33 @@ mod tests {
         assert!(!tables.wants_room(), "there is no more");
         assert_eq!(make(&mut tables, 12), Err(InsertError::Full));
         assert!((0..12).all(|n| find(&tables, n).is_some()));
+    }
+
+    /// The first turn after room has come is like any other: what was made since the last time is none of its work.
+    #[test]
+    fn no_turn_carries_more_than_its_slice_and_all_is_over_before_more_room_is_wanted() {
+        let mut tables = tables(1_000, 4_000);
+        let mut made = 0..;
+        let mut make = |tables: &mut Tables, flows| {
+            for n in made.by_ref().take(flows) {
+                make(tables, n).unwrap();
+            }
+        };
+        make(&mut tables, 800);
+        for more in [2_000, 4_000] {
+            tables.adopt(Room::new(sizes(more))).unwrap();
+            assert!(tables.rearrange() <= 2 * CARRIED, "keys and chains");
+            while turn(&mut tables).is_none() {
+                let flows = CARRIED;
+                make(&mut tables, flows);
+                let before = tables.conntracks.to_carry();
+                tables.rearrange();
+                assert!(before - tables.conntracks.to_carry() <= PACE_MOST * flows);
+            }
+            assert!(tables.conntracks.len() * PARTS <= more * WANTED_AT, "{more}");
+            let rest = more * 4 / 5 - tables.conntracks.len();
+            make(&mut tables, rest);
+        }
     }
 
     #[test]

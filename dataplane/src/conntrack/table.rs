@@ -498,6 +498,11 @@ impl Table {
         count as usize
     }
 
+    /// Places whose keys are still to be carried over.
+    pub(crate) const fn to_carry(&self) -> usize {
+        (self.carried.1 - self.carried.0) as usize
+    }
+
     /// The former index, when everything was carried over.
     pub(crate) fn take_spent(&mut self) -> Option<Index> {
         (self.carried.0 == self.carried.1)

@@ -1,5 +1,7 @@
 //! More room for a worker's NAT entries, or less: its part of [`crate::room`].
 
+use arrayvec::ArrayVec;
+
 use super::arena::NIL;
 use super::block::Block;
 use super::mapping::Mapping;
@@ -7,6 +9,9 @@ use super::subscriber::Subscriber;
 use super::{Nat, NatLimits};
 use crate::conntrack::Index;
 use crate::span::Span;
+
+/// Mappings that are carried over together.
+const TOGETHER: usize = 16;
 
 /// Empty indexes for other limits.
 #[derive(Debug)]
@@ -112,7 +117,13 @@ impl Nat {
         } = self.carried;
         let subscribers_done = slice(&mut subscribers, budget, |id| self.carry_subscriber(id));
         let blocks_done = slice(&mut blocks, budget, |id| self.carry_block(id));
-        let mappings_done = slice(&mut mappings, budget, |id| self.carry_mapping(id));
+        let mut mappings_done = 0;
+        while mappings_done < budget {
+            match self.carry_mappings(&mut mappings, budget - mappings_done) {
+                0 => break,
+                done => mappings_done += done,
+            }
+        }
         self.carried = Carried {
             subscribers,
             blocks,
@@ -135,12 +146,24 @@ impl Nat {
         }
     }
 
-    fn carry_mapping(&mut self, id: u32) {
-        if !self.mappings[id].is_vacant() {
-            let [inside, outside] = self.mapping_hashes(id);
+    /// Carries a few mappings over, all lines of which are asked for before the first of them is touched. Answers how many.
+    fn carry_mappings(&mut self, carried: &mut (u32, u32), most: usize) -> usize {
+        let mut hashes: ArrayVec<(u32, [u64; 2]), TOGETHER> = ArrayVec::new();
+        let done = slice(carried, most.min(TOGETHER), |id| {
+            if !self.mappings[id].is_vacant() {
+                let both = self.mapping_hashes(id);
+                for (index, hash) in [&self.inside_index, &self.outside_index].into_iter().zip(both) {
+                    index.prefetch(hash);
+                    index.prefetch_former(hash);
+                }
+                hashes.push((id, both));
+            }
+        });
+        for (id, [inside, outside]) in hashes {
             self.inside_index.carry(inside, id);
             self.outside_index.carry(outside, id);
         }
+        done
     }
 
     /// The former indexes.
