@@ -279,8 +279,8 @@ impl Tables {
         Ok(())
     }
 
-    /// From now on each turn does a slice. Its pace counts what is made from here on: what was there before is the work itself, and
-    /// no single turn's.
+    /// From now on each turn does a slice. Its pace counts what is made from then on: what was there before is the work itself,
+    /// and no single turn's.
     fn begin_to_rearrange(&mut self) {
         let held = self.conntracks.len();
         let left = (self.conntracks.capacity() * WANTED_AT / PARTS).saturating_sub(held);
@@ -289,7 +289,8 @@ impl Tables {
             .div_ceil(left.max(1))
             .min(PACE_MOST * PACE_PARTS);
         self.rearranging = true;
-        self.held_before = held;
+        // The first slice is a short one: what it and the packets touch then is new to every near cache.
+        self.held_before = usize::MAX;
     }
 
     /// Goes on with what other room has to be followed by. Answers how much there was to do.

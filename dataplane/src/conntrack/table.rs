@@ -156,7 +156,9 @@ impl Table {
     /// As [`Self::prefetch`], for a key that is not looked up in a burst of packets.
     #[inline]
     pub(crate) fn expect(&self, key: &FlowKey) {
-        self.index.prefetch(self.hash(key));
+        let hash = self.hash(key);
+        self.index.prefetch(hash);
+        self.index.prefetch_former(hash);
     }
 
     /// Asks for all of an entry, if there is such a place.

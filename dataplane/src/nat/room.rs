@@ -105,7 +105,8 @@ impl Nat {
         self.subscriber_index.is_moving()
     }
 
-    /// Goes on with what other limits have to be followed by. Answers how many places it looked at.
+    /// Goes on with what other limits have to be followed by. Answers how many places it looked at. All arenas are through at
+    /// about the same time: a shorter one has as much less of the budget.
     pub(crate) fn rearrange(&mut self, budget: usize) -> usize {
         let listed = self.subscribers.rearrange(budget, Subscriber::is_vacant)
             + self.blocks.rearrange(budget, Block::is_vacant)
@@ -115,8 +116,13 @@ impl Nat {
             mut blocks,
             mut mappings,
         } = self.carried;
-        let subscribers_done = slice(&mut subscribers, budget, |id| self.carry_subscriber(id));
-        let blocks_done = slice(&mut blocks, budget, |id| self.carry_block(id));
+        let share = |(_, end): (u32, u32)| {
+            let most = subscribers.1.max(blocks.1).max(mappings.1).max(1);
+            (budget * end as usize).div_ceil(most as usize)
+        };
+        let (of_subscribers, of_blocks) = (share(subscribers), share(blocks));
+        let subscribers_done = slice(&mut subscribers, of_subscribers, |id| self.carry_subscriber(id));
+        let blocks_done = slice(&mut blocks, of_blocks, |id| self.carry_block(id));
         let mut mappings_done = 0;
         while mappings_done < budget {
             match self.carry_mappings(&mut mappings, budget - mappings_done) {
