@@ -285,7 +285,7 @@ impl Tables {
         let held = self.conntracks.len();
         let left = (self.conntracks.capacity() * WANTED_AT / PARTS).saturating_sub(held);
         let work = self.conntracks.to_carry().max(self.names.to_rearrange());
-        self.pace = (work * PACE_PARTS)
+        self.carry_pace = (work * PACE_PARTS)
             .div_ceil(left.max(1))
             .min(PACE_MOST * PACE_PARTS);
         self.rearranging = true;
@@ -307,7 +307,7 @@ impl Tables {
     fn rearrange_slice(&mut self) -> usize {
         let held = self.conntracks.len();
         let made = held.saturating_sub(self.held_before);
-        let budget = CARRIED.max((made * self.pace).div_ceil(PACE_PARTS));
+        let budget = CARRIED.max((made * self.carry_pace).div_ceil(PACE_PARTS));
         self.held_before = held;
         let conntracks = &self.conntracks;
         let chains = self.names.rearrange(budget, |id| conntracks[id].at());

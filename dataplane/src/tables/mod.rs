@@ -155,7 +155,7 @@ pub struct Tables {
     /// Conntracks at the last slice of that.
     pub(crate) held_before: usize,
     /// How much a slice of it does for each conntrack that was made since.
-    pub(crate) pace: usize,
+    pub(crate) carry_pace: usize,
     listed: u64,
     /// Lane of each slot number: the same for every VRF.
     lanes: Box<[u16]>,
@@ -228,7 +228,7 @@ impl Tables {
             asking: Asking::new(limits.conntracks),
             rearranging: false,
             held_before: 0,
-            pace: 0,
+            carry_pace: 0,
             listed: 0,
             lanes: (0..slots_most).map(|slot| lane_of(slot, lanes_count)).collect(),
         }
