@@ -528,6 +528,7 @@ impl<I: Io> Worker<I> {
     fn process(&mut self, now: Instant, snapshot: &Snapshot, io: &mut I) -> usize {
         let packets = self.batch.packets.len();
         debug_assert!(packets <= BURST);
+        self.tables.pace.took(packets);
         let batch = &mut self.batch;
         let mut cx = Context {
             now,

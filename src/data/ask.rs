@@ -166,6 +166,9 @@ pub(crate) fn conntracks(
             };
             place = id + 1;
             let conntrack = &tables.conntracks[id];
+            if tables.is_over(now, id) {
+                continue;
+            }
             if conntrack.vrf() == vrf && wanted(conntrack, &filter, &names) {
                 rows.push(conntrack_row(conntrack, at.worker, now, &names));
             }
@@ -203,6 +206,9 @@ pub(crate) fn count(
                     return Some(count);
                 };
                 place = id + 1;
+                if tables.is_over(now, id) {
+                    continue;
+                }
                 let conntrack = &tables.conntracks[id];
                 let inside = conntrack.vrf();
                 if vrf.is_none_or(|v| v == inside) && wanted(conntrack, &filter, &names) {

@@ -1,7 +1,9 @@
 //! Everything is bounded, and full is an outcome with a counter: flows that live are not harmed by those that find no
 //! room (DESIGN.md section 3, RFC 6888 REQ-11).
 
-use dataplane::config::PortRange;
+use core::time::Duration;
+
+use dataplane::config::{PortRange, Timeouts};
 use dataplane::verdict::Drop;
 use testkit::cluster::Cluster;
 use testkit::config::{Setup, server, subscriber};
@@ -105,4 +107,80 @@ fn a_subscriber_at_its_quota_of_blocks_gets_no_more_ports_and_loses_none() {
     for (inside, outside) in &opened {
         assert_eq!(cluster.back(0, outside), Some(inside.reversed()));
     }
+}
+
+/// Lifetime of an unanswered UDP flow in the tests below.
+const OPENING_S: u32 = 30;
+
+fn short_lived(setup: Setup) -> Cluster {
+    alone(Setup {
+        timeouts: Timeouts {
+            udp_opening_s: OPENING_S,
+            ..Timeouts::default()
+        },
+        ..setup
+    })
+}
+
+/// A second in which all flows are over, and no turn has looked at any of them.
+fn pass(cluster: &mut Cluster) {
+    cluster.now = cluster.now + Duration::from_secs(u64::from(OPENING_S) + 1);
+}
+
+#[test]
+fn a_table_full_of_what_is_over_is_not_full() {
+    let mut cluster = short_lived(Setup {
+        conntracks: 16,
+        ..Setup::default()
+    });
+    let flow = |n: u16| packet::udp(subscriber(1), 10_000 + n, server(1), 53);
+    for n in 0..16 {
+        assert!(cluster.out(0, &flow(n)).is_some());
+    }
+    assert_eq!(cluster.out(0, &flow(16)), None);
+    pass(&mut cluster);
+    assert!(cluster.out(0, &flow(17)).is_some());
+    assert_eq!(cluster.node(0).counters().dropped(Drop::TableFull), 1);
+}
+
+#[test]
+fn a_port_that_only_what_is_over_holds_is_given_to_who_wants_it() {
+    let mut cluster = short_lived(Setup {
+        block_size: 64,
+        blocks_max: 1,
+        port_rest_s: 0,
+        ..Setup::default()
+    });
+    let flow = |n: u16| packet::udp(subscriber(1), 10_000 + n, server(1), 53);
+    for n in 0..64 {
+        assert!(cluster.out(0, &flow(n)).is_some());
+    }
+    assert_eq!(cluster.out(0, &flow(64)), None);
+    pass(&mut cluster);
+    assert!(cluster.out(0, &flow(65)).is_some());
+    assert_eq!(cluster.node(0).counters().dropped(Drop::PortsExhausted), 1);
+}
+
+/// The wheel has lost it for good here, which is as late as it may be.
+#[test]
+fn a_packet_behind_the_deadline_opens_a_new_flow_however_late_the_wheel_is() {
+    let mut cluster = short_lived(Setup::default());
+    let inside = packet::udp(subscriber(1), 10_000, server(1), 53);
+    let outside = cluster.out(0, &inside).unwrap();
+    let lose = |cluster: &mut Cluster| {
+        let tables = cluster.node(0).tables_mut(0);
+        let id = tables.conntracks.next_live(0).unwrap();
+        assert!(tables.wheel.cancel(id));
+    };
+    lose(&mut cluster);
+    pass(&mut cluster);
+    assert_eq!(cluster.back(0, &outside), None, "an answer revives nothing");
+    let counters = cluster.node(0).counters();
+    assert_eq!((counters.conntracks_created, counters.conntracks_expired), (1, 1));
+    assert_eq!(cluster.out(0, &inside), Some(outside), "its port rests");
+    lose(&mut cluster);
+    pass(&mut cluster);
+    assert_eq!(cluster.out(0, &inside), Some(outside));
+    let counters = cluster.node(0).counters();
+    assert_eq!((counters.conntracks_created, counters.conntracks_expired), (3, 2));
 }

@@ -174,6 +174,11 @@ impl Wheel {
         touched
     }
 
+    /// How many seconds ago was due what is visited next.
+    pub(crate) const fn late_s(&self, now_s: u32) -> u32 {
+        now_s.saturating_sub(self.hand_s)
+    }
+
     /// Scheduled ids.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -6,6 +6,8 @@
 //! `port_rest_s` (RFC 6888 REQ-8), and is then freed by `tick`. When the table has no free place, the mapping
 //! that has rested longest is freed early, and counted.
 
+use arrayvec::ArrayVec;
+
 use super::arena::{Links, NIL};
 use super::block::Block;
 use super::{LearnError, Nat, enter};
@@ -13,6 +15,9 @@ use crate::conntrack::hash_words;
 use crate::flow::proto;
 use crate::prefetch::prefetch_all;
 use crate::time::Instant;
+
+/// Mappings whose rests end together.
+const TOGETHER: usize = 16;
 
 /// What has ports or identifiers to hand out; each has its own number space.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -240,6 +245,22 @@ impl Nat {
         let rested_s = now.secs().saturating_sub(self.mappings[id].rests_since_s);
         // Strictly more whole seconds: at least the configured time, whatever the fractions.
         (rested_s > self.pools.at(pool).settings.port_rest_s).then_some(id)
+    }
+
+    /// Asks for what it touches to end the rests of the next `most` mappings, or as many as fit into the nearest cache: nobody has
+    /// used them for long.
+    pub(super) fn expect_rested(&self, pool: usize, most: usize) {
+        let next = |&id: &u32| self.mappings[id].rest.next();
+        let ids = core::iter::successors(self.resting[pool].first(), next);
+        let ids: ArrayVec<u32, TOGETHER> = ids.take(most.min(TOGETHER)).collect();
+        for &id in &ids {
+            prefetch_all(&self.blocks[self.mappings[id].block]);
+        }
+        for &id in &ids {
+            let [inside, outside] = self.mapping_hashes(id);
+            self.inside_index.prefetch(inside);
+            self.outside_index.prefetch(outside);
+        }
     }
 
     /// Frees the resting mappings of a block; refuses, without a change, when one is in use.

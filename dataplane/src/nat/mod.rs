@@ -346,12 +346,15 @@ impl Nat {
 
     /// Bounded upkeep, at most `budget` steps: ports whose rest is over become free, and blocks that have been
     /// empty for long enough are released where this node is `active` for the subscriber's slot. (VRFs that share a
-    /// pool share an HA group, so one standby block at the head of a pool's idle blocks speaks for all.)
-    pub fn tick(&mut self, now: Instant, budget: u32, active: impl Fn(SlotRef) -> bool) {
+    /// pool share an HA group, so one standby block at the head of a pool's idle blocks speaks for all.) Answers how many it took.
+    pub fn tick(&mut self, now: Instant, budget: u32, active: impl Fn(SlotRef) -> bool) -> u32 {
         let mut left = budget;
         let pools = self.resting.len();
         for step in 0..pools {
             let pool = (self.tick_from + step) % pools;
+            if left > 0 && self.rested(now, pool).is_some() {
+                self.expect_rested(pool, left as usize);
+            }
             while left > 0
                 && let Some(id) = self.rested(now, pool)
             {
@@ -367,6 +370,7 @@ impl Nat {
             }
         }
         self.tick_from = (self.tick_from + 1) % pools.max(1);
+        budget - left
     }
 
     /// The next log event.

@@ -12,6 +12,7 @@ use crate::nat::Reign;
 use crate::policy::Query;
 use crate::role::Role;
 use crate::slot::NIL;
+use crate::stage::expire::{end_if_over, make_room};
 use crate::stage::meta::{Kind, Meta, Piece};
 use crate::stage::parse::udp_is_right;
 use crate::verdict::{Drop, Verdict};
@@ -139,7 +140,11 @@ fn outbound(
         share: role.share,
     };
     let way = Some(cx.snapshot.interface(out).port);
-    let bound = cx.tables.nat.bind(cx.now, reign, key, work.at.slot, pool, way)?;
+    let mut bound = cx.tables.nat.bind(cx.now, reign, key, work.at.slot, pool, way);
+    if bound.as_ref().is_err_and(is_want) && make_room(cx.tables, cx.now) {
+        bound = cx.tables.nat.bind(cx.now, reign, key, work.at.slot, pool, way);
+    }
+    let bound = bound?;
     cx.tables.list_blocks();
     let mut reply = key.reversed();
     reply.vrf = pool.vrf;
@@ -245,12 +250,25 @@ fn permit(
 
 /// A full table is found out before the NAT is asked, or a flood of refused flows would have blocks granted, told to the
 /// peer, logged and released again for each of them.
-fn room(cx: &Context<'_>) -> Result<(), Drop> {
-    if cx.tables.conntracks.vacancy(0) == NIL {
+fn room(cx: &mut Context<'_>) -> Result<(), Drop> {
+    let full = |cx: &Context<'_>| cx.tables.conntracks.vacancy(0) == NIL;
+    if full(cx) && (!make_room(cx.tables, cx.now) || full(cx)) {
         Err(Drop::TableFull)
     } else {
         Ok(())
     }
+}
+
+/// Whether what is missing may be held by something that is over.
+const fn is_want(reason: &Drop) -> bool {
+    matches!(
+        reason,
+        Drop::PoolExhausted
+            | Drop::PortsExhausted
+            | Drop::SubscribersFull
+            | Drop::BlocksFull
+            | Drop::MappingsFull
+    )
 }
 
 /// Whether a flow has to wait for the peers. Where they can't be asked the policy's outcome comes at once, and before
@@ -292,7 +310,18 @@ fn track(
     conntrack.arrived_by(work.interface);
     conntrack.rule = rule;
     conntrack.begin_reign(cx.tables.roles[work.at.vrf.index()].term);
-    match cx.tables.create(conntrack) {
+    let mut made = cx.tables.create(conntrack);
+    // Who has a tuple may be over: two at most, one for each.
+    for _ in 0..2 {
+        let Err(InsertError::OriginalTaken(holder) | InsertError::ReplyTaken(holder)) = made else {
+            break;
+        };
+        if !end_if_over(cx.tables, cx.now, holder) {
+            break;
+        }
+        made = cx.tables.create(conntrack);
+    }
+    match made {
         Ok(id) => {
             if commit != OutputCommit::Off {
                 let timeout_ms = cx.snapshot.vrf(meta.key.vrf).output_commit.timeout_ms;

@@ -7,6 +7,7 @@ use crate::delta::Class;
 use crate::flow::{Direction, VrfId, proto};
 use crate::io::Packet;
 use crate::slot::NIL;
+use crate::stage::expire::end_if_over;
 use crate::stage::handoff::Cause;
 use crate::stage::meta::{Kind, Meta};
 use crate::verdict::Drop;
@@ -43,6 +44,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             work.entry = conntracks.prefetch_entry(work.hash, meta.key.proto);
         }
     });
+    let now_s = cx.now.secs();
     let mut rule = Rule::NONE;
     let mut result = Found::All;
     let mut unmatched = 0;
@@ -65,8 +67,11 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             return;
         }
         if work.entry != NIL {
-            // A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
-            if is_syn(meta) && reopens(cx, meta, work) {
+            let seems_over = cx.tables.conntracks[work.entry].expires_s <= now_s;
+            if seems_over && end_if_over(cx.tables, cx.now, work.entry) {
+                work.entry = NIL;
+            } else if is_syn(meta) && reopens(cx, meta, work) {
+                // A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
                 cx.tables.remove(cx.now, work.entry);
                 work.entry = NIL;
             }

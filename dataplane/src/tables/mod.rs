@@ -40,6 +40,7 @@ use crate::slot::Slots;
 use crate::stage::audit::Audit;
 use crate::stage::compare::Comparing;
 use crate::stage::digest::Rounds;
+use crate::stage::expire::Pace;
 use crate::stage::foresee::Foresight;
 use crate::stage::handoff::HandoffCounts;
 use crate::stage::missing::Search;
@@ -149,6 +150,7 @@ pub struct Tables {
     /// A public address that the peer has spoken of and that is in no pool here, until somebody is told.
     pub(crate) no_pool: Option<(VrfId, Addr)>,
     pub(crate) dead: usize,
+    pub(crate) pace: Pace,
     pub(crate) asking: Asking,
     /// Other room has to be followed by something yet.
     pub(crate) rearranging: bool,
@@ -225,6 +227,7 @@ impl Tables {
             transit: Transit::default(),
             no_pool: None,
             dead: 0,
+            pace: Pace::default(),
             asking: Asking::new(limits.conntracks),
             rearranging: false,
             held_before: 0,
