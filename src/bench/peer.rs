@@ -3,11 +3,16 @@
 //!
 //! Each box has two links whose other ends are this process's ports. A flow is opened from inside, its answer is built from the
 //! tuple that came out, whatever box made it. Then packets of all flows go both ways, drawn at random, and each that arrives lets the next
-//! one go: so many are under way that the box is never idle, and no queue overflows. Boxes take turns, slice by slice. A packet that doesn't
-//! arrive in a while was lost; one that arrives damaged, or on another flow's tuple, is wrong.
+//! one go: so many are under way that the box is never idle, and no queue overflows. Boxes take turns, slice by slice, and whoever has no turn is
+//! stopped: one that polls would take the core from the others. A packet that doesn't arrive in a while was lost; one that arrives
+//! damaged, or on another flow's tuple, is wrong.
+//!
+//! What comes out is the time from one packet's arrival to the next one's, which is that of the slower one: the box, or this
+//! process. It is the box's as long as this process waits for it, so the share of the time that it waits is told.
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context, bail, ensure};
@@ -25,7 +30,7 @@ use super::frame;
 use super::machine::{Machine, Ticks};
 use super::random::Random;
 use super::report::Report;
-use super::stats::{as_f64, ratio};
+use super::stats::{Spread, as_f64, ratio};
 
 const MBUFS: u32 = 8_191;
 const MEMORY_MB: u32 = 64;
@@ -41,22 +46,29 @@ const OPENS_WITHIN: Duration = Duration::from_secs(20);
 /// Of the frames that arrive, one of so many is looked at byte by byte.
 const LOOK_AT: usize = 8;
 
-/// A box: its name, and for LAN and WAN the device this process has at the other end of the link and the box's MAC address.
+/// A box: its name, for LAN and WAN the device this process has at the other end of the link and the box's MAC address, and
+/// its process, unless it is the kernel.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     name: String,
     links: [(Device, [u8; 6]); 2],
+    process: Option<u32>,
 }
 
 impl FromStr for Place {
     type Err = String;
 
-    /// `NAME=LAN_DEVICE;LAN_MAC;WAN_DEVICE;WAN_MAC`.
+    /// `NAME=LAN_DEVICE;LAN_MAC;WAN_DEVICE;WAN_MAC`, and `;PROCESS`.
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, links) = text.split_once('=').ok_or("NAME= is missing")?;
         let words: Vec<&str> = links.split(';').collect();
-        let [lan, lan_mac, wan, wan_mac] = words.as_slice() else {
+        let [lan, lan_mac, wan, wan_mac, process @ ..] = words.as_slice() else {
             return Err("two devices with a MAC address each are needed".to_owned());
+        };
+        let process = match process {
+            [] => None,
+            [one] => Some(one.parse().map_err(|_| format!("{one} is no process"))?),
+            _ => return Err("that is more than two devices and a process".to_owned()),
         };
         let link = |device: &str, mac: &str| {
             let device = Device::parse(device).ok_or_else(|| format!("{device} is no device"))?;
@@ -68,7 +80,23 @@ impl FromStr for Place {
         Ok(Self {
             name: name.to_owned(),
             links: [link(lan, lan_mac)?, link(wan, wan_mac)?],
+            process,
         })
+    }
+}
+
+impl Place {
+    /// Stops its process, or lets it go on.
+    fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        let Some(process) = self.process else {
+            return Ok(());
+        };
+        let sent = Command::new("kill")
+            .args([signal, &process.to_string()])
+            .status()
+            .context("kill")?;
+        ensure!(sent.success(), "{}: process {process} is gone", self.name);
+        Ok(())
     }
 }
 
@@ -93,7 +121,11 @@ impl Extent {
         let (flows, slices, slice) = if quick {
             (vec![1 << 10, 1 << 16], 5, Duration::from_millis(200))
         } else {
-            (vec![1 << 10, 1 << 14, 1 << 16], 21, Duration::from_millis(500))
+            (
+                vec![1 << 10, 1 << 14, 1 << 16, 1 << 20],
+                21,
+                Duration::from_millis(500),
+            )
         };
         Self { flows, slices, slice }
     }
@@ -131,11 +163,34 @@ fn compare(places: &[Place], extent: &Extent, report: &mut Report) -> anyhow::Re
         .split(&[queues.collect()])?
         .pop()
         .context("one handle was asked for")?;
+    connect(&set, places)?;
+    for place in places {
+        place.signal("-STOP")?;
+    }
     for &count in &extent.flows {
         measure(&mut io, places, count, extent, report)?;
     }
+    for place in places {
+        place.signal("-CONT")?;
+    }
     drop(io);
     eal.stop(vec![set], pool)?;
+    Ok(())
+}
+
+/// Waits until every link has its other end.
+fn connect(set: &PortSet, places: &[Place]) -> anyhow::Result<()> {
+    let clock = Clock::start();
+    for port in 0..2 * places.len() {
+        while !set.link(port_id(port)).is_some_and(|link| link.up) {
+            ensure!(
+                clock.now().since(Instant::default()) < OPENS_WITHIN,
+                "{} has no link",
+                places[port / 2].name
+            );
+            core::hint::spin_loop();
+        }
+    }
     Ok(())
 }
 
@@ -184,24 +239,37 @@ fn measure(
     extent: &Extent,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let keys = flows::draw(Profile::Udp, count, count.div_ceil(FLOWS_PER_SUBSCRIBER), 5);
+    // Each number has a seed of its own, so that no flow is in two of them.
+    let keys = flows::draw(
+        Profile::Udp,
+        count,
+        count.div_ceil(FLOWS_PER_SUBSCRIBER),
+        5 + count as u64,
+    );
     let mut boxes = Vec::new();
     for (number, place) in places.iter().enumerate() {
         let mut one = Candidate::new(number, place, &keys);
+        place.signal("-CONT")?;
         one.open(io, &keys)
             .with_context(|| format!("{} with {count} flows", place.name))?;
+        place.signal("-STOP")?;
         boxes.push(one);
     }
     for _ in 0..extent.slices {
-        for one in &mut boxes {
+        for (place, one) in places.iter().zip(&mut boxes) {
+            place.signal("-CONT")?;
             one.slice(io, extent.slice)?;
+            place.signal("-STOP")?;
         }
     }
     for (number, (place, one)) in places.iter().zip(&boxes).enumerate() {
         let (name, size) = (&place.name, thousands(count));
         let note = format!(
-            "one packet through all of it, both ways, {} lost and {} wrong of {}",
-            one.lost, one.wrong, one.arrived
+            "one packet through all of it, both ways, {} lost and {} wrong of {}; the sender waited for {:.0} % of the time",
+            one.lost,
+            one.wrong,
+            one.arrived,
+            100.0 * Spread::of(&one.waited).median
         );
         report.add(&format!("peer.{name}_{size}_ns"), &one.ns, "ns", &note);
         if number > 0 {
@@ -214,6 +282,12 @@ fn measure(
                 &note,
             );
         }
+        report.add(
+            &format!("peer.{name}_{size}_new_ns"),
+            &[one.new_ns],
+            "ns",
+            "a first packet from inside, no other traffic",
+        );
         ensure!(one.wrong == 0, "{name}: {} wrong packets", one.wrong);
     }
     Ok(())
@@ -239,7 +313,11 @@ struct Candidate {
     random: Random,
     clock: Clock,
     under_way: [usize; 2],
+    /// By slice: what a packet took, and the share of the time in which there was nothing to send and nothing arrived.
     ns: Vec<f64>,
+    waited: Vec<f64>,
+    /// What a first packet from inside took.
+    new_ns: f64,
     lost: u64,
     wrong: u64,
     arrived: u64,
@@ -266,13 +344,15 @@ impl Candidate {
             clock: Clock::start(),
             under_way: [0; 2],
             ns: Vec::new(),
+            waited: Vec::new(),
+            new_ns: 0.0,
             lost: 0,
             wrong: 0,
             arrived: 0,
         }
     }
 
-    /// Opens every flow: some at a time, again when they got lost, until each has come out and its answer has come back.
+    /// Opens every flow, again when it got lost, until each has come out and its answer has come back.
     fn open(&mut self, io: &mut Ports, keys: &[FlowKey]) -> anyhow::Result<()> {
         for way in WAYS {
             let mut missing: Vec<usize> = (0..keys.len()).collect();
@@ -286,9 +366,9 @@ impl Candidate {
                     keys.len(),
                     ["from inside", "from outside"][way]
                 );
-                for some in missing.chunks(OPENING) {
-                    self.send(io, way, some.iter().copied())?;
-                    self.collect_opened(io, way, some.len(), &mut came)?;
+                let ns = self.offer(io, way, &missing, &mut came)?;
+                if way == 0 && missing.len() == keys.len() {
+                    self.new_ns = ns;
                 }
                 missing.retain(|&flow| !came[flow]);
             }
@@ -297,6 +377,43 @@ impl Candidate {
             }
         }
         Ok(())
+    }
+
+    /// Sends one packet of each of these flows, some at a time, and returns what one took of those that came behind the first ones.
+    fn offer(
+        &mut self,
+        io: &mut Ports,
+        way: usize,
+        flows: &[usize],
+        came: &mut [bool],
+    ) -> anyhow::Result<f64> {
+        let (mut burst, mut rest) = (Burst::new(), flows.chunks(OPENING).peekable());
+        let (mut under_way, mut arrived) = (0, 0);
+        let mut heard = self.clock.now();
+        let mut first = None;
+        while under_way > 0 || rest.peek().is_some() {
+            if under_way + OPENING <= WINDOW
+                && let Some(some) = rest.next()
+            {
+                self.send(io, way, some.iter().copied())?;
+                under_way += some.len();
+            }
+            self.receive(io, way, &mut burst);
+            let now = self.clock.now();
+            if !burst.is_empty() {
+                heard = now;
+            } else if now > heard + LOST_AFTER {
+                (under_way, heard) = (0, now);
+            }
+            let opened = self.take_opened(way, &mut burst, came)?;
+            arrived += opened;
+            under_way = under_way.saturating_sub(opened);
+            if opened > 0 && first.is_none() {
+                first = Some((now, arrived));
+            }
+        }
+        let (begin, before) = first.unwrap_or((heard, 0));
+        Ok(heard.since(begin).as_secs_f64() * 1e9 / as_f64((arrived - before) as u64).max(1.0))
     }
 
     /// No two flows may share a tuple, or their answers couldn't be told apart.
@@ -317,35 +434,31 @@ impl Candidate {
         Ok(())
     }
 
-    fn collect_opened(
+    /// Of packets that arrived, how many are of flows of ours; each has to come out as its own.
+    fn take_opened(
         &mut self,
-        io: &mut Ports,
         way: usize,
-        count: usize,
+        burst: &mut Burst<Mbuf>,
         came: &mut [bool],
-    ) -> anyhow::Result<()> {
-        let (mut arrived, until) = (0, self.clock.now() + LOST_AFTER);
-        let mut burst = Burst::new();
-        while arrived < count && self.clock.now() < until {
-            self.receive(io, way, &mut burst);
-            for packet in burst.drain(..) {
-                let Some(flow) = flow_of(packet.data(), came.len()) else {
-                    continue;
-                };
-                ensure!(frame::is_sound(packet.data()), "flow {flow} came out damaged");
-                if way == 0 {
-                    self.out[0][flow] = Some(frame::key_of(packet.data()));
-                }
-                let wanted = self.out[way][flow];
-                ensure!(
-                    wanted == Some(frame::key_of(packet.data())),
-                    "flow {flow} came out as another one"
-                );
-                arrived += 1;
-                came[flow] = true;
+    ) -> anyhow::Result<usize> {
+        let mut arrived = 0;
+        for packet in burst.drain(..) {
+            let Some(flow) = flow_of(packet.data(), came.len()) else {
+                continue;
+            };
+            ensure!(frame::is_sound(packet.data()), "flow {flow} came out damaged");
+            if way == 0 {
+                self.out[0][flow] = Some(frame::key_of(packet.data()));
             }
+            let wanted = self.out[way][flow];
+            ensure!(
+                wanted == Some(frame::key_of(packet.data())),
+                "flow {flow} came out as another one"
+            );
+            arrived += 1;
+            came[flow] = true;
         }
-        Ok(())
+        Ok(arrived)
     }
 
     /// Packets both ways for some time; adds what one of them took.
@@ -354,7 +467,9 @@ impl Candidate {
         let (begin, before) = (self.clock.now(), self.arrived);
         let mut heard = begin;
         let mut now = begin;
+        let mut waited = Duration::ZERO;
         while now < begin + length {
+            let mut moved = 0;
             for way in WAYS {
                 let room = (WINDOW - self.under_way[way]).min(BURST);
                 let flows = self.frames[way].len();
@@ -362,11 +477,16 @@ impl Candidate {
                 self.send(io, way, chosen.into_iter())?;
                 self.under_way[way] += room;
                 self.receive(io, way, &mut burst);
-                if self.take(way, &mut burst) > 0 {
+                let arrived = self.take(way, &mut burst);
+                if arrived > 0 {
                     heard = now;
                 }
+                moved += room + arrived;
             }
-            now = self.clock.now();
+            let before = core::mem::replace(&mut now, self.clock.now());
+            if moved == 0 {
+                waited += now.since(before);
+            }
             if now > heard + LOST_AFTER {
                 self.give_up();
                 heard = now;
@@ -375,6 +495,7 @@ impl Candidate {
         let (took, packets) = (now.since(begin), self.arrived - before);
         ensure!(packets > 0, "nothing arrives");
         self.ns.push(took.as_secs_f64() * 1e9 / as_f64(packets));
+        self.waited.push(waited.as_secs_f64() / took.as_secs_f64());
         self.drain(io, &mut burst);
         Ok(())
     }
@@ -462,6 +583,10 @@ mod tests {
             .parse()
             .unwrap();
         assert_eq!((place.name.as_str(), place.links[1].1[5]), ("kernel", 0x0f));
+        let links = "net_null0;02:00:00:00:00:01;net_null1;02:00:00:00:00:02";
+        let place: Place = format!("vpp={links};12").parse().unwrap();
+        assert_eq!(place.process, Some(12));
+        assert!(format!("vpp={links};init").parse::<Place>().is_err());
         for wrong in [
             "kernel",
             "kernel=a;b",

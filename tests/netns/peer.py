@@ -9,7 +9,9 @@ whatever a place does, its kernel's share included, is on the second one.
 """
 
 import argparse
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -29,8 +31,12 @@ ROUTERS = {"lan": "02:00:00:00:b0:00", "wan": "02:00:00:00:b0:01"}
 OWN = {"lan": "02:00:00:00:a0:00", "wan": "02:00:00:00:a0:01"}
 ADDRESSES = {"lan": ("10.64.0.1", "10.64.0.2"), "wan": ("10.65.0.1", "10.65.0.2")}
 INSIDE = "100.64.0.0/10"
-POOL = "198.51.100.1-198.51.100.14"
+POOL = "198.51.100.1-198.51.100.254"
 RING = "blocksz=65536,framesz=2048,framecnt=8192,qpairs=1"
+# By whether the run is quick: room for the flows of all its sizes together and a quarter more, and the memory that VPP makes of it.
+CONNTRACKS = {True: 83_200, False: 1_413_120}
+VPP_HEAP_MB = {True: 512, False: 2_560}
+VPP_BUFFERS_MB = 64
 STARTS_WITHIN_S = 60
 MEASURES_WITHIN_S = 900
 TIMEOUT_S = 600
@@ -46,7 +52,7 @@ event_threads = 1
 idle = "adaptive"
 memory_mb = 128
 mbufs = 16384
-conntracks_max = 131072
+conntracks_max = {conntracks}
 {ports}
 [[vrf]]
 name = "main"
@@ -104,6 +110,13 @@ table netdev peer {{
 {chains}
 }}
 """
+VPP_START = """\
+unix {{ nodaemon nosyslog runtime-dir {directory} cli-listen {directory}/cli.sock }}
+cpu {{ main-core {cores[0]} corelist-workers {cores[1]} }}
+memory {{ main-heap-size {heap_mb}M main-heap-page-size {pages} }}
+buffers {{ page-size {pages} }}
+plugins {{ plugin default {{ disable }} plugin memif_plugin.so {{ enable }} plugin nat_plugin.so {{ enable }} }}
+"""
 VPP = """\
 create memif socket id 1 filename {sockets[lan]}
 create memif socket id 2 filename {sockets[wan]}
@@ -117,22 +130,29 @@ set ip neighbor memif1/0 {lan_router} {routers[lan]}
 set ip neighbor memif2/0 {wan_router} {routers[wan]}
 ip route add {inside} via {lan_router} memif1/0
 ip route add 0.0.0.0/0 via {wan_router} memif2/0
-nat44 plugin enable sessions 131072
-nat44 add address 198.51.100.1 - 198.51.100.14
+nat44 plugin enable sessions {sessions}
+nat44 add address {pool}
 set interface nat44 in memif1/0 out memif2/0
 set nat timeout udp {timeout}
 """
 
 
+def huge_free_mb():
+    """Huge pages that nobody has yet."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+    return int(lines["HugePages_Free"]) * int(lines["Hugepagesize"].split()[0]) // 1024
+
+
 class Places:
     """The generator's namespace, and one for each place."""
 
-    def __init__(self, stack, cores):
-        self.stack, self.cores = stack, cores
+    def __init__(self, stack, cores, quick):
+        self.stack, self.cores, self.quick, self.conntracks = stack, cores, quick, CONNTRACKS[quick]
         self.prefix = f"p{os.getpid()}"
         self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.generator = self.namespace("gen")
-        self.specs = []
+        self.specs = {}
+        self.vpp_pages = None
 
     def namespace(self, name):
         """A new one, gone at the end with everything in it."""
@@ -149,7 +169,7 @@ class Places:
         words = []
         for index, (link, socket) in enumerate(sockets.items()):
             words += [f"net_memif{2 * number + index},role=client,id=0,socket={socket},socket-abstract=no", OWN[link]]
-        self.specs.append(f"{name}={';'.join(words)}")
+        self.specs[name] = words
         return sockets
 
     def add(self, name):
@@ -173,7 +193,7 @@ class Places:
             words += [f"net_af_packet{2 * number + index},iface={far},{RING}", OWN[link]]
         run("ip", "-n", place, "-batch", "-", stdin=f"route add {INSIDE} via {ADDRESSES['lan'][1]}\n"
                                                     f"route add default via {ADDRESSES['wan'][1]}\n")
-        self.specs.append(f"{name}={';'.join(words)}")
+        self.specs[name] = words
         return place
 
     @staticmethod
@@ -183,19 +203,25 @@ class Places:
                            "policy drop; }" for name in interfaces)
         run(*in_namespace(namespace, "nft", "-f", "-"), stdin=UNSEEN.format(chains=chains))
 
-    def spawn(self, namespace, *words):
-        """A process of a place, ended with it."""
-        log = (self.directory / f"{namespace}.log").open("wb")
+    def spawn(self, name, namespace, *words):
+        """The process of a place, ended with it. The generator stops it while others have their turn."""
+        log = self.log(name).open("wb")
         self.stack.callback(log.close)
         process = subprocess.Popen(in_namespace(namespace, *words), stdout=log, stderr=subprocess.STDOUT,  # noqa: S603
                                    stdin=subprocess.DEVNULL)
         self.stack.callback(self.end, process)
+        self.specs[name].append(str(process.pid))
         return process
+
+    def log(self, name):
+        """What its process says."""
+        return self.directory / f"{name}.log"
 
     @staticmethod
     def end(process):
         """In order, or else by force."""
         process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
@@ -212,15 +238,17 @@ class Places:
                        for link in ROUTERS)
         file, node = self.directory / f"{name}.toml", f"{self.prefix}-{name}"
         file.write_text(TWINPATH.format(name=node, core=self.cores[1], ports=ports, inside=INSIDE, pool=POOL,
-                                        timeout=TIMEOUT_S) + ways, encoding="ascii")
-        process = self.spawn(place, binaries() / "twinpath-dataplane", "--config", file)
+                                        conntracks=self.conntracks, timeout=TIMEOUT_S) + ways, encoding="ascii")
+        process = self.spawn(name, place, binaries() / "twinpath-dataplane", "--config", file)
         self.stack.callback(shutil.rmtree, f"/run/twinpath/{node}", ignore_errors=True)
 
-        def listens():
-            if process.poll() is not None:
-                raise SystemExit(f"{name} ended: {(self.directory / f'{place}.log').read_text(errors='replace')}")
-            return os.path.exists(f"/run/twinpath/{node}/dataplane.sock")
-        wait_until(f"{name} runs", listens, STARTS_WITHIN_S)
+        wait_until(f"{name} runs", lambda: self.is_there(name, process, f"/run/twinpath/{node}/dataplane.sock"), STARTS_WITHIN_S)
+
+    def is_there(self, name, process, socket):
+        """Whether the process listens already; the end of everything when it ended."""
+        if process.poll() is not None:
+            raise SystemExit(f"{name} ended: {self.log(name).read_text(errors='replace')}")
+        return os.path.exists(socket)
 
     def memif(self):
         """twinpath on shared memory."""
@@ -242,36 +270,67 @@ class Places:
         values = {"net/ipv4/ip_forward": 1}
         if rules:
             run(*in_namespace(place, "nft", "-f", "-"), stdin=rules)
+            for key in ("nf_conntrack_max", "nf_conntrack_buckets"):
+                self.make_room(Path("/proc/sys/net/netfilter") / key)
             values |= {"net/netfilter/nf_conntrack_udp_timeout": TIMEOUT_S,
                        "net/netfilter/nf_conntrack_udp_timeout_stream": TIMEOUT_S}
         script = "\n".join(f"echo {value} >/proc/sys/{key}" for key, value in values.items())
         run(*in_namespace(place, "sh", "-ec", script))
 
-    def vpp(self):
-        """As its documents say. It was never run by whoever wrote this."""
-        file, sockets, place = self.directory / "vpp.exec", self.share("vpp"), self.namespace("vpp")
-        file.write_text(VPP.format(own=OWN, routers=ROUTERS, inside=INSIDE, timeout=TIMEOUT_S, sockets=sockets,
-                                   lan=ADDRESSES["lan"][0], wan=ADDRESSES["wan"][0],
-                                   lan_router=ADDRESSES["lan"][1], wan_router=ADDRESSES["wan"][1]), encoding="ascii")
-        self.spawn(place, "vpp", "unix", "{", "nodaemon", "exec", file, "cli-listen", self.directory / "cli.sock", "}",
-                   "cpu", "{", "main-core", self.cores[1], "}", "plugins", "{", "plugin", "dpdk_plugin.so", "{", "disable", "}", "}")
-        wait_until("vpp runs", (self.directory / "cli.sock").exists, STARTS_WITHIN_S)
+    def make_room(self, file):
+        """Of the whole machine, as much for conntracks as the others have; given back at the end."""
+        before = file.read_text(encoding="ascii")
+        if int(before) < self.conntracks:
+            file.write_text(f"{self.conntracks}\n", encoding="ascii")
+            self.stack.callback(file.write_text, before, encoding="ascii")
 
+    def vpp(self):
+        """VPP on shared memory. Its main thread is on the generator's core, where it sleeps nearly all of the time."""
+        sockets, place, directory = self.share("vpp"), self.namespace("vpp"), self.directory / "vpp"
+        directory.mkdir()
+        heap_mb, file = VPP_HEAP_MB[self.quick], self.directory / "vpp.conf"
+        self.vpp_pages = "default-hugepage" if huge_free_mb() >= heap_mb + VPP_BUFFERS_MB else "default"
+        file.write_text(VPP_START.format(directory=directory, cores=self.cores, heap_mb=heap_mb, pages=self.vpp_pages),
+                        encoding="ascii")
+        process = self.spawn("vpp", place, "vpp", "-c", file)
+        wait_until("vpp runs", lambda: self.is_there("vpp", process, directory / "cli.sock"), STARTS_WITHIN_S)
+        commands = VPP.format(own=OWN, routers=ROUTERS, inside=INSIDE, timeout=TIMEOUT_S, sockets=sockets,
+                              pool=POOL.replace("-", " - "), sessions=self.conntracks, lan=ADDRESSES["lan"][0], wan=ADDRESSES["wan"][0],
+                              lan_router=ADDRESSES["lan"][1], wan_router=ADDRESSES["wan"][1])
+        for command in commands.splitlines():
+            # It says what it makes, and what is wrong; the exit code says nothing.
+            said = self.vppctl(command).strip()
+            if said and not said.startswith("memif"):
+                raise LabError(f"vpp: {command}: {said}")
+
+    def ask_vpp(self, rows):
+        """Its own account: a session for each flow of all sizes, or else something passed it by."""
+        sizes = [row[1] for row in (re.fullmatch(r"peer\.vpp_(\d+[km])_ns", row["id"]) for row in rows) if row]
+        flows = sum(int(size[:-1]) << {"k": 10, "m": 20}[size[-1]] for size in sizes)
+        sessions = int(re.search(r"total sessions: (\d+)", self.vppctl("show nat44 summary"))[1])
+        version, pages = self.vppctl("show version").split()[1], "2 MiB" if self.vpp_pages == "default-hugepage" else "4 KiB"
+        print(f"VPP {version}, memory in {pages} pages: {sessions} sessions of {flows} flows")
+        if sessions != flows:
+            raise LabError("VPP did not translate each flow")
+
+    def vppctl(self, command):
+        """What VPP says to a command."""
+        return run("vppctl", "-s", self.directory / "vpp" / "cli.sock", command)
 
 @contextmanager
-def places():
+def places(quick):
     """Everything in its place, and nothing left afterwards."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise LabError("two cores are needed: one for the generator, one for who is measured")
     stack = ExitStack()
     try:
-        laid = Places(stack, cores)
+        laid = Places(stack, cores, quick)
         laid.memif()
         laid.sockets()
         laid.kernel("kernel", NAT)
         laid.kernel("forward", "")
-        if shutil.which("vpp"):
+        if shutil.which("vpp") and shutil.which("vppctl"):
             laid.vpp()
         yield laid
     finally:
@@ -289,12 +348,14 @@ def main():
     options = parser.parse_args()
     catch_signals()
     try:
-        with places() as laid:
+        with places(options.quick) as laid:
             words = [options.bench.resolve(), "--commit", options.commit, "--output", options.output.resolve()]
             words += ["--quick"] if options.quick else []
-            for spec in laid.specs:
-                words += ["--peer", spec]
+            for name, spec in laid.specs.items():
+                words += ["--peer", f"{name}={';'.join(spec)}"]
             done = subprocess.run(in_namespace(laid.generator, *words), check=False, timeout=MEASURES_WITHIN_S)  # noqa: S603
+            if done.returncode == 0 and "vpp" in laid.specs:
+                laid.ask_vpp(json.loads(options.output.read_text(encoding="ascii"))["rows"])
             return done.returncode
     except (LabError, subprocess.TimeoutExpired) as error:
         print(f"failed: {error}", file=sys.stderr)
