@@ -16,8 +16,9 @@ use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context, bail, ensure};
+use core::hint::{black_box, spin_loop};
 use core::time::Duration;
-use dataplane::flow::FlowKey;
+use dataplane::flow::{Addr, FlowKey};
 use dataplane::io::{BURST, Burst, Io, Packet, PortId, RxQueue};
 use dataplane::rss::Rss;
 use dataplane::time::Instant;
@@ -188,7 +189,7 @@ fn connect(set: &PortSet, places: &[Place]) -> anyhow::Result<()> {
                 "{} has no link",
                 places[port / 2].name
             );
-            core::hint::spin_loop();
+            spin_loop();
         }
     }
     Ok(())
@@ -301,15 +302,23 @@ fn thousands(count: usize) -> String {
     }
 }
 
+/// A frame in a line of the cache: this process has to be faster than the boxes.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line([u8; flows::FRAME_LEN]);
+
+/// Addresses and ports as they are in a frame: of the source, and of the destination.
+type Tuple = [u8; 12];
+
 /// One box under measurement.
 #[derive(Debug)]
 struct Candidate {
     ports: [PortId; 2],
     macs: [[u8; 6]; 2],
     /// By flow: its frame from inside, and once it is open that from outside.
-    frames: [Vec<Vec<u8>>; 2],
+    frames: [Vec<Line>; 2],
     /// By flow: the tuple it leaves with, by direction.
-    out: [Vec<Option<FlowKey>>; 2],
+    out: [Vec<Tuple>; 2],
     random: Random,
     clock: Clock,
     under_way: [usize; 2],
@@ -331,14 +340,14 @@ impl Candidate {
         let macs = [place.links[0].1, place.links[1].1];
         let forth = (0..)
             .zip(keys)
-            .map(|(n, key)| to(macs[0], flows::frame(Step::Forth, key, n)));
+            .map(|(n, key)| to(macs[0], &flows::frame(Step::Forth, key, n)));
         Self {
             ports: [port_id(2 * number), port_id(2 * number + 1)],
             macs,
-            frames: [forth.collect(), vec![Vec::new(); keys.len()]],
+            frames: [forth.collect(), vec![Line([0; flows::FRAME_LEN]); keys.len()]],
             out: [
-                vec![None; keys.len()],
-                keys.iter().map(|key| Some(key.reversed())).collect(),
+                vec![Tuple::default(); keys.len()],
+                keys.iter().map(|key| tuple_of_key(&key.reversed())).collect(),
             ],
             random: Random::new(9),
             clock: Clock::start(),
@@ -395,7 +404,7 @@ impl Candidate {
             if under_way + OPENING <= WINDOW
                 && let Some(some) = rest.next()
             {
-                self.send(io, way, some.iter().copied())?;
+                self.send(io, way, some)?;
                 under_way += some.len();
             }
             self.receive(io, way, &mut burst);
@@ -420,16 +429,17 @@ impl Candidate {
     fn build_answers(&mut self, keys: &[FlowKey]) -> anyhow::Result<()> {
         let mut owners = HashMap::new();
         for (flow, out) in self.out[0].iter().enumerate() {
-            let out = out.context("a flow without a tuple")?;
-            ensure!(
-                out.dst == keys[flow].dst && out.dst_port == keys[flow].dst_port,
-                "flow {flow} goes elsewhere"
-            );
+            let key = FlowKey {
+                src: Addr::v4([out[0], out[1], out[2], out[3]]),
+                src_port: u16::from_be_bytes([out[8], out[9]]),
+                ..keys[flow]
+            };
+            ensure!(tuple_of_key(&key) == *out, "flow {flow} goes elsewhere");
             if let Some(other) = owners.insert(out, flow) {
-                bail!("flows {other} and {flow} have one tuple: {out:?}");
+                bail!("flows {other} and {flow} have one tuple: {key:?}");
             }
             let number = u32::try_from(flow)?;
-            self.frames[1][flow] = to(self.macs[1], flows::frame(Step::Back, &out.reversed(), number));
+            self.frames[1][flow] = to(self.macs[1], &flows::frame(Step::Back, &key.reversed(), number));
         }
         Ok(())
     }
@@ -447,12 +457,12 @@ impl Candidate {
                 continue;
             };
             ensure!(frame::is_sound(packet.data()), "flow {flow} came out damaged");
-            if way == 0 {
-                self.out[0][flow] = Some(frame::key_of(packet.data()));
+            let tuple = tuple_of(packet.data());
+            if way == 0 && !came[flow] {
+                self.out[0][flow] = tuple;
             }
-            let wanted = self.out[way][flow];
             ensure!(
-                wanted == Some(frame::key_of(packet.data())),
+                self.out[way][flow] == tuple,
                 "flow {flow} came out as another one"
             );
             arrived += 1;
@@ -468,13 +478,16 @@ impl Candidate {
         let mut heard = begin;
         let mut now = begin;
         let mut waited = Duration::ZERO;
+        let mut chosen = [0; BURST];
         while now < begin + length {
             let mut moved = 0;
             for way in WAYS {
                 let room = (WINDOW - self.under_way[way]).min(BURST);
                 let flows = self.frames[way].len();
-                let chosen: Vec<usize> = (0..room).map(|_| self.random.below(flows)).collect();
-                self.send(io, way, chosen.into_iter())?;
+                for flow in &mut chosen[..room] {
+                    *flow = self.random.below(flows);
+                }
+                self.send(io, way, &chosen[..room])?;
                 self.under_way[way] += room;
                 self.receive(io, way, &mut burst);
                 let arrived = self.take(way, &mut burst);
@@ -520,6 +533,12 @@ impl Candidate {
     /// Counts what has arrived one way; other frames on the link are nobody's.
     fn take(&mut self, way: usize, burst: &mut Burst<Mbuf>) -> usize {
         let mut arrived = 0;
+        let out = &self.out[way];
+        touch(
+            burst
+                .iter()
+                .filter_map(|packet| out.get(flow_of(packet.data(), out.len())?)),
+        );
         for packet in burst.drain(..) {
             let data = packet.data();
             let Some(flow) = flow_of(data, self.frames[way].len()) else {
@@ -528,19 +547,19 @@ impl Candidate {
             arrived += 1;
             self.arrived += 1;
             self.under_way[way] = self.under_way[way].saturating_sub(1);
-            let is_right = self.out[way][flow] == Some(frame::key_of(data))
+            let is_right = self.out[way][flow] == tuple_of(data)
                 && (!self.arrived.is_multiple_of(LOOK_AT as u64) || frame::is_sound(data));
             self.wrong += u64::from(!is_right);
         }
         arrived
     }
 
-    fn send(&self, io: &mut Ports, way: usize, flows: impl Iterator<Item = usize>) -> anyhow::Result<()> {
+    fn send(&self, io: &mut Ports, way: usize, flows: &[usize]) -> anyhow::Result<()> {
         let mut burst = Burst::new();
-        let mut flows = flows.peekable();
-        while flows.peek().is_some() {
-            for flow in flows.by_ref().take(BURST) {
-                let frame = &self.frames[way][flow];
+        for some in flows.chunks(BURST) {
+            let frames = || some.iter().map(|&flow| &self.frames[way][flow].0);
+            touch(frames());
+            for frame in frames() {
                 let mut packet = io.alloc().context("no packet buffer left")?;
                 ensure!(
                     packet.set_len(frame.len()),
@@ -568,9 +587,32 @@ fn flow_of(data: &[u8], flows: usize) -> Option<usize> {
     (flow < flows && frame::len_of(data) == data.len()).then_some(flow)
 }
 
-fn to(mac: [u8; 6], mut frame: Vec<u8>) -> Vec<u8> {
-    frame[..6].copy_from_slice(&mac);
-    frame
+/// Of a frame that names a flow.
+fn tuple_of(data: &[u8]) -> Tuple {
+    let mut tuple = Tuple::default();
+    tuple.copy_from_slice(&data[frame::IPV4_L4 - 8..frame::IPV4_L4 + 4]);
+    tuple
+}
+
+fn tuple_of_key(key: &FlowKey) -> Tuple {
+    let mut tuple = Tuple::default();
+    tuple[..4].copy_from_slice(&key.src.v4_octets());
+    tuple[4..8].copy_from_slice(&key.dst.v4_octets());
+    tuple[8..10].copy_from_slice(&key.src_port.to_be_bytes());
+    tuple[10..].copy_from_slice(&key.dst_port.to_be_bytes());
+    tuple
+}
+
+/// Waits for the memory of all of them at once, rather than for one after another when they are used.
+fn touch<'a, const N: usize>(all: impl Iterator<Item = &'a [u8; N]>) {
+    black_box(all.fold(0, |sum: u8, one| sum ^ one[0]));
+}
+
+fn to(mac: [u8; 6], frame: &[u8]) -> Line {
+    let mut line = Line([0; flows::FRAME_LEN]);
+    line.0.copy_from_slice(frame);
+    line.0[..6].copy_from_slice(&mac);
+    line
 }
 
 #[cfg(test)]
@@ -600,6 +642,7 @@ mod tests {
     fn only_frames_of_ours_name_a_flow() {
         let key = flows::draw(Profile::Udp, 1, 1, 5)[0];
         let frame = flows::frame(Step::Forth, &key, 7);
+        assert_eq!(tuple_of(&frame), tuple_of_key(&key));
         assert_eq!((flow_of(&frame, 8), flow_of(&frame, 7)), (Some(7), None));
         assert_eq!(flow_of(&[0; 60], 8), None);
         assert_eq!(flow_of(&frame[..42], 8), None);
