@@ -3,9 +3,9 @@
 //!
 //! Each box has two links whose other ends are this process's ports. A flow is opened from inside, its answer is built from the
 //! tuple that came out, whatever box made it. Then packets of all flows go both ways, drawn at random, and each that arrives lets the next
-//! one go: so many are under way that the box is never idle, and no queue overflows. Boxes take turns, slice by slice, and whoever has no turn is
-//! stopped: one that polls would take the core from the others. A packet that doesn't arrive in a while was lost; one that arrives
-//! damaged, or on another flow's tuple, is wrong.
+//! one go: so many are under way that the box is never idle, and no queue overflows. Boxes take turns, slice by slice, and whoever
+//! has no turn is stopped: one that polls would take the core from the others. A packet that doesn't arrive in a while was lost; one
+//! that arrives damaged, or on another flow's tuple, is wrong.
 //!
 //! What comes out is the time from one packet's arrival to the next one's, which is that of the slower one: the box, or this
 //! process. It is the box's as long as this process waits for it, so the share of the time that it waits is told.
@@ -395,7 +395,7 @@ impl Candidate {
         let (mut burst, mut rest) = (Burst::new(), flows.chunks(OPENING).peekable());
         let (mut under_way, mut arrived) = (0, 0);
         let mut heard = self.clock.now();
-        let mut first = None;
+        let (mut first, mut last) = (None, heard);
         while under_way > 0 || rest.peek().is_some() {
             if under_way + OPENING <= WINDOW
                 && let Some(some) = rest.next()
@@ -413,12 +413,13 @@ impl Candidate {
             let opened = self.take_opened(way, &mut burst, came)?;
             arrived += opened;
             under_way = under_way.saturating_sub(opened);
-            if opened > 0 && first.is_none() {
-                first = Some((now, arrived));
+            if opened > 0 {
+                last = now;
+                first.get_or_insert((now, arrived));
             }
         }
-        let (begin, before) = first.unwrap_or((heard, 0));
-        Ok(heard.since(begin).as_secs_f64() * 1e9 / as_f64((arrived - before) as u64).max(1.0))
+        let (begin, before) = first.unwrap_or((last, 0));
+        Ok(last.since(begin).as_secs_f64() * 1e9 / as_f64((arrived - before) as u64).max(1.0))
     }
 
     /// No two flows may share a tuple, or their answers couldn't be told apart.

@@ -5,7 +5,7 @@
 Places: `memif` (a data process without a peer, on shared memory), `sockets` (the same on packet sockets), `kernel` (the kernel's
 forwarding with nftables' source NAT), `forward` (the kernel's forwarding alone, which shows what the links cost), and, where VPP is
 installed, `vpp` (nat44-ed on shared memory). twinpath-bench has the other ends of all links on the machine's first core;
-whatever a place does, its kernel's share included, is on the second one.
+whatever a place does, its kernel's share included, is on the second one. Its process is stopped while others have their turn.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ADDRESSES = {"lan": ("10.64.0.1", "10.64.0.2"), "wan": ("10.65.0.1", "10.65.0.2"
 INSIDE = "100.64.0.0/10"
 POOL = "198.51.100.1-198.51.100.254"
 RING = "blocksz=65536,framesz=2048,framecnt=8192,qpairs=1"
-# By whether the run is quick: room for the flows of all its sizes together and a quarter more, and the memory that VPP makes of it.
+# By whether the run is quick: room for the flows of all its sizes and a quarter more, and the memory that VPP needs for it.
 CONNTRACKS = {True: 83_200, False: 1_413_120}
 VPP_HEAP_MB = {True: 512, False: 2_560}
 VPP_BUFFERS_MB = 64
@@ -241,8 +241,8 @@ class Places:
                                         conntracks=self.conntracks, timeout=TIMEOUT_S) + ways, encoding="ascii")
         process = self.spawn(name, place, binaries() / "twinpath-dataplane", "--config", file)
         self.stack.callback(shutil.rmtree, f"/run/twinpath/{node}", ignore_errors=True)
-
-        wait_until(f"{name} runs", lambda: self.is_there(name, process, f"/run/twinpath/{node}/dataplane.sock"), STARTS_WITHIN_S)
+        socket = f"/run/twinpath/{node}/dataplane.sock"
+        wait_until(f"{name} runs", lambda: self.is_there(name, process, socket), STARTS_WITHIN_S)
 
     def is_there(self, name, process, socket):
         """Whether the process listens already; the end of everything when it ended."""
@@ -295,7 +295,8 @@ class Places:
         process = self.spawn("vpp", place, "vpp", "-c", file)
         wait_until("vpp runs", lambda: self.is_there("vpp", process, directory / "cli.sock"), STARTS_WITHIN_S)
         commands = VPP.format(own=OWN, routers=ROUTERS, inside=INSIDE, timeout=TIMEOUT_S, sockets=sockets,
-                              pool=POOL.replace("-", " - "), sessions=self.conntracks, lan=ADDRESSES["lan"][0], wan=ADDRESSES["wan"][0],
+                              pool=POOL.replace("-", " - "), sessions=self.conntracks,
+                              lan=ADDRESSES["lan"][0], wan=ADDRESSES["wan"][0],
                               lan_router=ADDRESSES["lan"][1], wan_router=ADDRESSES["wan"][1])
         for command in commands.splitlines():
             # It says what it makes, and what is wrong; the exit code says nothing.
@@ -316,6 +317,7 @@ class Places:
     def vppctl(self, command):
         """What VPP says to a command."""
         return run("vppctl", "-s", self.directory / "vpp" / "cli.sock", command)
+
 
 @contextmanager
 def places(quick):
