@@ -12,8 +12,8 @@
 //! Room is *wanted* when three quarters are taken, so that what comes until the agent has it finds a place. Records of the
 //! peer that would find none, while there may be more, wait in their ring, in order; packets don't wait.
 //!
-//! Less room is had in the same way: the limit comes down at once and ends nobody, indexes are exchanged when everything fits into
-//! smaller ones, and the pages behind the limit are given back when the last tenant there has gone.
+//! Less room is had in the same way: the limit comes down at once and ends nobody, indexes are exchanged when everything fits
+//! into smaller ones, and the pages behind the limit are given back when the last tenant there has gone.
 
 use crate::conntrack::Index;
 use crate::nat::{NatLimits, NatRoom};

@@ -202,18 +202,20 @@ impl Table {
         self.expect_entry(Side(self.index.candidate(hash).unwrap_or(NIL)).id());
     }
 
-    /// Third pass: as [`Self::find`], looking at the `candidate` of the second one first.
+    /// Third pass: as [`Self::find`], looking at the `candidate` of the second one first. Tells the deadline, too, on the scale of
+    /// [`Instant::secs`](crate::time::Instant::secs).
     #[inline]
     #[must_use]
-    pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction)> {
+    pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction, u32)> {
         let side = Side(candidate);
         // It may have been removed since.
         if let Some(entry) = self.live_at(side.id())
             && entry.tuples.is(side.direction(), key)
         {
-            return Some((side.id(), side.direction()));
+            return Some((side.id(), side.direction(), entry.expires_s));
         }
-        self.find(hash, key)
+        let (id, direction) = self.find(hash, key)?;
+        Some((id, direction, self[id].expires_s))
     }
 
     /// The live conntrack that has `key` as one of its tuples, and which of them it is.
@@ -602,7 +604,9 @@ mod tests {
         let hash = table.hash(key);
         let found = table.find(hash, key);
         let candidate = table.prefetch_entry(hash, key.proto);
-        assert_eq!(table.find_at(candidate, hash, key), found);
+        let told = table.find_at(candidate, hash, key);
+        let expected = found.map(|(id, direction)| (id, direction, table[id].expires_s));
+        assert_eq!(told, expected);
         found
     }
 
@@ -618,7 +622,10 @@ mod tests {
         assert_eq!(table.find_at(candidate, hash, &original), None);
         let next = table.insert(conntrack(original, original.reversed())).unwrap();
         let found = table.find_at(candidate, hash, &original);
-        assert_eq!(found, Some((next, Direction::Original)));
+        assert_eq!(
+            found.map(|(id, direction, _)| (id, direction)),
+            Some((next, Direction::Original))
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! When to look at which entry: a lazy timer wheel of one-second ticks.
 //!
-//! Made once, at start, with a link for every id there may be then; more come with more room. A packet that prolongs an entry's life doesn't touch the
-//! wheel: the worker writes the new deadline into the entry, and when the old one comes the visitor answers
-//! [`Visit::Keep`] with the new one. Only an *earlier* deadline must be scheduled. Deadlines beyond the wheel's reach
-//! are parked at its far end and moved on when the hand gets there. Work is bounded by a budget per call; what
-//! isn't done is done first by the next call.
+//! Made once, at start, with a link for every id there may be then; more come with more room. A packet that prolongs an entry's
+//! life doesn't touch the wheel: the worker writes the new deadline into the entry, and when the old one comes the visitor
+//! answers [`Visit::Keep`] with the new one. Only an *earlier* deadline must be scheduled. Deadlines beyond the wheel's reach are
+//! parked at its far end and moved on when the hand gets there. Work is bounded by a budget per call; what isn't done is done
+//! first by the next call.
 
 use crate::prefetch::prefetch;
 use crate::slot::NIL;

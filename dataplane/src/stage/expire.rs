@@ -1,13 +1,13 @@
 //! What is over ends: at its deadline for every packet, and out of the tables when there is time for it.
 //!
-//! Only the active node ages: a standby's entries stay in the wheel and are asked
-//! again later, so a take-over needs no walk. Only when no owner has been seen for the longest timeout a standby ends what
-//! is over by what it was told last; what it ends so it tells if its word still counts. An entry inherited from the former active gets a floor lifetime and
-//! a spread, applied here, lazily, when its time seems to be up.
+//! Only the active node ages: a standby's entries stay in the wheel and are asked again later, so a take-over needs no walk. Only
+//! when no owner has been seen for the longest timeout a standby ends what is over by what it was told last; what it ends so it
+//! tells if its word still counts. An entry inherited from the former active gets a floor lifetime and a spread, applied here,
+//! lazily, when its time seems to be up.
 //!
-//! A conntrack whose deadline has passed is *over*: the packet that finds it ends it first ([`end_if_over`]), and goes on as if it
-//! had found none. So the wheel may come late, and millions that are over at once needn't cost packets more than a small share of
-//! their time ([`Pace`]).
+//! A conntrack whose deadline has passed is *over*: the packet that finds it ends it first ([`end_if_over`]), and goes on as if
+//! it had found none. So the wheel may come late, and millions that are over at once needn't cost packets more than a small share
+//! of their time ([`Pace`]).
 
 use arrayvec::ArrayVec;
 
@@ -39,8 +39,8 @@ const SPREAD_S: u32 = 64;
 /// How long until a standby's entry is looked at again, in seconds.
 const STANDBY_REVISIT_S: u32 = 30;
 
-/// What things cost, in packets that pay for them while the worker has all hands full. A packet costs 200 to 350 clocks, and gives
-/// a twentieth of that. To end a conntrack, with its mapping and everything that leads to it.
+/// What things cost, in packets that pay for them while the worker has all hands full. A packet costs 200 to 350 clocks, and
+/// gives a twentieth of that. To end a conntrack, with its mapping and everything that leads to it.
 const END_COST: usize = 72;
 /// To look at one that lives on.
 const LOOK_COST: usize = 16;
@@ -185,10 +185,15 @@ fn deadline_s(conntrack: &Conntrack, id: u32, seen: &VrfRole) -> u32 {
     conntrack.expires_s.max(floor_s)
 }
 
-/// Ends a conntrack, however late, as of its deadline: from then on its port rests.
+/// Ends a conntrack, however late, as of its deadline: from then on its port rests. A standby knows of none.
 fn end(tables: &mut Tables, now: Instant, id: u32) {
-    let since = Instant::from_secs(deadline_of(tables, id).into());
-    tables.remove(since.min(now), id);
+    let vrf = tables.conntracks[id].vrf();
+    let since = if tables.roles[vrf.index()].role.is_active() {
+        Instant::from_secs(deadline_of(tables, id).into()).min(now)
+    } else {
+        now
+    };
+    tables.remove(since, id);
 }
 
 /// Looks at what is due, `most` timers at most. Returns how many it looked at, and how many of them ended.

@@ -53,7 +53,8 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             return;
         }
         let found = cx.tables.conntracks.find_at(work.entry, work.hash, &meta.key);
-        (work.entry, work.direction) = found.unwrap_or((NIL, Direction::Original));
+        let (entry, direction, expires_s) = found.unwrap_or((NIL, Direction::Original, u32::MAX));
+        (work.entry, work.direction) = (entry, direction);
         if rule.vrf != work.at.vrf {
             rule = Rule::of(work.at.vrf, cx);
         }
@@ -67,8 +68,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             return;
         }
         if work.entry != NIL {
-            let seems_over = cx.tables.conntracks[work.entry].expires_s <= now_s;
-            if seems_over && end_if_over(cx.tables, cx.now, work.entry) {
+            if expires_s <= now_s && end_if_over(cx.tables, cx.now, work.entry) {
                 work.entry = NIL;
             } else if is_syn(meta) && reopens(cx, meta, work) {
                 // A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
