@@ -32,8 +32,8 @@ const ANSWER_WAIT: Duration = Duration::from_secs(30);
 const LOOK_AFTER: Duration = Duration::from_micros(200);
 const LOOKS_MAX: usize = 150_000;
 
-/// Growths of as many tables. A timer of the kernel or another guest of the machine holds up one burst or another, and a burst says
-/// little of the code for that; what the code does at some point of a growth it does in each of them.
+/// Growths of as many tables. A timer of the kernel or another guest of the machine holds up one burst or another, and a burst
+/// says little of the code for that; what the code does at some point of a growth it does in each of them.
 const GROWTHS: usize = 5;
 
 /// The row.

@@ -2,10 +2,10 @@
 //! through all of it, drivers included. `tests/netns/peer.py` lays the links and puts the boxes in their places.
 //!
 //! Each box has two links whose other ends are this process's ports. A flow is opened from inside, its answer is built from the
-//! tuple that came out, whatever box made it. Then packets of all flows go both ways, drawn at random, and each that arrives lets the next
-//! one go: so many are under way that the box is never idle, and no queue overflows. Boxes take turns, slice by slice, and whoever
-//! has no turn is stopped: one that polls would take the core from the others. A packet that doesn't arrive in a while was lost; one
-//! that arrives damaged, or on another flow's tuple, is wrong.
+//! tuple that came out, whatever box made it. Then packets of all flows go both ways, drawn at random, and each that arrives lets
+//! the next one go: so many are under way that the box is never idle, and no queue overflows. Boxes take turns, slice by slice,
+//! and whoever has no turn is stopped: one that polls would take the core from the others. A packet that doesn't arrive in a
+//! while was lost; one that arrives damaged, or on another flow's tuple, is wrong.
 //!
 //! What comes out is the time from one packet's arrival to the next one's, which is that of the slower one: the box, or this
 //! process. It is the box's as long as this process waits for it, so the share of the time that it waits is told.
@@ -384,7 +384,8 @@ impl Candidate {
         Ok(())
     }
 
-    /// Sends one packet of each of these flows, some at a time, and returns what one took of those that came behind the first ones.
+    /// Sends one packet of each of these flows, some at a time, and returns what one took of those that came behind the first
+    /// ones.
     fn offer(
         &mut self,
         io: &mut Ports,

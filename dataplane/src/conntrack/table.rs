@@ -202,8 +202,8 @@ impl Table {
         self.expect_entry(Side(self.index.candidate(hash).unwrap_or(NIL)).id());
     }
 
-    /// Third pass: as [`Self::find`], looking at the `candidate` of the second one first. Tells the deadline, too, on the scale of
-    /// [`Instant::secs`](crate::time::Instant::secs).
+    /// Third pass: as [`Self::find`], looking at the `candidate` of the second one first. Tells the deadline, too, on the scale
+    /// of [`Instant::secs`](crate::time::Instant::secs).
     #[inline]
     #[must_use]
     pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction, u32)> {

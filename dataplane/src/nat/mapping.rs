@@ -247,8 +247,8 @@ impl Nat {
         (rested_s > self.pools.at(pool).settings.port_rest_s).then_some(id)
     }
 
-    /// Asks for what it touches to end the rests of the next `most` mappings, or as many as fit into the nearest cache: nobody has
-    /// used them for long.
+    /// Asks for what it touches to end the rests of the next `most` mappings, or as many as fit into the nearest cache: nobody
+    /// has used them for long.
     pub(super) fn expect_rested(&self, pool: usize, most: usize) {
         let next = |&id: &u32| self.mappings[id].rest.next();
         let ids = core::iter::successors(self.resting[pool].first(), next);

@@ -344,9 +344,9 @@ impl Nat {
         self.use_again(mapping);
     }
 
-    /// Bounded upkeep, at most `budget` steps: ports whose rest is over become free, and blocks that have been
-    /// empty for long enough are released where this node is `active` for the subscriber's slot. (VRFs that share a
-    /// pool share an HA group, so one standby block at the head of a pool's idle blocks speaks for all.) Answers how many it took.
+    /// Bounded upkeep, at most `budget` steps: ports whose rest is over become free, and blocks that have been empty for long
+    /// enough are released where this node is `active` for the subscriber's slot. (VRFs that share a pool share an HA group, so
+    /// one standby block at the head of a pool's idle blocks speaks for all.) Answers how many it took.
     pub fn tick(&mut self, now: Instant, budget: u32, active: impl Fn(SlotRef) -> bool) -> u32 {
         let mut left = budget;
         let pools = self.resting.len();
