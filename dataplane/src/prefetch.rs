@@ -1,4 +1,4 @@
-//! Asking for a cache line before it is needed: the one place outside the DPDK folder that is not safe Rust.
+//! Asking for a cache line before it is needed: beside [`crate::lanes`] the one place outside the DPDK folder that is not safe Rust.
 //!
 //! A burst touches hundreds of lines in random order; asked for one stage ahead, their waits overlap. A prefetch
 //! is a hint: it can't fault, changes no memory, and on processors without the instruction it is nothing.
