@@ -44,7 +44,7 @@ pub(crate) fn admit<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
                 work.first = true;
             }
             Ok(Outcome::Punt) => work.verdict = Verdict::Punt,
-            Ok(Outcome::Answer) => work.exit = Exit::Back,
+            Ok(Outcome::Answer) => work.exit = Exit::Port(work.port),
             Err(reason) => work.drop(reason),
         }
     }

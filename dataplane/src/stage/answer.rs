@@ -27,7 +27,7 @@ pub(crate) fn answer<I: Io>(
         match work.verdict {
             Verdict::Forward => match meta.kind {
                 Kind::Arp | Kind::NeighborDiscovery => answer_neighbor(packet, meta, work, cx),
-                Kind::Flow if work.exit == Exit::Back => {
+                Kind::Flow if matches!(work.exit, Exit::Port(_)) => {
                     if echo_reply(packet.data_mut(), meta) {
                         cx.tables.counters.echos_answered += 1;
                     } else {
@@ -71,7 +71,7 @@ fn answer_neighbor<P: Packet>(packet: &mut P, meta: &Meta, work: &mut Work, cx: 
     };
     if answered {
         cx.tables.counters.neighbors_answered += 1;
-        work.exit = Exit::Back;
+        work.exit = Exit::Port(work.port);
     } else {
         work.drop(Drop::Truncated);
     }

@@ -94,7 +94,7 @@ pub(crate) struct Work {
     pub(crate) at: SlotRef,
     /// Hash of its key.
     pub(crate) hash: u64,
-    /// Its conntrack, or [`NIL`].
+    /// Its conntrack, or [`NIL`]. Between the last two passes of lookup: which one it probably is.
     pub(crate) entry: u32,
     /// Which way it goes through the conntrack.
     pub(crate) direction: Direction,
@@ -129,9 +129,7 @@ pub(crate) enum Exit {
     Split { interface: InterfaceId, mac: Mac },
     /// Translated, then back to the steer stage: its destination is one of our pools (RFC 4787 section 6).
     Hairpin,
-    /// An answer of ours, complete, back out of the interface it came in by.
-    Back,
-    /// Rewritten, complete, by this port.
+    /// Complete, by this port: rewritten, or an answer of ours, which leaves as its question came.
     Port(PortId),
 }
 

@@ -158,7 +158,7 @@ pub(crate) fn transmit<I: Io>(
     out.free(io);
 }
 
-/// The end of one packet, whatever becomes of it.
+/// The end of a packet that isn't complete, whatever becomes of it.
 #[inline(never)]
 fn end<I: Io>(
     mut packet: I::Packet,
@@ -242,14 +242,12 @@ fn end<I: Io>(
     }
     let conntrack = cx.tables.conntracks.get(work.entry);
     let to = conntrack.map_or(meta.key, |conntrack| conntrack.translation(work.direction));
-    if work.exit != Exit::Back {
-        let translated = if meta.kind == Kind::Flow && meta.piece == Piece::Whole {
-            rewrite_flow(packet.data_mut(), meta, &to)
-        } else {
-            rewrite_rare(&mut packet, meta, (work, &to), piece, counters)
-        };
-        counters.translated += u64::from(translated);
-    }
+    let translated = if meta.kind == Kind::Flow && meta.piece == Piece::Whole {
+        rewrite_flow(packet.data_mut(), meta, &to)
+    } else {
+        rewrite_rare(&mut packet, meta, (work, &to), piece, counters)
+    };
+    counters.translated += u64::from(translated);
     match work.exit {
         Exit::Neighbor { interface, mac } => {
             leave(
@@ -269,8 +267,6 @@ fn end<I: Io>(
             }
             in_pieces(packet, meta, mac, interface, out, io, counters);
         }
-        Exit::Back => out.push(work.port, packet, io, counters),
-        Exit::Port(port) => out.push(port, packet, io, counters),
         Exit::Hairpin => {
             let owner = hairpin_owner(to.vrf, &to, cx);
             let mark = mark_of(work, piece).map(|mark| mark.with_ports_of(&to));
@@ -278,7 +274,8 @@ fn end<I: Io>(
             let handoff = Handoff::of(packet, work, mark);
             out.leaving.push(owner, handoff, &mut cx.tables.counters);
         }
-        Exit::None => {
+        // What has a port is complete, and gone.
+        Exit::None | Exit::Port(_) => {
             counters.drop(Drop::NoRoute);
             out.discard(packet, io);
         }
