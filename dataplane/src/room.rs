@@ -356,77 +356,26 @@ impl Tables {
 mod tests {
     use core::iter::successors;
     use std::collections::HashSet;
-    use std::sync::Arc;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::{Intent, Timeouts};
-    use crate::conntrack::{Conntrack, InsertError, State, Tuples, udp};
-    use crate::delta::{Handle, SlotRef};
-    use crate::flow::{Addr, FlowKey, VrfId, proto};
-    use crate::nat::Pools;
+    use crate::conntrack::InsertError;
+    use crate::delta::Handle;
     use crate::slot::{Kind, NIL};
-    use crate::tables::Limits;
+    use crate::tables::small::{self, at, conntrack, key, sizes};
     use crate::time::Instant;
 
     const NOW: Instant = Instant::from_secs(1_000);
 
-    const fn sizes(conntracks: usize) -> Sizes {
-        Sizes {
-            conntracks,
-            nat: NatLimits {
-                subscribers: 4,
-                blocks: 4,
-                mappings: 4,
-                events: 4,
-            },
-        }
-    }
-
     fn tables(start: usize, most: usize) -> Tables {
-        let limits = Limits {
-            conntracks: start,
-            nat: sizes(0).nat,
-            reserve: Some(sizes(most)),
-            held_packets: 4,
-            limited_sources: 4,
-            redirect_packets_per_s: 0,
-        };
-        let pools = Arc::new(Pools::new(&Intent::default()));
-        let mut tables = Tables::new((0, 1), 1, &[4], limits, pools, 7);
+        let mut tables = small::tables(start, Some(sizes(most)));
         tables.set_most(most);
         tables
     }
 
-    fn key(n: u16) -> FlowKey {
-        FlowKey {
-            src: Addr::v4([10, 0, 0, 1]),
-            dst: Addr::v4([192, 0, 2, 1]),
-            src_port: n,
-            dst_port: 53,
-            vrf: VrfId(0),
-            proto: proto::UDP,
-        }
-    }
-
-    const fn at(n: u16) -> SlotRef {
-        SlotRef {
-            vrf: VrfId(0),
-            slot: n % 4,
-        }
-    }
-
     fn make(tables: &mut Tables, n: u16) -> Result<u32, InsertError> {
-        let key = key(n);
-        let conntrack = Conntrack::new(
-            Tuples::new(&[key, key.reversed()]).unwrap(),
-            at(n).slot,
-            State::Udp(udp::Track::open()),
-            &Timeouts::default(),
-            NOW,
-        );
-        tables.insert(conntrack)
+        tables.insert(conntrack(n, NOW))
     }
 
     fn find(tables: &Tables, n: u16) -> Option<u32> {

@@ -267,14 +267,9 @@ fn end_rests(tables: &mut Tables, now: Instant, most: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::config::{Intent, Timeouts};
-    use crate::conntrack::{State, Tuples, udp};
-    use crate::flow::{Addr, FlowKey, VrfId, proto};
-    use crate::nat::{NatLimits, Pools};
-    use crate::tables::Limits;
+    use crate::config::Timeouts;
+    use crate::tables::small::{self, conntrack};
 
     const OPENED: Instant = Instant::from_secs(1_000);
 
@@ -289,22 +284,7 @@ mod tests {
 
     /// Tables of a node that has nobody to tell, with `flows` conntracks of the same second.
     fn tables(conntracks: usize, flows: u16) -> Tables {
-        let nat = NatLimits {
-            subscribers: 4,
-            blocks: 4,
-            mappings: 4,
-            events: 4,
-        };
-        let limits = Limits {
-            conntracks,
-            nat,
-            reserve: None,
-            held_packets: 4,
-            limited_sources: 4,
-            redirect_packets_per_s: 0,
-        };
-        let pools = Arc::new(Pools::new(&Intent::default()));
-        let mut tables = Tables::new((0, 1), 1, &[4], limits, pools, 7);
+        let mut tables = small::tables(conntracks, None);
         tables.roles[0].role = Role::Alone;
         // The wheel is on time.
         expire(&mut tables, OPENED);
@@ -316,18 +296,7 @@ mod tests {
     }
 
     fn make(tables: &mut Tables, n: u16, now: Instant) -> u32 {
-        let key = FlowKey {
-            src: Addr::v4([10, 0, 0, 1]),
-            dst: Addr::v4([192, 0, 2, 1]),
-            src_port: n,
-            dst_port: 53,
-            vrf: VrfId(0),
-            proto: proto::UDP,
-        };
-        let tuples = Tuples::new(&[key, key.reversed()]).unwrap();
-        let state = State::Udp(udp::Track::open());
-        let conntrack = Conntrack::new(tuples, n % 4, state, &Timeouts::default(), now);
-        tables.create(conntrack).unwrap()
+        tables.create(conntrack(n, now)).unwrap()
     }
 
     /// A turn with so many full bursts.

@@ -12,6 +12,9 @@ mod role;
 mod rules;
 mod sources;
 
+#[cfg(test)]
+pub(crate) mod small;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
