@@ -18,7 +18,7 @@ pub(super) const TTL: u8 = 64;
 const MIX: [(usize, u32); 3] = [(FRAME_LEN, 7), (590, 4), (1_514, 1)];
 
 /// UDP or TCP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     Udp,
     Tcp,

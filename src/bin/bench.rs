@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-use bench::flows::Profile;
 use bench::run::{Wish, run};
 use bench::{instructions, peer};
 use twinpath::dpdk::counted::Counted;
@@ -34,9 +33,9 @@ struct Arguments {
     /// Fewer rows and shorter slices.
     #[arg(long)]
     quick: bool,
-    /// Nothing but established packets of this profile, for callgrind to count.
+    /// Nothing but packets of this kind, for callgrind to count.
     #[arg(long)]
-    instructions: Option<Profile>,
+    instructions: Option<instructions::Counted>,
     /// Nothing but the same traffic through boxes at other ends of links, which tests/netns/peer.py lays.
     #[arg(long, value_name = "NAME=LAN_DEVICE;LAN_MAC;WAN_DEVICE;WAN_MAC")]
     peer: Vec<peer::Place>,
@@ -53,8 +52,8 @@ struct Arguments {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    if let Some(profile) = arguments.instructions {
-        return instructions::run(profile);
+    if let Some(counted) = arguments.instructions {
+        return instructions::run(counted);
     }
     if !arguments.peer.is_empty() {
         let extent = peer::Extent::new(arguments.quick);
