@@ -251,7 +251,7 @@ pub enum LoadMeasure {
     None,
     /// Packets of live conntracks within a second.
     Packets,
-    /// Conntracks, where there are hardly any packets.
+    /// Conntracks, where there are hardly any packets or a VRF doesn't count them.
     Conntracks,
 }
 

@@ -76,6 +76,8 @@ pub struct VrfIntent {
     pub timeouts: Timeouts,
     /// Check TCP sequence windows.
     pub tcp_window_check: bool,
+    /// Count packets and bytes per flow, on this node.
+    pub flow_counters: bool,
     /// Output commit, for rules that say nothing about it.
     pub output_commit: CommitIntent,
     /// What becomes of packets that come while this node isn't active.

@@ -349,6 +349,7 @@ mod tests {
                 timeouts: Timeouts::default(),
                 standby: StandbyPolicy::Drop,
                 tcp_window_check: true,
+                flow_counters: true,
                 output_commit: CommitIntent::default(),
             }],
             ha_groups: vec![HaGroupIntent {

@@ -102,7 +102,7 @@ fn in_ours(table: &Table, asked: &Asked) -> usize {
     }
     let mut entries = [0; BULK];
     for ((entry, &hash), key) in entries.iter_mut().zip(&hashes).zip(&asked.keys) {
-        *entry = table.prefetch_entry(hash, key.proto);
+        *entry = table.prefetch_entry(hash, key.proto, false);
     }
     let found = |((&entry, &hash), key)| table.find_at(entry, hash, key).is_some();
     BULK - entries

@@ -158,6 +158,7 @@ impl Scene {
                 timeouts: Timeouts::default(),
                 standby: StandbyPolicy::Drop,
                 tcp_window_check: true,
+                flow_counters: true,
                 output_commit: CommitIntent {
                     policy: self.commit,
                     timeout_ms: COMMIT_TIMEOUT_MS,

@@ -65,7 +65,7 @@ pub fn settings(config: &Config) -> Vec<Setting> {
 use Takes::{Live, NextStart, RestartBoth, RestartControl, RestartDataplane};
 
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, Takes, &str); 41] = [
+const EFFECTS: [(&str, Takes, &str); 42] = [
     ("node.", RestartBoth, "names sockets and is part of every term"),
     ("dataplane.conntracks_max", Live, ROOM),
     (
@@ -135,6 +135,7 @@ const EFFECTS: [(&str, Takes, &str); 41] = [
     ("vrf.neighbor", Live, "part of the forwarding snapshot"),
     ("vrf.timeouts", Live, "used when an entry's timer is next set"),
     ("vrf.tcp_window_check", Live, "used from the next packet on"),
+    ("vrf.flow_counters", Live, COUNTERS),
     ("vrf.standby", Live, "used from the next packet on"),
     (
         "vrf.output_commit",
@@ -203,6 +204,9 @@ const POOLS: &str = "used from the next port block or port on; flows on addresse
 const CUT: &str =
     "blocks are cut when a pool gets its addresses: take the pool away, apply, and add it again";
 const MOVES: &str = "an address can't be in two pools while flows of the first one end: take it away first, apply, and add it then";
+
+const COUNTERS: &str =
+    "used from the next packet on; what was counted stays as it is while nothing is, and goes on from there";
 
 const ROOM: &str = "workers get room up to there when they need it; with less, first packets are refused until flows have ended, and no flow ends for it";
 
@@ -441,6 +445,7 @@ fn flatten_vrf(s: &mut Settings, config: &Config, n: usize, vrf: &VrfIntent) {
     put(s, format!("{path}.slots"), vrf.slots);
     put(s, format!("{path}.inside"), join(&vrf.inside));
     put(s, format!("{path}.tcp_window_check"), vrf.tcp_window_check);
+    put(s, format!("{path}.flow_counters"), vrf.flow_counters);
     put(s, format!("{path}.standby"), lower(&vrf.standby));
     put(s, format!("{path}.announce_pools"), binding.announce_pools);
     let commit = &vrf.output_commit;

@@ -102,6 +102,7 @@ fn read_vrf(section: Section<'_>, id: VrfId, topology: &Topology, places: &mut P
             nat_rules,
             timeouts: read_timeouts(section.section("timeouts", "[vrf.timeouts]")),
             tcp_window_check: section.flag("tcp_window_check", true),
+            flow_counters: section.flag("flow_counters", true),
             output_commit,
             standby: read_standby(&section, replicated),
         },

@@ -2,7 +2,7 @@
 //! made one after the other.
 //!
 //! A slot's load is what its conntracks have counted within a second: that costs packets nothing, and says what hashes and
-//! receive queues can't. Where hardly anything flows, conntracks stand in. A slot that is more than the difference
+//! receive queues can't. Where hardly anything flows, or a VRF doesn't count, conntracks stand in. A slot that is more than the difference
 //! between two workers stays: it would only change which of them has too much to do.
 
 use std::time::Duration;
@@ -274,7 +274,10 @@ fn look(sources: &Sources) -> Gather<Look> {
                 place = id + 1;
                 let conntrack = &tables.conntracks[id];
                 if let Some(look) = &mut look {
-                    look.count(conntrack.at(), conntrack.packets.iter().sum());
+                    let packets = conntrack
+                        .counted()
+                        .map_or(0, |counted| counted.packets.iter().sum());
+                    look.count(conntrack.at(), packets);
                 }
             }
             None
@@ -307,11 +310,8 @@ fn measure(
         })
         .collect();
     let packets: u64 = counted.iter().map(|(_, packets, _)| packets).sum();
-    let by = if packets >= PACKETS_MIN {
-        LoadMeasure::Packets
-    } else {
-        LoadMeasure::Conntracks
-    };
+    let snapshot = sources.shared.snapshot.load();
+    let by = measure_by(packets, snapshot.vrfs().iter().all(|vrf| vrf.flow_counters));
     let load = |&(at, packets, conntracks): &(SlotRef, u64, u64)| SlotLoad {
         at,
         worker: owners.worker_of(at),
@@ -322,6 +322,15 @@ fn measure(
         },
     };
     (by, counted.iter().map(load).collect())
+}
+
+/// Packets of slots can be compared only where all are counted.
+const fn measure_by(packets: u64, all_count: bool) -> LoadMeasure {
+    if all_count && packets >= PACKETS_MIN {
+        LoadMeasure::Packets
+    } else {
+        LoadMeasure::Conntracks
+    }
 }
 
 /// Moves that make loads more alike, each from the worker that has most to do then to the one that has least: the slot that comes
@@ -394,6 +403,13 @@ mod tests {
             .iter()
             .map(|p| (p.slot.at.slot, p.slot.worker, p.to))
             .collect()
+    }
+
+    #[test]
+    fn packets_are_compared_where_there_are_many_and_all_are_counted() {
+        assert_eq!(measure_by(PACKETS_MIN, true), LoadMeasure::Packets);
+        assert_eq!(measure_by(PACKETS_MIN - 1, true), LoadMeasure::Conntracks);
+        assert_eq!(measure_by(u64::MAX, false), LoadMeasure::Conntracks);
     }
 
     #[test]

@@ -240,9 +240,9 @@ fn packets_seen(cluster: &mut Cluster, node: usize, key: &FlowKey) -> [u64; 2] {
     let found = cluster.node(node).tables().find_map(|tables| {
         let hash = tables.conntracks.hash(key);
         let (id, _) = tables.conntracks.find(hash, key)?;
-        Some(tables.conntracks[id].packets)
+        tables.conntracks[id].counted()
     });
-    found.unwrap()
+    found.unwrap().packets
 }
 
 #[test]

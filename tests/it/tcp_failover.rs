@@ -3,7 +3,6 @@
 
 use core::time::Duration;
 
-use dataplane::conntrack::State;
 use dataplane::delta::Scales;
 use dataplane::flow::{Direction, FlowKey};
 use dataplane::verdict::Drop;
@@ -70,10 +69,7 @@ fn lenient(cluster: &mut Cluster, node: usize) -> [bool; 2] {
         .node(node)
         .tables()
         .flat_map(|tables| tables.conntracks.iter_live())
-        .filter_map(|(_, conntrack)| match conntrack.state {
-            State::Tcp(track) => Some(track),
-            _ => None,
-        })
+        .filter_map(|(_, conntrack)| conntrack.tcp())
         .collect();
     let [track] = tracks[..] else {
         panic!("{} TCP conntracks", tracks.len())
@@ -184,7 +180,7 @@ fn the_heir_knows_what_windows_mean() {
         .node(1)
         .tables()
         .flat_map(|tables| tables.conntracks.iter_live())
-        .map(|(_, conntrack)| (conntrack.scales, conntrack.state.scales()))
+        .map(|(_, conntrack)| (conntrack.scales, conntrack.state().scales()))
         .collect();
     assert_eq!(scales, [(Scales::new(7, 2), Scales::new(7, 2))]);
 

@@ -90,6 +90,8 @@ pub struct Setup {
     pub in_doubt: InDoubt,
     /// Check TCP windows.
     pub tcp_window_check: bool,
+    /// Count packets and bytes per flow.
+    pub flow_counters: bool,
     /// Lifetimes.
     pub timeouts: Timeouts,
     /// Firewall rules; by default the LAN may open anything to the WAN.
@@ -163,6 +165,7 @@ impl Default for Setup {
             filtering: Filtering::EndpointDependent,
             in_doubt: InDoubt::Borrow,
             tcp_window_check: true,
+            flow_counters: true,
             timeouts: Timeouts::default(),
             rules: vec![accept(10, Some(LAN_IF), Some(WAN_IF))],
             default: Action::Drop,
@@ -368,6 +371,7 @@ impl Setup {
             timeouts: self.timeouts,
             standby: self.standby,
             tcp_window_check: self.tcp_window_check,
+            flow_counters: self.flow_counters,
             output_commit: self.output_commit,
         }
     }

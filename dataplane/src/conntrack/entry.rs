@@ -5,11 +5,14 @@
 //! module's books, which must be told when the conntrack goes.
 //!
 //! It is three cache lines long, and its fields are in the order of who needs them. The first line is what every packet
-//! reads and writes, and what a record tells; the second has the counters; the TCP windows reach into the third, the rest of
-//! which only replication touches.
+//! reads and writes, and what a record tells; the second has the TCP windows and the counters, so that a packet touches it only
+//! where there are windows or where it is counted; the third is what replication and a review of the rules want.
+//!
+//! What a UDP flow or a query remembers is told by its class, so only TCP has a state beside it.
 
 use core::mem::offset_of;
 
+use super::counts::{Carries, Counted, Counts};
 use super::{Tuples, icmp, tcp, udp};
 use crate::config::{InterfaceId, Timeouts};
 use crate::delta::{Class, Handle, NatPart, PutRecord, Scales, SlotRef, Term, Version};
@@ -29,31 +32,29 @@ pub struct Conntrack {
     pub expires_s: u32,
     /// When the peer was last told a lifetime, on the same scale.
     pub refreshed_s: u32,
-    /// Reign of this node in which `state` was last kept up; 0 when it never was.
+    /// Reign of this node in which its state was last kept up; 0 when it never was.
     reign: Reign,
     /// Interface its first packet came in by; [`NO_INTERFACE`] when another node made it.
     inbound: u16,
-    /// Replicated class: that of `state` at the last packet, kept to see it change.
+    /// Replicated class: that of its state at the last packet, kept to see it change.
     pub class: Class,
-    /// Replicated window scales: those of `state` at the last change of class.
+    /// Replicated window scales: those of its state at the last change of class.
     pub scales: Scales,
     /// What its place in the table is at present: the table's own. Here, in the line that every packet reads, so that
     /// whoever looks for a tuple waits for no other line.
     pub(super) standing: Standing,
     /// Its packets wait until the peers know it.
     pub waits: bool,
-    /// Packets per direction.
-    pub packets: [u64; 2],
-    /// Bytes of IP packets per direction.
-    pub bytes: [u64; 2],
+    /// State of a TCP connection; [`tcp::Track::UNUSED`] for any other protocol.
+    tcp: tcp::Track,
+    counts: Counts,
+    /// Replication.
+    pub sync: SyncState,
     /// Firewall rule that let it in; 0 for the default, and when another node made it.
     pub rule: u32,
     /// When it was created or learnt, on the scale of [`Instant::secs`].
     pub created_s: u32,
-    /// Protocol state.
-    pub state: State,
-    /// Replication.
-    pub sync: SyncState,
+    carries: Carries,
 }
 
 /// As `inbound`: none. No interface has this number.
@@ -62,12 +63,18 @@ const NO_INTERFACE: u16 = u16::MAX;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-const _: () = assert!(offset_of!(Conntrack, packets) == LINE, "a packet reads one line");
 const _: () = assert!(
-    offset_of!(Conntrack, standing) < LINE,
-    "so does whoever looks for it"
+    offset_of!(Conntrack, tcp) == LINE,
+    "what every packet needs is one line, and so is what tells whether a place holds it"
 );
-const _: () = assert!(offset_of!(Conntrack, state) < 2 * LINE, "and writes one more");
+const _: () = assert!(
+    offset_of!(Conntrack, counts) + size_of::<Counts>() == 2 * LINE,
+    "windows and counters are one more"
+);
+const _: () = assert!(
+    offset_of!(Conntrack, sync) == 2 * LINE && size_of::<SyncState>() <= LINE,
+    "replication's part is one"
+);
 const _: () = assert!(size_of::<Conntrack>() == 3 * LINE);
 
 /// What a place of the table holds.
@@ -92,7 +99,7 @@ pub struct NatBinding {
     pub rule: u32,
 }
 
-/// Protocol state.
+/// Protocol state, as a conntrack is made with it and as it is told. Only that of TCP is kept as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// TCP.
@@ -108,7 +115,7 @@ pub enum State {
 impl Conntrack {
     /// What is in a place that holds nothing.
     pub(super) fn vacant() -> Self {
-        let state = State::Udp(udp::Track::open());
+        let state = State::Other(udp::Track::open());
         Self {
             standing: Standing::Vacant,
             ..Self::new(Tuples::NONE, 0, state, &Timeouts::default(), Instant::default())
@@ -116,9 +123,10 @@ impl Conntrack {
     }
 
     /// A conntrack of `now` with nothing counted, no NAT, no rule and nobody told. `expires_s` is set from the
-    /// state's lifetime.
+    /// state's lifetime. The state is one of the tuples' protocol, which never changes.
     #[must_use]
     pub fn new(tuples: Tuples, slot: u16, state: State, timeouts: &Timeouts, now: Instant) -> Self {
+        debug_assert!(state.is_of(tuples.proto()), "a state of another protocol");
         Self {
             tuples,
             slot,
@@ -130,20 +138,67 @@ impl Conntrack {
             scales: state.scales(),
             standing: Standing::Dead,
             waits: false,
-            packets: [0; 2],
-            bytes: [0; 2],
+            tcp: match state {
+                State::Tcp(track) => track,
+                _ => tcp::Track::UNUSED,
+            },
+            counts: Counts::default(),
+            sync: SyncState::default(),
             rule: 0,
             created_s: now.secs(),
-            state,
-            sync: SyncState::default(),
+            carries: Carries::default(),
         }
     }
 
-    /// How many cache lines of an entry a packet touches: only TCP has a state that doesn't fit into two.
+    /// How many cache lines of an entry a packet touches that is counted, or not.
     #[inline]
     #[must_use]
-    pub(super) const fn lines_of_packet(proto: u8) -> usize {
-        if proto == proto::TCP { 3 } else { 2 }
+    pub(super) const fn lines_of_packet(proto: u8, counted: bool) -> usize {
+        if proto == proto::TCP || counted { 2 } else { 1 }
+    }
+
+    /// Protocol state.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        match self.tcp() {
+            Some(track) => State::Tcp(*track),
+            None => State::inherited(self.proto(), self.class, self.scales),
+        }
+    }
+
+    /// State of a TCP connection; none for other protocols.
+    #[inline]
+    #[must_use]
+    pub const fn tcp(&self) -> Option<&tcp::Track> {
+        if self.proto() == proto::TCP {
+            Some(&self.tcp)
+        } else {
+            None
+        }
+    }
+
+    /// As [`Self::tcp`], to have it see a segment.
+    #[inline]
+    pub const fn tcp_mut(&mut self) -> Option<&mut tcp::Track> {
+        if self.proto() == proto::TCP {
+            Some(&mut self.tcp)
+        } else {
+            None
+        }
+    }
+
+    /// A packet of `ip_len` bytes has gone in a direction.
+    #[inline]
+    pub fn count(&mut self, direction: Direction, ip_len: u16) {
+        if self.counts.add(direction, ip_len) {
+            self.carries.add(direction);
+        }
+    }
+
+    /// What was counted; none when no packet was.
+    #[must_use]
+    pub fn counted(&self) -> Option<Counted> {
+        Counted::of(&self.counts, &self.carries)
     }
 
     /// The tuple of a direction, as its packets arrive.
@@ -205,7 +260,18 @@ impl Conntrack {
     /// The packet that was just judged has changed the class: the peer is to be told, with what else is settled by now.
     pub const fn enter_class(&mut self, class: Class) {
         self.class = class;
-        self.scales = self.state.scales();
+        self.scales = match self.tcp() {
+            Some(track) => track.scales(),
+            None => Scales::NONE,
+        };
+    }
+
+    /// A record tells another class, or other scales: nothing else is known of its state any more.
+    pub const fn inherit(&mut self, class: Class, scales: Scales) {
+        (self.class, self.scales) = (class, scales);
+        if let Some(track) = self.tcp_mut() {
+            *track = tcp::Track::inherited(class, scales);
+        }
     }
 
     /// To be called before a packet is judged in a reign of this node. Packets of other reigns went through another
@@ -214,7 +280,7 @@ impl Conntrack {
     pub fn observe_reign(&mut self, reign: Reign) {
         if self.reign != reign {
             self.reign = reign;
-            self.state = State::inherited(self.proto(), self.class, self.scales);
+            self.inherit(self.class, self.scales);
         }
     }
 
@@ -319,6 +385,16 @@ impl State {
         }
     }
 
+    /// Whether it is one of an IANA protocol.
+    const fn is_of(&self, protocol: u8) -> bool {
+        match self {
+            Self::Tcp(_) => protocol == proto::TCP,
+            Self::Udp(_) => protocol == proto::UDP,
+            Self::Icmp(_) => matches!(protocol, proto::ICMP | proto::ICMP6),
+            Self::Other(_) => !matches!(protocol, proto::TCP | proto::UDP | proto::ICMP | proto::ICMP6),
+        }
+    }
+
     /// Replicated class.
     #[must_use]
     pub const fn class(&self) -> Class {
@@ -383,6 +459,61 @@ mod tests {
             &Timeouts::default(),
             Instant::from_secs(100),
         )
+    }
+
+    /// A conntrack of a protocol, made with a state.
+    fn of(protocol: u8, state: State) -> Conntrack {
+        let [original, reply] = translated().keys().map(|key| FlowKey {
+            proto: protocol,
+            ..key
+        });
+        let tuples = Tuples::new(&[original, reply]).unwrap();
+        Conntrack::new(tuples, 3, state, &Timeouts::default(), Instant::from_secs(100))
+    }
+
+    #[test]
+    fn every_state_is_told_as_the_conntrack_was_made_with_it() {
+        let syn = TcpSegment {
+            seq: 7,
+            flags: SYN,
+            window_scale: Some(3),
+            ..TcpSegment::default()
+        };
+        let mut states = vec![(proto::TCP, State::Tcp(tcp::Track::open(&syn).unwrap()))];
+        for class in [Class::Opening, Class::Established, Class::Closing] {
+            let track = tcp::Track::inherited(class, Scales::new(2, 7));
+            states.push((proto::TCP, State::Tcp(track)));
+        }
+        for track in [icmp::Track::Asked, icmp::Track::Answered] {
+            states.extend([proto::ICMP, proto::ICMP6].map(|protocol| (protocol, State::Icmp(track))));
+        }
+        for track in [udp::Track::Opening, udp::Track::Established] {
+            states.push((proto::UDP, State::Udp(track)));
+            states.extend([0, 47, 132, 255].map(|protocol| (protocol, State::Other(track))));
+        }
+        for (protocol, state) in states {
+            let conntrack = of(protocol, state);
+            assert_eq!(conntrack.state(), state, "{protocol}");
+            assert_eq!(
+                (conntrack.class, conntrack.scales),
+                (state.class(), state.scales())
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_record_tells_is_all_that_is_known_then() {
+        let protocols = [proto::TCP, proto::UDP, proto::ICMP, proto::ICMP6, 47];
+        let classes = [Class::Opening, Class::Established, Class::Closing];
+        let scales = Scales::new(2, 7);
+        for (protocol, before) in protocols.into_iter().flat_map(|p| classes.map(|c| (p, c))) {
+            for after in classes {
+                let mut conntrack = of(protocol, State::inherited(protocol, before, Scales::NONE));
+                conntrack.inherit(after, scales);
+                assert_eq!(conntrack.state(), State::inherited(protocol, after, scales));
+                assert_eq!((conntrack.class, conntrack.scales), (after, scales));
+            }
+        }
     }
 
     #[test]
@@ -477,13 +608,12 @@ mod tests {
             ..TcpSegment::default()
         };
         let mut conntrack = translated();
-        conntrack.state = State::Tcp(tcp::Track::open(&segment(SYN, 100, 0)).unwrap());
+        *conntrack.tcp_mut().unwrap() = tcp::Track::open(&segment(SYN, 100, 0)).unwrap();
         conntrack.begin_reign(own);
         let observe = |conntrack: &mut Conntrack, direction, segment: TcpSegment| {
-            let State::Tcp(track) = &mut conntrack.state else {
-                panic!("not TCP any more");
-            };
-            let class = track
+            let class = conntrack
+                .tcp_mut()
+                .unwrap()
                 .observe(direction, &segment, true)
                 .map(|outcome| outcome.class);
             conntrack.class = class.unwrap_or(conntrack.class);

@@ -12,6 +12,7 @@
 //!     find, get │  │ Wheel: Visit::Keep(later deadline)
 //! ```
 
+mod counts;
 mod entry;
 pub mod icmp;
 mod index;
@@ -23,6 +24,7 @@ pub mod udp;
 mod wheel;
 mod window;
 
+pub use counts::Counted;
 pub use entry::{Conntrack, NatBinding, Reign, State};
 pub use index::{Full, Index, hash_key, hash_words};
 pub use moving::Moving;

@@ -183,14 +183,14 @@ impl Table {
         self.vacant.later(later)
     }
 
-    /// Second pass: asks for what a packet of `proto` needs of the entry that `hash` probably stands for. The answer is for the
-    /// third pass; [`NIL`] for none.
+    /// Second pass: asks for what a packet of `proto`, which is counted or not, needs of the entry that `hash` probably stands for.
+    /// The answer is for the third pass; [`NIL`] for none.
     #[inline]
     #[must_use]
-    pub fn prefetch_entry(&self, hash: u64, proto: u8) -> u32 {
+    pub fn prefetch_entry(&self, hash: u64, proto: u8, counted: bool) -> u32 {
         let candidate = self.index.candidate(hash).unwrap_or(NIL);
         if let Some(place) = self.places.get(Side(candidate).id() as usize) {
-            prefetch_lines(place, Conntrack::lines_of_packet(proto));
+            prefetch_lines(place, Conntrack::lines_of_packet(proto, counted));
         }
         candidate
     }
@@ -478,7 +478,8 @@ mod tests {
     use super::super::index::Index;
     use super::*;
     use crate::config::Timeouts;
-    use crate::conntrack::{State, Tuples, udp};
+    use crate::conntrack::{State, Tuples};
+    use crate::delta::{Class, Scales};
     use crate::flow::{Addr, VrfId, proto};
     use crate::time::Instant;
 
@@ -494,7 +495,7 @@ mod tests {
     }
 
     fn conntrack(original: FlowKey, reply: FlowKey) -> Conntrack {
-        let state = State::Udp(udp::Track::open());
+        let state = State::inherited(original.proto, Class::Opening, Scales::NONE);
         Conntrack::new(
             Tuples::new(&[original, reply]).unwrap(),
             0,
@@ -507,7 +508,7 @@ mod tests {
     fn find(table: &Table, key: &FlowKey) -> Option<(u32, Direction)> {
         let hash = table.hash(key);
         let found = table.find(hash, key);
-        let candidate = table.prefetch_entry(hash, key.proto);
+        let candidate = table.prefetch_entry(hash, key.proto, true);
         let told = table.find_at(candidate, hash, key);
         let expected = found.map(|(id, direction)| (id, direction, table[id].expires_s));
         assert_eq!(told, expected);
@@ -520,7 +521,7 @@ mod tests {
         let original = key(1, 1, proto::UDP);
         let id = table.insert(conntrack(original, original.reversed())).unwrap();
         let hash = table.hash(&original);
-        let candidate = table.prefetch_entry(hash, original.proto);
+        let candidate = table.prefetch_entry(hash, original.proto, true);
         assert_eq!(candidate, id);
         table.unindex(id);
         assert_eq!(table.find_at(candidate, hash, &original), None);

@@ -110,6 +110,9 @@ enum Effect {
 }
 
 impl Track {
+    /// Where there is no TCP connection.
+    pub(super) const UNUSED: Self = Self::inherited(Class::Opening, Scales::NONE);
+
     /// State after the first segment of a connection.
     ///
     /// # Errors

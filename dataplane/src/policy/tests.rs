@@ -598,6 +598,7 @@ fn vrf(name: &str, rules: Vec<RuleIntent>) -> VrfIntent {
         timeouts: Timeouts::default(),
         standby: StandbyPolicy::Drop,
         tcp_window_check: true,
+        flow_counters: true,
         output_commit: CommitIntent::default(),
     }
 }

@@ -249,8 +249,7 @@ pub(crate) fn inherited(put: &PutRecord, slot: u16, now: Instant) -> Option<Conn
 
 fn inherit(conntrack: &mut Conntrack, class: Class, scales: Scales) {
     if (conntrack.class, conntrack.scales) != (class, scales) {
-        conntrack.state = State::inherited(conntrack.proto(), class, scales);
-        (conntrack.class, conntrack.scales) = (class, scales);
+        conntrack.inherit(class, scales);
     }
 }
 

@@ -2,7 +2,7 @@
 //! is not active, what is found only decides under which reason the packet is dropped.
 
 use super::{Batch, Context, Work};
-use crate::conntrack::{Reign, State};
+use crate::conntrack::Reign;
 use crate::delta::Class;
 use crate::flow::{Direction, VrfId, proto};
 use crate::io::Packet;
@@ -39,9 +39,10 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             }
         });
     }
+    let counted = cx.snapshot.counts_flows();
     batch.each(|meta, work| {
         if flows(meta) {
-            work.entry = conntracks.prefetch_entry(work.hash, meta.key.proto);
+            work.entry = conntracks.prefetch_entry(work.hash, meta.key.proto, counted);
         }
     });
     let now_s = cx.now.secs();
@@ -122,7 +123,7 @@ fn reopens(cx: &mut Context<'_>, meta: &Meta, work: &Work) -> bool {
     let term = cx.tables.roles[work.at.vrf.index()].term;
     let conntrack = &mut cx.tables.conntracks[work.entry];
     conntrack.observe_reign(Reign::of(term));
-    let State::Tcp(track) = &conntrack.state else {
+    let Some(track) = conntrack.tcp() else {
         return false;
     };
     let check = cx.snapshot.vrf(conntrack.vrf()).tcp_window_check;

@@ -1,10 +1,11 @@
 //! Advances the protocol state of each packet's conntrack and its lifetime. A change of the replicated class is
-//! listed at once; a lifetime only when a third of it has passed since the peer last heard.
+//! listed at once; a lifetime only when a third of it has passed since the peer last heard. Packets are counted per flow where the
+//! flow's VRF wants it.
 
 use super::{Batch, Context};
-use crate::conntrack::{Conntrack, Reign, State, Wheel};
+use crate::conntrack::{Conntrack, Reign, Wheel, icmp, udp};
 use crate::delta::Class;
-use crate::flow::{Direction, VrfId};
+use crate::flow::{Direction, VrfId, proto};
 use crate::io::Packet;
 use crate::slot::NIL;
 use crate::stage::meta::{Kind, Meta};
@@ -28,25 +29,26 @@ pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
         if meta.kind != Kind::Flow {
             return;
         }
+        let ids = (work.at.vrf, conntrack.vrf());
+        let known = match known {
+            Some(last) if last.ids == ids => last,
+            _ => *known.insert(Known {
+                ids,
+                reign: Reign::of(cx.tables.roles[ids.0.index()].term),
+                vrf: cx.snapshot.vrf(ids.1),
+            }),
+        };
         let mut change = None;
         if !work.first {
-            let ids = (work.at.vrf, conntrack.vrf());
-            let known = match known {
-                Some(last) if last.ids == ids => last,
-                _ => *known.insert(Known {
-                    ids,
-                    reign: Reign::of(cx.tables.roles[ids.0.index()].term),
-                    vrf: cx.snapshot.vrf(ids.1),
-                }),
-            };
             conntrack.observe_reign(known.reign);
             match advance(conntrack, work.direction, meta, known.vrf) {
                 Ok(advance) => change = live_on(conntrack, advance, work.entry, cx.now, &mut cx.tables.wheel),
                 Err(reason) => return work.drop(reason),
             }
         }
-        conntrack.packets[work.direction.index()] += 1;
-        conntrack.bytes[work.direction.index()] += u64::from(meta.ip_len);
+        if known.vrf.flow_counters {
+            conntrack.count(work.direction, meta.ip_len);
+        }
         if let Some(Change { refresh }) = change {
             cx.tables.touch(work.entry, refresh);
         }
@@ -77,25 +79,28 @@ struct Advance {
 #[inline]
 fn advance(conntrack: &mut Conntrack, direction: Direction, meta: &Meta, vrf: &Vrf) -> Result<Advance, Drop> {
     let timeouts = &vrf.timeouts;
-    let (class, lifetime_s) = match &mut conntrack.state {
-        State::Udp(track) => {
+    if let Some(track) = conntrack.tcp_mut() {
+        let outcome = track.observe(direction, &meta.tcp, vrf.tcp_window_check)?;
+        return Ok(Advance {
+            class: outcome.class,
+            lifetime_s: outcome.refresh.then(|| outcome.timeout.timeout_s(timeouts)),
+        });
+    }
+    let (class, lifetime_s) = match conntrack.proto() {
+        proto::ICMP | proto::ICMP6 => {
+            let mut track = icmp::Track::inherited(conntrack.class);
             track.observe(direction);
             (track.class(), track.timeout_s(timeouts))
         }
-        State::Tcp(track) => {
-            let outcome = track.observe(direction, &meta.tcp, vrf.tcp_window_check)?;
-            return Ok(Advance {
-                class: outcome.class,
-                lifetime_s: outcome.refresh.then(|| outcome.timeout.timeout_s(timeouts)),
-            });
-        }
-        State::Icmp(track) => {
+        protocol => {
+            let mut track = udp::Track::inherited(conntrack.class);
             track.observe(direction);
-            (track.class(), track.timeout_s(timeouts))
-        }
-        State::Other(track) => {
-            track.observe(direction);
-            (track.class(), timeouts.other_s)
+            let lifetime_s = if protocol == proto::UDP {
+                track.timeout_s(timeouts)
+            } else {
+                timeouts.other_s
+            };
+            (track.class(), lifetime_s)
         }
     };
     Ok(Advance {

@@ -25,6 +25,7 @@ use crate::wire::vlan::VlanTags;
 pub struct Snapshot {
     interfaces: Vec<Interface>,
     vrfs: Vec<Vrf>,
+    counts_flows: bool,
     /// By hash of the name.
     named: Vec<(u64, InterfaceId)>,
     ports: Vec<PortTable>,
@@ -102,6 +103,8 @@ pub struct Vrf {
     pub timeouts: Timeouts,
     /// Check TCP sequence windows.
     pub tcp_window_check: bool,
+    /// Count packets and bytes per flow.
+    pub flow_counters: bool,
     /// Output commit, for rules that say nothing about it.
     pub output_commit: CommitIntent,
     /// What becomes of packets that come while this node isn't active.
@@ -209,6 +212,7 @@ impl Snapshot {
             pools: Arc::clone(pools),
             neighbors,
             interfaces,
+            counts_flows: vrfs.iter().any(|vrf| vrf.flow_counters),
             vrfs,
         }
     }
@@ -258,6 +262,13 @@ impl Snapshot {
     #[must_use]
     pub fn vrfs(&self) -> &[Vrf] {
         &self.vrfs
+    }
+
+    /// Whether any VRF counts packets and bytes per flow: for what has to be known before a packet's VRF is.
+    #[inline]
+    #[must_use]
+    pub const fn counts_flows(&self) -> bool {
+        self.counts_flows
     }
 
     /// Public addresses and who holds their blocks.
@@ -526,6 +537,7 @@ fn build_vrf(
             .and_then(|at| u16::try_from(at).ok()),
         timeouts: configured.timeouts,
         tcp_window_check: configured.tcp_window_check,
+        flow_counters: configured.flow_counters,
         output_commit: configured.output_commit,
         standby: configured.standby,
         pools: configured.pools.clone(),

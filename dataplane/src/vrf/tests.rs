@@ -77,6 +77,7 @@ fn vrf(name: &str) -> VrfIntent {
         timeouts: Timeouts::default(),
         standby: StandbyPolicy::Drop,
         tcp_window_check: true,
+        flow_counters: true,
         output_commit: CommitIntent::default(),
     }
 }

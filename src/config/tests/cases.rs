@@ -399,6 +399,11 @@ fn protection() -> Vec<Case> {
         ),
         (
             "inside = [\"100.64.0.0/10\"]\n",
+            "inside = [\"100.64.0.0/10\"]\nflow_counters = \"off\"\n",
+            "30:17: flow_counters is a string; write true or false without quotes",
+        ),
+        (
+            "inside = [\"100.64.0.0/10\"]\n",
             "inside = [\"100.64.0.0/10\"]\nstandby = \"forward\"\n",
             "30:11: standby = \"forward\" can't be used; use \"drop\" or \"redirect\"",
         ),

@@ -52,6 +52,12 @@ fn a_diff_says_what_is_live_and_what_takes_a_restart_of_whom() {
         ("icmp_s = 60", "icmp_s = 90", "vrf.main.timeouts.icmp_s", Live),
         (
             "inside = [",
+            "flow_counters = false\ninside = [",
+            "vrf.main.flow_counters",
+            Live,
+        ),
+        (
+            "inside = [",
             "standby = \"redirect\"\ninside = [",
             "vrf.main.standby",
             Live,

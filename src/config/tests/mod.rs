@@ -266,6 +266,7 @@ fn defaults_are_those_of_the_example() {
         "addresses = []",
         "slots",
         "tcp_window_check",
+        "flow_counters",
         "announce_pools",
         "standby",
         "allow_short",

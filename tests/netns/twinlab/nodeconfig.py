@@ -55,6 +55,7 @@ class Knobs:
     output_commit: str = "off"
     output_commit_timeout_ms: int = 20
     tcp_window_check: bool = True
+    flow_counters: bool = True
     udp_established_s: int = 300
     framecnt: int = 8192
     level: str = "info"
@@ -188,6 +189,7 @@ name = "main"
 slots = {knobs.slots}
 inside = ["100.64.0.0/10", "fd00:64::/64"]
 tcp_window_check = {str(knobs.tcp_window_check).lower()}
+flow_counters = {str(knobs.flow_counters).lower()}
 announce_pools = {str(knobs.announce_pools).lower()}
 standby = "{knobs.standby}"
 output_commit = "{knobs.output_commit}"

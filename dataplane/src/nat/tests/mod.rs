@@ -62,6 +62,7 @@ fn intent(pools: Vec<PoolIntent>) -> Intent {
         timeouts: Default::default(),
         standby: StandbyPolicy::Drop,
         tcp_window_check: true,
+        flow_counters: true,
         output_commit: CommitIntent::default(),
     };
     Intent {

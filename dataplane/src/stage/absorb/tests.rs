@@ -84,6 +84,7 @@ fn standby(limits: Limits) -> Tables {
         timeouts: Timeouts::default(),
         standby: StandbyPolicy::Drop,
         tcp_window_check: true,
+        flow_counters: true,
         output_commit: CommitIntent::default(),
     };
     let intent = Intent {
