@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::protocol::Reply;
 use crate::report::{
-    BlockRow, ConntrackRow, Count, DropRow, EventRow, HaGroupReport, MemoryRow, PoolRow, PortRow, Rows,
-    RuleRow, Tuple, UserRow, VersionRow, WorkerRow,
+    BlockRow, ConntrackRow, Count, DropRow, EventRow, FlowCount, FlowCounts, HaGroupReport, MemoryRow,
+    PoolRow, PortRow, Rows, RuleRow, Tuple, UserRow, VersionRow, WorkerRow,
 };
 use crate::switchover::SwitchoverReport;
 use crate::sync_report::{PeerReport, SlotRow, SyncReport, SyncState};
@@ -328,7 +328,8 @@ fn switchover(report: &SwitchoverReport) -> String {
 fn conntracks(rows: &[ConntrackRow]) -> String {
     table(
         [
-            "PROTO", "STATE", "ORIGINAL", "REPLY", "OWNER", "LIFETIME", "WORKER", "SLOT", "VERSION",
+            "PROTO", "STATE", "ORIGINAL", "REPLY", "OWNER", "LIFETIME", "PACKETS", "BYTES", "WORKER", "SLOT",
+            "VERSION",
         ],
         rows.iter().map(|row| {
             [
@@ -338,11 +339,21 @@ fn conntracks(rows: &[ConntrackRow]) -> String {
                 tuple(&row.reply),
                 row.owner.name().to_owned(),
                 format!("{} s", row.lifetime_s),
+                each_way(row.counted.as_ref(), |count| count.packets),
+                each_way(row.counted.as_ref(), |count| count.bytes),
                 row.worker.to_string(),
                 row.slot.to_string(),
                 format!("{}.{}", row.term, row.counter),
             ]
         }),
+    )
+}
+
+/// There and back; what nobody counted is not 0.
+fn each_way(counted: Option<&FlowCounts>, of: fn(&FlowCount) -> u64) -> String {
+    counted.map_or_else(
+        || "-".to_owned(),
+        |counted| format!("{}/{}", of(&counted.original), of(&counted.reply)),
     )
 }
 

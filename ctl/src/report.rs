@@ -221,6 +221,24 @@ pub struct NatReport {
     pub mapping: bool,
 }
 
+/// What went in one direction of a conntrack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowCount {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of IP packets.
+    pub bytes: u64,
+}
+
+/// What a node has counted of a conntrack, as its packets arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowCounts {
+    /// Original direction.
+    pub original: FlowCount,
+    /// Reply direction.
+    pub reply: FlowCount,
+}
+
 /// One conntrack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConntrackRow {
@@ -242,6 +260,8 @@ pub struct ConntrackRow {
     pub owner: Owner,
     /// Remaining lifetime, in seconds.
     pub lifetime_s: u32,
+    /// Packets and bytes; none when this node has counted no packet of it: on a standby, and where `flow_counters` is off.
+    pub counted: Option<FlowCounts>,
     /// Worker whose table holds it.
     pub worker: u16,
     /// Slot.

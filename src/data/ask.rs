@@ -3,9 +3,10 @@
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use ctl::report::{
-    BlockRow, ConntrackFilter, ConntrackRow, FlowState, NatReport, Page, Rows, Tuple, UserRow,
+    BlockRow, ConntrackFilter, ConntrackRow, FlowCount, FlowCounts, FlowState, NatReport, Page, Rows, Tuple,
+    UserRow,
 };
-use dataplane::conntrack::Conntrack;
+use dataplane::conntrack::{Conntrack, Counted};
 use dataplane::delta::Class;
 use dataplane::flow::{Direction, FlowKey, VrfId};
 use dataplane::inbox::{Ask, Visited, Visitor};
@@ -329,10 +330,22 @@ fn conntrack_row(conntrack: &Conntrack, worker: usize, now: Instant, names: &Nam
         }),
         owner: names.owner(version.term),
         lifetime_s: conntrack.lifetime_s(now),
+        counted: conntrack.counted().map(|counted| flow_counts(&counted)),
         worker: u16::try_from(worker).unwrap_or(u16::MAX),
         slot: conntrack.slot,
         term: version.term.0,
         counter: version.counter,
+    }
+}
+
+fn flow_counts(counted: &Counted) -> FlowCounts {
+    let of = |direction: Direction| FlowCount {
+        packets: counted.packets[direction.index()],
+        bytes: counted.bytes[direction.index()],
+    };
+    FlowCounts {
+        original: of(Direction::Original),
+        reply: of(Direction::Reply),
     }
 }
 

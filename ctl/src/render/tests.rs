@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::report::{FlowState, GroupState, NatReport, Owner, RoleRow, RoleState};
+use crate::report::{FlowCount, FlowCounts, FlowState, GroupState, NatReport, Owner, RoleRow, RoleState};
 use crate::switchover::{SwitchoverPhase, SwitchoverReport};
 use crate::sync_report::{
     ClientReport, ConnectionStatus, LagReport, LaneSecurity, LocalNodeReport, PeerAddress, ResyncReport,
@@ -171,6 +171,16 @@ fn conntrack() -> ConntrackRow {
         }),
         owner: Owner::Local,
         lifetime_s: 7_440,
+        counted: Some(FlowCounts {
+            original: FlowCount {
+                packets: 5,
+                bytes: 260,
+            },
+            reply: FlowCount {
+                packets: 3,
+                bytes: 4_552,
+            },
+        }),
         worker: 1,
         slot: 513,
         term: 257,
@@ -187,14 +197,32 @@ fn conntracks_are_a_table_that_says_when_it_is_cut() {
         })
     };
     let wanted = "\
-PROTO  STATE        ORIGINAL                         REPLY                             OWNER  LIFETIME  WORKER  SLOT  VERSION
-tcp    established  100.64.0.1:40000 > 192.0.2.9:80  192.0.2.9:80 > 198.51.100.1:1024  local  7440 s    1       513   257.4
+PROTO  STATE        ORIGINAL                         REPLY                             OWNER  LIFETIME  PACKETS  BYTES     WORKER  SLOT  VERSION
+tcp    established  100.64.0.1:40000 > 192.0.2.9:80  192.0.2.9:80 > 198.51.100.1:1024  local  7440 s    5/3      260/4552  1       513   257.4
 ";
     assert_eq!(text(&rows(None)), wanted);
     assert_eq!(
         text(&rows(Some(1))),
         format!("{wanted}(more follow: raise --limit)\n")
     );
+}
+
+#[test]
+fn what_was_not_counted_is_not_shown_as_0() {
+    let row = ConntrackRow {
+        counted: None,
+        ..conntrack()
+    };
+    let reply = Reply::Conntracks(Rows {
+        rows: vec![row],
+        next: None,
+    });
+    let shown = text(&reply);
+    let words: Vec<_> = shown.lines().nth(1).unwrap().split("  ").map(str::trim).collect();
+    let around = words.iter().skip_while(|word| **word != "7440 s");
+    let around: Vec<_> = around.filter(|word| !word.is_empty()).take(4).collect();
+    assert_eq!(around, [&"7440 s", &"-", &"-", &"1"]);
+    assert_eq!(json(&reply)["rows"][0]["counted"], serde_json::Value::Null);
 }
 
 #[test]
@@ -214,6 +242,10 @@ fn json_is_the_value_without_the_envelope() {
             "nat": { "grant": 7, "mapping": true },
             "owner": "local",
             "lifetime_s": 7440,
+            "counted": {
+                "original": { "packets": 5, "bytes": 260 },
+                "reply": { "packets": 3, "bytes": 4552 },
+            },
             "worker": 1,
             "slot": 513,
             "term": 257,
