@@ -51,20 +51,24 @@ impl AddAssign for Proof {
 }
 
 /// Kinds of packets.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Traffic {
     pub(crate) profile: Profile,
     pub(crate) service: Service,
     /// Whether they are of the usual mix of lengths; else the shortest.
     pub(crate) mixed: bool,
+    /// Whether packets and bytes of each flow are counted.
+    pub(crate) counted: bool,
 }
 
 impl Traffic {
+    /// As the goals define the profile: UDP without counters per flow, TCP with them.
     pub(crate) const fn of(profile: Profile) -> Self {
         Self {
             profile,
             service: Service::Both,
             mixed: false,
+            counted: matches!(profile, Profile::Tcp),
         }
     }
 }
@@ -88,6 +92,7 @@ impl Loaded {
         };
         let mut intent = scene.intent();
         intent.vrfs[0].timeouts.udp_established_s = IDLE_S;
+        intent.vrfs[0].flow_counters = traffic.counted;
         let (mut node, _events) = Node::with(&intent, scene, WORKER_QUEUE, 11)?;
         let mut keys = flows::draw(traffic.profile, flows, scene.subscribers(), seed);
         if traffic.service == Service::FirewallV6 {

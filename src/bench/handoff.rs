@@ -23,6 +23,7 @@ use super::stats::{Batches, Spread, Timed, as_f64};
 
 const FLOWS: usize = 65_536;
 const SEED: u64 = 61;
+const TRAFFIC: Traffic = Traffic::of(Profile::Udp);
 const WORKERS: u16 = 2;
 /// One output frame in so many is compared.
 const CHECK_EVERY: usize = 8;
@@ -88,15 +89,17 @@ struct Twins {
 impl Twins {
     fn new(rig: &mut Rig, second: Ports) -> anyhow::Result<Self> {
         let scene = Scene::plain(FLOWS);
-        let site = Site::new(&scene.intent(), scene, &[WORKER_QUEUE, STANDBY_QUEUE], SEED)?;
-        let keys = flows::draw(Profile::Udp, FLOWS, scene.subscribers(), SEED);
+        let mut intent = scene.intent();
+        intent.vrfs[0].flow_counters = TRAFFIC.counted;
+        let site = Site::new(&intent, scene, &[WORKER_QUEUE, STANDBY_QUEUE], SEED)?;
+        let keys = flows::draw(TRAFFIC.profile, FLOWS, scene.subscribers(), SEED);
         let owner =
             |key: &FlowKey| usize::from(first_worker_of(slot_of_address(&key.src, SLOTS), WORKERS, 1));
         let mut back = vec![FlowKey::default(); FLOWS];
         let mut twins = Self {
             site,
             second,
-            forth: frames(Step::Forth, &keys, Traffic::of(Profile::Udp)),
+            forth: frames(Step::Forth, &keys, TRAFFIC),
             back: Frames::of(0, flows::FRAME_LEN, std::iter::empty()),
             owners: keys.iter().map(owner).collect(),
             order: Order::new(Way::Random, FLOWS, |n| keys[n], SEED),
@@ -105,7 +108,7 @@ impl Twins {
             wrong: 0,
         };
         twins.establish(rig, &keys, &mut back)?;
-        twins.back = frames(Step::Back, &back, Traffic::of(Profile::Udp));
+        twins.back = frames(Step::Back, &back, TRAFFIC);
         Ok(twins)
     }
 

@@ -36,11 +36,16 @@ const fn case(name: &'static str, flows: usize, traffic: Traffic, ways: &'static
 const UDP: Traffic = Traffic::of(Profile::Udp);
 const TCP: Traffic = Traffic::of(Profile::Tcp);
 
+/// UDP with packets and bytes of each flow counted.
+const COUNTED: Traffic = Traffic { counted: true, ..UDP };
+
 /// CG-NAT and firewall, UDP.
 const UDP_CASES: &[Case] = &[
     case("t1k", 1_024, UDP, ONE),
     case("t64k", 65_536, UDP, ALL),
     case("t1m", MILLION, UDP, ALL),
+    case("counted_t64k", 65_536, COUNTED, ONE),
+    case("counted_t1m", MILLION, COUNTED, ONE),
     case("t4m", 4 << 20, UDP, ONE),
     case("t16m", 16 << 20, UDP, ALL),
 ];
@@ -48,6 +53,8 @@ const UDP_QUICK: &[Case] = &[
     case("t1k", 1_024, UDP, ONE),
     case("t64k", 65_536, UDP, ONE),
     case("t1m", MILLION, UDP, ALL),
+    case("counted_t64k", 65_536, COUNTED, ONE),
+    case("counted_t1m", MILLION, COUNTED, ONE),
 ];
 
 /// The same, TCP.
@@ -61,6 +68,7 @@ const TCP_CASES: &[Case] = &[
 const TCP_QUICK: &[Case] = &[
     case("tcp_t1k", 1_024, TCP, ONE),
     case("tcp_t64k", 65_536, TCP, ONE),
+    case("tcp_t1m", MILLION, TCP, ONE),
 ];
 
 /// Firewall alone, NAT alone, IPv6, and the usual mix of lengths.
@@ -74,9 +82,9 @@ const OTHER_CASES: &[Case] = &[
 
 const fn with(service: Service, mixed: bool) -> Traffic {
     Traffic {
-        profile: Profile::Udp,
         service,
         mixed,
+        ..UDP
     }
 }
 
@@ -207,9 +215,9 @@ fn tell(rig: &Rig, report: &mut Report, family: &Family) {
     }
     tell_ratios(report, family);
     for set in family.sets.iter().filter(|set| set.case.flows == MILLION) {
-        let (id, [goal, bound], what) = match (set.case.traffic.profile, set.case.traffic.service) {
-            (Profile::Udp, Service::Both) => ("path.bytes_per_flow", [96.0, 83.0], "UDP"),
-            (Profile::Tcp, Service::Both) => ("path.tcp_bytes_per_flow", [160.0, 147.0], "TCP"),
+        let (id, [goal, bound], what) = match set.case.traffic {
+            UDP => ("path.bytes_per_flow", [96.0, 83.0], "UDP"),
+            TCP => ("path.tcp_bytes_per_flow", [160.0, 147.0], "TCP"),
             _ => continue,
         };
         let note = format!(
@@ -232,8 +240,9 @@ fn note(line: &Line, left_out: &str) -> String {
     } else {
         ""
     };
+    let counted = if traffic.counted { "counted" } else { "not counted" };
     format!(
-        "{} {} flows of {} subscribers, {service}{lengths}, both directions, {}, no replication: median {:.0} clocks{left_out}",
+        "{} {} flows of {} subscribers, {service}, each flow {counted}{lengths}, both directions, {}, no replication: median {:.0} clocks{left_out}",
         line.case.flows,
         match traffic.profile {
             Profile::Udp => "UDP",
@@ -289,12 +298,15 @@ fn draw(rig: &Rig, family: &Family, plot: &mut Plot) {
             profile,
             service,
             mixed,
+            counted,
         } = line.case.traffic;
         let name = format!(
             "{}{}{}{}",
-            match profile {
-                Profile::Udp => "UDP",
-                Profile::Tcp => "TCP",
+            match (profile, counted) {
+                (Profile::Udp, false) => "UDP",
+                (Profile::Udp, true) => "UDP, counted",
+                (Profile::Tcp, false) => "TCP, not counted",
+                (Profile::Tcp, true) => "TCP",
             },
             match service {
                 Service::Both => "",
