@@ -108,23 +108,27 @@ impl Classifier {
 
     fn scan(&self, query: &Query<'_>, looks: &mut impl Looks) -> Option<u32> {
         let ports = ports(query.key);
-        let rows: ArrayVec<&[u64], FIELDS> = self
-            .fields
-            .iter()
-            .map(|field| &self.words[field.row(query, ports) as usize..])
-            .collect();
-        let mut found = u32::MAX;
+        if self.first.len() == 1 {
+            return self.scan_word(query, ports, looks);
+        }
+        let mut rows = [0; FIELDS];
+        for (row, field) in rows.iter_mut().zip(&self.fields) {
+            *row = field.row(query, ports) as usize;
+        }
+        let rows = &rows[..self.fields.len()];
         // Where each row's words begin that this summary word stands for.
         let mut begin = [self.summary; FIELDS];
+        let mut found = u32::MAX;
         for nth in 0..self.summary {
-            let mut live = rows.iter().fold(u64::MAX, |all, row| all & row[nth]);
+            let mut live = rows.iter().fold(u64::MAX, |all, row| all & self.words[row + nth]);
             looks.at(rows.len());
             while live != 0 {
                 let at = nth * WORD + live.trailing_zeros() as usize;
                 if self.first[at] < found {
                     let below = (1 << live.trailing_zeros()) - 1;
                     let word = rows.iter().zip(begin).fold(u64::MAX, |all, (row, begin)| {
-                        all & row[begin + (row[nth] & below).count_ones() as usize]
+                        let before = (self.words[row + nth] & below).count_ones() as usize;
+                        all & self.words[row + begin + before]
                     });
                     looks.at(rows.len());
                     if word != 0 {
@@ -133,11 +137,26 @@ impl Classifier {
                 }
                 live &= live - 1;
             }
-            for (begin, row) in begin.iter_mut().zip(&rows) {
-                *begin += row[nth].count_ones() as usize;
+            for (begin, row) in begin.iter_mut().zip(rows) {
+                *begin += self.words[row + nth].count_ones() as usize;
             }
         }
         (found != u32::MAX).then_some(found)
+    }
+
+    /// Rules whose rows are a word and its summary: few enough that a field which rules all of them out ends the search.
+    fn scan_word(&self, query: &Query<'_>, ports: Option<(u16, u16)>, looks: &mut impl Looks) -> Option<u32> {
+        let mut word = u64::MAX;
+        for field in &self.fields {
+            let row = field.row(query, ports) as usize;
+            looks.at(2);
+            // No word stands behind a summary that is zero.
+            if self.words[row] == 0 {
+                return None;
+            }
+            word &= self.words[row + 1];
+        }
+        (word != 0).then(|| self.order[word.trailing_zeros() as usize])
     }
 }
 
