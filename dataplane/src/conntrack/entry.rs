@@ -17,6 +17,7 @@ use super::{Tuples, icmp, tcp, udp};
 use crate::config::{InterfaceId, Timeouts};
 use crate::delta::{Class, Handle, NatPart, PutRecord, Scales, SlotRef, Term, Version};
 use crate::flow::{Addr, Direction, FlowKey, VrfId, proto};
+use crate::prefetch::prefetch;
 use crate::slot::{SyncState, tuples_digest};
 use crate::time::Instant;
 
@@ -155,6 +156,12 @@ impl Conntrack {
     #[must_use]
     pub(super) const fn lines_of_packet(proto: u8, counted: bool) -> usize {
         if proto == proto::TCP || counted { 2 } else { 1 }
+    }
+
+    /// Asks for what lists a change of it: most packets change nothing that is told.
+    #[inline]
+    pub(crate) fn expect_change(&self) {
+        prefetch(&self.sync);
     }
 
     /// Protocol state.

@@ -201,20 +201,19 @@ impl Table {
         self.expect_entry(Side(self.index.candidate(hash).unwrap_or(NIL)).id());
     }
 
-    /// Third pass: as [`Self::find`], looking at the `candidate` of the second one first. Tells the deadline, too, on the scale
-    /// of [`Instant::secs`](crate::time::Instant::secs).
+    /// Third pass: as [`Self::find`], looking at the `candidate` of the second one first.
     #[inline]
     #[must_use]
-    pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction, u32)> {
+    pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction, &Conntrack)> {
         let side = Side(candidate);
         // It may have been removed since.
         if let Some(entry) = self.live_at(side.id())
             && entry.tuples.is(side.direction(), key)
         {
-            return Some((side.id(), side.direction(), entry.expires_s));
+            return Some((side.id(), side.direction(), entry));
         }
         let (id, direction) = self.find(hash, key)?;
-        Some((id, direction, self[id].expires_s))
+        Some((id, direction, &self[id]))
     }
 
     /// The live conntrack that has `key` as one of its tuples, and which of them it is.
@@ -510,7 +509,7 @@ mod tests {
         let found = table.find(hash, key);
         let candidate = table.prefetch_entry(hash, key.proto, true);
         let told = table.find_at(candidate, hash, key);
-        let expected = found.map(|(id, direction)| (id, direction, table[id].expires_s));
+        let expected = found.map(|(id, direction)| (id, direction, &table[id]));
         assert_eq!(told, expected);
         found
     }

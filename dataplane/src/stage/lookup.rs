@@ -54,8 +54,16 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             return;
         }
         let found = cx.tables.conntracks.find_at(work.entry, work.hash, &meta.key);
-        let (entry, direction, expires_s) = found.unwrap_or((NIL, Direction::Original, u32::MAX));
-        (work.entry, work.direction) = (entry, direction);
+        let expires_s = if let Some((entry, direction, conntrack)) = found {
+            (work.entry, work.direction) = (entry, direction);
+            if conntrack.class == Class::Opening || ends(meta) {
+                conntrack.expect_change();
+            }
+            conntrack.expires_s
+        } else {
+            (work.entry, work.direction) = (NIL, Direction::Original);
+            u32::MAX
+        };
         if rule.vrf != work.at.vrf {
             rule = Rule::of(work.at.vrf, cx);
         }
@@ -109,6 +117,12 @@ impl Rule {
             active: cx.tables.is_active(vrf),
         }
     }
+}
+
+/// Whether it may end its connection.
+#[inline]
+fn ends(meta: &Meta) -> bool {
+    meta.key.proto == proto::TCP && meta.tcp.flags & (tcp::FIN | tcp::RST) != 0
 }
 
 #[inline]
