@@ -20,7 +20,6 @@ mod machine;
 mod new_flows;
 mod order;
 mod pair;
-mod path;
 mod plot;
 mod pool;
 mod random;
@@ -39,5 +38,6 @@ mod yardstick;
 
 pub(crate) mod flows;
 pub(crate) mod instructions;
+pub(crate) mod path;
 pub(crate) mod peer;
 pub(crate) mod run;

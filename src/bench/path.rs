@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::ensure;
+use clap::ValueEnum;
 
 use super::established::{Proof, Traffic};
 use super::family::{Case, Family, Line};
@@ -17,7 +18,7 @@ use super::run::Extent;
 use super::scene::{Scene, Service};
 use super::stats::{Batches, Spread, as_f64, ratio};
 use super::yardstick::Arena;
-use super::{attack, expiry, grow, handoff, new_flows, pool, spsc};
+use super::{attack, expiry, grow, handoff, new_flows, pool, rules, spsc};
 
 const ONE: &[Way] = &[Way::Random];
 const ALL: &[Way] = &[Way::Random, Way::Zipf, Way::Sequential];
@@ -96,8 +97,68 @@ struct Tally {
     plot: Plot,
 }
 
-/// All rows of the packet path, and their plot. `core` is the other core.
+/// What the packet path is measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rows {
+    /// Packets of established flows, and memory.
+    Established,
+    /// Packets that another worker has to have.
+    Handoff,
+    /// Attacks.
+    Attack,
+    /// First packets, and whole connections.
+    NewFlows,
+    /// First packets that take from a pool that is nearly full.
+    Pool,
+    /// Flows that end.
+    Expiry,
+    /// Tables that grow.
+    Grow,
+    /// Rules and routes.
+    Rules,
+}
+
+impl Rows {
+    const ALL: [Self; 8] = [
+        Self::Established,
+        Self::Handoff,
+        Self::Attack,
+        Self::NewFlows,
+        Self::Pool,
+        Self::Expiry,
+        Self::Grow,
+        Self::Rules,
+    ];
+}
+
+/// The rows of the packet path, `only` some or all of them, and their plot. `core` is the other core.
 pub(crate) fn run(
+    rig: &mut Rig,
+    extent: Extent,
+    only: &[Rows],
+    core: usize,
+    plot: &Path,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    for rows in Rows::ALL {
+        if only.is_empty() || only.contains(&rows) {
+            match rows {
+                Rows::Established => established(rig, extent, core, plot, report)?,
+                Rows::Handoff => handoff::run(rig, extent, report)?,
+                Rows::Attack => attack::run(rig, extent, report)?,
+                Rows::NewFlows => new_flows::run(rig, extent, report)?,
+                Rows::Pool => pool::run(rig, extent, report)?,
+                Rows::Expiry => expiry::run(rig, extent, report)?,
+                Rows::Grow => grow::run(rig, extent, core, report)?,
+                Rows::Rules => rules::run(rig, extent, report)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Packets of established flows, in tables of every size, and what a flow takes.
+fn established(
     rig: &mut Rig,
     extent: Extent,
     core: usize,
@@ -136,13 +197,7 @@ pub(crate) fn run(
         draw(rig, &family, &mut tally.plot);
     }
     conclude(&tally, report)?;
-    tally.plot.write(plot)?;
-    handoff::run(rig, extent, report)?;
-    attack::run(rig, extent, report)?;
-    new_flows::run(rig, extent, report)?;
-    pool::run(rig, extent, report)?;
-    expiry::run(rig, extent, report)?;
-    grow::run(rig, extent, core, report)
+    tally.plot.write(plot)
 }
 
 /// The family beside which rings and hash tables are measured too.

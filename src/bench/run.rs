@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use super::machine::{Machine, Ticks};
 use super::report::Report;
 use super::rig::Rig;
-use super::{failover, path, rules, sync, tls};
+use super::{failover, path, sync, tls};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct Wish {
     pub(crate) path: bool,
     pub(crate) sync: bool,
     pub(crate) failover: bool,
+    /// Of the path; all where it is empty.
+    pub(crate) rows: Vec<path::Rows>,
     pub(crate) quick: bool,
     pub(crate) commit: String,
     pub(crate) lab: Option<PathBuf>,
@@ -80,12 +82,12 @@ pub(crate) fn run(wish: &Wish) -> anyhow::Result<()> {
         path::run(
             &mut rig,
             extent,
+            &wish.rows,
             other,
             &wish.output.with_file_name("path.svg"),
             &mut report,
         )
         .context("packet path")?;
-        rules::run(&mut rig, extent, &mut report).context("rules")?;
     }
     let mut pair = None;
     if wish.sync {

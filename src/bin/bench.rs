@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
+use bench::path::Rows;
 use bench::run::{Wish, run};
 use bench::{instructions, peer};
 use twinpath::dpdk::counted::Counted;
@@ -30,6 +31,9 @@ struct Arguments {
     /// Only this part; may be repeated.
     #[arg(long)]
     part: Vec<Part>,
+    /// Of the path only these rows; may be repeated.
+    #[arg(long)]
+    rows: Vec<Rows>,
     /// Fewer rows and shorter slices.
     #[arg(long)]
     quick: bool,
@@ -64,6 +68,7 @@ fn main() -> anyhow::Result<()> {
         path: wants(Part::Path),
         sync: wants(Part::Sync),
         failover: wants(Part::Failover),
+        rows: arguments.rows.clone(),
         quick: arguments.quick,
         commit: arguments.commit.clone(),
         lab: arguments.lab.clone(),
