@@ -147,12 +147,14 @@ impl Names {
         self.links[last as usize].next = core::mem::replace(&mut self.heads[into], first);
     }
 
-    /// Memory whose pages have to be there for `conntracks`.
-    pub(crate) fn spans(&self, conntracks: usize) -> [Span; 2] {
-        [
-            Span::of(&self.heads, self.heads.len(), chains_for(conntracks)),
-            Span::of(&self.links, self.links.len(), conntracks),
-        ]
+    /// Memory whose pages have to be there for the chains of `conntracks`.
+    pub(crate) fn chains_span(&self, conntracks: usize) -> Span {
+        Span::of(&self.heads, self.heads.len(), chains_for(conntracks))
+    }
+
+    /// Memory whose pages have to be there for the links of `conntracks`.
+    pub(crate) fn links_span(&self, conntracks: usize) -> Span {
+        Span::of(&self.links, self.links.len(), conntracks)
     }
 
     /// There are no conntracks from `conntracks` on: the memory for their names is in no use then.

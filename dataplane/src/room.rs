@@ -1,16 +1,20 @@
 //! More room for a worker's tables, or less, while packets flow.
 //!
 //! ```text
-//!   worker   room wanted ─────────────┐                                  ┌─ adopts it, carries a few keys per turn ─► spent
-//!   agent         pages for the ends of the arenas, empty indexes: Room ─┘                         frees it ◄───────────┘
+//!   worker   room wanted ─┐                       ┌─ adopts it, carries a few keys per turn ─► spent ─► freed by the agent
+//!   agent                 └─ empty indexes: Room ─┤
+//!                                                 └─ pages for a slice of the arenas ─► limits go up ─► the next slice
 //! ```
 //!
 //! Arenas are vectors with address space for more than they have ([`crate::span`]), so ids and addresses stay; the agent has the
 //! pages put there before. Indexes are exchanged ([`crate::conntrack::Moving`]). The worker neither allocates nor frees nor
 //! waits for a page: it takes the room in one step, and everything that follows is done in slices.
 //!
-//! Room is *wanted* when three quarters are taken, so that what comes until the agent has it finds a place. Records of the
-//! peer that would find none, while there may be more, wait in their ring, in order; packets don't wait.
+//! Room is *wanted* when three quarters are taken, so that what comes until the agent has it finds a place. Pages that the machine
+//! has at hand are there in no time; those that a hypervisor has to find first come some fifty times as slowly. So nothing waits for
+//! the last of them: the indexes, a quarter of all, come first, and the limits go up with each slice of the arenas
+//! ([`Sizes::towards`]). First packets are refused only when they come faster than pages for as many conntracks. Records of the
+//! peer that would find no place, while there may be more, wait in their ring, in order.
 //!
 //! Less room is had in the same way: the limit comes down at once and ends nobody, indexes are exchanged when everything fits
 //! into smaller ones, and the pages behind the limit are given back when the last tenant there has gone.
@@ -23,6 +27,11 @@ use crate::tables::Tables;
 /// Room is wanted when so many of [`PARTS`] are taken.
 const WANTED_AT: usize = 3;
 const PARTS: usize = 4;
+
+/// Slices that the arenas' pages for more room come in, and conntracks of a slice at least: what the agent takes from one to the
+/// next is no more than a few milliseconds.
+const SLICES: usize = 16;
+const SLICE_LEAST: usize = 1 << 14;
 
 /// Entries carried over per turn, at least.
 pub(crate) const CARRIED: usize = 16;
@@ -42,7 +51,7 @@ pub struct Sizes {
     pub nat: NatLimits,
 }
 
-/// What a worker is given in order to hold so much.
+/// What a worker is given in order to come to hold so much: the arenas follow ([`Tables::raise`]).
 #[derive(Debug)]
 pub struct Room {
     pub(crate) sizes: Sizes,
@@ -96,8 +105,10 @@ impl Asking {
 pub enum Step {
     /// Limits come down to these ([`Tables::set_limits`]).
     Lower(Sizes),
-    /// A room of these sizes is made and given ([`Tables::adopt`]).
+    /// A room for these sizes is made and given ([`Tables::adopt`]).
     Give(Sizes),
+    /// There is a room for more: pages are put there, and limits go up to these ([`Tables::raise`]).
+    Raise(Sizes),
     /// The worker has to come further first: carry keys over, lose entries, or get a slot that is on its way.
     Wait,
     /// Everything is as wanted.
@@ -135,13 +146,17 @@ impl Standing {
         if !self.sizes.within(wanted) {
             return Step::Lower(self.sizes.least(wanted));
         }
-        if self.sizes == *wanted && self.indexed == wanted.conntracks {
+        if self.indexed != wanted.conntracks {
+            return if self.moving || !self.held.within(wanted) {
+                Step::Wait
+            } else {
+                Step::Give(*wanted)
+            };
+        }
+        if self.sizes == *wanted {
             return Step::Done;
         }
-        if self.moving || !self.held.within(wanted) {
-            return Step::Wait;
-        }
-        Step::Give(*wanted)
+        Step::Raise(self.sizes.towards(wanted))
     }
 }
 
@@ -162,6 +177,30 @@ impl Sizes {
                 blocks: self.nat.blocks.min(other.nat.blocks),
                 mappings: self.nat.mappings.min(other.nat.mappings),
                 events: self.nat.events,
+            },
+        }
+    }
+
+    /// A slice more, on the way to `wanted`, which is no less in any part: the same share of all of them.
+    #[must_use]
+    pub fn towards(&self, wanted: &Self) -> Self {
+        let left = wanted.conntracks - self.conntracks;
+        let slice = (wanted.conntracks / SLICES).max(SLICE_LEAST);
+        if left <= slice {
+            return *wanted;
+        }
+        let part = |has: u32, wanted: u32| {
+            let more = u64::from(wanted - has) * slice as u64 / left as u64;
+            has + u32::try_from(more).unwrap_or(0)
+        };
+        let (has, all) = (&self.nat, &wanted.nat);
+        Self {
+            conntracks: self.conntracks + slice,
+            nat: NatLimits {
+                subscribers: part(has.subscribers, all.subscribers),
+                blocks: part(has.blocks, all.blocks),
+                mappings: part(has.mappings, all.mappings),
+                events: all.events,
             },
         }
     }
@@ -203,12 +242,18 @@ impl Tables {
         }
     }
 
-    /// Memory whose pages have to be there before the tables may hold `sizes`.
+    /// Memory whose pages have to be there before a room for `sizes` is adopted.
+    #[must_use]
+    pub fn room_span(&self, sizes: &Sizes) -> Span {
+        self.names.chains_span(sizes.conntracks)
+    }
+
+    /// Memory whose pages have to be there before the tables may hold `sizes`, for which they have a room.
     #[must_use]
     pub fn spans(&self, sizes: &Sizes) -> Vec<Span> {
         let mut spans = self.conntracks.spans(sizes.conntracks);
         spans.push(self.wheel.span(self.conntracks.capacity(), sizes.conntracks));
-        spans.extend(self.names.spans(sizes.conntracks));
+        spans.push(self.names.links_span(sizes.conntracks));
         spans.extend(self.nat.spans(&sizes.nat));
         spans.retain(|span| span.bytes > 0);
         spans
@@ -226,6 +271,12 @@ impl Tables {
             && has < self.asking.most
             && self.conntracks.len() * PARTS >= has * WANTED_AT
             && !self.is_moving()
+            && !self.is_rising()
+    }
+
+    /// Whether there is a room for more than the arenas may hold yet.
+    const fn is_rising(&self) -> bool {
+        self.conntracks.capacity() < self.conntracks.indexed()
     }
 
     /// Room was asked for: it is on its way until it comes, or [`Self::refuse_room`] says that it doesn't.
@@ -255,7 +306,32 @@ impl Tables {
         self.begin_to_rearrange();
     }
 
-    /// Goes over to the room it is given, in one step.
+    /// Takes as much as `sizes` in from now on, whose pages are there. False when the room it has is for less, or it may hold more
+    /// already; nothing has changed then.
+    pub fn raise(&mut self, sizes: &Sizes) -> bool {
+        let Standing { sizes: now, .. } = self.standing();
+        if !now.within(sizes) || !sizes.within(&self.made_for()) {
+            return false;
+        }
+        self.set_limits(sizes);
+        self.answer();
+        true
+    }
+
+    /// What the present room was made for.
+    fn made_for(&self) -> Sizes {
+        Sizes {
+            conntracks: self.conntracks.indexed(),
+            nat: self.nat.indexed(),
+        }
+    }
+
+    /// What was asked for is there, if it is.
+    const fn answer(&mut self) {
+        self.asking.asked &= self.is_rising();
+    }
+
+    /// Goes over to the room it is given, in one step. What it may hold is no more than before, and no more than the room is for.
     ///
     /// # Errors
     /// The room, when what is there doesn't fit into it, there is no address space for it, the former room isn't cleared up yet,
@@ -271,10 +347,11 @@ impl Tables {
             conntracks,
             nat,
         } = room;
-        self.conntracks.adopt(sizes.conntracks, conntracks);
-        self.nat.adopt_room(&sizes.nat, nat);
+        let limits = standing.sizes.least(&sizes);
+        self.conntracks.adopt(limits.conntracks, conntracks);
+        self.nat.adopt_room(&limits.nat, nat);
         self.names.set_chains(sizes.conntracks);
-        self.asking.asked = false;
+        self.answer();
         self.begin_to_rearrange();
         Ok(())
     }
@@ -283,7 +360,7 @@ impl Tables {
     /// and no single turn's.
     fn begin_to_rearrange(&mut self) {
         let held = self.conntracks.len();
-        let left = (self.conntracks.capacity() * WANTED_AT / PARTS).saturating_sub(held);
+        let left = (self.conntracks.indexed() * WANTED_AT / PARTS).saturating_sub(held);
         self.carry_pace = (self.conntracks.to_carry() * PACE_PARTS)
             .div_ceil(left.max(1))
             .min(PACE_MOST * PACE_PARTS);
@@ -378,6 +455,11 @@ mod tests {
         tables.insert(conntrack(n, NOW))
     }
 
+    fn give(tables: &mut Tables, conntracks: usize) {
+        tables.adopt(Room::new(sizes(conntracks))).unwrap();
+        assert!(tables.raise(&sizes(conntracks)));
+    }
+
     fn find(tables: &Tables, n: u16) -> Option<u32> {
         let found = [key(n), key(n).reversed()].map(|key| {
             let hash = tables.conntracks.hash(&key);
@@ -406,6 +488,14 @@ mod tests {
         assert!(!tables.wants_room());
         assert_eq!([1, 2, 3].map(|n| tables.records_with_room(n)), [1, 2, 2]);
         tables.adopt(Room::new(sizes(12))).unwrap();
+        assert!(!tables.raise(&sizes(13)), "the room is for less");
+        assert!(tables.raise(&sizes(10)) && !tables.raise(&sizes(9)));
+        assert_eq!([4, 5].map(|n| tables.records_with_room(n)), [4, 4]);
+        assert!(
+            tables.standing().asked && !tables.wants_room(),
+            "some is on its way"
+        );
+        assert!(tables.raise(&sizes(12)));
         assert_eq!(tables.records_with_room(99), 99, "full is full then");
         while turn(&mut tables).is_none() {}
         for n in 6..12 {
@@ -428,7 +518,7 @@ mod tests {
         };
         make(&mut tables, 800);
         for more in [2_000, 4_000] {
-            tables.adopt(Room::new(sizes(more))).unwrap();
+            give(&mut tables, more);
             assert!(tables.rearrange() <= 3 * CARRIED, "keys and chains");
             while turn(&mut tables).is_none() {
                 let flows = CARRIED;
@@ -441,6 +531,57 @@ mod tests {
             let rest = more * 4 / 5 - tables.conntracks.len();
             make(&mut tables, rest);
         }
+    }
+
+    /// So slowly that a room as a whole would be there when the last quarter has been taken one and a half times.
+    #[test]
+    fn first_packets_find_places_though_pages_come_slowly() {
+        let (start, wanted) = (2 * SLICE_LEAST, sizes(4 * SLICE_LEAST));
+        let mut tables = tables(start, wanted.conntracks);
+        let bytes = |tables: &Tables, step| match step {
+            Step::Give(sizes) => Room::new(sizes).conntracks.memory_bytes() + tables.room_span(&sizes).bytes,
+            Step::Raise(sizes) => tables.spans(&sizes).iter().map(|span| span.bytes).sum(),
+            _ => 0,
+        };
+        let whole = bytes(&tables, Step::Give(wanted)) + bytes(&tables, Step::Raise(wanted));
+        let pace = whole / (start / PARTS * 3 / 2);
+        let mut made = None;
+        for n in 0..=u16::MAX {
+            assert!(make(&mut tables, n).is_ok(), "{n}: {:?}", tables.standing());
+            turn(&mut tables);
+            if tables.wants_room() {
+                tables.room_asked();
+            }
+            if !tables.standing().asked {
+                continue;
+            }
+            made = match made.take() {
+                None => Some((tables.standing().next(&wanted), 0)),
+                Some((step, has)) if has + pace < bytes(&tables, step) => Some((step, has + pace)),
+                Some((Step::Give(sizes), _)) => tables.adopt(Room::new(sizes)).map(|()| None).unwrap(),
+                Some((Step::Raise(sizes), _)) => tables.raise(&sizes).then_some(None).unwrap(),
+                Some((step, _)) => unreachable!("{step:?}"),
+            };
+        }
+        assert_eq!(tables.standing().next(&wanted), Step::Done);
+    }
+
+    #[test]
+    fn a_slice_is_the_same_share_of_everything() {
+        let all = |conntracks: usize, mappings: u32| Sizes {
+            nat: NatLimits {
+                mappings,
+                ..sizes(0).nat
+            },
+            ..sizes(conntracks)
+        };
+        let (mut has, wanted) = (all(SLICES * SLICE_LEAST, 100), all(2 * SLICES * SLICE_LEAST, 180));
+        let mut mappings = vec![];
+        while has != wanted {
+            has = has.towards(&wanted);
+            mappings.push(has.nat.mappings);
+        }
+        assert_eq!(mappings, [110, 120, 130, 140, 150, 160, 170, 180]);
     }
 
     #[test]
@@ -477,7 +618,7 @@ mod tests {
     #[test]
     fn pages_behind_a_lower_limit_are_let_go_when_the_last_tenant_has_gone() {
         let mut tables = tables(4, 4_096);
-        tables.adopt(Room::new(sizes(4_096))).unwrap();
+        give(&mut tables, 4_096);
         while turn(&mut tables).is_none() {}
         for n in 0..4_096 {
             make(&mut tables, n).unwrap();
@@ -511,7 +652,7 @@ mod tests {
         /// has its timer and stands in its slot's list, and nothing else is.
         #[test]
         fn tables_are_those_of_a_set_whatever_room_there_is(
-            steps in prop::collection::vec((0_u8..8, 0_u16..60), 1..300),
+            steps in prop::collection::vec((0_u8..9, 0_u16..60), 1..300),
         ) {
             let mut tables = tables(8, 50);
             let mut flows: HashSet<u16> = HashSet::new();
@@ -543,6 +684,11 @@ mod tests {
                         tables.set_limits(&sizes(less));
                     }
                     6 => { tables.vacate(); }
+                    7 => {
+                        let Standing { sizes: has, indexed, .. } = tables.standing();
+                        let more = sizes(usize::from(n));
+                        prop_assert_eq!(tables.raise(&more), has.within(&more) && more.conntracks <= indexed);
+                    }
                     _ => { turn(&mut tables); }
                 }
                 prop_assert_eq!((tables.conntracks.len(), tables.wheel.len()), (flows.len(), flows.len()));

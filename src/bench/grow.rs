@@ -12,7 +12,7 @@ use dataplane::inbox::{Ask, Visited, Visitor};
 use dataplane::io::BURST;
 use dataplane::nat::NatLimits;
 use dataplane::notice::Notice;
-use dataplane::room::{Room, Sizes};
+use dataplane::room::{Room, Sizes, Standing, Step as RoomStep};
 use dataplane::tables::Tables;
 use dataplane::verdict::Drop;
 use twinpath::dpdk::large;
@@ -27,10 +27,10 @@ use super::stats::{Spread, as_f64};
 /// Bytes of a flow in everything that is held for it here, frames' tuples included.
 const FLOW_BYTES: u64 = 600;
 /// How long the worker may take to answer.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
+const ANSWER_WAIT: Duration = Duration::from_secs(300);
 /// Between two looks of the thread that gives room, and how often it looks.
 const LOOK_AFTER: Duration = Duration::from_micros(200);
-const LOOKS_MAX: usize = 150_000;
+const LOOKS_MAX: usize = 1_500_000;
 
 /// Growths of as many tables. A timer of the kernel or another guest of the machine holds up one burst or another, and a burst
 /// says little of the code for that; what the code does at some point of a growth it does in each of them.
@@ -157,15 +157,27 @@ enum Phase {
     Asked,
     /// Keys are carried over, until the former index has gone.
     Moving,
+    /// Nothing is left to be carried over, and the last limits are yet to go up.
+    Rising,
 }
 
 impl Phase {
-    const ALL: [Self; 2] = [Self::Asked, Self::Moving];
+    const ALL: [Self; 3] = [Self::Asked, Self::Moving, Self::Rising];
+
+    const fn of(standing: &Standing) -> Option<Self> {
+        let rising = standing.sizes.conntracks < standing.indexed;
+        match (standing.moving, rising, standing.asked) {
+            (true, ..) => Some(Self::Moving),
+            (false, true, _) => Some(Self::Rising),
+            (false, false, true) => Some(Self::Asked),
+            (false, false, false) => None,
+        }
+    }
 }
 
 /// Clocks of the bursts of a doubling, by phase and in order; none where the worker lost its core.
 #[derive(Debug, Default)]
-struct Doubling([Vec<Option<f64>>; 2]);
+struct Doubling([Vec<Option<f64>>; 3]);
 
 impl Doubling {
     fn bursts(&self) -> Vec<f64> {
@@ -197,12 +209,7 @@ fn fill(rig: &mut Rig, node: &mut Node, keys: &[FlowKey]) -> anyhow::Result<Burs
             node.worker.turn(clock.now(), io);
         });
         // What the turn has done is of the phase that it has left things in.
-        let standing = node.worker.tables().standing();
-        let phase = match (standing.moving, standing.asked) {
-            (true, _) => Some(Phase::Moving),
-            (false, true) => Some(Phase::Asked),
-            (false, false) => None,
-        };
+        let phase = Phase::of(&node.worker.tables().standing());
         let sent = rig.feeder.collect(WAN, |_, _| {});
         bursts.refused += chunk.len() - sent;
         if phase.is_some() && (before.is_none() || phase == Some(Phase::Asked) && before != phase) {
@@ -241,7 +248,7 @@ struct Supplier {
 }
 
 impl Supplier {
-    /// Gives room whenever it is wanted; returns how often.
+    /// Gives room whenever it is wanted, in the agent's steps; returns how often.
     fn run(self) -> anyhow::Result<u32> {
         let mut given = 0;
         while !self.stop.load(Ordering::Relaxed) {
@@ -258,27 +265,44 @@ impl Supplier {
     }
 
     fn double(&self) -> anyhow::Result<()> {
-        let most = self.most;
-        let (sizes, spans) = self.visit(move |tables| {
-            let Sizes { conntracks, nat } = tables.standing().sizes;
-            let twice = Sizes {
-                conntracks: 2 * conntracks,
-                nat: NatLimits {
-                    mappings: 2 * nat.mappings,
-                    ..nat
-                },
+        let Sizes { conntracks, nat } = self.visit(|tables| tables.standing().sizes)?;
+        let twice = Sizes {
+            conntracks: 2 * conntracks,
+            nat: NatLimits {
+                mappings: 2 * nat.mappings,
+                ..nat
+            },
+        };
+        while self.step(twice.least(&self.most))? {}
+        // Freed here, when everything has been carried over.
+        self.await_some(Tables::take_spent).map(drop)
+    }
+
+    /// A step towards what is wanted; false when there is none left.
+    fn step(&self, wanted: Sizes) -> anyhow::Result<bool> {
+        let (step, spans) = self.visit(move |tables| {
+            let step = tables.standing().next(&wanted);
+            let spans = match step {
+                RoomStep::Give(sizes) => vec![tables.room_span(&sizes)],
+                RoomStep::Raise(sizes) => tables.spans(&sizes),
+                _ => vec![],
             };
-            let sizes = twice.least(&most);
-            (sizes, tables.spans(&sizes))
+            (step, spans)
         })?;
         for span in spans {
             large::populate(span)?;
         }
-        let mut room = Some(Room::new(sizes));
-        let adopted = self.visit(move |tables| room.take().is_some_and(|room| tables.adopt(room).is_ok()))?;
-        ensure!(adopted, "room that was asked for was refused");
-        // Freed here, when everything has been carried over.
-        self.await_some(Tables::take_spent).map(drop)
+        let taken = match step {
+            RoomStep::Give(sizes) => {
+                let mut room = Some(Room::new(sizes));
+                self.visit(move |tables| room.take().is_some_and(|room| tables.adopt(room).is_ok()))?
+            }
+            RoomStep::Raise(sizes) => self.visit(move |tables| tables.raise(&sizes))?,
+            RoomStep::Done => return Ok(false),
+            RoomStep::Lower(_) | RoomStep::Wait => false,
+        };
+        ensure!(taken, "room that was asked for was refused");
+        Ok(true)
     }
 
     fn visit<T: Send + 'static>(

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   look ─► Lower: done on the spot ──────────────────────────────────┐
-//!        ─► Give: pages and indexes, on a thread of its own ─► given ─┼─► look again, until nothing is left to do
+//!        ─► Give: indexes, on a thread of its own ─► given ───────────┤
+//!        ─► Raise: a slice of pages, on such a thread ─► limits up ───┼─► look again, until nothing is left to do
 //!        ─► Done: what lies behind the limits, back to the kernel ────┘
 //! ```
 //!
@@ -69,6 +70,8 @@ enum Stage {
     Looking(Gather<Look>),
     Making(Receiver<io::Result<Room>>),
     Giving(Gather<Option<Box<Room>>>),
+    Paging(Receiver<io::Result<()>>, Sizes),
+    Raising(Gather<bool>),
     Refusing(Gather<()>),
     Emptying(Receiver<u64>),
 }
@@ -78,7 +81,9 @@ enum Stage {
 struct Look {
     standing: Standing,
     step: Step,
+    /// Memory that the step needs pages in, and bytes of what comes after it.
     spans: Vec<Span>,
+    later: u64,
     vacated: Vacated,
     spent: Option<Spent>,
 }
@@ -186,24 +191,35 @@ impl Rooms {
             Stage::Giving(mut given) => match given.poll() {
                 Ok(None) => Stage::Giving(given),
                 Ok(Some(answers)) => {
-                    match answers.into_iter().flatten().next() {
-                        // It has changed in between: looked at again, and made anew.
-                        Some(refused) => self.aside("room-free", move || drop(refused)),
-                        None => {
-                            let has = self.of[worker].making;
-                            self.of[worker].has = has;
-                            let conntracks = self.sizes(has).conntracks;
-                            told.push(Told::Has { worker, conntracks });
-                        }
+                    // It has changed in between: looked at again, and made anew.
+                    if let Some(refused) = answers.into_iter().flatten().next() {
+                        self.aside("room-free", move || drop(refused));
+                        return self.again(worker, now + LOOK_AGAIN_AFTER);
                     }
-                    self.again(worker, now + LOOK_AGAIN_AFTER)
+                    self.again(worker, now)
                 }
                 Err(_) => self.again(worker, now + LOOK_AGAIN_AFTER),
+            },
+            Stage::Paging(done, sizes) => match done.try_recv() {
+                Err(TryRecvError::Empty) => Stage::Paging(done, sizes),
+                Ok(Ok(())) => Stage::Raising(Gather::one(&self.asks[worker], move |tables, _| {
+                    Some(tables.raise(&sizes))
+                })),
+                Ok(Err(error)) => {
+                    tracing::error!(worker, %error, "no pages for more conntracks");
+                    self.no_pages(worker, now, told)
+                }
+                Err(TryRecvError::Disconnected) => self.no_pages(worker, now, told),
+            },
+            Stage::Raising(mut raised) => match raised.poll() {
+                Ok(None) => Stage::Raising(raised),
+                Ok(Some(answers)) if answers == [true] => self.again(worker, now),
+                _ => self.again(worker, now + LOOK_AGAIN_AFTER),
             },
             Stage::Refusing(mut refused) => match refused.poll() {
                 Ok(None) => Stage::Refusing(refused),
                 Ok(Some(_)) => Stage::Idle,
-                Err(_) => self.refuse(worker, now),
+                Err(_) => self.put_off(worker, now),
             },
             Stage::Emptying(done) => match done.try_recv() {
                 Err(TryRecvError::Empty) => Stage::Emptying(done),
@@ -237,12 +253,17 @@ impl Rooms {
                 standing,
                 step,
                 spans: Vec::new(),
+                later: 0,
                 vacated: Vacated::default(),
                 spent,
             };
             match step {
                 Step::Lower(sizes) => tables.set_limits(&sizes),
-                Step::Give(sizes) => look.spans = tables.spans(&sizes),
+                Step::Give(sizes) => {
+                    look.later = bytes(&tables.spans(&sizes));
+                    look.spans = vec![tables.room_span(&sizes)];
+                }
+                Step::Raise(sizes) => look.spans = tables.spans(&sizes),
                 Step::Wait => {}
                 Step::Done => {
                     // Whoever still asks then has all there is.
@@ -261,6 +282,7 @@ impl Rooms {
             standing,
             step,
             spans,
+            later,
             vacated,
             spent,
         } = look;
@@ -279,39 +301,60 @@ impl Rooms {
             Step::Wait => self.again(worker, now + LOOK_AGAIN_AFTER),
             // There was less address space to be had than was asked for.
             Step::Give(sizes) if !sizes.within(&standing.reserve) => self.no_memory(worker, now, told),
-            Step::Give(sizes) => self.make(worker, sizes, spans, now, told),
-            Step::Done if standing.moving => self.again(worker, now + LOOK_AGAIN_AFTER),
-            Step::Done if !vacated.spans().is_empty() => {
-                let (to, done) = bounded(1);
-                self.aside("room-free", move || {
-                    let _ = to.send(large::give_back(&vacated));
-                });
-                Stage::Emptying(done)
+            Step::Give(sizes) => {
+                let keys = sizes.conntracks as u64 + u64::from(sizes.nat.mappings);
+                if !there_is_memory(bytes(&spans) + later + keys * INDEX_BYTES) {
+                    return self.no_memory(worker, now, told);
+                }
+                Stage::Making(self.made("room-make", move || populate(&spans).map(|()| Room::new(sizes))))
             }
-            Step::Done if standing.trailing => self.again(worker, now + LOOK_BEHIND_AFTER),
-            Step::Done => Stage::Idle,
+            Step::Raise(_) if !there_is_memory(bytes(&spans)) => self.no_pages(worker, now, told),
+            Step::Raise(sizes) => {
+                let done = self.made("room-pages", move || populate(&spans));
+                Stage::Paging(done, sizes)
+            }
+            Step::Done => self.done(worker, &standing, vacated, now, told),
         }
     }
 
-    /// Has everything made that a worker needs for more room, or for less.
-    fn make(
+    /// A worker has what it was to have.
+    fn done(
         &mut self,
         worker: usize,
-        sizes: Sizes,
-        spans: Vec<Span>,
+        standing: &Standing,
+        vacated: Vacated,
         now: Instant,
         told: &mut Vec<Told>,
     ) -> Stage {
-        let arenas: u64 = spans.iter().map(|span| span.bytes as u64).sum();
-        let keys = sizes.conntracks as u64 + u64::from(sizes.nat.mappings);
-        if arenas + keys * INDEX_BYTES + SPARE_BYTES > machine::memory_available() {
-            return self.no_memory(worker, now, told);
+        let conntracks = standing.sizes.conntracks;
+        let of = &mut self.of[worker];
+        if core::mem::replace(&mut of.has, of.making) != of.making {
+            told.push(Told::Has { worker, conntracks });
         }
+        // What has come was asked for before, and is three quarters taken again.
+        if standing.asked && of.has < self.most {
+            of.wanted = of.has.saturating_mul(2).min(self.most);
+            return self.again(worker, now);
+        }
+        if standing.moving {
+            return self.again(worker, now + LOOK_AGAIN_AFTER);
+        }
+        if !vacated.spans().is_empty() {
+            return Stage::Emptying(self.made("room-free", move || large::give_back(&vacated)));
+        }
+        if standing.trailing {
+            return self.again(worker, now + LOOK_BEHIND_AFTER);
+        }
+        Stage::Idle
+    }
+
+    /// What a job on a thread of its own makes.
+    fn made<T: Send + 'static>(&self, name: &str, job: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
         let (to, made) = bounded(1);
-        self.aside("room-make", move || {
-            let _ = to.send(make(sizes, &spans));
+        self.aside(name, move || {
+            let _ = to.send(job());
         });
-        Stage::Making(made)
+        made
     }
 
     fn give(&self, worker: usize, room: Room) -> Stage {
@@ -323,16 +366,22 @@ impl Rooms {
 
     /// What there is stays; more may be asked for again later.
     fn no_memory(&mut self, worker: usize, now: Instant, told: &mut Vec<Told>) -> Stage {
+        self.of[worker].wanted = self.of[worker].has;
+        self.no_pages(worker, now, told)
+    }
+
+    /// There are indexes, and some of the pages: those that lack are tried again later.
+    fn no_pages(&mut self, worker: usize, now: Instant, told: &mut Vec<Told>) -> Stage {
         told.push(Told::NoMemory {
             worker,
             conntracks: self.sizes(self.of[worker].making).conntracks,
         });
-        self.refuse(worker, now)
+        self.put_off(worker, now)
     }
 
-    fn refuse(&mut self, worker: usize, now: Instant) -> Stage {
+    /// A worker waits for no more until it is told again how much there may be.
+    fn put_off(&mut self, worker: usize, now: Instant) -> Stage {
         let of = &mut self.of[worker];
-        of.wanted = of.has;
         of.remind = true;
         of.look_at = Some(now + ASK_AGAIN_AFTER);
         Stage::Refusing(Gather::one(&self.asks[worker], |tables, _| {
@@ -354,7 +403,16 @@ impl Rooms {
     }
 }
 
-fn make(sizes: Sizes, spans: &[Span]) -> io::Result<Room> {
+fn bytes(spans: &[Span]) -> u64 {
+    spans.iter().map(|span| span.bytes as u64).sum()
+}
+
+fn there_is_memory(bytes: u64) -> bool {
+    bytes + SPARE_BYTES <= machine::memory_available()
+}
+
+/// Has pages put there, and everything else wait for it: not the agent's to do.
+fn populate(spans: &[Span]) -> io::Result<()> {
     for &span in spans {
         match large::populate(span) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -364,5 +422,5 @@ fn make(sizes: Sizes, spans: &[Span]) -> io::Result<Room> {
             result => result?,
         }
     }
-    Ok(Room::new(sizes))
+    Ok(())
 }

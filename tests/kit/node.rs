@@ -258,12 +258,21 @@ impl Node {
             tables.set_most(self.room.unwrap_or(most).min(most));
             drop(tables.take_spent());
             let standing = tables.standing();
-            let more = if standing.asked { 2 } else { 1 };
-            let by_need = (standing.sizes.conntracks * more).min(most);
+            let (has, rises) = (
+                standing.sizes.conntracks,
+                standing.indexed > standing.sizes.conntracks,
+            );
+            let by_need = match standing.asked {
+                true if rises => standing.indexed,
+                true => 2 * has,
+                false => has,
+            }
+            .min(most);
             let wanted = self.setup.sizes(self.room.unwrap_or(by_need).min(most));
             match standing.next(&wanted) {
                 Step::Lower(sizes) => tables.set_limits(&sizes),
                 Step::Give(sizes) => assert!(tables.adopt(Room::new(sizes)).is_ok(), "it was asked before"),
+                Step::Raise(sizes) => assert!(tables.raise(&sizes), "it has a room"),
                 Step::Wait => {}
                 Step::Done => drop(tables.vacate()),
             }

@@ -7,7 +7,7 @@ use super::block::Block;
 use super::mapping::Mapping;
 use super::subscriber::Subscriber;
 use super::{Nat, NatLimits};
-use crate::conntrack::Index;
+use crate::conntrack::{Index, Moving};
 use crate::span::Span;
 
 /// Mappings that are carried over together.
@@ -85,7 +85,7 @@ impl Nat {
         self.mappings.set_limit(limits.mappings);
     }
 
-    /// Goes over to other limits and empty indexes for as many. What is there must fit into them.
+    /// Goes over to other limits and empty indexes for no less. What is there must fit into them.
     pub(crate) fn adopt_room(&mut self, limits: &NatLimits, room: NatRoom) {
         let adopted = self.subscriber_index.adopt(room.subscribers).is_ok()
             && self.block_index.adopt(room.blocks).is_ok()
@@ -98,6 +98,17 @@ impl Nat {
             blocks: (0, self.blocks.reach()),
             mappings: (0, self.mappings.reach()),
         };
+    }
+
+    /// What the present indexes were made for.
+    pub(crate) fn indexed(&self) -> NatLimits {
+        let of = |index: &Moving| u32::try_from(index.capacity()).unwrap_or(u32::MAX);
+        NatLimits {
+            subscribers: of(&self.subscriber_index),
+            blocks: of(&self.block_index),
+            mappings: of(&self.inside_index),
+            events: u32::try_from(self.events_max).unwrap_or(u32::MAX),
+        }
     }
 
     /// Whether there are indexes that are being left.

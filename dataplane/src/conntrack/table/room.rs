@@ -25,7 +25,7 @@ impl Table {
         self.vacant.set_limit(u32::try_from(limit).unwrap_or(NIL));
     }
 
-    /// Goes over to another limit and an empty index for as many. What is there must fit into it.
+    /// Goes over to another limit and an empty index for no less. What is there must fit into it.
     pub(crate) fn adopt(&mut self, limit: usize, index: Index) {
         let adopted = self.index.adopt(index);
         debug_assert!(adopted.is_ok(), "asked before");
