@@ -525,6 +525,11 @@ fn port(row: &PortRow) -> String {
             t.line("table-entries", row.rss.table_entries);
             t.line("note", &row.rss.note);
         });
+        let verified = row.rx_checksums.join(" ");
+        t.line(
+            "rx-checksums",
+            if verified.is_empty() { "none" } else { &verified },
+        );
         t.line("tx-queues", row.tx_queues);
         t.open("statistics", |t| {
             for (name, value) in [

@@ -485,6 +485,9 @@ pub struct PortRow {
     pub rx_queues: u16,
     /// How the card chooses one.
     pub rss: RssRow,
+    /// Checksums that its device verifies; the workers do the others.
+    #[serde(default)]
+    pub rx_checksums: Vec<String>,
     /// Transmit queues.
     pub tx_queues: u16,
     /// Packets received.

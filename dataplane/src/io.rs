@@ -32,6 +32,16 @@ pub struct RxQueue {
     pub queue: u16,
 }
 
+/// Which checksums of a frame its port has found right, so that nobody needs to reckon them again. What a port found wrong, or
+/// hasn't looked at, isn't: software has the last word about that.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// That of the IPv4 header.
+    pub header: bool,
+    /// That of the TCP segment or UDP datagram.
+    pub transport: bool,
+}
+
 /// One frame in one contiguous buffer, from the Ethernet header to its last byte, without FCS.
 /// Dropping it frees it.
 pub trait Packet: Send + Sized {
@@ -46,6 +56,10 @@ pub trait Packet: Send + Sized {
     fn prepend(&mut self, count: usize) -> bool;
     /// Removes `count` bytes from the front; false (and unchanged) when the frame is shorter.
     fn trim_front(&mut self, count: usize) -> bool;
+    /// What its port says of it as it came. Rewriting adjusts checksums by what it changes, so this stays true on its way.
+    fn verified(&self) -> Verified {
+        Verified::default()
+    }
 }
 
 /// What a worker does to the outside world.

@@ -637,6 +637,7 @@ fn parse_all<P: Packet>(batch: &mut Batch<P>) -> bool {
     let mut fragments = false;
     let places = batch.meta.iter_mut().zip(&mut batch.work);
     for (packet, (meta, work)) in batch.packets.iter().zip(places) {
+        meta.verified = packet.verified();
         work.verdict = parse(packet.data(), meta);
         fragments |= meta.piece != Piece::Whole;
     }

@@ -325,6 +325,7 @@ fn port_row(id: PortId, port: &PortFacts, ports: &PortSet) -> PortRow {
         renewed: 0,
         rx_queues: port.rx_queues,
         rss: ports.rss(id).map(rss_row).unwrap_or_default(),
+        rx_checksums: ports.checksums(id).names().map(str::to_owned).collect(),
         tx_queues: port.tx_queues,
         rx_packets: stats.rx_packets,
         rx_bytes: stats.rx_bytes,

@@ -5,7 +5,7 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::slice;
 
-use dataplane::io::Packet;
+use dataplane::io::{Packet, Verified};
 
 use super::sys;
 
@@ -26,7 +26,7 @@ pub(super) struct Head {
     pub(super) nb_segs: u16,
     pub(super) port: u16,
     pub(super) ol_flags: u64,
-    _packet_type: u32,
+    packet_type: u32,
     pub(super) pkt_len: u32,
     pub(super) data_len: u16,
     _vlan_tci: u16,
@@ -43,6 +43,7 @@ const _: () = {
     assert!(offset_of!(Head, nb_segs) == sys::TWINPATH_MBUF_NB_SEGS as usize);
     assert!(offset_of!(Head, port) == sys::TWINPATH_MBUF_PORT as usize);
     assert!(offset_of!(Head, ol_flags) == sys::TWINPATH_MBUF_OL_FLAGS as usize);
+    assert!(offset_of!(Head, packet_type) == sys::TWINPATH_MBUF_PACKET_TYPE as usize);
     assert!(offset_of!(Head, pkt_len) == sys::TWINPATH_MBUF_PKT_LEN as usize);
     assert!(offset_of!(Head, data_len) == sys::TWINPATH_MBUF_DATA_LEN as usize);
     assert!(offset_of!(Head, buf_len) == sys::TWINPATH_MBUF_BUF_LEN as usize);
@@ -172,6 +173,19 @@ impl Packet for Mbuf {
         self.head_mut().data_off = data_off;
         self.set_lens(data_len);
         true
+    }
+
+    fn verified(&self) -> Verified {
+        let head = self.head();
+        // What is said of a tunnel's packet is said of the one inside.
+        let nothing = head.ol_flags & (sys::TWINPATH_IP_CKSUM_GOOD | sys::TWINPATH_L4_CKSUM_GOOD) == 0;
+        if nothing || head.packet_type & sys::TWINPATH_TUNNEL_MASK != 0 {
+            return Verified::default();
+        }
+        Verified {
+            header: head.ol_flags & sys::TWINPATH_IP_CKSUM_MASK == sys::TWINPATH_IP_CKSUM_GOOD,
+            transport: head.ol_flags & sys::TWINPATH_L4_CKSUM_MASK == sys::TWINPATH_L4_CKSUM_GOOD,
+        }
     }
 }
 

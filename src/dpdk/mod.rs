@@ -55,6 +55,8 @@ pub use error::Errno;
 pub use lifeline::{Lifeline, LifelineError};
 pub use mbuf::Mbuf;
 pub use mempool::{Mempool, PoolError};
-pub use port::{Link, PortConfig, PortError, PortRss, PortSet, RenewError, devices_at_start, room_for};
+pub use port::{
+    Checksums, Link, PortConfig, PortError, PortRss, PortSet, RenewError, devices_at_start, room_for,
+};
 pub use queues::{PortCounters, Ports};
 pub use stats::{PortStats, RxQueueStats, TxQueueStats};

@@ -2,6 +2,7 @@
 //! agent (MAC, link, counters) while the workers poll their queues, and closed by `Eal::stop`.
 
 mod bring_up;
+mod checksums;
 mod fallen;
 mod renew;
 mod rss;
@@ -20,6 +21,7 @@ use thiserror::Error;
 
 pub(super) use bring_up::{bring_up, set_mtu};
 use bring_up::{driver_mtu, stop_and_close};
+pub use checksums::Checksums;
 pub use renew::RenewError;
 pub use rss::{PortRss, Unknown};
 
@@ -252,6 +254,7 @@ pub(super) struct OpenPort {
     id: Option<u16>,
     mac: [u8; 6],
     rss: PortRss,
+    checksums: Checksums,
     tally: Arc<PortTally>,
     /// By receive queue: the worker that polls it.
     pollers: Vec<Option<u16>>,
@@ -438,6 +441,14 @@ impl PortSet {
     #[must_use]
     pub fn rss(&self, port: PortId) -> Option<&PortRss> {
         self.ports.get(port.index()).map(|port| &port.rss)
+    }
+
+    /// Which checksums the device verifies.
+    #[must_use]
+    pub fn checksums(&self, port: PortId) -> Checksums {
+        self.ports
+            .get(port.index())
+            .map_or(Checksums::NONE, |port| port.checksums)
     }
 
     /// The link now; none for an unknown port, a device that is away or one that can't tell.

@@ -25,6 +25,7 @@
 #define TWINPATH_MBUF_NB_SEGS 20
 #define TWINPATH_MBUF_PORT 22
 #define TWINPATH_MBUF_OL_FLAGS 24
+#define TWINPATH_MBUF_PACKET_TYPE 32
 #define TWINPATH_MBUF_PKT_LEN 36
 #define TWINPATH_MBUF_DATA_LEN 40
 #define TWINPATH_MBUF_BUF_LEN 54
@@ -47,6 +48,15 @@ static const uint64_t TWINPATH_RSS_SOURCE __rte_unused = RTE_ETH_RSS_L3_SRC_ONLY
 static const uint64_t TWINPATH_RSS_DESTINATION __rte_unused =
 	RTE_ETH_RSS_L3_DST_ONLY | RTE_ETH_RSS_L4_DST_ONLY;
 static const uint64_t TWINPATH_TX_FAST_FREE __rte_unused = RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+static const uint64_t TWINPATH_RX_IPV4_CKSUM __rte_unused = RTE_ETH_RX_OFFLOAD_IPV4_CKSUM;
+static const uint64_t TWINPATH_RX_TCP_CKSUM __rte_unused = RTE_ETH_RX_OFFLOAD_TCP_CKSUM;
+static const uint64_t TWINPATH_RX_UDP_CKSUM __rte_unused = RTE_ETH_RX_OFFLOAD_UDP_CKSUM;
+/* What a driver says of a frame that it has received. */
+static const uint64_t TWINPATH_IP_CKSUM_MASK __rte_unused = RTE_MBUF_F_RX_IP_CKSUM_MASK;
+static const uint64_t TWINPATH_IP_CKSUM_GOOD __rte_unused = RTE_MBUF_F_RX_IP_CKSUM_GOOD;
+static const uint64_t TWINPATH_L4_CKSUM_MASK __rte_unused = RTE_MBUF_F_RX_L4_CKSUM_MASK;
+static const uint64_t TWINPATH_L4_CKSUM_GOOD __rte_unused = RTE_MBUF_F_RX_L4_CKSUM_GOOD;
+static const uint32_t TWINPATH_TUNNEL_MASK __rte_unused = RTE_PTYPE_TUNNEL_MASK;
 /* In place of the number of a port: all of them, those that come later too. */
 static const uint16_t TWINPATH_ETH_ALL __rte_unused = RTE_ETH_ALL;
 static const uint32_t TWINPATH_DEV_INTR_RMV __rte_unused = RTE_ETH_DEV_INTR_RMV;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use dataplane::io::{BURST, Burst, Io, Packet, RxQueue};
+use twinpath::dpdk::Checksums;
 
 use crate::bench::{Bench, Check, same};
 use crate::frames;
@@ -110,6 +111,8 @@ pub(crate) fn description(bench: &Bench, name: &str, iface: &str) -> Check {
 pub(crate) fn tap(bench: &Bench, name: &str, tap: &str) -> Check {
     let mac = bench.set.mac(bench.port(name));
     assert_eq!(bench.set.mac(bench.port(tap)), mac);
+    // What the kernel sends there is the kernel's word.
+    assert_eq!(bench.set.checksums(bench.port(tap)), Checksums::NONE);
     let shown = Command::new("ip")
         .args(["link", "show", "dev", tap])
         .output()
@@ -124,7 +127,7 @@ pub(crate) fn tap(bench: &Bench, name: &str, tap: &str) -> Check {
         assert!(shown.contains(&word), "{word} in {shown}");
     }
     assert!(!shown.contains("PROMISC"), "{shown}");
-    5
+    6
 }
 
 /// The driver's counters agree with ours.

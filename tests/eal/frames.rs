@@ -52,6 +52,17 @@ pub(crate) fn make_flows(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(flow).collect()
 }
 
+/// A packet of an EtherType in a frame of ours.
+pub(crate) fn ethernet(ethertype: u16, packet: &[u8]) -> Vec<u8> {
+    [
+        &[0x02, 0x7e, 0x57, 0, 0, 2],
+        &SOURCE[..],
+        &ethertype.to_be_bytes(),
+        packet,
+    ]
+    .concat()
+}
+
 fn flow(number: usize) -> Vec<u8> {
     let number = (number as u16).to_be_bytes();
     let mut frame = vec![0x02, 0x7e, 0x57, 0, 0, 2];

@@ -13,6 +13,7 @@
 
 mod bench;
 mod carriers;
+mod checksums;
 mod frames;
 mod hash;
 mod jumbo;

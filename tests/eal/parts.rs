@@ -10,7 +10,7 @@ use twinpath::dpdk::{Eal, EalError, EalStopped, Memory, Mempool, PortError, Port
 
 use crate::Tally;
 use crate::bench::{Bench, MBUFS, MEMORY_MB, config, start, start_in};
-use crate::{carriers, frames, hash, jumbo, multi, ownership, renew, rss, workers};
+use crate::{carriers, checksums, frames, hash, jumbo, multi, ownership, renew, rss, workers};
 
 /// A process of its own.
 pub(crate) struct Part {
@@ -143,6 +143,9 @@ fn devices(root: bool) -> Tally {
             carriers::description(b, "net_af_packet0", "va")
         });
         tally.check("net_tap", || carriers::pair(b, "net_tap0", "net_af_packet2"));
+        tally.check("net_tap checksums", || {
+            checksums::verified_and_damaged(b, "net_tap0", "net_af_packet2")
+        });
     }
     let mut sets = Vec::new();
     tally.check("workers", || {

@@ -140,6 +140,7 @@ class TestOperator(LabCase):
             self.assertGreater(row["rx_queues"], 1)
             self.assertEqual(row["rss"], {"asked": "flow", "hashed": "off", "table_entries": 0,
                                           "note": "the driver offers no RSS"})
+            self.assertEqual(row["rx_checksums"], [], "packet sockets verify nothing")
         self.assertIn("the driver offers no RSS", said)
         names = {row["name"] for row in self.node1.ctl("show", "cg-nat", "statistics", "vrf", VRF)}
         self.assertLessEqual({"ports-homed", "ports-unhomed"}, names)

@@ -2,6 +2,7 @@
 //! of a burst and reuses it; parse fills it, the lookup completes the key's VRF, rewrite and respond read it.
 
 use crate::flow::FlowKey;
+use crate::io::Verified;
 use crate::wire::ethernet::Mac;
 use crate::wire::vlan::VlanTags;
 
@@ -91,6 +92,8 @@ pub struct Meta {
     pub key: FlowKey,
     /// What it is.
     pub kind: Kind,
+    /// What its port has found right: known before parse, which relies on it.
+    pub verified: Verified,
     /// Whole packet or which piece.
     pub piece: Piece,
     /// Where the piece belongs. Valid unless it is the whole packet.

@@ -36,8 +36,8 @@ use crate::wire::ipv4::{self, DONT_FRAGMENT, FRAGMENT_OFFSET, Ipv4, MORE_FRAGMEN
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::vlan::{TAG_LEN, Tag, VlanTags, is_tpid};
 
-/// Checks `frame` (from its Ethernet header on, without FCS) and fills `meta`; every field that its documentation
-/// calls valid for the resulting kind is written, others may hold what an earlier frame left.
+/// Checks `frame` (from its Ethernet header on, without FCS), less what [`Meta::verified`] says was checked, and fills `meta`;
+/// every field that its documentation calls valid for the resulting kind is written, others may hold what an earlier frame left.
 ///
 /// Forward: [`Meta::kind`] says what it is. Punt: the kernel's business, kind Other. Drop: `meta` means nothing.
 #[inline]
@@ -161,7 +161,7 @@ fn any_ipv4(payload: &[u8], meta: &mut Meta) -> Result<Kind, Drop> {
     let packet = payload.get(..usize::from(total_len)).ok_or(Drop::Truncated)?;
     let (whole_header, l4) = packet.split_at_checked(header_len).ok_or(Drop::BadIpHeader)?;
     let options = whole_header.get(20..).unwrap_or_default();
-    if !header.sum().bytes(options).is_right() {
+    if !meta.verified.header && !header.sum().bytes(options).is_right() {
         return Err(Drop::BadIpChecksum);
     }
     ipv4_options(options)?;

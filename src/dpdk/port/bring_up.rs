@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::checksums::Checksums;
 use super::rss::Told;
 use super::{DPDK_OVERHEAD, FRAME_OVERHEAD, OpenPort, PortConfig, PortError, RX_QUEUES_MAX};
 use crate::dpdk::error::Errno;
@@ -40,6 +41,13 @@ pub(in crate::dpdk) fn bring_up(
         conf.rx_adv_conf.rss_conf = rss.conf();
     }
     conf.intr_conf.set_rmv(u32::from(reports_removal(&info)));
+    // What comes by a tap isn't read.
+    let checksums = if all_frames {
+        Checksums::offered(&info)
+    } else {
+        Checksums::NONE
+    };
+    conf.rxmode.offloads = checksums.flags();
     // Allowed because all packets come from one pool and have one reference.
     conf.txmode.offloads = info.tx_offload_capa & sys::TWINPATH_TX_FAST_FREE;
     // SAFETY: the port exists and is not started; DPDK copies the configuration.
@@ -67,6 +75,7 @@ pub(in crate::dpdk) fn bring_up(
         id: Some(id),
         mac,
         rss: rss.read(id, &info, config.rx_queues),
+        checksums,
         tally: Arc::new(PortTally::new(config.rx_queues, workers)),
         pollers: vec![None; usize::from(config.rx_queues)],
     })

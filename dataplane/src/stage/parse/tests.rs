@@ -1,6 +1,7 @@
 //! Literal frames, one or a few for each rule.
 
 use super::*;
+use crate::io::Verified;
 use crate::stage::oracle::frame;
 use crate::wire::build::{self, Link, Segment};
 use crate::wire::checksum::Sum;
@@ -165,6 +166,47 @@ fn every_flipped_byte_of_header_and_data_is_noticed() {
             let refused = matches!(parse(&bad, &mut meta), Verdict::Drop(_));
             let told = meta.key.proto == proto::UDP && !udp_is_right(&bad, &meta);
             assert!(refused || told, "{key:?} byte {at}");
+        }
+    }
+}
+
+/// A message of ICMP no port verifies.
+#[test]
+fn what_its_port_has_verified_is_not_reckoned_again_and_everything_else_is() {
+    let tcp = |key: FlowKey| FlowKey {
+        proto: proto::TCP,
+        ..key
+    };
+    let echo = v4([100, 64, 0, 2], 77, [192, 0, 2, 1], 0, proto::ICMP);
+    let with_options = Link {
+        options: vec![1, 1, 1, 1],
+        ..Link::default()
+    };
+    for (link, key) in [
+        (Link::default(), udp4()),
+        (Link::default(), tcp(udp4())),
+        (with_options, tcp(udp4())),
+        (Link::default(), udp6()),
+        (Link::default(), tcp(udp6())),
+        (Link::default(), echo),
+    ] {
+        let good = frame(&link, &key, b"payload");
+        let (mut data, mut ttl) = (good.clone(), good.clone());
+        *data.last_mut().unwrap() ^= 1;
+        ttl[22] ^= 1;
+        for (header, transport) in [(false, false), (true, false), (false, true), (true, true)] {
+            let passes = |frame: &[u8]| {
+                let mut meta = Meta {
+                    verified: Verified { header, transport },
+                    ..Meta::default()
+                };
+                let whole_udp = |meta: &Meta| meta.key.proto == proto::UDP;
+                parse(frame, &mut meta) == Verdict::Forward
+                    && (!whole_udp(&meta) || udp_is_right(frame, &meta))
+            };
+            assert!(passes(&good), "{key:?}");
+            assert_eq!(passes(&data), transport && key.proto != proto::ICMP, "{key:?}");
+            assert!(!key.src.is_v4() || passes(&ttl) == header, "{key:?}");
         }
     }
 }
