@@ -271,7 +271,6 @@ impl Tables {
             && has < self.asking.most
             && self.conntracks.len() * PARTS >= has * WANTED_AT
             && !self.is_moving()
-            && !self.is_rising()
     }
 
     /// Whether there is a room for more than the arenas may hold yet.
