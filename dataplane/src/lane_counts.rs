@@ -145,7 +145,7 @@ mod tests {
             &Timeouts::default(),
             NOW,
         );
-        tables.insert(conntrack).unwrap()
+        tables.insert(&conntrack).unwrap()
     }
 
     fn sum(tables: &Tables) -> LaneCounts {

@@ -451,7 +451,7 @@ mod tests {
     }
 
     fn make(tables: &mut Tables, n: u16) -> Result<u32, InsertError> {
-        tables.insert(conntrack(n, NOW))
+        tables.insert(&conntrack(n, NOW))
     }
 
     fn give(tables: &mut Tables, conntracks: usize) {

@@ -89,7 +89,7 @@ fn a_flow_that_ends_within_its_turn_is_never_spoken_of() {
                 &Timeouts::default(),
                 now,
             );
-            let id = node.tables_mut(0).create(short).unwrap();
+            let id = node.tables_mut(0).create(&short).unwrap();
             node.tables_mut(0).touch(id, false);
             node.tables_mut(0).remove(now, id);
         }

@@ -152,12 +152,13 @@ impl Table {
         self.index.is_moving()
     }
 
-    /// As [`Self::prefetch`], for a key that is not looked up in a burst of packets.
+    /// As [`Self::prefetch`], for a key that is not looked up in a burst of packets. Answers its hash.
     #[inline]
-    pub(crate) fn expect(&self, key: &FlowKey) {
+    pub(crate) fn expect(&self, key: &FlowKey) -> u64 {
         let hash = self.hash(key);
         self.index.prefetch(hash);
         self.index.prefetch_former(hash);
+        hash
     }
 
     /// Asks for all of an entry, if there is such a place.
@@ -234,7 +235,7 @@ impl Table {
     /// A tuple belongs to another live conntrack, or the arena is full. Nothing changes then.
     pub fn insert(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
         let hashes = self.hashes(&conntrack.keys());
-        self.insert_hashed(conntrack, hashes)
+        self.insert_hashed(&conntrack, hashes)
     }
 
     /// As [`Self::insert`], with the hashes of both tuples.
@@ -244,13 +245,27 @@ impl Table {
     #[inline]
     pub(crate) fn insert_hashed(
         &mut self,
-        mut conntrack: Conntrack,
+        conntrack: &Conntrack,
+        hashes: [u64; 2],
+    ) -> Result<u32, InsertError> {
+        match self.find(hashes[0], &conntrack.key(Direction::Original)) {
+            Some((id, _)) => Err(InsertError::OriginalTaken(id)),
+            None => self.insert_sought(conntrack, hashes),
+        }
+    }
+
+    /// As [`Self::insert_hashed`], for whoever has just sought the original tuple in vain.
+    ///
+    /// # Errors
+    /// As [`Self::insert`], but for the original tuple.
+    #[inline]
+    pub(crate) fn insert_sought(
+        &mut self,
+        conntrack: &Conntrack,
         [original_hash, reply_hash]: [u64; 2],
     ) -> Result<u32, InsertError> {
         let [original, reply] = conntrack.keys();
-        if let Some((id, _)) = self.find(original_hash, &original) {
-            return Err(InsertError::OriginalTaken(id));
-        }
+        debug_assert!(self.find(original_hash, &original).is_none(), "sought in vain");
         if let Some((id, _)) = self.find(reply_hash, &reply) {
             return Err(InsertError::ReplyTaken(id));
         }
@@ -265,11 +280,12 @@ impl Table {
                 .map_err(|_| InsertError::Full)?;
         }
         self.vacant.take();
-        conntrack.standing = Standing::Live;
         if id as usize + AHEAD >= self.places.len() {
             self.lay_out(id);
         }
-        self.places[id as usize].0 = conntrack;
+        let place = &mut self.places[id as usize].0;
+        *place = *conntrack;
+        place.standing = Standing::Live;
         self.live += 1;
         Ok(id)
     }

@@ -130,7 +130,9 @@ fn outbound(
     let vrf = cx.snapshot.vrf(key.vrf);
     let Some(choice) = vrf.nat.choose(key, out) else {
         let commit = commitment(work, care, cx)?;
-        return track(meta, work, state, (key.reversed(), None), (rule, commit), cx);
+        let reply = key.reversed();
+        let hash = cx.tables.conntracks.hash(&reply);
+        return track(meta, work, state, (reply, hash, None), (rule, commit), cx);
     };
     let commit = commitment(work, care.or(choice.care), cx)?;
     let pool = choice.pool;
@@ -150,7 +152,7 @@ fn outbound(
     reply.vrf = pool.vrf;
     reply.dst = bound.external;
     reply.dst_port = bound.port;
-    cx.tables.conntracks.expect(&reply);
+    let hash = cx.tables.conntracks.expect(&reply);
     if (reply.src, reply.src_port) == (reply.dst, reply.dst_port) {
         // To its own public endpoint: it would go round as a packet from and to the same port.
         cx.tables.nat.cancel(cx.now, bound.mapping);
@@ -161,7 +163,7 @@ fn outbound(
         mapping: bound.mapping,
         rule: choice.rule_id,
     };
-    track(meta, work, state, (reply, Some(nat)), (rule, commit), cx)
+    track(meta, work, state, (reply, hash, Some(nat)), (rule, commit), cx)
 }
 
 /// From outside to a pool address: only a mapping that filters by nothing but its own existence lets it in
@@ -197,13 +199,14 @@ fn inbound(
     let (rule, care) = permit(&inside, key, work, out, cx)?;
     let commit = commitment(work, care, cx)?;
     let reply = inside.reversed();
+    let hash = cx.tables.conntracks.hash(&reply);
     cx.tables.nat.retain(mapped.mapping);
     let nat = NatBinding {
         part: mapped.part,
         mapping: mapped.mapping,
         rule: 0,
     };
-    track(meta, work, state, (reply, Some(nat)), (rule, commit), cx)
+    track(meta, work, state, (reply, hash, Some(nat)), (rule, commit), cx)
 }
 
 fn route(key: &FlowKey, hash: u64, cx: &Context<'_>) -> Result<InterfaceId, Drop> {
@@ -296,7 +299,7 @@ fn track(
     meta: &Meta,
     work: &Work,
     state: State,
-    (reply, nat): (FlowKey, Option<NatBinding>),
+    (reply, reply_hash, nat): (FlowKey, u64, Option<NatBinding>),
     (rule, commit): (u32, OutputCommit),
     cx: &mut Context<'_>,
 ) -> Result<Outcome, Drop> {
@@ -310,16 +313,13 @@ fn track(
     conntrack.arrived_by(work.interface);
     conntrack.rule = rule;
     conntrack.begin_reign(cx.tables.roles[work.at.vrf.index()].term);
-    let mut made = cx.tables.create(conntrack);
-    // Who has a tuple may be over: two at most, one for each.
-    for _ in 0..2 {
-        let Err(InsertError::OriginalTaken(holder) | InsertError::ReplyTaken(holder)) = made else {
-            break;
-        };
-        if !end_if_over(cx.tables, cx.now, holder) {
-            break;
-        }
-        made = cx.tables.create(conntrack);
+    let hashes = [work.hash, reply_hash];
+    let mut made = cx.tables.open(&conntrack, hashes);
+    // Who has the reply may be over. Nobody has the original tuple: lookup, or admit, has just sought it.
+    if let Err(InsertError::ReplyTaken(holder)) = made
+        && end_if_over(cx.tables, cx.now, holder)
+    {
+        made = cx.tables.open(&conntrack, hashes);
     }
     match made {
         Ok(id) => {

@@ -137,7 +137,7 @@ pub(crate) fn insert_evicting(
     hashes: [u64; 2],
     now: Instant,
 ) -> Result<u32, Refused> {
-    match tables.insert_hashed(conntrack, hashes) {
+    match tables.insert_hashed(&conntrack, hashes) {
         Ok(id) => Ok(id),
         Err(InsertError::Full) => Err(Refused::Full),
         Err(InsertError::OriginalTaken(holder) | InsertError::ReplyTaken(holder)) => {
@@ -145,7 +145,7 @@ pub(crate) fn insert_evicting(
                 return Err(Refused::Conflict);
             }
             evict(tables, holder, now);
-            tables.insert_hashed(conntrack, hashes).map_err(|e| match e {
+            tables.insert_hashed(&conntrack, hashes).map_err(|e| match e {
                 InsertError::Full => Refused::Full,
                 _ => Refused::Conflict,
             })

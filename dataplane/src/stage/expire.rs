@@ -296,7 +296,7 @@ mod tests {
     }
 
     fn make(tables: &mut Tables, n: u16, now: Instant) -> u32 {
-        tables.create(conntrack(n, now)).unwrap()
+        tables.create(&conntrack(n, now)).unwrap()
     }
 
     /// A turn with so many full bursts.

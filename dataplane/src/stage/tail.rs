@@ -120,7 +120,7 @@ fn take_over(tables: &mut Tables, at: SlotRef, put: &PutRecord, now: Instant) ->
             rule: 0,
         });
     }
-    match tables.create(conntrack) {
+    match tables.create(&conntrack) {
         Ok(_) => Outcome::Adopted,
         Err(_) => {
             if let Some(nat) = conntrack.nat() {

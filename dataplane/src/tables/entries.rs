@@ -18,21 +18,38 @@ use crate::time::Instant;
 const DEAD_SHARE: usize = 8;
 
 impl Tables {
-    /// Inserts a conntrack made by a packet and lists it for replication.
+    /// Inserts a conntrack that this node makes and lists it for replication.
     ///
     /// # Errors
     /// As [`crate::conntrack::Table::insert`]; nothing has changed then.
-    pub fn create(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
+    pub fn create(&mut self, conntrack: &Conntrack) -> Result<u32, InsertError> {
         let id = self.insert(conntrack)?;
+        self.created(id);
+        Ok(id)
+    }
+
+    /// As [`Self::create`], with the hashes of both tuples, for a packet whose tuple was just sought in vain.
+    ///
+    /// # Errors
+    /// As [`Self::create`], but for the original tuple.
+    pub(crate) fn open(&mut self, conntrack: &Conntrack, hashes: [u64; 2]) -> Result<u32, InsertError> {
+        self.has_room_for_one()?;
+        let id = self.conntracks.insert_sought(conntrack, hashes)?;
+        self.watch(id);
+        self.link(id);
+        self.created(id);
+        Ok(id)
+    }
+
+    fn created(&mut self, id: u32) {
         self.counters.conntracks_created += 1;
         if !self.keep_back(id) {
             self.touch(id, false);
         }
-        Ok(id)
     }
 
     /// Inserts a conntrack: table, timer and slot list.
-    pub(crate) fn insert(&mut self, conntrack: Conntrack) -> Result<u32, InsertError> {
+    pub(crate) fn insert(&mut self, conntrack: &Conntrack) -> Result<u32, InsertError> {
         let hashes = self.conntracks.hashes(&conntrack.keys());
         self.insert_hashed(conntrack, hashes)
     }
@@ -40,31 +57,44 @@ impl Tables {
     /// As [`Self::insert`], with the hashes of both tuples.
     pub(crate) fn insert_hashed(
         &mut self,
-        conntrack: Conntrack,
+        conntrack: &Conntrack,
         hashes: [u64; 2],
     ) -> Result<u32, InsertError> {
-        // Room that is kept for a slot on its way here is nobody else's.
-        let kept_back = self.transit.kept_back;
-        if kept_back > 0 && self.conntracks.len() + kept_back >= self.conntracks.capacity() {
-            return Err(InsertError::Full);
-        }
-        let at = conntrack.at();
+        self.has_room_for_one()?;
         let id = self.enter(conntrack, hashes)?;
-        if let Some(slot) = self.slots.get_mut(at) {
-            slot.link(Kind::Conntrack, &mut self.conntracks, id);
-        }
+        self.link(id);
         Ok(id)
     }
 
     /// Inserts a conntrack that its slot's list is still to have: table and timer.
-    pub(crate) fn enter(&mut self, conntrack: Conntrack, hashes: [u64; 2]) -> Result<u32, InsertError> {
-        let expires_s = conntrack.expires_s;
+    pub(crate) fn enter(&mut self, conntrack: &Conntrack, hashes: [u64; 2]) -> Result<u32, InsertError> {
         let id = self.conntracks.insert_hashed(conntrack, hashes)?;
+        self.watch(id);
+        Ok(id)
+    }
+
+    /// Room that is kept for a slot on its way here is nobody else's.
+    fn has_room_for_one(&self) -> Result<(), InsertError> {
+        let kept_back = self.transit.kept_back;
+        if kept_back > 0 && self.conntracks.len() + kept_back >= self.conntracks.capacity() {
+            return Err(InsertError::Full);
+        }
+        Ok(())
+    }
+
+    /// A conntrack has entered the table: its timer runs.
+    fn watch(&mut self, id: u32) {
         let places = self.conntracks.laid_out();
         self.wheel.reach(places);
         self.names.reach(places);
-        self.wheel.schedule(id, expires_s);
-        Ok(id)
+        self.wheel.schedule(id, self.conntracks[id].expires_s);
+    }
+
+    /// Puts a conntrack on its slot's list.
+    fn link(&mut self, id: u32) {
+        if let Some(slot) = self.slots.get_mut(self.conntracks[id].at()) {
+            slot.link(Kind::Conntrack, &mut self.conntracks, id);
+        }
     }
 
     /// Asks for the memory of a conntrack of the slot that is made soon, when `later` others have been.

@@ -285,7 +285,7 @@ fn enter_conntrack(
     let keys = conntrack.keys();
     let entered = rebound.and_then(|()| {
         let hashes = tables.conntracks.hashes(&keys);
-        tables.enter(conntrack, hashes).ok()
+        tables.enter(&conntrack, hashes).ok()
     });
     let Some(id) = entered else {
         tables.counters.conntracks_unmoved += 1;

@@ -76,7 +76,7 @@ fn conntrack(slot: u16, port: u16) -> Conntrack {
 /// A slot with so many conntracks, each of which has been given its version, is asked for.
 fn asked(tables: &mut Tables, slot: u16, conntracks: u16) {
     for port in 0..conntracks {
-        let id = tables.insert(conntrack(slot, port)).unwrap();
+        let id = tables.insert(&conntrack(slot, port)).unwrap();
         let version = tables.slots.get_mut(at(slot)).unwrap().next_version(TERM);
         let conntrack = &mut tables.conntracks[id];
         let digest = conntrack.digest(version);
@@ -223,7 +223,7 @@ fn slots_of_a_lane_are_walked_by_turns_eight_at_once() {
 fn a_slot_with_flows_that_were_never_told_is_sent_whole_though_it_looks_equal() {
     for untold in [false, true] {
         let mut tables = active(1);
-        tables.insert(conntrack(3, 7)).unwrap();
+        tables.insert(&conntrack(3, 7)).unwrap();
         tables.slots.get_mut(at(3)).unwrap().untold = untold;
         let offer = SlotOffer {
             generation: 1,
@@ -260,7 +260,7 @@ fn a_receiver_that_lacks_what_this_node_has_not_written_is_not_caught_up() {
         tables.slots.get_mut(at(3)).unwrap().version = imported;
         let mut points = vec![imported];
         for port in [7, 8] {
-            tables.create(conntrack(3, port)).unwrap();
+            tables.create(&conntrack(3, port)).unwrap();
             emit(&mut tables, &mut rings, AMPLE, NOW);
             points.push(tables.slots.get(at(3)).unwrap().version);
         }
@@ -345,7 +345,7 @@ fn whoever_begins_a_slot_lacks_nothing_of_it() {
 fn a_flow_nobody_was_told_of_is_told_as_long_as_this_node_s_word_counts() {
     for (reigned, told) in [(TERM, 1), (Term(0x91), 0)] {
         let mut tables = active(1);
-        let id = tables.insert(conntrack(3, 1)).unwrap();
+        let id = tables.insert(&conntrack(3, 1)).unwrap();
         tables.roles[0].role = Role::Backup;
         let (mut rings, [mut event]) = rings([64]);
         tables.roles[0].reigned = reigned;
