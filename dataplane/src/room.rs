@@ -583,6 +583,20 @@ mod tests {
         assert_eq!(mappings, [110, 120, 130, 140, 150, 160, 170, 180]);
     }
 
+    /// Its index stays larger than its limit as long as it holds more: that is no room on its way.
+    #[test]
+    fn a_table_that_holds_more_than_its_limit_asks_for_room_again_when_it_may() {
+        let mut tables = tables(8, 64);
+        for n in 0..6 {
+            make(&mut tables, n).unwrap();
+        }
+        tables.set_limits(&sizes(4));
+        tables.set_most(4);
+        assert!(!tables.wants_room(), "it may not have more");
+        tables.set_most(64);
+        assert!(tables.wants_room());
+    }
+
     #[test]
     fn who_is_refused_room_asks_no_more_and_waits_no_more() {
         let mut tables = tables(4, 8);
