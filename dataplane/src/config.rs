@@ -36,6 +36,18 @@ pub struct Intent {
     /// What of each port reaches the kernel by its tap, by [`PortId`]. Ports without, and those that aren't listed, have no tap:
     /// if the kernel knows them, it sees all of their frames.
     pub exceptions: Vec<Option<ExceptionLimits>>,
+    /// What first packets may have of the time of a worker that is overrun.
+    pub first_packets: FirstPacketsPercent,
+}
+
+/// A share of a worker's time, in percent: 1 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstPacketsPercent(pub u8);
+
+impl Default for FirstPacketsPercent {
+    fn default() -> Self {
+        Self(10)
+    }
 }
 
 /// A port, or one VLAN of it.

@@ -271,8 +271,8 @@ mod tests {
 
     use super::*;
     use crate::config::{
-        Action, CommitIntent, Filtering, FirewallIntent, HaGroupIntent, InDoubt, InterfaceIntent,
-        NatRuleIntent, OutputCommit, Timeouts,
+        Action, CommitIntent, Filtering, FirewallIntent, FirstPacketsPercent, HaGroupIntent, InDoubt,
+        InterfaceIntent, NatRuleIntent, OutputCommit, Timeouts,
     };
     use crate::io::PortId;
 
@@ -358,6 +358,7 @@ mod tests {
                 virtual_addresses: vec![],
             }],
             exceptions: vec![],
+            first_packets: FirstPacketsPercent::default(),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod stage;
 pub mod tables;
 pub mod transit;
 
+mod admission;
 mod commit;
 pub mod conntrack;
 pub mod drain;

@@ -115,6 +115,9 @@ reasons! {
     IcmpErrorUnmatched = "icmp-error-unmatched",
     /// ICMP message that neither opens nor belongs to a query (RFC 5508).
     IcmpNotQuery = "icmp-not-query",
+    /// First packet that came when the worker was overrun, and flows that nobody answers had had their share of its time
+    /// (`first_packets_percent`).
+    FirstPacketShed = "first-packet-shed",
     /// Conntrack table full.
     TableFull = "table-full",
     /// Another conntrack has this tuple.

@@ -224,6 +224,7 @@ impl<I: Io> Worker<I> {
         // In front of the rules: as long as a snapshot is held, its pools aren't freed here.
         self.tables.observe_pools(snapshot.pools());
         self.tables.observe_rules(&snapshot);
+        self.tables.admission.bound(snapshot.first_packets());
         if mutant::on(Mutant::WorkerWaits) && self.outputs.iter().any(Producer::is_full) {
             return emit(&mut self.tables, &mut self.outputs, WALK_BUDGET, now);
         }
@@ -255,6 +256,7 @@ impl<I: Io> Worker<I> {
                 work += self.redirected(now, &snapshot, io);
             }
             self.redirects.let_through(emptied);
+            self.tables.admission.polled(emptied);
         } else {
             // Loss-free: packets wait in the receive queues until the owner has caught up.
             self.tables.counters.handoff_waits += 1;
@@ -529,6 +531,7 @@ impl<I: Io> Worker<I> {
         let packets = self.batch.packets.len();
         debug_assert!(packets <= BURST);
         self.tables.pace.took(packets);
+        self.tables.admission.took(packets);
         let batch = &mut self.batch;
         let mut cx = Context {
             now,

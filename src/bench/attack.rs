@@ -5,7 +5,7 @@
 //! the first against clocks of the last: it counts against the worker that the others cost anything at all.
 
 use anyhow::ensure;
-use dataplane::config::Intent;
+use dataplane::config::{FirstPacketsPercent, Intent};
 use dataplane::flow::{Addr, FlowKey, proto};
 use dataplane::io::{BURST, PortId};
 use dataplane::wire::build::{Link, Segment};
@@ -25,10 +25,13 @@ use super::stats::{Batches, Spread, Timed, as_f64, ratio};
 
 /// Established flows.
 const FLOWS: usize = 65_536;
+/// Flows that there is room for where a flood is to find some.
+const ROOM: usize = 1 << 20;
 /// Established packets of each direction in a batch; and in all, the others.
 const HALF: usize = BATCH / 2;
-/// Batches before anything is timed: an attack has then filled what it fills.
-const WARMING: usize = 200;
+/// Batches before anything is timed: an attack has then filled what it fills, and more of its first packets have come than may go
+/// unanswered.
+const WARMING: usize = 640;
 /// One output frame in so many is compared.
 const CHECK_EVERY: usize = 8;
 /// Second piece of a packet whose first piece never comes: 1,480 bytes on.
@@ -41,6 +44,7 @@ const GOAL: f64 = 0.8;
 enum Attack {
     Subscriber,
     Flow,
+    Flood,
     Syn,
     Scan,
     Fragments,
@@ -48,9 +52,10 @@ enum Attack {
 }
 
 impl Attack {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Subscriber,
         Self::Flow,
+        Self::Flood,
         Self::Syn,
         Self::Scan,
         Self::Fragments,
@@ -61,6 +66,7 @@ impl Attack {
         match self {
             Self::Subscriber => "subscriber",
             Self::Flow => "flow",
+            Self::Flood => "flood",
             Self::Syn => "syn",
             Self::Scan => "scan",
             Self::Fragments => "fragments",
@@ -72,7 +78,10 @@ impl Attack {
         match self {
             Self::Subscriber => "established flows of one subscriber",
             Self::Flow => "one 5-tuple, from inside",
-            Self::Syn => "SYNs of new flows from inside, subscribers and servers drawn at random",
+            Self::Flood => {
+                "SYNs of new flows from inside, subscribers and servers drawn at random, and room for a million"
+            }
+            Self::Syn => "the same, and no room",
             Self::Scan => "SYNs of one source outside to public addresses in use, port after port",
             Self::Fragments => "last fragments from outside whose first ones never come",
             Self::Miss => "UDP from anywhere outside to any port of public addresses in use",
@@ -178,10 +187,15 @@ struct Scenario {
 
 impl Scenario {
     fn new(rig: &mut Rig, attack: Attack) -> anyhow::Result<Self> {
-        let loaded = Loaded::new(rig, FLOWS, Traffic::of(Profile::Udp), 51)?;
+        let scene = Scene::plain(if attack == Attack::Flood { ROOM } else { FLOWS });
+        let traffic = Traffic::of(Profile::Udp);
+        // As by default: what a node does about floods is a part of this.
+        let loaded = Loaded::within(rig, scene, FLOWS, traffic, 51, |intent| {
+            intent.first_packets = FirstPacketsPercent::default();
+        })?;
         let source = |n| frame::key_of(loaded.forth.get(n)).src;
         let own = (0..FLOWS).filter(|&n| source(n) == source(0)).collect();
-        let intent: Intent = Scene::plain(FLOWS).intent();
+        let intent: Intent = scene.intent();
         let public = intent.vrfs[0].pools[0]
             .addresses
             .iter()
@@ -270,7 +284,7 @@ impl Scenario {
                 }
             }
             Attack::Flow => (LAN, self.loaded.forth.get(0).to_vec()),
-            Attack::Syn => (LAN, self.syn_from_inside()),
+            Attack::Flood | Attack::Syn => (LAN, self.syn_from_inside()),
             Attack::Scan => {
                 self.port = self.port.wrapping_add(1);
                 let key = FlowKey {

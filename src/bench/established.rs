@@ -4,6 +4,7 @@ use core::ops::AddAssign;
 use core::time::Duration;
 
 use anyhow::ensure;
+use dataplane::config::Intent;
 use dataplane::flow::FlowKey;
 use dataplane::worker::Worker;
 use twinpath::clock::Clock;
@@ -86,11 +87,24 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// Makes `flows` flows of random tuples, and the node that has them.
     pub(crate) fn new(rig: &mut Rig, flows: usize, traffic: Traffic, seed: u64) -> anyhow::Result<Self> {
+        Self::within(rig, Scene::plain(flows), flows, traffic, seed, |_| {})
+    }
+
+    /// As [`Self::new`], in a scene that may have room for more, and with what else its node is told.
+    pub(crate) fn within(
+        rig: &mut Rig,
+        scene: Scene,
+        flows: usize,
+        traffic: Traffic,
+        seed: u64,
+        tell: impl FnOnce(&mut Intent),
+    ) -> anyhow::Result<Self> {
         let scene = Scene {
             service: traffic.service,
-            ..Scene::plain(flows)
+            ..scene
         };
         let mut intent = scene.intent();
+        tell(&mut intent);
         intent.vrfs[0].timeouts.udp_established_s = IDLE_S;
         intent.vrfs[0].flow_counters = traffic.counted;
         let (mut node, _events) = Node::with(&intent, scene, WORKER_QUEUE, 11)?;

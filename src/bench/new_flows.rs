@@ -1,7 +1,7 @@
 //! New flows: clocks of each into a table that fills up, and connections per second from them.
 
 use anyhow::ensure;
-use dataplane::config::Timeouts;
+use dataplane::config::{FirstPacketsPercent, Timeouts};
 use dataplane::flow::FlowKey;
 
 use super::connect::{create, life};
@@ -23,7 +23,12 @@ pub(crate) fn run(rig: &mut Rig, extent: Extent, report: &mut Report) -> anyhow:
     ];
     for (profile, flows) in sizes {
         let scene = Scene::plain(flows);
-        let (mut node, _events) = Node::new(scene, WORKER_QUEUE, 21)?;
+        let mut intent = scene.intent();
+        if profile == Profile::Tcp {
+            // Connections that are answered are never shed, however many there are.
+            intent.first_packets = FirstPacketsPercent::default();
+        }
+        let (mut node, _events) = Node::with(&intent, scene, WORKER_QUEUE, 21)?;
         let keys = flows::draw(profile, scene.flows, scene.subscribers(), 77);
         let mut back = vec![FlowKey::default(); keys.len()];
         let slice = scene.flows / extent.new_slices;

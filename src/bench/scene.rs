@@ -8,9 +8,9 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
 use dataplane::applied::AppliedCounters;
 use dataplane::config::{
-    Action, Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent,
-    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, OutputCommit, PoolIntent,
-    PortRange, Route, RuleIntent, StandbyPolicy, Timeouts, VirtualAddress, VrfIntent,
+    Action, Care, CommitIntent, Filtering, FirewallIntent, FirstPacketsPercent, Forwarding, HaGroupIntent,
+    InDoubt, Intent, InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, OutputCommit,
+    PoolIntent, PortRange, Route, RuleIntent, StandbyPolicy, Timeouts, VirtualAddress, VrfIntent,
 };
 use dataplane::delta::Term;
 use dataplane::flow::VrfId;
@@ -173,6 +173,7 @@ impl Scene {
                 ],
             }],
             exceptions: vec![],
+            first_packets: FirstPacketsPercent(100),
         }
     }
 

@@ -65,13 +65,18 @@ pub fn settings(config: &Config) -> Vec<Setting> {
 use Takes::{Live, NextStart, RestartBoth, RestartControl, RestartDataplane};
 
 /// By kind and setting: `vrf.NAME.SETTING…` is looked up as `vrf.SETTING`. The first prefix that fits decides.
-const EFFECTS: [(&str, Takes, &str); 42] = [
+const EFFECTS: [(&str, Takes, &str); 43] = [
     ("node.", RestartBoth, "names sockets and is part of every term"),
     ("dataplane.conntracks_max", Live, ROOM),
     (
         "dataplane.conntracks_start",
         NextStart,
         "room at the start; later there is as much as is needed",
+    ),
+    (
+        "dataplane.first_packets_percent",
+        Live,
+        "used from the next packet on",
     ),
     (
         "dataplane.",
@@ -430,6 +435,7 @@ fn flatten_dataplane(s: &mut Settings, config: &Config) {
         "dataplane.redirect_packets_per_s".into(),
         d.redirect_packets_per_s,
     );
+    put(s, "dataplane.first_packets_percent".into(), d.first_packets.0);
     put(s, "dataplane.eal_args".into(), d.eal_args.join(" "));
 }
 

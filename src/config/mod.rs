@@ -29,7 +29,7 @@ use std::iter;
 use std::net::{IpAddr, SocketAddr};
 
 use ctl::key::PublicKey;
-use dataplane::config::{Forwarding, Intent, VirtualAddress};
+use dataplane::config::{FirstPacketsPercent, Forwarding, Intent, VirtualAddress};
 use dataplane::exception::ExceptionLimits;
 use dataplane::rss::Rss;
 use state_sync::config::SyncLink;
@@ -121,6 +121,8 @@ pub struct DataplaneConfig {
     pub rss_key: Option<Vec<u8>>,
     /// Packets that each worker may send to the active node.
     pub redirect_packets_per_s: u32,
+    /// What first packets may have of the time of a worker that is overrun.
+    pub first_packets: FirstPacketsPercent,
     /// Further arguments for EAL.
     pub eal_args: Vec<String>,
 }
@@ -435,6 +437,7 @@ pub fn load(file: &str, text: &str, cores: &[usize]) -> Result<Config, Faults> {
     let mut intent = Intent {
         interfaces: topology.intents,
         exceptions: topology.ports.iter().map(PortConfig::limits).collect(),
+        first_packets: dataplane.first_packets,
         ..Intent::default()
     };
     let mut bindings = Vec::new();

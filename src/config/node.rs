@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use super::locate::{At, Place};
 use super::section::Section;
 use super::values::{self, word};
+use dataplane::config::FirstPacketsPercent;
+
 use crate::plan::Hugepages;
 use crate::thread::Idle;
 
@@ -89,6 +91,7 @@ pub(super) fn read_dataplane(root: &Section<'_>, cores: &[usize], places: &mut P
         limited_sources: section.number("limited_sources", 64..=16_777_216, 65_536),
         rss_key: section.parsed("rss_key", values::rss_key).map(|k| k.value),
         redirect_packets_per_s: section.number("redirect_packets_per_s", 0..=10_000_000, 100_000),
+        first_packets: FirstPacketsPercent(section.number("first_packets_percent", 1..=100, 10)),
         eal_args: section
             .list("eal_args", |t| Ok(t.to_owned()))
             .into_iter()

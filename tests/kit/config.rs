@@ -6,9 +6,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
 use dataplane::config::{
-    Action, Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent,
-    InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, PoolIntent, PortRange, Route,
-    RuleIntent, StandbyPolicy, Timeouts, VirtualAddress, VrfIntent,
+    Action, Care, CommitIntent, Filtering, FirewallIntent, FirstPacketsPercent, Forwarding, HaGroupIntent,
+    InDoubt, Intent, InterfaceId, InterfaceIntent, NatRuleIntent, Neighbor, NextHop, OnChange, PoolIntent,
+    PortRange, Route, RuleIntent, StandbyPolicy, Timeouts, VirtualAddress, VrfIntent,
 };
 use dataplane::exception::{ExceptionLimits, Tap};
 use dataplane::flow::{Addr, VrfId};
@@ -330,6 +330,7 @@ impl Setup {
                 virtual_addresses,
             }],
             exceptions: vec![self.taps.then_some(self.exception_limits); 2],
+            first_packets: FirstPacketsPercent::default(),
         }
     }
 

@@ -53,6 +53,7 @@ idle = "adaptive"
 memory_mb = 128
 mbufs = 16384
 conntracks_max = {conntracks}
+first_packets_percent = 100
 {ports}
 [[vrf]]
 name = "main"

@@ -88,6 +88,15 @@ fn first_packet((frame, meta): (&[u8], &Meta), work: &Work, cx: &mut Context<'_>
     }
 }
 
+/// Before anything that costs much, or a flood would have it for nothing.
+fn taken(cx: &mut Context<'_>) -> Result<(), Drop> {
+    if cx.tables.admission.admit() {
+        Ok(())
+    } else {
+        Err(Drop::FirstPacketShed)
+    }
+}
+
 /// Nothing is opened by a damaged datagram. Parse leaves the question to whom it concerns: whom a flood of packets for nobody
 /// reaches doesn't read them to their end.
 fn undamaged(frame: &[u8], meta: &Meta) -> Result<(), Drop> {
@@ -122,6 +131,7 @@ fn outbound(
     state: State,
     cx: &mut Context<'_>,
 ) -> Result<Outcome, Drop> {
+    taken(cx)?;
     undamaged(frame, meta)?;
     let key = &meta.key;
     let out = route(key, work.hash, cx)?;
@@ -188,6 +198,7 @@ fn inbound(
         .inbound(key)
         .filter(|_| open_to_all)
         .ok_or(Drop::NoMapping)?;
+    taken(cx)?;
     undamaged(frame, meta)?;
     let inside = FlowKey {
         dst: mapped.inside,

@@ -49,8 +49,11 @@ pub(crate) fn track<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
         if known.vrf.flow_counters {
             conntrack.count(work.direction, meta.ip_len);
         }
-        if let Some(Change { refresh }) = change {
+        if let Some(Change { refresh, opened }) = change {
             cx.tables.touch(work.entry, refresh);
+            if opened && work.direction == Direction::Reply {
+                cx.tables.admission.answered();
+            }
         }
     });
 }
@@ -68,6 +71,8 @@ struct Known<'a> {
 struct Change {
     /// Only that the conntrack is alive.
     refresh: bool,
+    /// It isn't just opening any more.
+    opened: bool,
 }
 
 struct Advance {
@@ -133,11 +138,12 @@ fn live_on(
     if refresh && told {
         return None;
     }
+    let opened = !refresh && conntrack.class == Class::Opening;
     if !refresh {
         conntrack.enter_class(advance.class);
     }
     if advance.lifetime_s.is_some() {
         conntrack.refreshed_s = now.secs();
     }
-    Some(Change { refresh })
+    Some(Change { refresh, opened })
 }

@@ -24,6 +24,7 @@ pub use self::role::VrfRole;
 use self::rules::Hits;
 pub use self::rules::RuleCount;
 use self::sources::Sources;
+use crate::admission::Admission;
 use crate::commit::Commits;
 use crate::conntrack::{Table, Wheel};
 use crate::counters::Counters;
@@ -154,6 +155,7 @@ pub struct Tables {
     pub(crate) no_pool: Option<(VrfId, Addr)>,
     pub(crate) dead: usize,
     pub(crate) pace: Pace,
+    pub(crate) admission: Admission,
     pub(crate) asking: Asking,
     /// Other room has to be followed by something yet.
     pub(crate) rearranging: bool,
@@ -231,6 +233,7 @@ impl Tables {
             no_pool: None,
             dead: 0,
             pace: Pace::default(),
+            admission: Admission::default(),
             asking: Asking::new(limits.conntracks),
             rearranging: false,
             held_before: 0,

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use super::routes::Table;
 use super::{AddressSet, Lpm, Neighbors, PrefixSet, Routes};
 use crate::config::{
-    CommitIntent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent, StandbyPolicy,
-    Timeouts,
+    CommitIntent, FirstPacketsPercent, Forwarding, Intent, InterfaceId, InterfaceIntent, NextHop, PoolIntent,
+    StandbyPolicy, Timeouts,
 };
 use crate::exception::ExceptionLimits;
 use crate::fingerprint::name_hash;
@@ -30,6 +30,7 @@ pub struct Snapshot {
     named: Vec<(u64, InterfaceId)>,
     ports: Vec<PortTable>,
     exceptions: Vec<Option<ExceptionLimits>>,
+    first_packets: FirstPacketsPercent,
     neighbors: Neighbors,
     pools: Arc<Pools>,
 }
@@ -209,6 +210,7 @@ impl Snapshot {
             named,
             ports: build_ports(intent),
             exceptions: intent.exceptions.clone(),
+            first_packets: intent.first_packets,
             pools: Arc::clone(pools),
             neighbors,
             interfaces,
@@ -269,6 +271,12 @@ impl Snapshot {
     #[must_use]
     pub const fn counts_flows(&self) -> bool {
         self.counts_flows
+    }
+
+    /// What first packets may have of the time of a worker that is overrun.
+    #[must_use]
+    pub const fn first_packets(&self) -> FirstPacketsPercent {
+        self.first_packets
     }
 
     /// Public addresses and who holds their blocks.

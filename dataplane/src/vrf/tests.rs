@@ -7,9 +7,9 @@ use ipnet::IpNet;
 
 use super::*;
 use crate::config::{
-    Care, CommitIntent, Filtering, FirewallIntent, Forwarding, HaGroupIntent, InDoubt, Intent, InterfaceId,
-    InterfaceIntent, Link, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange, Route, StandbyPolicy,
-    Timeouts, VirtualAddress, VirtualMac, VrfIntent,
+    Care, CommitIntent, Filtering, FirewallIntent, FirstPacketsPercent, Forwarding, HaGroupIntent, InDoubt,
+    Intent, InterfaceId, InterfaceIntent, Link, NatRuleIntent, Neighbor, NextHop, PoolIntent, PortRange,
+    Route, StandbyPolicy, Timeouts, VirtualAddress, VirtualMac, VrfIntent,
 };
 use crate::flow::{Addr, VrfId};
 use crate::io::PortId;
@@ -113,6 +113,7 @@ fn intent() -> Intent {
             ],
         }],
         exceptions: vec![],
+        first_packets: FirstPacketsPercent::default(),
     }
 }
 

@@ -190,7 +190,8 @@ node.toml:3:6: id = 300 is out of range; use 1 to 255
 node.toml:6:20: core 9 doesn't exist; use 0, 1
 node.toml:7:1: unknown key colour in [dataplane]; use one of: workers, event_threads, conntracks_max, \
 worker_cores, event_cores, idle, memory_mb, hugepages, mbufs, conntracks_start, delta_ring_entries, \
-held_packets, limited_sources, rss_key, redirect_packets_per_s, eal_args
+held_packets, limited_sources, rss_key, redirect_packets_per_s, \
+first_packets_percent, eal_args
 node.toml:14:10: interface lan0 is already used in line 10; give each port an interface of its own
 node.toml:20:11: there is no interface \"lan1\"; did you mean \"lan0\"?
 node.toml:24:33: pool \"public\" has 198.51.100.3, which pool \"public\" has in line 24; take it out of one of them
@@ -258,6 +259,7 @@ fn defaults_are_those_of_the_example() {
         "held_packets",
         "limited_sources",
         "redirect_packets_per_s",
+        "first_packets_percent",
         "eal_args",
         "rss",
         "vlan",
