@@ -23,6 +23,8 @@ mod economy;
 #[cfg(test)]
 mod exception;
 #[cfg(test)]
+mod first_packets;
+#[cfg(test)]
 mod floods;
 #[cfg(test)]
 mod flow_counters;

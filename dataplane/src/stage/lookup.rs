@@ -1,11 +1,13 @@
 //! Finds each packet's conntrack: one pass asks for the index lines, one for the entries, one compares. On a node that
 //! is not active, what is found only decides under which reason the packet is dropped.
 
+use arrayvec::ArrayVec;
+
 use super::{Batch, Context, Work};
 use crate::conntrack::Reign;
 use crate::delta::Class;
 use crate::flow::{Direction, VrfId, proto};
-use crate::io::Packet;
+use crate::io::{BURST, Packet};
 use crate::slot::NIL;
 use crate::stage::expire::end_if_over;
 use crate::stage::handoff::Cause;
@@ -49,20 +51,22 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
     let mut rule = Rule::NONE;
     let mut result = Found::All;
     let mut unmatched = 0;
+    // Finished connections that packets of this burst belong to.
+    let mut closing = ArrayVec::<u32, BURST>::new();
     batch.each(|meta, work| {
         if !flows(meta) {
             return;
         }
         let found = cx.tables.conntracks.find_at(work.entry, work.hash, &meta.key);
-        let expires_s = if let Some((entry, direction, conntrack)) = found {
+        let (expires_s, class) = if let Some((entry, direction, conntrack)) = found {
             (work.entry, work.direction) = (entry, direction);
             if conntrack.class == Class::Opening || ends(meta) {
                 conntrack.expect_change();
             }
-            conntrack.expires_s
+            (conntrack.expires_s, conntrack.class)
         } else {
             (work.entry, work.direction) = (NIL, Direction::Original);
-            u32::MAX
+            (u32::MAX, Class::Opening)
         };
         if rule.vrf != work.at.vrf {
             rule = Rule::of(work.at.vrf, cx);
@@ -80,9 +84,15 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             if expires_s <= now_s && end_if_over(cx.tables, cx.now, work.entry) {
                 work.entry = NIL;
             } else if is_syn(meta) && reopens(cx, meta, work) {
+                // Packets in front of it still need what it would end: it comes again in a second.
+                if closing.contains(&work.entry) {
+                    return work.drop(Drop::TcpState);
+                }
                 // A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
                 cx.tables.remove(cx.now, work.entry);
                 work.entry = NIL;
+            } else if class == Class::Closing {
+                closing.push(work.entry);
             }
         }
         if work.entry == NIL {
