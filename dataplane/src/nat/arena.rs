@@ -5,6 +5,7 @@
 
 use core::ops::{Index, IndexMut};
 
+use crate::prefetch::prefetch_all;
 use crate::span::{Span, reserved};
 use crate::vacancy::Vacancies;
 
@@ -40,6 +41,13 @@ impl<T: Copy + Default> Arena<T> {
             None => self.places.push(T::default()),
         }
         Some(id)
+    }
+
+    /// Asks for the place that is taken when `later` others have been.
+    pub(super) fn expect_new(&self, later: usize) {
+        if let Some(place) = self.places.get(self.vacant.later(later) as usize) {
+            prefetch_all(place);
+        }
     }
 
     /// Gives a place back. Its content is reset, so that it cannot be mistaken for an entry.

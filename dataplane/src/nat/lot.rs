@@ -24,6 +24,7 @@ use super::random::Random;
 use crate::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::config::PoolIntent;
 use crate::flow::{Addr, VrfId};
+use crate::prefetch::prefetch;
 use crate::rss::Home;
 use crate::share::{Half, Part};
 
@@ -263,6 +264,14 @@ impl Lot {
             None => (0, size),
             Some(Half::Low) => (0, size / 2),
             Some(Half::High) => (size / 2, size),
+        }
+    }
+
+    /// Asks for the memory of [`Self::free_port`]: its first line, which has all of a block of 512 ports.
+    #[inline]
+    pub(super) fn expect_ports(&self, place: Place, class: Protocol) {
+        if let Some(word) = self.bits(place, class).first() {
+            prefetch(word);
         }
     }
 

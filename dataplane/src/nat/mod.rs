@@ -13,6 +13,7 @@
 //!        └─ mappings (protocol, inside port, public port, conntracks)
 //! ```
 
+mod ahead;
 mod arena;
 mod block;
 mod change;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+pub(crate) use self::ahead::Ahead;
 use self::arena::{Arena, List};
 use self::block::Grantee;
 pub use self::block::{Block, BlockChange};
