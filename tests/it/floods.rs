@@ -34,12 +34,12 @@ impl Flooded {
         }
     }
 
-    fn from_inside(&mut self, key: &FlowKey) {
+    fn comes_from_inside(&mut self, key: &FlowKey) {
         let frame = packet::simple(&to_node(1, LAN, &key.src), key);
         self.packets.push((LAN, frame));
     }
 
-    fn from_outside(&mut self, key: &FlowKey) {
+    fn comes_from_outside(&mut self, key: &FlowKey) {
         let frame = packet::simple(&to_node(1, WAN, &key.src), key);
         self.packets.push((WAN, frame));
     }
@@ -65,9 +65,9 @@ impl Flooded {
         for _ in 0..bursts {
             for _ in 1..BURST {
                 self.number += 1;
-                self.from_inside(&flow(self.number));
+                self.comes_from_inside(&flow(self.number));
             }
-            self.from_inside(known);
+            self.comes_from_inside(known);
             let (made, left) = (self.made(), self.turn());
             assert_eq!(
                 left as u64,
@@ -91,9 +91,9 @@ fn flow(n: usize) -> FlowKey {
 /// A flow that both ends have spoken in.
 fn established(flooded: &mut Flooded) -> FlowKey {
     let known = packet::udp(subscriber6(2), 5_000, server6(2), 53);
-    flooded.from_inside(&known);
+    flooded.comes_from_inside(&known);
     assert_eq!(flooded.turn(), 1);
-    flooded.from_outside(&known.reversed());
+    flooded.comes_from_outside(&known.reversed());
     flooded.turn();
     known
 }
@@ -118,7 +118,7 @@ fn a_flood_that_nobody_answers_is_shed_until_the_worker_keeps_up_again() {
     // What is for the node itself is nobody's flow.
     for n in 0..BURST {
         let echo = packet::echo(subscriber(1), u16::try_from(n).unwrap(), LAN_VIP.into());
-        flooded.from_inside(&echo);
+        flooded.comes_from_inside(&echo);
     }
     flooded.turn();
     assert_eq!(flooded.shed(), shed);
@@ -134,11 +134,11 @@ fn flows_that_are_answered_are_not_shed() {
     let mut flooded = Flooded::new(flows + BURST);
     for burst in 0..=flows / BURST {
         for n in burst * BURST..(burst + 1) * BURST {
-            flooded.from_inside(&flow(n));
+            flooded.comes_from_inside(&flow(n));
         }
         if let Some(before) = burst.checked_sub(1) {
             for n in before * BURST..burst * BURST {
-                flooded.from_outside(&flow(n).reversed());
+                flooded.comes_from_outside(&flow(n).reversed());
             }
         }
         flooded.turn();
