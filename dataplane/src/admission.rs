@@ -8,7 +8,7 @@
 //!   a packet, of whatever kind            earns so much that first packets have `first_packets_percent` of the time
 //!   a first packet                        costs its price; when there isn't as much, it is dropped (`first-packet-shed`)
 //!   the first answer to a flow            gives the price back
-//!   a turn that leaves no queue waiting   fills the credit up: nobody is shed until the worker is overrun again
+//!   a turn without a full burst           fills the credit up: nobody is shed until the worker is overrun again
 //! ```
 //!
 //! The refund is what tells a flood from a busy hour: connections that are answered cost nothing in the end, however many there
@@ -18,9 +18,10 @@
 //! Packets that open nothing (for the node itself, or for a public port that nobody has) are neither charged nor shed.
 
 use crate::config::FirstPacketsPercent;
+use crate::io::BURST;
 
-/// Turns in a row of which each left packets behind, from which on a worker is overrun: 2,048 packets of one queue, more than one
-/// holds as a rule. What is shorter is a burst, which the queue is there for.
+/// Turns in a row in which a queue, or another worker, had a full burst to give, from which on a worker is overrun: 2,048 packets of
+/// one queue, more than one holds as a rule. What is shorter is a burst, which the queue is there for.
 const OVERRUN_TURNS: u32 = 64;
 
 /// What a first packet costs, in packets of established flows: 2,100 clocks to 200.
@@ -38,7 +39,9 @@ const CREDIT_MAX: u32 = UNANSWERED_MAX * PRICE * UNIT;
 /// What first packets may cost, of one worker.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// Turns in a row that left packets behind.
+    /// Something had a full burst to give in this turn, and probably more.
+    behind: bool,
+    /// Turns in a row in which something had.
     behind_turns: u32,
     credit: u32,
     /// What a packet earns; none where first packets may take all of the time.
@@ -48,6 +51,7 @@ pub(crate) struct Admission {
 impl Default for Admission {
     fn default() -> Self {
         Self {
+            behind: false,
             behind_turns: 0,
             credit: CREDIT_MAX,
             earned: None,
@@ -63,9 +67,10 @@ impl Admission {
         self.earned = (percent < 100).then(|| percent * UNIT / (100 - percent));
     }
 
-    /// So many packets have been taken in.
+    /// A burst of so many packets was taken in.
     #[inline]
     pub(crate) fn took(&mut self, packets: usize) {
+        self.behind |= packets == BURST;
         if self.is_overrun()
             && let Some(earned) = self.earned
         {
@@ -74,10 +79,10 @@ impl Admission {
         }
     }
 
-    /// A turn has polled its queues, and has `emptied` all of them.
+    /// A turn has taken what it takes of each queue and ring.
     #[inline]
-    pub(crate) const fn polled(&mut self, emptied: bool) {
-        if emptied {
+    pub(crate) const fn end_turn(&mut self) {
+        if !core::mem::replace(&mut self.behind, false) {
             self.behind_turns = 0;
             self.credit = CREDIT_MAX;
         } else if self.behind_turns < OVERRUN_TURNS {
@@ -115,15 +120,20 @@ impl Admission {
 mod tests {
     use super::*;
 
-    const BURST: usize = 32;
+    /// As it is after so many turns with full bursts.
+    fn behind(percent: u8, turns: u32) -> Admission {
+        let mut admission = Admission::default();
+        admission.bound(FirstPacketsPercent(percent));
+        for _ in 0..turns {
+            admission.took(BURST);
+            admission.end_turn();
+        }
+        admission
+    }
 
     /// A worker that is overrun, and whose credit is spent.
     fn spent(percent: u8) -> Admission {
-        let mut admission = Admission::default();
-        admission.bound(FirstPacketsPercent(percent));
-        for _ in 0..OVERRUN_TURNS {
-            admission.polled(false);
-        }
+        let mut admission = behind(percent, OVERRUN_TURNS);
         while admission.admit() {}
         admission
     }
@@ -134,38 +144,37 @@ mod tests {
         for _ in 0..bursts {
             admission.took(BURST);
             taken += (0..BURST).filter(|_| admission.admit()).count();
-            admission.polled(false);
+            admission.end_turn();
         }
         taken
     }
 
     #[test]
     fn nobody_is_shed_by_a_worker_that_keeps_up() {
-        let mut admission = Admission::default();
-        admission.bound(FirstPacketsPercent(1));
+        let mut admission = behind(1, OVERRUN_TURNS - 1);
         for _ in 0..10 {
-            for _ in 1..OVERRUN_TURNS {
-                admission.polled(false);
-                for _ in 0..10_000 {
-                    assert!(admission.admit());
-                }
+            for _ in 0..UNANSWERED_MAX {
+                assert!(admission.admit());
             }
-            admission.polled(true);
+            // A burst that isn't full: the queue is empty.
+            admission.took(BURST - 1);
+            admission.end_turn();
         }
     }
 
     #[test]
-    fn a_burst_is_no_flood_but_a_flood_is_shed_when_its_credit_is_spent() {
-        let mut admission = Admission::default();
-        admission.bound(FirstPacketsPercent(10));
-        for _ in 0..OVERRUN_TURNS {
-            admission.polled(false);
-        }
+    fn a_flood_is_shed_when_its_credit_is_spent_and_until_the_worker_keeps_up() {
+        let mut admission = behind(10, OVERRUN_TURNS);
         let free = (0..10 * UNANSWERED_MAX).take_while(|_| admission.admit()).count();
         assert_eq!(free, UNANSWERED_MAX as usize);
-        assert!(!admission.admit());
-        admission.polled(true);
-        assert!(admission.admit(), "it keeps up again");
+        // Another queue has less.
+        admission.took(BURST);
+        admission.took(1);
+        admission.end_turn();
+        while admission.admit() {}
+        admission.took(BURST - 1);
+        admission.end_turn();
+        assert!(admission.admit());
     }
 
     #[test]

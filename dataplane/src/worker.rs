@@ -256,7 +256,7 @@ impl<I: Io> Worker<I> {
                 work += self.redirected(now, &snapshot, io);
             }
             self.redirects.let_through(emptied);
-            self.tables.admission.polled(emptied);
+            self.tables.admission.end_turn();
         } else {
             // Loss-free: packets wait in the receive queues until the owner has caught up.
             self.tables.counters.handoff_waits += 1;

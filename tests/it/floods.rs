@@ -11,9 +11,10 @@ use testkit::packet::{self, to_node};
 /// First packets that may go unanswered at once, and some for the turns until a worker counts as overrun.
 const FREE: usize = 65_536 + 64 * BURST;
 
-/// One node with one worker, and the packets that it finds in its next turn.
+/// A node, and the packets that one of its workers finds in its next turn.
 struct Flooded {
     cluster: Cluster,
+    worker: usize,
     packets: Vec<(PortId, Vec<u8>)>,
     /// Of the last flow of the flood.
     number: usize,
@@ -21,14 +22,20 @@ struct Flooded {
 
 impl Flooded {
     fn new(conntracks: usize) -> Self {
+        Self::at(0, 1, conntracks)
+    }
+
+    /// At a worker of so many.
+    fn at(worker: usize, workers: u16, conntracks: usize) -> Self {
         let setup = Setup {
             grouped: false,
-            workers: 1,
+            workers,
             conntracks,
             ..Setup::default()
         };
         Self {
             cluster: Cluster::new(setup, 1),
+            worker,
             packets: Vec::new(),
             number: 0,
         }
@@ -49,9 +56,13 @@ impl Flooded {
         let now = self.cluster.now;
         let node = self.cluster.node(0);
         for (port, frame) in self.packets.drain(..) {
-            assert!(node.inject(0, port, &frame));
+            assert!(node.inject(self.worker, port, &frame));
         }
-        node.step_thread(0, now);
+        // Whoever has them handed over comes behind.
+        node.step_thread(self.worker, now);
+        for worker in (0..node.workers()).filter(|&other| other != self.worker) {
+            node.step_thread(worker, now);
+        }
         node.take_sent(LAN);
         node.take_sent(WAN).len()
     }
@@ -126,6 +137,16 @@ fn a_flood_that_nobody_answers_is_shed_until_the_worker_keeps_up_again() {
     flooded.turn();
     flooded.flood(10, &known);
     assert_eq!(flooded.shed(), shed);
+}
+
+#[test]
+fn a_worker_is_overrun_by_what_others_hand_over_as_well() {
+    for worker in 0..2 {
+        let mut flooded = Flooded::at(worker, 2, 1_024);
+        let known = established(&mut flooded);
+        flooded.flood(FREE / (BURST - 1) + 200, &known);
+        assert!(flooded.shed() > 0, "by way of worker {worker}");
+    }
 }
 
 #[test]
