@@ -569,8 +569,9 @@ impl<I: Io> Worker<I> {
             hold(batch, &mut cx);
         }
         track(batch, &mut cx);
-        forward(batch, &mut cx);
-        answer(batch, &mut self.out, io, &mut cx);
+        if !forward(batch, &mut cx) {
+            answer(batch, &mut self.out, io, &mut cx);
+        }
         rewrite(batch, &mut cx);
         transmit(
             batch,

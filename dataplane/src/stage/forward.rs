@@ -9,18 +9,25 @@ use crate::slot::NIL;
 use crate::stage::meta::Meta;
 use crate::verdict::Drop;
 
+/// Whether every packet goes to a neighbour, so that nobody is owed an answer.
 #[inline(never)]
-pub(crate) fn forward<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
+#[must_use]
+pub(crate) fn forward<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> bool {
     let mut known = Known::NOTHING;
+    let mut to_neighbors = 0;
     batch.each(|meta, work| {
         if work.entry == NIL {
             return;
         }
         match way_out(meta, work, &mut known, cx) {
-            Ok(exit) => work.exit = exit,
+            Ok(exit) => {
+                work.exit = exit;
+                to_neighbors += usize::from(matches!(exit, Exit::Neighbor { .. }));
+            }
             Err(reason) => work.drop(reason),
         }
     });
+    to_neighbors == batch.packets.len()
 }
 
 /// The way that a packet of this burst has taken, when all packets to that set of next hops take it: through the one gateway.
