@@ -113,6 +113,13 @@ impl Addr {
         }
     }
 
+    /// The same address, of which is known that it is IPv4: the compiler knows it then, too, and asks no more.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn as_v4(&self) -> Self {
+        Self::of_v4_number(self.v4_number())
+    }
+
     /// From its two halves, as [`Self::halves`] gives them.
     #[inline]
     #[must_use]
@@ -209,6 +216,16 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// As [`Addr::as_v4`], for both addresses.
+    #[inline(always)]
+    pub(crate) const fn as_v4(&self) -> Self {
+        Self {
+            src: self.src.as_v4(),
+            dst: self.dst.as_v4(),
+            ..*self
+        }
+    }
+
     /// The same flow seen from the other end.
     #[must_use]
     pub const fn reversed(&self) -> Self {

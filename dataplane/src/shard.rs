@@ -48,14 +48,16 @@ pub fn slot_of_address(address: &Addr, slots: u16) -> u16 {
     reduce(address_hash(address), slots)
 }
 
-/// Slot of a flow between two addresses of which both or neither are inside: symmetric in both.
+/// Slot of a flow between two addresses of which both or neither are inside: symmetric in both. Inlined, so that no address has
+/// to be put into memory for it.
+#[inline(always)]
 #[must_use]
 pub fn slot_of_pair(a: &Addr, b: &Addr, slots: u16) -> u16 {
     reduce(mix64(address_hash(a).wrapping_add(address_hash(b))), slots)
 }
 
 /// Slot of a flow, given which of its ends are inside.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn slot_of(src: &Addr, src_inside: bool, dst: &Addr, dst_inside: bool, slots: u16) -> u16 {
     match (src_inside, dst_inside) {

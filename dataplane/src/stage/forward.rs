@@ -19,15 +19,50 @@ pub(crate) fn forward<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> 
         if work.entry == NIL {
             return;
         }
-        match way_out(meta, work, &mut known, cx) {
-            Ok(exit) => {
-                work.exit = exit;
-                to_neighbors += usize::from(matches!(exit, Exit::Neighbor { .. }));
+        match leads_to(meta, work, cx) {
+            Ok(Lead::Ways(set)) if known.is(work.out, set, meta.ip_len) => {
+                work.exit = known.exit;
+                to_neighbors += 1;
             }
+            Ok(Lead::Ways(set)) => match way_out(meta, work, set, &mut known, cx) {
+                Ok(exit) => {
+                    work.exit = exit;
+                    to_neighbors += usize::from(matches!(exit, Exit::Neighbor { .. }));
+                }
+                Err(reason) => work.drop(reason),
+            },
+            Ok(Lead::Pool) => work.exit = Exit::Hairpin,
             Err(reason) => work.drop(reason),
         }
     });
     to_neighbors == batch.packets.len()
+}
+
+/// What a packet's destination leads to.
+enum Lead {
+    /// A set of equal ways.
+    Ways(u32),
+    /// One of our pools (RFC 4787 REQ-9): to another subscriber's outside address, through the NAT twice.
+    Pool,
+}
+
+#[inline(always)]
+fn leads_to(meta: &Meta, work: &Work, cx: &Context<'_>) -> Result<Lead, Drop> {
+    if meta.ttl <= 1 {
+        return Err(Drop::TtlExceeded);
+    }
+    let vrf = cx.snapshot.vrf(work.out);
+    // Translation doesn't change the family, and pools are of IPv4.
+    let set = if meta.is_v6 {
+        vrf.set_of_ways_v6(work.dst.number())
+    } else {
+        let dst = work.dst.as_v4();
+        if cx.pools.is_pool_address(work.out, &dst) {
+            return Ok(Lead::Pool);
+        }
+        vrf.set_of_ways_v4(dst.v4_number())
+    };
+    set.map(Lead::Ways).ok_or(Drop::NoRoute)
 }
 
 /// The way that a packet of this burst has taken, when all packets to that set of next hops take it: through the one gateway.
@@ -48,22 +83,23 @@ impl Known {
         mtu: 0,
         exit: Exit::None,
     };
+
+    #[inline]
+    fn is(&self, vrf: VrfId, set: u32, ip_len: u16) -> bool {
+        set == self.set && vrf == self.vrf && ip_len <= self.mtu
+    }
 }
 
-#[inline]
-fn way_out(meta: &Meta, work: &Work, known: &mut Known, cx: &mut Context<'_>) -> Result<Exit, Drop> {
-    if meta.ttl <= 1 {
-        return Err(Drop::TtlExceeded);
-    }
+/// The way that the flow's packets take, of a set. Not inlined: where there is one gateway, few packets of a burst ask.
+#[inline(never)]
+fn way_out(
+    meta: &Meta,
+    work: &Work,
+    set: u32,
+    known: &mut Known,
+    cx: &mut Context<'_>,
+) -> Result<Exit, Drop> {
     let (vrf, dst) = (work.out, &work.dst);
-    // RFC 4787 REQ-9: to another subscriber's outside address, through the NAT twice.
-    if cx.pools.is_pool_address(vrf, dst) {
-        return Ok(Exit::Hairpin);
-    }
-    let set = cx.snapshot.set_of_ways(vrf, dst).ok_or(Drop::NoRoute)?;
-    if set == known.set && vrf == known.vrf && meta.ip_len <= known.mtu {
-        return Ok(known.exit);
-    }
     #[expect(clippy::cast_possible_truncation, reason = "any 32 bits of the hash do")]
     let flow_hash = work.hash as u32;
     let way = cx.snapshot.way(vrf, set, flow_hash);

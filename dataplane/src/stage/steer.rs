@@ -8,7 +8,7 @@ use super::reassemble::meeting_worker;
 use super::{Batch, Context, Work};
 use crate::config::InterfaceId;
 use crate::delta::SlotRef;
-use crate::flow::VrfId;
+use crate::flow::{FlowKey, VrfId};
 use crate::io::{Packet, PortId};
 use crate::shard::slot_of;
 use crate::stage::handoff::Cause;
@@ -55,8 +55,10 @@ pub(crate) fn steer<P: Packet>(batch: &mut Batch<P>, cx: &Context<'_>) -> bool {
             work.cause = Cause::Fragment;
             meeting_worker(meta, work.at, cx)
         };
-        hand_to(owner, work, cx);
-        others |= owner != cx.worker;
+        if owner != cx.worker {
+            hand_to(owner, work, cx);
+            others = true;
+        }
     });
     others
 }
@@ -127,16 +129,33 @@ pub(crate) fn owner_slot(meta: &Meta, cx: &Context<'_>) -> (SlotRef, Cause) {
     slot_in(cx.snapshot.vrf(meta.key.vrf), meta, cx)
 }
 
-/// As [`owner_slot`], when the VRF has been looked up.
+/// As [`owner_slot`], when the VRF has been looked up. The family is asked for here, and by no step below.
 #[inline(always)]
 fn slot_in(vrf: &Vrf, meta: &Meta, cx: &Context<'_>) -> (SlotRef, Cause) {
-    let key = &meta.key;
+    if meta.is_v6 {
+        return (slot_of_v6(vrf, &meta.key), Cause::Subscriber);
+    }
+    let key = &meta.key.as_v4();
     let src_inside = vrf.inside.contains(&key.src);
     // From inside to a pool is the first half of a hairpin: the subscriber's own, like everything it sends.
     if !src_inside && let Some((vrf, slot)) = cx.pools.owner(key.vrf, &key.dst, key.dst_port) {
         return (SlotRef { vrf, slot }, Cause::Pool);
     }
+    (slot_of_ends(vrf, key, src_inside), Cause::Subscriber)
+}
+
+/// Pools are of IPv4. Not inlined: the other family needs the registers.
+#[inline(never)]
+fn slot_of_v6(vrf: &Vrf, key: &FlowKey) -> SlotRef {
+    slot_of_ends(vrf, key, vrf.inside.contains(&key.src))
+}
+
+/// The slot of a flow that is no pool's.
+#[inline(always)]
+fn slot_of_ends(vrf: &Vrf, key: &FlowKey, src_inside: bool) -> SlotRef {
     let dst_inside = vrf.inside.contains(&key.dst);
-    let slot = slot_of(&key.src, src_inside, &key.dst, dst_inside, vrf.slots);
-    (SlotRef { vrf: key.vrf, slot }, Cause::Subscriber)
+    SlotRef {
+        vrf: key.vrf,
+        slot: slot_of(&key.src, src_inside, &key.dst, dst_inside, vrf.slots),
+    }
 }

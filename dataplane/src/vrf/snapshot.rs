@@ -123,6 +123,31 @@ pub struct Vrf {
     announcements: Vec<(InterfaceId, Addr)>,
 }
 
+/// Nothing is routed to multicast, loopback or limited broadcast (RFC 1812 section 5.3.7) or to IPv6 link-local addresses
+/// (RFC 4291 section 2.5.6).
+impl Vrf {
+    /// As [`Snapshot::set_of_ways`], of an IPv4 address.
+    #[must_use]
+    #[inline(always)]
+    pub fn set_of_ways_v4(&self, dst: u32) -> Option<u32> {
+        let first = dst >> 24;
+        if first >= 127 && (first == 127 || first >> 4 == 0xe || dst == u32::MAX) {
+            return None;
+        }
+        self.v4.get_v4(dst)
+    }
+
+    /// As [`Snapshot::set_of_ways`], of an IPv6 address.
+    #[must_use]
+    #[inline]
+    pub fn set_of_ways_v6(&self, dst: u128) -> Option<u32> {
+        if dst >> 120 == 0xff || dst >> 118 == 0xfe80 >> 6 || dst == 1 {
+            return None;
+        }
+        self.v6.get(dst)
+    }
+}
+
 /// The way out for one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Way {
@@ -293,25 +318,15 @@ impl Snapshot {
         Some(self.way(vrf, self.set_of_ways(vrf, dst)?, flow_hash))
     }
 
-    /// Number of the equal ways to `dst`, in its VRF. Nothing is routed to multicast, loopback or limited broadcast
-    /// (RFC 1812 section 5.3.7) or to IPv6 link-local addresses (RFC 4291 section 2.5.6).
+    /// Number of the equal ways to `dst`, in its VRF.
     #[must_use]
     #[inline]
     pub fn set_of_ways(&self, vrf: VrfId, dst: &Addr) -> Option<u32> {
-        let vrf = &self.vrfs[vrf.index()];
+        let vrf = self.vrf(vrf);
         if dst.is_v4() {
-            let number = dst.v4_number();
-            let first = number >> 24;
-            if first >= 127 && (first == 127 || first >> 4 == 0xe || number == u32::MAX) {
-                return None;
-            }
-            vrf.v4.get_v4(number)
+            vrf.set_of_ways_v4(dst.v4_number())
         } else {
-            let number = dst.number();
-            if number >> 120 == 0xff || number >> 118 == 0xfe80 >> 6 || number == 1 {
-                return None;
-            }
-            vrf.v6.get(number)
+            vrf.set_of_ways_v6(dst.number())
         }
     }
 

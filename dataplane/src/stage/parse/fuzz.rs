@@ -43,6 +43,12 @@ proptest! {
         let mut meta = Meta::default();
         let verdict = parse(&bytes, &mut meta);
         prop_assert!(meta.l4_offset() <= usize::from(u16::MAX) + 64);
+        if verdict == Verdict::Forward && matches!(meta.kind, Kind::Flow | Kind::IcmpError | Kind::Fragment) {
+            // Later stages know by the one what the other is.
+            let is_v4 = Addr::are_v4(&meta.key.src, &meta.key.dst);
+            prop_assert_eq!(meta.is_v6, !is_v4);
+            prop_assert_eq!(meta.key.as_v4() == meta.key, is_v4);
+        }
         if verdict == Verdict::Forward && meta.kind == Kind::Flow && meta.piece == Piece::Whole {
             prop_assert!(meta.l4_offset() <= meta.ip_end() && meta.ip_end() <= bytes.len());
             let damaged = meta.key.proto == proto::UDP && !udp_is_right(&bytes, &meta);
