@@ -76,6 +76,12 @@ impl Side {
         self.0 & !Self::REPLY
     }
 
+    /// [`Direction::index`] of the tuple. Where it only says which one is looked at, a branch would be guessed wrong half the time.
+    #[inline]
+    const fn place(self) -> usize {
+        (self.0 >> 31) as usize
+    }
+
     #[inline]
     const fn direction(self) -> Direction {
         if self.0 & Self::REPLY == 0 {
@@ -206,15 +212,24 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn find_at(&self, candidate: u32, hash: u64, key: &FlowKey) -> Option<(u32, Direction, &Conntrack)> {
-        let side = Side(candidate);
-        // It may have been removed since.
-        if let Some(entry) = self.live_at(side.id())
-            && entry.tuples.is(side.direction(), key)
-        {
-            return Some((side.id(), side.direction(), entry));
+        if let Some(found) = self.candidate_at(candidate, key) {
+            return Some(found);
         }
         let (id, direction) = self.find(hash, key)?;
         Some((id, direction, &self[id]))
+    }
+
+    /// The `candidate` of the second pass, if it is what is sought.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn candidate_at(&self, candidate: u32, key: &FlowKey) -> Option<(u32, Direction, &Conntrack)> {
+        let side = Side(candidate);
+        // It may have been removed since.
+        let entry = self.live_at(side.id())?;
+        entry
+            .tuples
+            .is_at(side.place(), key)
+            .then_some((side.id(), side.direction(), entry))
     }
 
     /// The live conntrack that has `key` as one of its tuples, and which of them it is.
@@ -223,7 +238,7 @@ impl Table {
     pub fn find(&self, hash: u64, key: &FlowKey) -> Option<(u32, Direction)> {
         let is_it = |side| {
             let entry = self.get(Side(side).id());
-            entry.is_some_and(|entry| entry.tuples.is(Side(side).direction(), key))
+            entry.is_some_and(|entry| entry.tuples.is_at(Side(side).place(), key))
         };
         let side = Side(self.index.find(hash, is_it)?);
         Some((side.id(), side.direction()))

@@ -183,7 +183,12 @@ impl Tuples {
     #[inline(always)]
     #[must_use]
     pub fn is(&self, direction: Direction, key: &FlowKey) -> bool {
-        let at = direction.index();
+        self.is_at(direction.index(), key)
+    }
+
+    /// As [`Self::is`], of the direction with this index.
+    #[inline(always)]
+    pub(super) fn is_at(&self, at: usize, key: &FlowKey) -> bool {
         let ports = ports_together(self.ports[at]) ^ ports_together([key.src_port, key.dst_port]);
         let rest = ports | u32::from(self.vrfs[at].0 ^ key.vrf.0) | u32::from(self.proto ^ key.proto);
         match &self.ends {

@@ -4,7 +4,7 @@
 use arrayvec::ArrayVec;
 
 use super::{Batch, Context, Work};
-use crate::conntrack::Reign;
+use crate::conntrack::{Conntrack, Reign, Table};
 use crate::delta::Class;
 use crate::flow::{Direction, VrfId, proto};
 use crate::io::{BURST, Packet};
@@ -30,7 +30,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
     let conntracks = &cx.tables.conntracks;
     batch.each(|meta, work| {
         if flows(meta) {
-            work.hash = conntracks.hash(&meta.key);
+            work.hash = hash_of(conntracks, meta);
             conntracks.prefetch(work.hash);
         }
     });
@@ -49,62 +49,112 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
     });
     let now_s = cx.now.secs();
     let mut rule = Rule::NONE;
-    let mut result = Found::All;
-    let mut unmatched = 0;
+    let mut unmatched = Unmatched::default();
     // Finished connections that packets of this burst belong to.
     let mut closing = ArrayVec::<u32, BURST>::new();
     batch.each(|meta, work| {
         if !flows(meta) {
             return;
         }
-        let found = cx.tables.conntracks.find_at(work.entry, work.hash, &meta.key);
-        let (expires_s, class) = if let Some((entry, direction, conntrack)) = found {
-            (work.entry, work.direction) = (entry, direction);
-            if conntrack.class == Class::Opening || ends(meta) {
-                conntrack.expect_change();
-            }
-            (conntrack.expires_s, conntrack.class)
-        } else {
-            (work.entry, work.direction) = (NIL, Direction::Original);
-            (u32::MAX, Class::Opening)
-        };
         if rule.vrf != work.at.vrf {
             rule = Rule::of(work.at.vrf, cx);
         }
-        if !rule.active {
-            // Addresses of the node itself stay the kernel's on a standby too; admit tells them apart.
-            if work.entry == NIL {
-                result = Found::NotAll;
-            } else {
-                work.drop(Drop::StandbyMatched);
-            }
+        let conntracks = &cx.tables.conntracks;
+        let candidate = candidate_of(conntracks, meta, work);
+        let Some((entry, direction, conntrack)) = candidate.or_else(|| elsewhere(conntracks, meta, work))
+        else {
+            (work.entry, work.direction) = (NIL, Direction::Original);
+            unmatched.note(rule.active, work, cx);
             return;
+        };
+        (work.entry, work.direction) = (entry, direction);
+        let turns = turns(meta);
+        let (class, over) = (conntrack.class, conntrack.expires_s <= now_s);
+        if class == Class::Opening || turns {
+            conntrack.expect_change();
         }
-        if work.entry != NIL {
-            if expires_s <= now_s && end_if_over(cx.tables, cx.now, work.entry) {
-                work.entry = NIL;
-            } else if is_syn(meta) && reopens(cx, meta, work) {
-                // Packets in front of it still need what it would end: it comes again in a second.
-                if closing.contains(&work.entry) {
-                    return work.drop(Drop::TcpState);
-                }
-                // A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
-                cx.tables.remove(cx.now, work.entry);
-                work.entry = NIL;
-            } else if class == Class::Closing {
-                closing.push(work.entry);
-            }
-        }
-        if work.entry == NIL {
-            // From outside to a pool hardly anything is let in.
-            if work.cause != Cause::Pool {
-                cx.tables.expect_new(work.at, unmatched);
-                unmatched += 1;
-            }
-            result = Found::NotAll;
+        if !rule.active {
+            work.drop(Drop::StandbyMatched);
+        } else if (over || turns) && makes_room(meta, work, &closing, cx) {
+            work.entry = NIL;
+            unmatched.note(true, work, cx);
+        } else if class == Class::Closing {
+            closing.push(work.entry);
         }
     });
-    result
+    if unmatched.any { Found::NotAll } else { Found::All }
+}
+
+/// The family is looked at here, once, and not wherever an address is used.
+#[inline(always)]
+fn hash_of(conntracks: &Table, meta: &Meta) -> u64 {
+    if meta.is_v6 {
+        conntracks.hash(&meta.key)
+    } else {
+        conntracks.hash(&meta.key.as_v4())
+    }
+}
+
+/// A packet's conntrack where it is the bucket's first candidate. The family: as for [`hash_of`].
+#[inline(always)]
+fn candidate_of<'a>(
+    conntracks: &'a Table,
+    meta: &Meta,
+    work: &Work,
+) -> Option<(u32, Direction, &'a Conntrack)> {
+    if meta.is_v6 {
+        conntracks.candidate_at(work.entry, &meta.key)
+    } else {
+        conntracks.candidate_at(work.entry, &meta.key.as_v4())
+    }
+}
+
+/// A packet's conntrack where the bucket's first candidate isn't it.
+#[inline(never)]
+fn elsewhere<'a>(conntracks: &'a Table, meta: &Meta, work: &Work) -> Option<(u32, Direction, &'a Conntrack)> {
+    let (entry, direction) = conntracks.find(work.hash, &meta.key)?;
+    Some((entry, direction, &conntracks[entry]))
+}
+
+/// Packets of a burst that have no conntrack.
+#[derive(Default)]
+struct Unmatched {
+    any: bool,
+    /// How many may become a conntrack.
+    expected: usize,
+}
+
+impl Unmatched {
+    /// Addresses of the node itself stay the kernel's on a standby too, where nothing else is made of it; admit tells them apart.
+    #[inline(never)]
+    fn note(&mut self, active: bool, work: &Work, cx: &mut Context<'_>) {
+        self.any = true;
+        // From outside to a pool hardly anything is let in.
+        if active && work.cause != Cause::Pool {
+            cx.tables.expect_new(work.at, self.expected);
+            self.expected += 1;
+        }
+    }
+}
+
+/// Whether the conntrack that was found is over, or a SYN opens another one in its place.
+#[inline(never)]
+fn makes_room(meta: &Meta, work: &mut Work, closing: &[u32], cx: &mut Context<'_>) -> bool {
+    let over = cx.tables.conntracks[work.entry].expires_s <= cx.now.secs();
+    if over && end_if_over(cx.tables, cx.now, work.entry) {
+        return true;
+    }
+    if !is_syn(meta) || !reopens(cx, meta, work) {
+        return false;
+    }
+    if closing.contains(&work.entry) {
+        // Packets in front of it still need what it would end: it comes again in a second.
+        work.drop(Drop::TcpState);
+        return false;
+    }
+    // A SYN on the tuple of a finished connection opens a new one, which policy has to see (RFC 9293 section 3.6.1).
+    cx.tables.remove(cx.now, work.entry);
+    true
 }
 
 /// What a packet has to know of a VRF's role: looked up when the VRF is another than that of the packet before.
@@ -129,10 +179,10 @@ impl Rule {
     }
 }
 
-/// Whether it may end its connection.
+/// Whether it may begin or end a connection.
 #[inline]
-fn ends(meta: &Meta) -> bool {
-    meta.key.proto == proto::TCP && meta.tcp.flags & (tcp::FIN | tcp::RST) != 0
+fn turns(meta: &Meta) -> bool {
+    meta.key.proto == proto::TCP && meta.tcp.flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0
 }
 
 #[inline]
