@@ -225,20 +225,53 @@ const fn tag(hash: u64) -> u16 {
     if tag == EMPTY { 1 } else { tag }
 }
 
-/// Hash of a flow's key under the secret of this boot: whoever doesn't know `seed` can't choose flows that meet in
-/// one bucket.
-#[inline]
+/// The secret of this boot that keys are hashed under: whoever doesn't know the seed can't choose flows that meet in one bucket.
+/// With it, what [`hash_words`] makes of the seed alone when there is one pair of words: every packet would do it again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Secret {
+    seed: u64,
+    first: [u64; 2],
+    last: [u64; 2],
+}
+
+impl Secret {
+    /// The secret of a seed.
+    #[must_use]
+    pub(super) const fn new(seed: u64) -> Self {
+        let hash = seed ^ KEYS[0];
+        Self {
+            seed,
+            first: [hash, seed.rotate_left(11) ^ KEYS[1]],
+            last: [hash.rotate_left(23) ^ KEYS[2], seed ^ KEYS[3]],
+        }
+    }
+
+    /// Hash of a flow's key.
+    #[inline]
+    #[must_use]
+    pub(super) fn hash(&self, key: &FlowKey) -> u64 {
+        // Both ports lie together in the key, and are taken in one step.
+        let ports = u32::from(key.dst_port) << 16 | u32::from(key.src_port);
+        let rest = u64::from(ports) | u64::from(key.vrf.0) << 32 | u64::from(key.proto) << 48;
+        if Addr::are_v4(&key.src, &key.dst) {
+            let [src, dst] = [key.src, key.dst].map(|a| u64::from(a.v4_number()));
+            return self.hash_pair([src << 32 | dst, rest]);
+        }
+        hash_v6(key, rest, self.seed)
+    }
+
+    /// As [`hash_words`].
+    #[inline]
+    const fn hash_pair(&self, pair: [u64; 2]) -> u64 {
+        let hash = fold(self.first[0] ^ pair[0], self.first[1] ^ pair[1]);
+        fold(hash ^ self.last[0], self.last[1])
+    }
+}
+
+/// Hash of a flow's key under the secret of a seed.
 #[must_use]
 pub fn hash_key(key: &FlowKey, seed: u64) -> u64 {
-    let rest = u64::from(key.src_port) << 48
-        | u64::from(key.dst_port) << 32
-        | u64::from(key.vrf.0) << 16
-        | u64::from(key.proto);
-    if Addr::are_v4(&key.src, &key.dst) {
-        let [src, dst] = [key.src, key.dst].map(|a| u64::from(a.v4_number()));
-        return hash_words([src << 32 | dst, rest], seed);
-    }
-    hash_v6(key, rest, seed)
+    Secret::new(seed).hash(key)
 }
 
 #[inline(never)]
@@ -409,6 +442,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_pair_is_hashed_as_any_words_are(pair: [u64; 2], seed: u64) {
+            prop_assert_eq!(Secret::new(seed).hash_pair(pair), hash_words(pair, seed));
+        }
+
         /// The worst case of one id under two hashes: the same tag, on one probe path.
         #[test]
         fn ids_under_two_hashes_of_one_tag_leave_no_trace(

@@ -10,7 +10,7 @@ mod room;
 use core::ops;
 
 use super::entry::{Conntrack, Standing};
-use super::index::hash_key;
+use super::index::Secret;
 use super::moving::Moving;
 use crate::flow::{Direction, FlowKey};
 use crate::prefetch::{prefetch, prefetch_all, prefetch_lines};
@@ -98,7 +98,7 @@ pub struct Table {
     index: Moving,
     /// Laid out as far as anybody has come, and from the start to the first limit.
     places: Vec<Place>,
-    seed: u64,
+    secret: Secret,
     vacant: Vacancies,
     live: usize,
     /// Places whose keys are still to be carried over to the present index: from the first to before the second.
@@ -125,7 +125,7 @@ impl Table {
             index: Moving::new(2 * capacity as usize),
             vacant: Vacancies::new(capacity, reserve),
             places,
-            seed,
+            secret: Secret::new(seed),
             live: 0,
             carried: (0, 0),
             blank,
@@ -136,7 +136,7 @@ impl Table {
     #[inline]
     #[must_use]
     pub fn hash(&self, key: &FlowKey) -> u64 {
-        hash_key(key, self.seed)
+        self.secret.hash(key)
     }
 
     /// First pass: asks for the index line of `hash`.
