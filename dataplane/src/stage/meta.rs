@@ -98,17 +98,17 @@ pub struct Meta {
     pub piece: Piece,
     /// Where the piece belongs. Valid unless it is the whole packet.
     pub fragment: Fragment,
+    /// ARP request, neighbour solicitation, or request of an ICMP query.
+    pub is_request: bool,
     /// IPv6 (else IPv4 or ARP).
     pub is_v6: bool,
+    /// IPv4 options or IPv6 extension headers are present.
+    pub has_options: bool,
     /// IPv4 source and destination address are equal: an attack, unless the packet hairpins between two endpoints of
     /// one public address.
     pub to_itself: bool,
-    /// ARP request, neighbour solicitation, or request of an ICMP query.
-    pub is_request: bool,
     /// IPv4 without "don't fragment".
     pub may_split: bool,
-    /// IPv4 options or IPv6 extension headers are present.
-    pub has_options: bool,
     /// TTL or hop limit on arrival.
     pub ttl: u8,
     /// DSCP (6 bits).

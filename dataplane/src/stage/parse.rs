@@ -42,6 +42,12 @@ use crate::wire::vlan::{TAG_LEN, Tag, VlanTags, is_tpid};
 /// Forward: [`Meta::kind`] says what it is. Punt: the kernel's business, kind Other. Drop: `meta` means nothing.
 #[inline]
 pub fn parse(frame: &[u8], meta: &mut Meta) -> Verdict {
+    plain::frame(frame, meta).unwrap_or_else(|| any_frame(frame, meta))
+}
+
+/// A frame of any shape. Not inlined: few are of another than [`plain`].
+#[inline(never)]
+fn any_frame(frame: &[u8], meta: &mut Meta) -> Verdict {
     match dissect(frame, meta) {
         Ok(kind) => {
             meta.kind = kind;
@@ -207,7 +213,7 @@ fn describe(header: &Ipv4<&[u8; 20]>, header_len: usize, meta: &mut Meta) {
 /// None when both addresses are those of a packet that may be forwarded.
 #[inline]
 fn ipv4_addresses(src: &[u8; 4], dst: &[u8; 4]) -> Option<Result<Kind, Drop>> {
-    if is_ordinary(src) && is_ordinary(dst) {
+    if are_ordinary(src, dst) {
         return None;
     }
     // A host without an address asks by broadcast (DHCP, RFC 2131 section 4.1): for the kernel, if for anyone.
@@ -228,10 +234,10 @@ fn ipv4_addresses(src: &[u8; 4], dst: &[u8; 4]) -> Option<Result<Kind, Drop>> {
     None
 }
 
-/// Neither in network 0, loopback, link-local, multicast nor beyond.
+/// Neither is in network 0, loopback, link-local, multicast nor beyond.
 #[inline]
-const fn is_ordinary(a: &[u8; 4]) -> bool {
-    ORDINARY[a[0] as usize]
+const fn are_ordinary(a: &[u8; 4], b: &[u8; 4]) -> bool {
+    ORDINARY[a[0] as usize] & ORDINARY[b[0] as usize]
 }
 
 /// By first byte of an address.
