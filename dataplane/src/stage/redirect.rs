@@ -270,7 +270,7 @@ fn frame<I: Io>(
     }
     let (l2, l3) = packet.data_mut().split_at_mut(l2_len);
     bytes.copy_to(l3);
-    write_l2(l2, interface.mac, head.source, &interface.tags);
+    write_l2(l2, &interface.mac, &head.source, &interface.tags);
     let version = l3.first().map_or(0, |byte| byte >> 4);
     let kind = if version == 6 {
         ethertype::IPV6

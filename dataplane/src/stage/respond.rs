@@ -342,7 +342,7 @@ fn start<'a, P: Packet>(packet: &'a mut P, l2: L2<'_>, ethertype: u16, len: usiz
     }
     let frame = packet.data_mut();
     frame.fill(0);
-    rewrite::write_l2(frame, dst, src, vlans);
+    rewrite::write_l2(frame, &dst, &src, vlans);
     let (header, payload) = frame.split_at_mut_checked(l2_len)?;
     *header.last_chunk_mut()? = ethertype.to_be_bytes();
     Some(payload)

@@ -26,11 +26,12 @@ pub(crate) fn rewrite<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
     let mut translated = 0;
     let places = batch.meta.iter().zip(&mut batch.work);
     for (packet, (meta, work)) in batch.packets.iter_mut().zip(places) {
-        let whole = work.is_open() && meta.kind == Kind::Flow && meta.piece == Piece::Whole;
-        let (true, Exit::Neighbor { interface, mac }) = (whole, work.exit) else {
+        // Only what goes on has a neighbour.
+        let whole = meta.kind == Kind::Flow && meta.piece == Piece::Whole;
+        let (true, Exit::Neighbor { interface, mac }) = (whole, &work.exit) else {
             continue;
         };
-        let link = cx.snapshot.interface(interface);
+        let link = cx.snapshot.interface(*interface);
         if link.tags.l2_len() != usize::from(meta.l2_len) {
             continue;
         }
@@ -40,7 +41,7 @@ pub(crate) fn rewrite<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) {
             Some((addresses, ports)) if rewrite_plain(frame, meta, addresses, ports) => true,
             _ => rewrite_flow(frame, meta, &conntrack.translation(work.direction)),
         });
-        write_l2(frame, mac, link.mac, &link.tags);
+        write_l2(frame, mac, &link.mac, &link.tags);
         work.exit = Exit::Port(link.port);
     }
     cx.tables.counters.translated += translated;
@@ -61,7 +62,7 @@ pub fn rewrite_plain(frame: &mut [u8], meta: &Meta, addresses: [u8; 8], ports: [
 
 #[inline(always)]
 fn plain(frame: &mut [u8], meta: &Meta, addresses: [u8; 8], ports: [u8; 4]) -> Option<()> {
-    if meta.is_v6 || meta.has_options {
+    if meta.is_v6 | meta.has_options {
         return None;
     }
     let packet = frame.get_mut(usize::from(meta.l2_len)..meta.ip_end())?;
@@ -71,8 +72,9 @@ fn plain(frame: &mut [u8], meta: &Meta, addresses: [u8; 8], ports: [u8; 4]) -> O
     if old == addresses {
         return None;
     }
-    let (ttl_proto, checksum) = (header.ttl_proto(), header.checksum());
-    let lower = ttl_proto.checked_sub(1 << 8)?;
+    if header.ttl() == 0 {
+        return None;
+    }
     let change = Change::NONE.v4_pair(old, addresses);
     match meta.key.proto {
         proto::UDP => {
@@ -90,8 +92,8 @@ fn plain(frame: &mut [u8], meta: &Meta, addresses: [u8; 8], ports: [u8; 4]) -> O
         _ => return None,
     }
     header.set_addresses(addresses);
-    header.set_ttl_proto(lower);
-    header.set_checksum(change.word(ttl_proto, lower).apply(checksum));
+    header.set_ttl(header.ttl().wrapping_sub(1));
+    header.set_checksum(change.ttl().apply(header.checksum()));
     Some(())
 }
 
@@ -359,22 +361,27 @@ pub fn set_l2<P: Packet>(packet: &mut P, meta: &Meta, dst: Mac, src: Mac, vlans:
     } else if new_len < old_len && !packet.trim_front(old_len - new_len) {
         return false;
     }
-    write_l2(packet.data_mut(), dst, src, vlans);
+    write_l2(packet.data_mut(), &dst, &src, vlans);
     true
 }
 
 /// Writes addresses and tags; the two bytes after them, the type, are left alone.
 #[inline]
-pub(super) fn write_l2(frame: &mut [u8], dst: Mac, src: Mac, vlans: &VlanTags) {
+pub(super) fn write_l2(frame: &mut [u8], dst: &Mac, src: &Mac, vlans: &VlanTags) {
     let Some((addresses, rest)) = frame.split_first_chunk_mut::<12>() else {
         return;
     };
     let (to, from) = addresses.split_at_mut(6);
-    to.copy_from_slice(&dst);
-    from.copy_from_slice(&src);
-    if vlans.count() == 0 {
-        return;
+    to.copy_from_slice(dst);
+    from.copy_from_slice(src);
+    if vlans.count() > 0 {
+        write_tags(rest, vlans);
     }
+}
+
+/// Not inlined: where there are no tags, nothing is made ready for them.
+#[inline(never)]
+fn write_tags(rest: &mut [u8], vlans: &VlanTags) {
     for (place, tag) in rest.as_chunks_mut::<TAG_LEN>().0.iter_mut().zip(vlans.as_slice()) {
         let ([a, b], [c, d]) = (tag.tpid.to_be_bytes(), tag.tci.to_be_bytes());
         *place = [a, b, c, d];

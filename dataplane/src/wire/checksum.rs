@@ -131,10 +131,15 @@ fn wide(blocks: &[[u8; 32]]) -> u64 {
     lanes.iter().sum()
 }
 
+/// In 32 bits. Added to itself turned by half its bits, the upper half is the sum of both halves with the carry brought round.
+#[inline]
+const fn narrow(sum: u64) -> u32 {
+    (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32
+}
+
 #[inline]
 const fn fold(sum: u64) -> u16 {
-    // Added to itself turned by half its bits, the upper half is the sum of both halves with the carry brought round.
-    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    let sum = narrow(sum);
     (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
@@ -162,15 +167,23 @@ impl Change {
         Self(self.0.plus(words))
     }
 
-    /// Two IPv4 addresses in a row became two others.
+    /// Two IPv4 addresses in a row became two others. Kept in 32 bits, so that what is added now can't carry, which the
+    /// compiler sees.
     #[inline]
     #[must_use]
     pub const fn v4_pair(self, old: [u8; 8], new: [u8; 8]) -> Self {
-        Self(
-            self.0
-                .plus(!u64::from_ne_bytes(old))
-                .plus(u64::from_ne_bytes(new)),
-        )
+        let sum = self
+            .0
+            .plus(!u64::from_ne_bytes(old))
+            .plus(u64::from_ne_bytes(new));
+        Self(Sum(narrow(sum.0) as u64))
+    }
+
+    /// A TTL, the upper byte of its word, became one less.
+    #[inline]
+    #[must_use]
+    pub const fn ttl(self) -> Self {
+        Self(self.0.plus((!0x0100_u16.to_be()) as u64))
     }
 
     /// An IPv6 address became another.
@@ -264,6 +277,13 @@ mod tests {
             let old: [u8; 16] = bytes[8..24].try_into().unwrap();
             bytes[8..24].copy_from_slice(&new);
             prop_assert_eq!(Change::NONE.v6(&old, &new).apply(before), slow(&bytes));
+        }
+
+        #[test]
+        fn a_lower_ttl_is_another_word(ttl in 1..=u8::MAX, proto: u8, old: [u8; 4], new: [u8; 4], checksum: u16) {
+            let word = |ttl| u16::from_be_bytes([ttl, proto]);
+            let change = Change::NONE.v4(old, new);
+            prop_assert_eq!(change.ttl().apply(checksum), change.word(word(ttl), word(ttl - 1)).apply(checksum));
         }
 
         #[test]

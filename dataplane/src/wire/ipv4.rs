@@ -19,8 +19,6 @@ super::view! {
         ttl / set_ttl: u8 @ 8,
         /// Protocol.
         proto / set_proto: u8 @ 9,
-        /// Time to live and protocol: one word of the checksum.
-        ttl_proto / set_ttl_proto: u16 @ 8,
         /// Header checksum.
         checksum / set_checksum: u16 @ 10,
         /// Source address.
