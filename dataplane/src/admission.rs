@@ -90,18 +90,22 @@ impl Admission {
         }
     }
 
+    /// Whether a first packet that came now would be taken.
+    #[inline]
+    #[must_use]
+    pub(crate) const fn may_admit(&self) -> bool {
+        !self.is_overrun() || self.earned.is_none() || self.credit >= PRICE * UNIT
+    }
+
     /// Whether a first packet is taken; it is charged then.
     #[inline]
     #[must_use]
     pub(crate) const fn admit(&mut self) -> bool {
-        if !self.is_overrun() || self.earned.is_none() {
-            return true;
+        let taken = self.may_admit();
+        if taken && self.is_overrun() {
+            self.credit = self.credit.saturating_sub(PRICE * UNIT);
         }
-        let paid = self.credit.checked_sub(PRICE * UNIT);
-        if let Some(left) = paid {
-            self.credit = left;
-        }
-        paid.is_some()
+        taken
     }
 
     /// A flow has had its first answer: it has cost nothing.

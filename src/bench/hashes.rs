@@ -5,6 +5,7 @@
 use anyhow::ensure;
 use dataplane::conntrack::Table;
 use dataplane::flow::FlowKey;
+use dataplane::slot::NIL;
 use twinpath::dpdk::hash::{BULK, BulkHash, Key};
 
 use super::established::Loaded;
@@ -93,7 +94,7 @@ impl Hashes {
     }
 }
 
-/// The same, by the three passes of the lookup stage.
+/// The same, by the passes of the lookup stage.
 fn in_ours(table: &Table, asked: &Asked) -> usize {
     let mut hashes = [0; BULK];
     for (hash, key) in hashes.iter_mut().zip(&asked.keys) {
@@ -103,6 +104,11 @@ fn in_ours(table: &Table, asked: &Asked) -> usize {
     let mut entries = [0; BULK];
     for ((entry, &hash), key) in entries.iter_mut().zip(&hashes).zip(&asked.keys) {
         *entry = table.prefetch_entry(hash, key.proto, false);
+    }
+    for ((entry, &hash), key) in entries.iter_mut().zip(&hashes).zip(&asked.keys) {
+        if *entry == NIL {
+            *entry = table.prefetch_displaced(hash, key.proto, false);
+        }
     }
     let found = |((&entry, &hash), key)| table.find_at(entry, hash, key).is_some();
     BULK - entries

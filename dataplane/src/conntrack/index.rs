@@ -18,6 +18,9 @@ const PLACES: usize = 8;
 /// Buckets are laid out for this load when every key is in: seven places of eight.
 const KEYS_PER_BUCKET: usize = 7;
 
+/// Buckets behind a full one that are looked at ahead.
+const NEIGHBOURS: usize = 2;
+
 /// Tag of an empty place.
 const EMPTY: u16 = 0;
 
@@ -109,6 +112,37 @@ impl Index {
     pub fn candidate(&self, hash: u64) -> Option<u32> {
         let bucket = &self.buckets[self.home(hash)];
         bucket.matches(tag(hash)).next().map(|place| bucket.ids[place])
+    }
+
+    /// Asks for the buckets behind the home bucket, if `hash` could stand for something there.
+    #[inline]
+    pub fn prefetch_displaced(&self, hash: u64) {
+        let mut at = self.home(hash);
+        if self.buckets[at].overflow > 0 {
+            for _ in 0..NEIGHBOURS {
+                at = self.after(at);
+                prefetch(&self.buckets[at]);
+            }
+        }
+    }
+
+    /// As [`Self::candidate`], of the buckets behind the home bucket: where most of those keys are that are not at home, a ninth of
+    /// all in a full index.
+    #[inline]
+    #[must_use]
+    pub fn displaced_candidate(&self, hash: u64) -> Option<u32> {
+        let mut at = self.home(hash);
+        for _ in 0..NEIGHBOURS {
+            if self.buckets[at].overflow == 0 {
+                return None;
+            }
+            at = self.after(at);
+            let bucket = &self.buckets[at];
+            if let Some(place) = bucket.matches(tag(hash)).next() {
+                return Some(bucket.ids[place]);
+            }
+        }
+        None
     }
 
     /// Adds `id` under `hash`. The same pair may be added more than once and then counts so often.
@@ -367,6 +401,33 @@ mod tests {
         assert_eq!(index.find(hash_key(&key(10_000), 7), |id| id == 10_000), None);
         let load = 10_000.0 / (index.buckets.len() * PLACES) as f64;
         assert!(load >= 0.85, "{load}");
+    }
+
+    #[test]
+    fn a_key_that_is_not_at_home_is_mostly_near() {
+        let mut index = Index::new(7_000);
+        let hashes: Vec<u64> = (0..7_000).map(|n| hash_key(&key(n), 5)).collect();
+        for (id, &hash) in (0..).zip(&hashes) {
+            index.insert(hash, id).unwrap();
+        }
+        let away = |id: u32, hash| index.candidate(hash) != Some(id);
+        let displaced: Vec<(u32, u64)> = (0..).zip(hashes).filter(|&(id, hash)| away(id, hash)).collect();
+        let found = displaced
+            .iter()
+            .filter(|&&(id, hash)| index.displaced_candidate(hash) == Some(id))
+            .count();
+        assert!(
+            (500..1_200).contains(&displaced.len()),
+            "{} are not at home",
+            displaced.len()
+        );
+        assert!(
+            found * 10 > displaced.len() * 6,
+            "{found} of {} are near",
+            displaced.len()
+        );
+        // Nobody has passed: nothing is asked for.
+        assert_eq!(Index::new(7).displaced_candidate(1), None);
     }
 
     #[test]

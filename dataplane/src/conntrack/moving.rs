@@ -44,6 +44,19 @@ impl Moving {
         }
     }
 
+    /// As [`Index::prefetch_displaced`], of the present index.
+    #[inline]
+    pub fn prefetch_displaced(&self, hash: u64) {
+        self.now.prefetch_displaced(hash);
+    }
+
+    /// As [`Index::displaced_candidate`], of the present index.
+    #[inline]
+    #[must_use]
+    pub fn displaced_candidate(&self, hash: u64) -> Option<u32> {
+        self.now.displaced_candidate(hash)
+    }
+
     /// As [`Index::insert`].
     ///
     /// # Errors

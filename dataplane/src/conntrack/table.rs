@@ -2,7 +2,7 @@
 //!
 //! Made once, at start, with memory for what it may hold then; it can be given more room, or less ([`crate::room`]), and nothing
 //! in it ever moves. An id is a place in the arena and stays valid until `free`. An entry is *live* while the index knows it, and
-//! *dead* between `unindex` and `free`. Lookups go in two passes over a burst: `prefetch` for every hash, then `prefetch_entry`,
+//! *dead* between `unindex` and `free`. Lookups go in passes over a burst: `prefetch` for every hash, then `prefetch_entry`, `prefetch_displaced` for those that it found nothing for,
 //! then `find_at`.
 
 mod room;
@@ -191,15 +191,32 @@ impl Table {
     }
 
     /// Second pass: asks for what a packet of `proto`, which is counted or not, needs of the entry that `hash` probably stands for.
-    /// The answer is for the third pass; [`NIL`] for none.
+    /// The answer is for the last pass; [`NIL`] for none, which [`Self::prefetch_displaced`] is to be asked about then.
     #[inline]
     #[must_use]
     pub fn prefetch_entry(&self, hash: u64, proto: u8, counted: bool) -> u32 {
-        let candidate = self.index.candidate(hash).unwrap_or(NIL);
+        let Some(candidate) = self.index.candidate(hash) else {
+            self.index.prefetch_displaced(hash);
+            return NIL;
+        };
+        self.prefetch_lines(candidate, proto, counted);
+        candidate
+    }
+
+    /// As [`Self::prefetch_entry`], a pass later, of a key that may not be where it belongs.
+    #[inline]
+    #[must_use]
+    pub fn prefetch_displaced(&self, hash: u64, proto: u8, counted: bool) -> u32 {
+        let candidate = self.index.displaced_candidate(hash).unwrap_or(NIL);
+        self.prefetch_lines(candidate, proto, counted);
+        candidate
+    }
+
+    #[inline]
+    fn prefetch_lines(&self, candidate: u32, proto: u8, counted: bool) {
         if let Some(place) = self.places.get(Side(candidate).id() as usize) {
             prefetch_lines(place, Conntrack::lines_of_packet(proto, counted));
         }
-        candidate
     }
 
     /// As [`Self::prefetch_entry`], for a record of a peer, which needs all of it.

@@ -42,11 +42,20 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
         });
     }
     let counted = cx.snapshot.counts_flows();
+    let mut displaced = false;
     batch.each(|meta, work| {
         if flows(meta) {
             work.entry = conntracks.prefetch_entry(work.hash, meta.key.proto, counted);
+            displaced |= work.entry == NIL;
         }
     });
+    if displaced {
+        batch.each(|meta, work| {
+            if flows(meta) && work.entry == NIL {
+                work.entry = conntracks.prefetch_displaced(work.hash, meta.key.proto, counted);
+            }
+        });
+    }
     let now_s = cx.now.secs();
     let mut rule = Rule::NONE;
     let mut unmatched = Unmatched::default();
@@ -64,7 +73,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
         let Some((entry, direction, conntrack)) = candidate.or_else(|| elsewhere(conntracks, meta, work))
         else {
             (work.entry, work.direction) = (NIL, Direction::Original);
-            unmatched.note(rule.active, work, cx);
+            unmatched.note(rule.active, meta, work, cx);
             return;
         };
         (work.entry, work.direction) = (entry, direction);
@@ -77,7 +86,7 @@ pub(crate) fn lookup<P: Packet>(batch: &mut Batch<P>, cx: &mut Context<'_>) -> F
             work.drop(Drop::StandbyMatched);
         } else if (over || turns) && makes_room(meta, work, &closing, cx) {
             work.entry = NIL;
-            unmatched.note(true, work, cx);
+            unmatched.note(true, meta, work, cx);
         } else if class == Class::Closing {
             closing.push(work.entry);
         }
@@ -127,10 +136,12 @@ struct Unmatched {
 impl Unmatched {
     /// Addresses of the node itself stay the kernel's on a standby too, where nothing else is made of it; admit tells them apart.
     #[inline(never)]
-    fn note(&mut self, active: bool, work: &Work, cx: &mut Context<'_>) {
+    fn note(&mut self, active: bool, meta: &Meta, work: &Work, cx: &mut Context<'_>) {
         self.any = true;
-        // From outside to a pool hardly anything is let in.
-        if active && work.cause != Cause::Pool {
+        // From outside to a pool hardly anything is let in, and in a flood hardly anybody.
+        let key = &meta.key;
+        let hopeless = work.cause == Cause::Pool || cx.pools.is_pool_address(key.vrf, &key.dst);
+        if active && !hopeless && cx.tables.admission.may_admit() {
             cx.tables.expect_new(work.at, self.expected);
             self.expected += 1;
         }
