@@ -2,8 +2,8 @@
 //!
 //! Made once, at start, with memory for what it may hold then; it can be given more room, or less ([`crate::room`]), and nothing
 //! in it ever moves. An id is a place in the arena and stays valid until `free`. An entry is *live* while the index knows it, and
-//! *dead* between `unindex` and `free`. Lookups go in passes over a burst: `prefetch` for every hash, then `prefetch_entry`, `prefetch_displaced` for those that it found nothing for,
-//! then `find_at`.
+//! *dead* between `unindex` and `free`. Lookups go in passes over a burst: `prefetch` for every hash, then `prefetch_entry`,
+//! `prefetch_displaced` for those that it found nothing for, then `find_at`.
 
 mod room;
 
